@@ -1,0 +1,1 @@
+//! Operators talk to us, on a runtime of its own.

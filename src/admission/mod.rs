@@ -1,0 +1,1 @@
+//! May a call pass, and how fast.

@@ -1,0 +1,1 @@
+//! The composition root: builds, wires, starts in order, drains in reverse order.

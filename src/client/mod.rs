@@ -1,0 +1,1 @@
+//! A client for local services that speaks the framed protocol.

@@ -1,0 +1,1 @@
+//! Hands calls to local services.

@@ -1,0 +1,1 @@
+//! Stories of what other units send to local services.

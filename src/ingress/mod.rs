@@ -1,0 +1,1 @@
+//! Local services talk to us.

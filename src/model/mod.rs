@@ -1,0 +1,23 @@
+//! The vocabulary every layer shares: values and the two ports a call travels through.
+//!
+//! # Invariants
+//! - V1. Nothing here does I/O, reads a clock or starts a task.
+//! - V2. A `Callee` never calls its `Caller` back from inside a method of its own that the caller is
+//!   still executing; it puts the event into its own mailbox first. So no call chain is re-entrant.
+//!
+//! # Not here
+//! How these values look on the wire (`wire`).
+
+mod call;
+mod error;
+mod identity;
+mod metadata;
+
+pub use call::{
+    CallId, Callee, Caller, CallerRef, CancelReason, Class, Ending, Endpoint, Envelope, Facts, Key, MissingKey,
+    OnFailure, Outcome, Part, Refused, ReplyBody, ReplyEvent, Request, RequestBody, RequestEvent, RouteHints,
+    SMALL_BODY_BYTES, ServiceName, Timing, wants_credit,
+};
+pub use error::{Code, Place, Reason, RelayError, Retry};
+pub use identity::{Geo, Name, NameError, RelayName, Source, UnitId};
+pub use metadata::{Metadata, MetadataBuilder, MetadataError};

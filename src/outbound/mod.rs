@@ -1,0 +1,1 @@
+//! Stories of what local services send to other units.

@@ -1,0 +1,1 @@
+//! Links to relays of other units.

@@ -1,0 +1,1 @@
+//! Root of all settings; the only place that reads configuration.

@@ -1,0 +1,1 @@
+//! Orderly end of the process: drain, then force, with one grace period.

@@ -1,0 +1,1 @@
+//! Process-wide plumbing: logging, metrics registry, error chains.

@@ -1,0 +1,1 @@
+//! Translation between gRPC framing and the framed protocol's bare messages.

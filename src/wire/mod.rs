@@ -1,0 +1,11 @@
+//! Bytes to values and back. No I/O, no clock, no task.
+//!
+//! # Invariants
+//! - W1. Every length is checked against a limit before anything is allocated for it.
+//! - W2. A decoder never panics and never loops without consuming input, whatever the bytes are.
+
+pub mod attributes;
+pub mod envelope;
+pub mod frame;
+pub mod http2;
+pub mod status;

@@ -1,0 +1,1 @@
+//! Errors made by relays, as gRPC and HTTP say them.
