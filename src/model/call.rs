@@ -203,6 +203,65 @@ pub enum MissingKey {
     Unit(UnitId),
 }
 
+impl fmt::Display for MissingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reject => f.write_str("reject"),
+            Self::Local => f.write_str("local"),
+            Self::Unit(unit) => write!(f, "unit:{unit}"),
+        }
+    }
+}
+
+impl std::str::FromStr for MissingKey {
+    type Err = MissingKeyError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "reject" => Ok(Self::Reject),
+            "local" => Ok(Self::Local),
+            _ => text
+                .strip_prefix("unit:")
+                .and_then(|unit| UnitId::new(unit).ok())
+                .map(Self::Unit)
+                .ok_or_else(|| MissingKeyError(text.to_owned())),
+        }
+    }
+}
+
+/// A text that is none of the forms of [`MissingKey`].
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("expected \"reject\", \"local\" or \"unit:<name>\", not {0:?}")]
+pub struct MissingKeyError(String);
+
+impl serde::Serialize for MissingKey {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for MissingKey {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+impl schemars::JsonSchema for MissingKey {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "MissingKey".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "pattern": "^(reject|local|unit:[A-Za-z0-9._-]{1,255})$" })
+    }
+}
+
 /// What relays established about a call. Never taken from a local client.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Facts {

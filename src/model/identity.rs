@@ -99,6 +99,20 @@ impl<'de> Deserialize<'de> for Name {
     }
 }
 
+impl schemars::JsonSchema for Name {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Name".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "pattern": "^[A-Za-z0-9._-]{1,255}$" })
+    }
+}
+
 /// Who made a call, as a relay established it: unit and Geo from the peer's certificate, service
 /// from the origin relay (C-E2).
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -12,12 +12,14 @@ mod call;
 mod error;
 mod identity;
 mod metadata;
+mod size;
 
 pub use call::{
     CallId, Callee, Caller, CallerRef, CancelReason, Class, Ending, Endpoint, Envelope, Facts, Key, MissingKey,
-    OnFailure, Outcome, Part, Refused, ReplyBody, ReplyEvent, Request, RequestBody, RequestEvent, RouteHints,
-    SMALL_BODY_BYTES, ServiceName, Timing, wants_credit,
+    MissingKeyError, OnFailure, Outcome, Part, Refused, ReplyBody, ReplyEvent, Request, RequestBody, RequestEvent,
+    RouteHints, SMALL_BODY_BYTES, ServiceName, Timing, wants_credit,
 };
 pub use error::{Code, Place, Reason, RelayError, Retry};
 pub use identity::{Geo, Name, NameError, RelayName, Source, UnitId};
 pub use metadata::{Metadata, MetadataBuilder, MetadataError};
+pub use size::{ByteSize, ByteSizeError};
