@@ -435,7 +435,7 @@ fn frame(out: &mut BytesMut, kind: u8, flags: u8, id: u64, body: &[u8], put_attr
 
 fn put_key(out: &mut BytesMut, key: &Key, dimension: Option<u32>) {
     if let Some(number) = dimension {
-        attributes::put_number_and_bytes(out, tag::KEY, number.into(), &key.key)
+        attributes::put_number_and_bytes(out, tag::KEY, number.into(), &key.key);
     } else {
         let mut text = BytesMut::with_capacity(1 + key.dimension.len() + key.key.len());
         text.put_u8(u8::try_from(key.dimension.len()).unwrap_or(u8::MAX));

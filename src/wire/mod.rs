@@ -7,5 +7,6 @@
 pub mod attributes;
 pub mod envelope;
 pub mod frame;
+pub mod hello;
 pub mod http2;
 pub mod status;
