@@ -41,8 +41,9 @@ fn show(value: &Value) -> String {
         Value::Bytes(bytes) => format!("{bytes:?}"),
         Value::List(values) => values.iter().map(show).collect::<Vec<_>>().join(","),
         Value::Message(message) => {
-            let fields = message.descriptor().fields();
-            fields
+            let descriptor = message.descriptor();
+            descriptor
+                .fields()
                 .map(|field| show(&message.get_field(&field)))
                 .collect::<Vec<_>>()
                 .join(":")

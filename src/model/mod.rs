@@ -12,6 +12,7 @@ mod call;
 mod error;
 mod identity;
 mod metadata;
+mod registry;
 mod size;
 
 pub use call::{
@@ -22,4 +23,5 @@ pub use call::{
 pub use error::{Code, Place, Reason, RelayError, Retry};
 pub use identity::{Geo, Name, NameError, RelayName, Source, UnitId};
 pub use metadata::{Metadata, MetadataBuilder, MetadataError};
+pub use registry::{RegisterError, Registration, Registry};
 pub use size::{ByteSize, ByteSizeError};
