@@ -25,7 +25,7 @@ pub const FRAME_BYTES_DEFAULT: usize = 1024 * 1024;
 /// No side may offer or use a larger frame limit.
 pub const FRAME_BYTES_HARD_MAX: usize = 16 * 1024 * 1024;
 /// No side may offer a smaller one: it could not take the metadata of a call.
-pub const FRAME_BYTES_MIN: usize = 128 * 1024;
+pub const FRAME_BYTES_MIN: usize = 256 * 1024;
 /// Un-credited body bytes per call of a side that does not name a limit.
 pub const CALL_BYTES_DEFAULT: usize = 256 * 1024;
 /// Smallest limit on un-credited body bytes per call: one chunk must fit.
@@ -81,7 +81,7 @@ pub struct Hello {
     /// Un-credited body bytes per call the sender accepts; 0 = 256 KiB, at least 64 KiB.
     #[prost(uint64, tag = "11")]
     pub bytes_max: u64,
-    /// Longest frame the sender accepts, header included; 0 = 1 MiB, 128 KiB to 16 MiB.
+    /// Longest frame the sender accepts, header included; 0 = 1 MiB, 256 KiB to 16 MiB.
     #[prost(uint32, tag = "12")]
     pub frame_bytes_max: u32,
     /// Program and version, for logs.

@@ -1,0 +1,402 @@
+//! Frames to values.
+
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::{
+    ATTRIBUTES_BYTES_MAX, Frame, FrameError, HEADER_BYTES, LIST_MAX, MARK_IDEMPOTENT, MARK_LOCAL, MARK_PARK,
+    NAME_BYTES_MAX, NAMES_MAX, clip, count, flag, kind, tag,
+};
+use crate::model::{
+    CancelReason, Code, Ending, Envelope, Facts, Key, Metadata, Name, OnFailure, Part, Place, Reason, RelayError,
+    ReplyBody, Request, RequestBody, Retry, RouteHints, Source,
+};
+use crate::wire::attributes::{self, AttributeError};
+
+/// Reads frames from a byte stream; knows the names the other side has defined.
+pub struct Decoder {
+    buffer: BytesMut,
+    names: Vec<Bytes>,
+    frame_bytes_max: usize,
+}
+
+impl Decoder {
+    /// A decoder that refuses frames longer than `frame_bytes_max` in all.
+    pub fn new(frame_bytes_max: usize) -> Self {
+        Self {
+            buffer: BytesMut::new(),
+            names: Vec::new(),
+            frame_bytes_max,
+        }
+    }
+
+    /// Adds bytes as they came from the stream.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// Room to read into; what was written there is taken by [`Decoder::next`].
+    pub fn buffer(&mut self) -> &mut BytesMut {
+        &mut self.buffer
+    }
+
+    /// Whether a frame has begun but not ended: the sender may be slow.
+    pub fn is_mid_frame(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
+    /// The next whole frame, if there is one. `now` is when its bytes were read.
+    ///
+    /// # Errors
+    /// [`FrameError`]; the connection cannot go on after it.
+    pub fn next(&mut self, now: Instant) -> Result<Option<Frame>, FrameError> {
+        loop {
+            let Some(header) = self.buffer.first_chunk::<HEADER_BYTES>() else {
+                return Ok(None);
+            };
+            let [kind, flags, a0, a1, a2, b0, b1, b2, i0, i1, i2, i3, i4, i5, i6, i7] = *header;
+            let attributes_len = length([a0, a1, a2]);
+            let body_len = length([b0, b1, b2]);
+            let size = HEADER_BYTES.saturating_add(attributes_len).saturating_add(body_len);
+            if size > self.frame_bytes_max {
+                return Err(FrameError::TooLong {
+                    size,
+                    limit: self.frame_bytes_max,
+                });
+            }
+            if attributes_len > ATTRIBUTES_BYTES_MAX {
+                return Err(FrameError::TooMany(kind));
+            }
+            if self.buffer.len() < size {
+                return Ok(None);
+            }
+            let mut bytes = self.buffer.split_to(size).freeze();
+            bytes.advance(HEADER_BYTES);
+            let block = bytes.split_to(attributes_len);
+            let raw = Raw {
+                kind,
+                flags,
+                id: u64::from_be_bytes([i0, i1, i2, i3, i4, i5, i6, i7]),
+                block,
+                body: bytes,
+            };
+            if kind == kind::NAME {
+                self.define(&raw)?;
+                continue;
+            }
+            return self.frame(raw, now).map(Some);
+        }
+    }
+
+    fn define(&mut self, raw: &Raw) -> Result<(), FrameError> {
+        let expected = count(self.names.len());
+        if raw.id != expected || self.names.len() >= NAMES_MAX || raw.body.len() > NAME_BYTES_MAX {
+            return Err(FrameError::NameId(raw.id));
+        }
+        self.names.push(Bytes::copy_from_slice(&raw.body));
+        Ok(())
+    }
+
+    fn frame(&self, raw: Raw, now: Instant) -> Result<Frame, FrameError> {
+        let id = raw.id;
+        Ok(match raw.kind {
+            kind::REQUEST => self.request(raw, now)?,
+            kind::REQUEST_BODY => Frame::RequestBody {
+                id,
+                large: raw.has(flag::LARGE),
+                body: RequestBody {
+                    end: raw.has(flag::END),
+                    chunk: raw.body,
+                },
+            },
+            kind::REPLY => reply(raw)?,
+            kind::CANCEL => cancel(raw)?,
+            kind::FAILED => failed(raw)?,
+            kind::CREDIT => credit(raw)?,
+            kind::PING => Frame::Ping(id),
+            kind::PONG => Frame::Pong(id),
+            kind::DRAIN => Frame::Drain,
+            kind::HELLO => Frame::Hello(raw.body),
+            kind::REGISTER => Frame::Register { id, body: raw.body },
+            kind::REGISTERED => Frame::Registered { id, body: raw.body },
+            unknown if unknown >= 128 => return Err(FrameError::Mandatory(unknown)),
+            unknown => Frame::Unknown(unknown),
+        })
+    }
+
+    fn name(&self, number: u64) -> Result<Bytes, FrameError> {
+        usize::try_from(number)
+            .ok()
+            .and_then(|index| self.names.get(index).cloned())
+            .ok_or(FrameError::NameId(number))
+    }
+
+    fn request(&self, mut raw: Raw, now: Instant) -> Result<Frame, FrameError> {
+        let mut path = None;
+        let mut request = Request {
+            path: Bytes::new(),
+            authority: Bytes::new(),
+            envelope: if raw.has(flag::GRPC) {
+                Envelope::Grpc
+            } else {
+                Envelope::Framed
+            },
+            metadata: Metadata::default(),
+            hints: RouteHints::default(),
+            facts: Facts::default(),
+            received: now,
+            deadline: None,
+            body: RequestBody {
+                chunk: std::mem::take(&mut raw.body),
+                end: raw.has(flag::END),
+            },
+        };
+        let (mut geo, mut unit, mut service) = (None, None, None);
+        while let Some((tag, mut value)) = raw.take()? {
+            match tag {
+                tag::PATH => path = Some(self.name(raw.number(tag, value)?)?),
+                tag::PATH_TEXT => path = Some(value),
+                tag::TIMEOUT_US => {
+                    request.deadline = now.checked_add(Duration::from_micros(raw.number(tag, value)?));
+                }
+                tag::KEY | tag::KEY_TEXT if request.hints.keys.len() >= LIST_MAX => {
+                    return Err(FrameError::TooMany(raw.kind));
+                }
+                tag::VISITED if request.facts.visited.len() >= LIST_MAX => {
+                    return Err(FrameError::TooMany(raw.kind));
+                }
+                tag::KEY => {
+                    let number = attributes::take_varint(&mut value).ok_or(raw.bad(tag))?;
+                    request.hints.keys.push(Key {
+                        dimension: self.name(number)?,
+                        key: value,
+                    });
+                }
+                tag::KEY_TEXT => request.hints.keys.push(key_text(value).ok_or(raw.bad(tag))?),
+                tag::UNIT => request.hints.unit = Some(raw.name(tag, &value)?),
+                tag::CLASS => request.hints.class = Some(raw.name(tag, &value)?),
+                tag::TOKEN => request.hints.token = Some(value),
+                tag::MARKS => read_marks(&mut request.hints, raw.number(tag, value)?),
+                tag::METADATA => request.metadata = raw.metadata(value)?,
+                tag::AUTHORITY => request.authority = value,
+                tag::VISITED => request.facts.visited.push(raw.name(tag, &value)?),
+                tag::EPOCH => request.facts.epoch = raw.number(tag, value)?,
+                tag::ATTEMPT => request.facts.attempt = u8::try_from(raw.number(tag, value)?).unwrap_or(u8::MAX),
+                tag::REQUEST_ID => request.facts.request_id = raw.number(tag, value)?,
+                tag::SOURCE_GEO => geo = Some(raw.name(tag, &value)?),
+                tag::SOURCE_UNIT => unit = Some(raw.name(tag, &value)?),
+                tag::SOURCE_SERVICE => service = Some(raw.name(tag, &value)?),
+                unknown => raw.skip(unknown)?,
+            }
+        }
+        request.path = path.ok_or(FrameError::Missing {
+            kind: raw.kind,
+            what: "a path",
+        })?;
+        if let (Some(geo), Some(unit)) = (geo, unit) {
+            request.facts.source = Some(Source { geo, unit, service });
+        }
+        Ok(Frame::Request {
+            id: raw.id,
+            large: raw.has(flag::LARGE),
+            request: Box::new(request),
+        })
+    }
+}
+
+/// A frame whose attributes are not read yet.
+struct Raw {
+    kind: u8,
+    flags: u8,
+    id: u64,
+    block: Bytes,
+    body: Bytes,
+}
+
+impl Raw {
+    fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+
+    fn take(&mut self) -> Result<Option<(u8, Bytes)>, FrameError> {
+        attributes::take(&mut self.block).map_err(|source| FrameError::Attributes {
+            kind: self.kind,
+            source,
+        })
+    }
+
+    fn number(&self, tag: u8, value: Bytes) -> Result<u64, FrameError> {
+        attributes::number(tag, value).map_err(|source| FrameError::Attributes {
+            kind: self.kind,
+            source,
+        })
+    }
+
+    fn name(&self, tag: u8, value: &[u8]) -> Result<Name, FrameError> {
+        std::str::from_utf8(value)
+            .ok()
+            .and_then(|text| Name::new(text).ok())
+            .ok_or(self.bad(tag))
+    }
+
+    fn metadata(&self, value: Bytes) -> Result<Metadata, FrameError> {
+        Metadata::parse(value).map_err(|source| FrameError::Metadata {
+            kind: self.kind,
+            source,
+        })
+    }
+
+    fn skip(&self, tag: u8) -> Result<(), FrameError> {
+        attributes::skip_unknown(tag).map_err(|source| FrameError::Attributes {
+            kind: self.kind,
+            source,
+        })
+    }
+
+    fn bad(&self, tag: u8) -> FrameError {
+        FrameError::Attributes {
+            kind: self.kind,
+            source: AttributeError::Value(tag),
+        }
+    }
+}
+
+fn reply(mut raw: Raw) -> Result<Frame, FrameError> {
+    let mut http_status = 200;
+    let mut metadata = Metadata::default();
+    let mut end = Ending::default();
+    let mut large_bytes = 0;
+    while let Some((tag, value)) = raw.take()? {
+        match tag {
+            tag::HTTP_STATUS => http_status = u16::try_from(raw.number(tag, value)?).map_err(|_| raw.bad(tag))?,
+            tag::METADATA => metadata = raw.metadata(value)?,
+            tag::TRAILERS => end.trailers = raw.metadata(value)?,
+            tag::STATUS => end.status = Code::from_number(raw.number(tag, value)?),
+            tag::MESSAGE => end.message = value,
+            tag::SERVICE_US => end.timing.service = Duration::from_micros(raw.number(tag, value)?),
+            tag::RELAY_US => end.timing.relay = Duration::from_micros(raw.number(tag, value)?),
+            tag::LARGE_BYTES => large_bytes = raw.number(tag, value)?,
+            unknown => raw.skip(unknown)?,
+        }
+    }
+    let part = Part {
+        head: raw.has(flag::HEAD).then_some((http_status, metadata)),
+        end: raw.has(flag::END).then_some(end),
+        body: ReplyBody(std::mem::take(&mut raw.body)),
+    };
+    Ok(Frame::Reply {
+        id: raw.id,
+        part,
+        large: raw.has(flag::LARGE),
+        large_bytes,
+    })
+}
+
+fn cancel(mut raw: Raw) -> Result<Frame, FrameError> {
+    let mut reason = CancelReason::Caller;
+    while let Some((tag, value)) = raw.take()? {
+        match tag {
+            tag::REASON => {
+                reason = match raw.number(tag, value)? {
+                    1 => CancelReason::Deadline,
+                    2 => CancelReason::Protocol,
+                    _ => CancelReason::Caller,
+                }
+            }
+            unknown => raw.skip(unknown)?,
+        }
+    }
+    Ok(Frame::Cancel { id: raw.id, reason })
+}
+
+fn credit(mut raw: Raw) -> Result<Frame, FrameError> {
+    let mut bytes = None;
+    while let Some((tag, value)) = raw.take()? {
+        match tag {
+            tag::CREDIT => bytes = usize::try_from(raw.number(tag, value)?).ok(),
+            unknown => raw.skip(unknown)?,
+        }
+    }
+    let bytes = bytes.ok_or(FrameError::Missing {
+        kind: raw.kind,
+        what: "a number of bytes",
+    })?;
+    Ok(Frame::Credit {
+        id: raw.id,
+        bytes,
+        reply: raw.has(flag::REPLY),
+    })
+}
+
+fn failed(mut raw: Raw) -> Result<Frame, FrameError> {
+    let mut reason = Reason::Internal;
+    let mut retry = Retry::Ambiguous;
+    let (mut pushback, mut owner, mut unit, mut relay) = (None, None, None, None);
+    while let Some((tag, mut value)) = raw.take()? {
+        match tag {
+            // A reason that a later version invented still ends the call; its text is kept.
+            tag::REASON => {
+                reason = std::str::from_utf8(&value)
+                    .ok()
+                    .and_then(Reason::from_word)
+                    .unwrap_or(Reason::Internal);
+            }
+            tag::RETRY => {
+                retry = match raw.number(tag, value)? {
+                    1 => Retry::Never,
+                    2 => Retry::Safe,
+                    _ => Retry::Ambiguous,
+                }
+            }
+            tag::PUSHBACK_MS => pushback = Some(Duration::from_millis(raw.number(tag, value)?)),
+            tag::OWNER => {
+                let epoch = attributes::take_varint(&mut value).ok_or(raw.bad(tag))?;
+                owner = Some((raw.name(tag, &value)?, epoch));
+            }
+            tag::PLACE_UNIT => unit = Some(raw.name(tag, &value)?),
+            tag::PLACE_RELAY => relay = Some(raw.name(tag, &value)?),
+            unknown => raw.skip(unknown)?,
+        }
+    }
+    let place = unit.zip(relay).map(|(unit, relay)| Place { unit, relay });
+    let detail = String::from_utf8_lossy(clip(&raw.body, 4096)).into_owned();
+    Ok(Frame::Failed {
+        id: raw.id,
+        error: Box::new(RelayError {
+            reason,
+            place,
+            detail,
+            retry,
+            pushback,
+            owner,
+        }),
+    })
+}
+
+/// A big-endian number of three bytes.
+fn length([high, middle, low]: [u8; 3]) -> usize {
+    usize::try_from(u32::from_be_bytes([0, high, middle, low])).unwrap_or(usize::MAX)
+}
+
+fn key_text(mut value: Bytes) -> Option<Key> {
+    if value.is_empty() {
+        return None;
+    }
+    let len = usize::from(value.get_u8());
+    (len <= value.len()).then(|| Key {
+        dimension: value.split_to(len),
+        key: value,
+    })
+}
+
+fn read_marks(hints: &mut RouteHints, marks: u64) {
+    hints.idempotent = marks & MARK_IDEMPOTENT != 0;
+    hints.on_failure = if marks & MARK_PARK != 0 {
+        OnFailure::Park
+    } else if marks & MARK_LOCAL != 0 {
+        OnFailure::Local
+    } else {
+        OnFailure::Fail
+    };
+}
