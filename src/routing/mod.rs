@@ -1,1 +1,33 @@
 //! Which unit owns a key.
+//!
+//! # Path
+//! A story asks [`RouteTable::resolve`] with what the caller said; the answer names the unit, the
+//! version of the table and the rule that decided.
+//!
+//! # Invariants
+//! - R1. A table never changes: a new version is a new table, swapped in as a whole ([`Handle`]).
+//! - R2. Resolving allocates nothing and takes no lock.
+//! - R3. `explain` runs the code of `resolve`, so the two cannot disagree (C-R4).
+//! - R4. Which bucket a key falls into never changes between versions of Strait ([`bucket`]).
+//!
+//! # Not here
+//! Whether the unit can be reached (`peer`) and whether the call may cross (`admission`).
+
+mod dimension;
+mod error;
+mod explain;
+mod handle;
+mod hash;
+mod hops;
+mod settings;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use error::{RouteError, RuleError, RuleProblem};
+pub use explain::{Explanation, Step};
+pub use handle::{Handle, Reader};
+pub use hash::{BUCKETS, bucket};
+pub use hops::{LoopError, check_hops};
+pub use settings::{Rule, Settings};
+pub use table::{Decision, RouteTable, RuleKind, RuleRef};

@@ -1,0 +1,111 @@
+//! What can be wrong with a rule, and with a call that is to be routed.
+
+use crate::model::{Name, Reason, RelayError, Retry, UnitId};
+
+/// One mistake in the rules; all of them are reported together.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{path}: {problem}", path = self.path())]
+pub struct RuleError {
+    /// Position in `routing.rules`, from 0; `None` if the mistake is in `routing.dimensions`.
+    pub rule: Option<usize>,
+    /// Key of the rule that is wrong, such as `range`.
+    pub key: &'static str,
+    /// The mistake.
+    pub problem: RuleProblem,
+}
+
+impl RuleError {
+    /// Path of the wrong value in the settings, such as `routing.rules[2].range`.
+    pub fn path(&self) -> String {
+        match self.rule {
+            Some(rule) => format!("routing.rules[{rule}].{}", self.key),
+            None => format!("routing.{}", self.key),
+        }
+    }
+}
+
+/// What is wrong with a rule.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RuleProblem {
+    /// Another rule of the same kind has this already.
+    #[error("{what} is already given to a unit by routing.rules[{other}]; remove one of the two")]
+    Duplicate {
+        /// What both name.
+        what: String,
+        /// The other rule.
+        other: usize,
+    },
+    /// A dimension is listed twice.
+    #[error("dimension {0:?} is listed twice")]
+    DuplicateDimension(Name),
+    /// An empty key or prefix.
+    #[error("an empty text is not a key; for all other keys use default = true")]
+    EmptyKey,
+    /// None or several of the ways to name keys.
+    #[error("exactly one of keys, prefix, range, hash and default = true must say which keys are meant; found {found}")]
+    Kinds {
+        /// The ones that are set.
+        found: String,
+    },
+    /// Ranges or shares of two rules meet.
+    #[error("overlaps with {what} of routing.rules[{other}]")]
+    Overlap {
+        /// The other range or share.
+        what: String,
+        /// The other rule.
+        other: usize,
+    },
+    /// A range that is not two whole numbers in order.
+    #[error("expected two whole decimal numbers in order, such as [\"1000\", \"1999\"]")]
+    Range,
+    /// A share that is not two percentages in order.
+    #[error("expected two percentages from 0 to 100 in order, such as [0, 50], at least one bucket (100/4096 %) apart")]
+    Share,
+    /// A dimension that is not listed in `routing.dimensions`.
+    #[error("dimension {0:?} is not in routing.dimensions; add it there, where its position is its precedence")]
+    UnknownDimension(Name),
+    /// A unit that is neither this relay's nor in `[units]`.
+    #[error("unit {0:?} is neither in [units] nor this relay's own")]
+    UnknownUnit(UnitId),
+}
+
+/// Why a call has no unit.
+///
+/// Texts name dimensions and units, never keys.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RouteError {
+    /// Neither key nor unit, and the service wants one.
+    #[error("the call names no key and the service demands one; send `strait-key: <dimension>=<key>`")]
+    MissingKey,
+    /// No rule of the dimension matches.
+    #[error("no rule of dimension {dimension} matches the key; add one, or one with default = true")]
+    NoRule {
+        /// The dimension that decided.
+        dimension: Name,
+    },
+    /// Keys were sent, but none of a known dimension.
+    #[error("no key of the call is of a dimension in routing.dimensions; found {found:?}")]
+    UnknownDimension {
+        /// The first dimension the call named.
+        found: String,
+    },
+    /// The call, or the policy for calls without key, names a unit that is not configured.
+    #[error("unit {unit} is not configured at this relay")]
+    UnknownUnit {
+        /// The unit.
+        unit: UnitId,
+    },
+}
+
+impl From<RouteError> for RelayError {
+    fn from(error: RouteError) -> Self {
+        let reason = match error {
+            RouteError::UnknownUnit { .. } => Reason::UnknownUnit,
+            _ => Reason::NoRoute,
+        };
+        // The same table gives the same answer.
+        Self::new(reason, Retry::Never, error.to_string())
+    }
+}

@@ -1,0 +1,75 @@
+//! Why a call goes where it goes (C-R4).
+
+use serde::Serialize;
+
+use super::{Decision, RouteError, RuleRef};
+
+/// The answer of `strait explain` and `GET /explain`.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Explanation {
+    /// Version of the table that was asked.
+    pub table_version: u64,
+    /// The unit that owns the key; `None` if the call would be refused.
+    pub owner: Option<String>,
+    /// What decided, as its path in the settings or the name of the header.
+    pub rule: Option<String>,
+    /// Why the call would be refused.
+    pub error: Option<String>,
+    /// What was looked at, in order; the last one decided.
+    pub steps: Vec<Step>,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Step {
+    /// A header, a dimension, a kind of rule, or a setting.
+    pub looked_at: String,
+    /// Whether it decided.
+    pub matched: bool,
+    /// Why it did or did not.
+    pub why: String,
+}
+
+impl Explanation {
+    pub(super) fn new(table_version: u64, result: Result<Decision<'_>, RouteError>, steps: Vec<Step>) -> Self {
+        let mut explanation = Self {
+            table_version,
+            owner: None,
+            rule: None,
+            error: None,
+            steps,
+        };
+        match result {
+            Ok(decision) => {
+                explanation.owner = Some(decision.unit.to_string());
+                explanation.rule = Some(match decision.rule {
+                    RuleRef::ExplicitUnit => "strait-unit".to_owned(),
+                    RuleRef::MissingKey => "missing_key".to_owned(),
+                    RuleRef::Rule { index, kind } => format!("routing.rules[{index}].{}", kind.as_str()),
+                });
+            }
+            Err(error) => explanation.error = Some(error.to_string()),
+        }
+        explanation
+    }
+}
+
+/// Hears what a look-up does; nobody listens on the data path.
+pub(super) trait Recorder {
+    /// Something was looked at. `why` runs only if somebody listens.
+    fn step(&mut self, looked_at: &str, matched: bool, why: impl FnOnce() -> String);
+}
+
+impl Recorder for () {
+    fn step(&mut self, _: &str, _: bool, _: impl FnOnce() -> String) {}
+}
+
+impl Recorder for Vec<Step> {
+    fn step(&mut self, looked_at: &str, matched: bool, why: impl FnOnce() -> String) {
+        self.push(Step {
+            looked_at: looked_at.to_owned(),
+            matched,
+            why: why(),
+        });
+    }
+}
