@@ -1,0 +1,12 @@
+//! What stands behind and in front of relays in tests.
+
+mod client;
+mod codec;
+mod echo;
+mod python;
+mod raw;
+
+pub use client::{Client, channel, request, stream_of, to_b};
+pub use echo::{Echo, Seen};
+pub use python::{PythonEcho, python_client};
+pub use raw::{RawClient, RawReply, RawService, grpc_message, read_all, reset, trailers_only};
