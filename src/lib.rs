@@ -13,6 +13,7 @@ pub mod admission;
 pub mod app;
 pub mod cli;
 pub mod client;
+pub mod crossing;
 pub mod delivery;
 pub mod inbound;
 pub mod ingress;

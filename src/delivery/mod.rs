@@ -1,1 +1,10 @@
 //! Hands calls to local services.
+
+mod address;
+mod backoff;
+mod balance;
+mod outlier;
+mod settings;
+
+pub use address::{AddressError, EndpointAddress, HostPort, Protocol, Site};
+pub use settings::{HealthSettings, OutlierSettings, ServiceSettings, Services, Settings, SettingsError};
