@@ -1,0 +1,80 @@
+//! What a certificate file says, for operators.
+
+use std::path::Path;
+
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::credentials::{CredentialsError, pem_error, read_certificates};
+use super::identity::{IdentityError, Leaf, PeerIdentity};
+
+/// One certificate of a file.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Description {
+    /// Name of the holder.
+    pub subject: String,
+    /// Name of the CA that signed it.
+    pub issuer: String,
+    /// Serial number, in hexadecimal; what a revocation list names.
+    pub serial: String,
+    /// Whether it is a CA certificate.
+    pub is_ca: bool,
+    /// The identity, or why it has none that a link would take.
+    pub identity: Result<PeerIdentity, IdentityError>,
+    /// First second of its validity, in seconds since 1970.
+    pub not_before: i64,
+    /// Last second of its validity, in seconds since 1970.
+    pub not_after: i64,
+}
+
+impl Description {
+    /// Whole days until it expires, from `now` in seconds since 1970; negative when it has.
+    pub fn days_left(&self, now: i64) -> i64 {
+        const DAY: i64 = 24 * 3600;
+        self.not_after.saturating_sub(now).div_euclid(DAY)
+    }
+}
+
+/// Describes each certificate of a PEM file, in its order. Nothing is checked against a CA.
+///
+/// # Errors
+/// The file cannot be read or holds no certificate.
+pub fn describe(path: &Path) -> Result<Vec<Description>, CredentialsError> {
+    let certificates = read_certificates(path)?;
+    certificates.iter().map(|der| describe_one(path, der)).collect()
+}
+
+fn describe_one(path: &Path, der: &[u8]) -> Result<Description, CredentialsError> {
+    let (_rest, certificate) =
+        X509Certificate::from_der(der).map_err(|error| pem_error(path, "certificate", &error))?;
+    Ok(Description {
+        subject: certificate.subject().to_string(),
+        issuer: certificate.issuer().to_string(),
+        serial: certificate.raw_serial_as_string(),
+        is_ca: certificate.is_ca(),
+        identity: Leaf::from_der(der).map(|leaf| leaf.identity),
+        not_before: certificate.validity().not_before.timestamp(),
+        not_after: certificate.validity().not_after.timestamp(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // A certificate in its last day has 0 days left, one that is over has -1: alarms compare with these numbers.
+    #[test]
+    fn days_left_are_whole_days() {
+        let description = Description {
+            subject: String::new(),
+            issuer: String::new(),
+            serial: String::new(),
+            is_ca: false,
+            identity: Err(IdentityError::NoUriSan),
+            not_before: 0,
+            not_after: 10 * 86_400,
+        };
+        assert_eq!(description.days_left(0), 10);
+        assert_eq!(description.days_left(9 * 86_400 + 1), 0);
+        assert_eq!(description.days_left(10 * 86_400 + 1), -1);
+    }
+}
