@@ -129,6 +129,7 @@ pub struct Source {
 mod tests {
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "reads better in the cases")]
     fn check(text: &str, expected: Result<(), NameError>) {
         assert_eq!(Name::new(text).map(|_| ()), expected, "{text:?}");
     }

@@ -165,6 +165,7 @@ impl schemars::JsonSchema for ByteSize {
 mod tests {
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "reads better in the cases")]
     fn check(text: &str, expected: Result<u64, ByteSizeError>) {
         assert_eq!(text.parse::<ByteSize>().map(ByteSize::as_u64), expected, "{text:?}");
     }

@@ -82,9 +82,10 @@ impl Dimension {
         if let Some(found) = self.matched(self.range_of(key), RuleKind::Range, record) {
             return Some(found);
         }
-        let found = match self.buckets.is_empty() {
-            true => None,
-            false => self.buckets.get(usize::from(bucket(key))).copied().flatten(),
+        let found = if self.buckets.is_empty() {
+            None
+        } else {
+            self.buckets.get(usize::from(bucket(key))).copied().flatten()
         };
         if let Some(found) = self.matched(found, RuleKind::Hash, record) {
             return Some(found);

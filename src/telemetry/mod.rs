@@ -1,1 +1,25 @@
-//! Process-wide plumbing: logging, metrics registry, error chains.
+//! Process-wide plumbing: logging, the access log, metrics, error chains.
+//!
+//! # Invariants
+//! - T1. Keys, payloads and secrets never become labels or fields; label values come from settings or
+//!   from closed enums.
+//! - T2. What is counted per call is counted without shared memory; shards add it up ten times a second.
+//! - T3. Logs go to standard error. Standard output belongs to the commands.
+//!
+//! # Not here
+//! The metrics of a component (its own `metrics.rs`), the address they are read from (`admin`).
+
+pub mod access;
+pub mod calls;
+mod chain;
+mod logging;
+mod registry;
+mod repeats;
+mod settings;
+pub mod span;
+
+pub use chain::Chain;
+pub use logging::{LogError, LogHandle, init};
+pub use registry::{LATENCY_BUCKETS, Registry, SIZE_BUCKETS};
+pub use repeats::Repeats;
+pub use settings::{Format, Settings};

@@ -10,3 +10,4 @@ pub mod frame;
 pub mod hello;
 pub mod http2;
 pub mod status;
+pub mod trace;
