@@ -3,6 +3,7 @@
 mod address;
 mod backoff;
 mod balance;
+pub mod framed;
 mod outlier;
 mod settings;
 

@@ -1,1 +1,3 @@
 //! Local services talk to us.
+
+pub mod framed;

@@ -188,6 +188,11 @@ impl UnaryWrap {
         Ok(())
     }
 
+    /// Whether no byte of the message is here.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// The message is whole: prefix and chunks, in order.
     pub fn finish(&mut self) -> ([u8; PREFIX_BYTES], Vec<Bytes>) {
         let prefix = grpc_prefix(std::mem::take(&mut self.len));

@@ -9,5 +9,6 @@ pub mod envelope;
 pub mod frame;
 pub mod hello;
 pub mod http2;
+pub mod io;
 pub mod status;
 pub mod trace;

@@ -1,0 +1,250 @@
+//! The task of one connection: reads, lets the session work, writes everything that is ready at once.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use super::handshake::{self, Shaken};
+use super::session::Session;
+use super::{Connection, Ended, Limits, SessionError, Surroundings};
+use crate::wire::frame::Decoder;
+use crate::wire::io::{return_read_buffer, take_read_buffer};
+
+/// Events are left in the mailbox while more than this waits to be written.
+const EVENTS_BELOW: usize = 256 * 1024;
+/// Nothing is read while more than this waits to be written (S4).
+const READ_BELOW: usize = 1024 * 1024;
+
+struct Driver<I> {
+    io: I,
+    session: Session,
+    decoder: Decoder,
+    limits: Limits,
+    drain: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    timer: Timer,
+    /// Bytes of a frame wait for the rest of it.
+    frame_since: Option<Instant>,
+    /// The socket takes nothing.
+    stalled_since: Option<Instant>,
+    /// Last frame in either direction.
+    active: Instant,
+}
+
+/// Runs a connection until it ends; says why.
+pub(super) async fn run(
+    io: impl AsyncRead + AsyncWrite + Unpin,
+    connection: Rc<Connection>,
+    shaken: Shaken,
+    surroundings: Surroundings,
+    drain: CancellationToken,
+) -> Ended {
+    let mut driver = Driver {
+        io,
+        limits: surroundings.limits.clone(),
+        session: Session::new(connection, shaken.agreed, surroundings),
+        decoder: shaken.decoder,
+        drain: Some(Box::pin(drain.cancelled_owned())),
+        timer: Timer::default(),
+        frame_since: None,
+        stalled_since: None,
+        active: now(),
+    };
+    let ended = match driver.parse(now()) {
+        Ok(()) => poll_fn(|cx| driver.poll(cx)).await,
+        Err(error) => Ended::Failed(error),
+    };
+    driver.session.close();
+    let Driver {
+        mut io, mut session, ..
+    } = driver;
+    match &ended {
+        Ended::Failed(SessionError::Io(_) | SessionError::SlowReader(_)) => {}
+        Ended::Failed(error) => {
+            handshake::put_goodbye(&mut session.out, error);
+            handshake::close(&mut io, &session.out).await;
+        }
+        Ended::Closed | Ended::Drained => handshake::close(&mut io, &session.out).await,
+    }
+    ended
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        loop {
+            match self.round(cx, now()) {
+                Ok(Round::Again) => {}
+                Ok(Round::Wait) => return Poll::Pending,
+                Ok(Round::End(ended)) => return Poll::Ready(ended),
+                Err(error) => return Poll::Ready(Ended::Failed(error)),
+            }
+        }
+    }
+
+    /// Events, one write, one read; then it knows whether to go on at once.
+    fn round(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Round, SessionError> {
+        if self
+            .drain
+            .as_mut()
+            .is_some_and(|drain| drain.as_mut().poll(cx).is_ready())
+        {
+            self.drain = None;
+            self.session.drain();
+        }
+        let mut progress = false;
+        while self.session.out.len() < EVENTS_BELOW {
+            let Some(event) = self.session.connection.mailbox.pop() else {
+                break;
+            };
+            self.session.on_event(event, now);
+            progress = true;
+        }
+        progress |= self.write(cx, now)?;
+        if self.drain.is_none() && self.session.out.is_empty() && self.session.is_quiet() {
+            return Ok(Round::End(Ended::Drained));
+        }
+        if self.session.out.len() < READ_BELOW {
+            match self.read(cx, now) {
+                Poll::Ready(Ok(0)) if self.decoder.is_mid_frame() => {
+                    return Err(SessionError::Io(std::io::ErrorKind::UnexpectedEof.into()));
+                }
+                Poll::Ready(Ok(0)) => return Ok(Round::End(Ended::Closed)),
+                Poll::Ready(Ok(_)) => {
+                    self.parse(now)?;
+                    progress = true;
+                }
+                Poll::Ready(Err(error)) => return Err(SessionError::Io(error)),
+                Poll::Pending => {}
+            }
+        }
+        if progress {
+            self.active = now;
+            return Ok(Round::Again);
+        }
+        let mailbox = &self.session.connection.mailbox;
+        if self.session.out.len() < EVENTS_BELOW && mailbox.poll_some(cx).is_ready() {
+            return Ok(Round::Again);
+        }
+        self.watch(cx, now)
+    }
+
+    fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<std::io::Result<usize>> {
+        let mut shared = take_read_buffer();
+        let mut buffer = ReadBuf::new(&mut shared);
+        let polled = Pin::new(&mut self.io).poll_read(cx, &mut buffer);
+        let filled = buffer.filled();
+        let len = filled.len();
+        self.decoder.feed(filled);
+        return_read_buffer(shared);
+        ready!(polled)?;
+        self.active = now;
+        Poll::Ready(Ok(len))
+    }
+
+    fn parse(&mut self, now: Instant) -> Result<(), SessionError> {
+        let mut whole = false;
+        while let Some(frame) = self.decoder.next(now).map_err(SessionError::Frame)? {
+            self.session.on_frame(frame, now)?;
+            whole = true;
+        }
+        if !self.decoder.is_mid_frame() {
+            self.frame_since = None;
+        } else if whole || self.frame_since.is_none() {
+            self.frame_since = Some(now);
+        }
+        Ok(())
+    }
+
+    /// Whether something was written.
+    fn write(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, SessionError> {
+        let mut progress = false;
+        while !self.session.out.is_empty() {
+            match Pin::new(&mut self.io).poll_write(cx, &self.session.out) {
+                Poll::Ready(Ok(0)) => return Err(SessionError::Io(std::io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(written)) => {
+                    self.session.out.advance(written);
+                    self.stalled_since = None;
+                    progress = true;
+                }
+                Poll::Ready(Err(error)) => return Err(SessionError::Io(error)),
+                Poll::Pending => {
+                    self.stalled_since.get_or_insert(now);
+                    return Ok(progress);
+                }
+            }
+        }
+        if progress && self.session.out.capacity() > READ_BELOW {
+            self.session.out = BytesMut::new(); // a burst must not cost memory for ever
+        }
+        if progress && let Poll::Ready(Err(error)) = Pin::new(&mut self.io).poll_flush(cx) {
+            return Err(SessionError::Io(error));
+        }
+        Ok(progress)
+    }
+
+    /// Nothing to do: looks what has taken too long and sets the timer for what will.
+    fn watch(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Round, SessionError> {
+        let limits = &self.limits;
+        let idle = !limits.idle_timeout.is_zero() && self.session.is_quiet();
+        let watched = [
+            self.frame_since.map(|since| since + limits.frame_timeout),
+            self.stalled_since.map(|since| since + limits.write_timeout),
+            idle.then(|| self.active + limits.idle_timeout),
+        ];
+        let [frame, stall, idle] = watched.map(|due| due.is_some_and(|due| due <= now));
+        if frame {
+            return Err(SessionError::SlowFrame(limits.frame_timeout));
+        }
+        if stall {
+            return Err(SessionError::SlowReader(limits.write_timeout));
+        }
+        if idle {
+            return Err(SessionError::Idle(limits.idle_timeout));
+        }
+        match watched.into_iter().flatten().min() {
+            Some(due) if self.timer.is_due(due, now, cx) => Ok(Round::Again),
+            _ => Ok(Round::Wait),
+        }
+    }
+}
+
+enum Round {
+    Again,
+    Wait,
+    End(Ended),
+}
+
+/// A timer that is only ever made to fire earlier; firing too early does no harm.
+#[derive(Default)]
+struct Timer(Option<(Instant, Pin<Box<Sleep>>)>);
+
+impl Timer {
+    /// Wakes the task at `due` or before; `true` if it has fired by now.
+    fn is_due(&mut self, due: Instant, now: Instant, cx: &mut Context<'_>) -> bool {
+        match &mut self.0 {
+            Some((at, _)) if *at <= due && *at > now => {}
+            _ => {
+                let wait = due.saturating_duration_since(now).max(Duration::from_millis(1));
+                self.0 = Some((due, Box::pin(tokio::time::sleep(wait))));
+            }
+        }
+        let fired = self
+            .0
+            .as_mut()
+            .is_some_and(|(_, sleep)| sleep.as_mut().poll(cx).is_ready());
+        if fired {
+            self.0 = None;
+        }
+        fired
+    }
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

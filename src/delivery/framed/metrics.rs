@@ -1,0 +1,99 @@
+//! What is counted about framed connections.
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+use super::Ended;
+
+/// Series of all framed connections of a relay.
+#[derive(Clone)]
+pub struct Metrics {
+    connections: IntGaugeVec,
+    ended: IntCounterVec,
+    refused: IntCounterVec,
+}
+
+/// Series of the connections of one side: those that services made, or those that relays made.
+#[derive(Clone)]
+pub struct Side {
+    name: &'static str,
+    connections: IntGauge,
+    ended: IntCounterVec,
+    refused: IntCounter,
+}
+
+impl Metrics {
+    /// Makes the series.
+    ///
+    /// # Errors
+    /// If a series of the same name is registered already.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let metrics = Self::new()?;
+        registry.register(Box::new(metrics.connections.clone()))?;
+        registry.register(Box::new(metrics.ended.clone()))?;
+        registry.register(Box::new(metrics.refused.clone()))?;
+        Ok(metrics)
+    }
+
+    fn new() -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            connections: IntGaugeVec::new(
+                Opts::new("strait_framed_connections", "Framed connections that are open."),
+                &["side"],
+            )?,
+            ended: IntCounterVec::new(
+                Opts::new("strait_framed_ended_total", "Framed connections that ended, by reason."),
+                &["side", "reason"],
+            )?,
+            refused: IntCounterVec::new(
+                Opts::new(
+                    "strait_framed_calls_refused_total",
+                    "Calls refused on a framed connection before any story saw them.",
+                ),
+                &["side"],
+            )?,
+        })
+    }
+
+    /// Series of connections that services made.
+    pub fn ingress(&self) -> Side {
+        self.side("ingress")
+    }
+
+    /// Series of connections that were made to `framed://` endpoints.
+    pub fn delivery(&self) -> Side {
+        self.side("delivery")
+    }
+
+    fn side(&self, name: &'static str) -> Side {
+        for reason in Ended::ALL {
+            self.ended.with_label_values(&[name, reason]);
+        }
+        Side {
+            name,
+            connections: self.connections.with_label_values(&[name]),
+            ended: self.ended.clone(),
+            refused: self.refused.with_label_values(&[name]),
+        }
+    }
+}
+
+impl Side {
+    /// A connection was made.
+    pub(super) fn on_open(&self) {
+        self.connections.inc();
+    }
+
+    /// A connection ended.
+    pub(super) fn on_end(&self, ended: &Ended) {
+        self.connections.dec();
+        self.ended.with_label_values(&[self.name, ended.as_str()]).inc();
+        if let Ended::Failed(error) = ended {
+            tracing::debug!(side = self.name, %error, "framed connection ended");
+        }
+    }
+
+    /// A call was refused here.
+    pub(super) fn on_refused(&self) {
+        self.refused.inc();
+    }
+}

@@ -1,0 +1,182 @@
+//! State of one connection between its socket and its ports. No I/O, no clock.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+
+use super::incoming::Incoming;
+use super::outgoing::Outgoing;
+use super::{Connection, Event, SessionError, Surroundings};
+use crate::model::{CancelReason, Name, Registration, ServiceName};
+use crate::wire::frame::{self, CONNECTION, Encoder, Frame};
+use crate::wire::hello::{self, Agreed, RefusedService, Register, Registered};
+
+/// Everything the task of a connection owns, apart from the socket.
+pub(super) struct Session {
+    pub(super) connection: Rc<Connection>,
+    /// Frames to write.
+    pub(super) out: BytesMut,
+    surroundings: Surroundings,
+    agreed: Agreed,
+    encoder: Encoder,
+    incoming: Incoming,
+    outgoing: Outgoing,
+    registrations: Vec<(ServiceName, Registration)>,
+    draining: bool,
+}
+
+/// What both directions need to write frames.
+pub(super) struct Wire<'a> {
+    pub(super) out: &'a mut BytesMut,
+    pub(super) encoder: &'a mut Encoder,
+    /// What the other side accepts.
+    pub(super) agreed: &'a Agreed,
+    pub(super) surroundings: &'a Surroundings,
+    pub(super) now: Instant,
+}
+
+impl Session {
+    pub(super) fn new(connection: Rc<Connection>, agreed: Agreed, surroundings: Surroundings) -> Self {
+        Self {
+            connection,
+            out: BytesMut::new(),
+            surroundings,
+            agreed,
+            encoder: Encoder::new(),
+            incoming: Incoming::default(),
+            outgoing: Outgoing::default(),
+            registrations: Vec::new(),
+            draining: false,
+        }
+    }
+
+    /// The socket brought a frame.
+    ///
+    /// # Errors
+    /// [`SessionError`]: the connection must end.
+    pub(super) fn on_frame(&mut self, frame: Frame, now: Instant) -> Result<(), SessionError> {
+        let draining = self.draining;
+        let connection = Rc::clone(&self.connection);
+        let (incoming, outgoing, mut wire) = self.parts(now);
+        match frame {
+            Frame::Request { large: true, .. }
+            | Frame::RequestBody { large: true, .. }
+            | Frame::Reply { large: true, .. } => {
+                return Err(SessionError::Violation("the LARGE flag is for links between relays"));
+            }
+            Frame::Request { id, request, .. } => {
+                return incoming.on_open(id, *request, &connection, draining, &mut wire);
+            }
+            Frame::RequestBody { id, body, .. } => incoming.on_body(id, body, &mut wire),
+            Frame::Cancel { id, reason } => {
+                incoming.on_cancel(id, reason);
+            }
+            Frame::Credit { id, bytes, reply: true } => incoming.on_credit(id, bytes, &mut wire),
+            Frame::Credit { id, bytes, .. } => outgoing.on_request_credit(id, bytes, &mut wire),
+            Frame::Reply { id, part, .. } => outgoing.on_reply(id, part, &connection, &mut wire),
+            Frame::Failed { id: CONNECTION, error } => return Err(SessionError::Refused(error.detail)),
+            Frame::Failed { id, error } => outgoing.on_failed(id, &error, &connection),
+            Frame::Ping(number) => frame::put_pong(wire.out, number),
+            Frame::Pong(_) | Frame::Unknown(_) => {}
+            Frame::Drain => connection.taking.set(false),
+            Frame::Register { id, body } => return self.register(id, &body),
+            Frame::Registered { .. } => return Err(SessionError::Violation("REGISTERED is for services, not relays")),
+            Frame::Hello(_) => return Err(SessionError::Violation("HELLO was sent twice")),
+        }
+        Ok(())
+    }
+
+    /// A port brought an event.
+    pub(super) fn on_event(&mut self, event: Event, now: Instant) {
+        let connection = Rc::clone(&self.connection);
+        let (incoming, outgoing, mut wire) = self.parts(now);
+        match event {
+            Event::Open { id, request, caller } => outgoing.on_open(id, *request, caller, &connection, &mut wire),
+            Event::Request { id, event } => outgoing.on_event(id, event, &connection, &mut wire),
+            Event::Reply { id, event } => incoming.on_event(id, event, &mut wire),
+        }
+    }
+
+    /// Takes no new calls from now on and says so.
+    pub(super) fn drain(&mut self) {
+        self.draining = true;
+        frame::put_drain(&mut self.out);
+    }
+
+    /// Whether no call is open in either direction.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.incoming.len() == 0 && self.connection.ids.borrow().in_use() == 0
+    }
+
+    /// The connection has ended: unregisters, cancels calls of the other side, ends calls to it (S2).
+    pub(super) fn close(&mut self) {
+        self.registrations.clear();
+        self.connection.mailbox.close();
+        self.incoming.close(CancelReason::Caller);
+        self.outgoing.close();
+        while let Some(event) = self.connection.mailbox.pop() {
+            if let Event::Open { caller, .. } = event {
+                Outgoing::never_sent(&caller);
+            }
+        }
+    }
+
+    fn parts(&mut self, now: Instant) -> (&mut Incoming, &mut Outgoing, Wire<'_>) {
+        let wire = Wire {
+            out: &mut self.out,
+            encoder: &mut self.encoder,
+            agreed: &self.agreed,
+            surroundings: &self.surroundings,
+            now,
+        };
+        (&mut self.incoming, &mut self.outgoing, wire)
+    }
+
+    fn register(&mut self, id: u64, body: &[u8]) -> Result<(), SessionError> {
+        let request: Register = hello::decode(body).map_err(SessionError::Hello)?;
+        let mut answer = Registered::default();
+        let wanted = usize::try_from(request.max_in_flight).unwrap_or(usize::MAX);
+        if wanted > 0 {
+            self.connection.calls_max.set(wanted.min(self.agreed.calls_max));
+        }
+        for service in request.services {
+            match self.register_one(&service) {
+                Ok(()) => answer.accepted.push(service),
+                Err(reason) => {
+                    tracing::warn!(
+                        local.service = service.escape_debug().to_string(),
+                        reason,
+                        "registration refused"
+                    );
+                    answer.refused.push(RefusedService { service, reason });
+                }
+            }
+        }
+        if !answer.accepted.is_empty() {
+            self.connection.taking.set(true);
+        }
+        frame::put_registered(&mut self.out, id, &hello::encode(&answer));
+        Ok(())
+    }
+
+    fn register_one(&mut self, service: &str) -> Result<(), String> {
+        let name = Name::new(service).map_err(|error| error.to_string())?;
+        if self.registrations.iter().any(|(known, _)| *known == name) {
+            return Ok(());
+        }
+        let registry = self.surroundings.registry.as_ref();
+        let registry = registry.ok_or("services cannot be registered on this connection")?;
+        if self.connection.calls_max.get() == 0 {
+            return Err("the HELLO of this connection accepts no calls (calls_max is 0)".to_owned());
+        }
+        let limit = self.surroundings.limits.services_max;
+        if self.registrations.len() >= limit {
+            return Err(format!("one connection may register {limit} services"));
+        }
+        let endpoint = Rc::clone(&self.connection);
+        let registration = registry.register(&name, endpoint).map_err(|error| error.to_string())?;
+        self.registrations.push((name, registration));
+        Ok(())
+    }
+}
