@@ -4,6 +4,7 @@ mod address;
 mod backoff;
 mod balance;
 pub mod framed;
+pub mod grpc;
 mod outlier;
 mod settings;
 

@@ -1,3 +1,4 @@
 //! Local services talk to us.
 
 pub mod framed;
+pub mod grpc;

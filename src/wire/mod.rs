@@ -1,4 +1,4 @@
-//! Bytes to values and back. No I/O, no clock, no task.
+//! Bytes to values and back. No clock and no task; `io` and `http2::Link` move bytes, nothing else does I/O.
 //!
 //! # Invariants
 //! - W1. Every length is checked against a limit before anything is allocated for it.

@@ -1,0 +1,104 @@
+//! `[ingress.grpc]`.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::ByteSize;
+use crate::wire::http2::{Limits, Pace};
+
+/// `[ingress.grpc]`: local services call us over cleartext HTTP/2.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// TCP addresses to listen on; loopback unless access is controlled otherwise. `[]` switches TCP off.
+    /// Default `["127.0.0.1:7400"]`.
+    pub listen: Vec<std::net::SocketAddr>,
+    /// Unix socket to listen on, relative to the data directory; cheaper than TCP. `""` switches it off.
+    /// Default `grpc.sock`.
+    pub socket: String,
+    /// Calls a connection may have under way; more are refused as not processed, so clients may send them
+    /// again. Default 1024.
+    pub streams_max: u32,
+    /// Fields of a header block. Larger blocks are answered `too_large`. Default 64.
+    pub header_fields_max: usize,
+    /// Bytes of a header block, with 32 for each field. Larger ones are answered `too_large`. Default 16 KiB.
+    pub header_bytes_max: ByteSize,
+    /// Request bytes a stream may send ahead of what was passed on. Default 256 KiB.
+    pub stream_window: ByteSize,
+    /// The same for a connection. Default 4 MiB.
+    pub connection_window: ByteSize,
+    /// Request bytes of a connection that may wait in this relay; more are not read. Default 16 MiB.
+    pub held_bytes_max: ByteSize,
+    /// Calls a client may cancel at once before it counts as an attack and is disconnected. Default 1000.
+    pub resets_burst: u64,
+    /// How many more of them it may cancel per second. Default 200.
+    pub resets_per_second: u64,
+    /// Time for the client's preface and settings. Default 5 s.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub preface_timeout: Duration,
+    /// Time for a header block to arrive. Default 10 s.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub header_timeout: Duration,
+    /// A client that takes nothing for so long while there is something to write is disconnected. Default 30 s.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub write_timeout: Duration,
+    /// Silence after which a client is asked for a sign of life. Default 30 s.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub keepalive: Duration,
+    /// Time for the answer to that. Default 10 s.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub keepalive_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: vec![std::net::SocketAddr::from(([127, 0, 0, 1], 7400))],
+            socket: "grpc.sock".to_owned(),
+            streams_max: 1024,
+            header_fields_max: 64,
+            header_bytes_max: ByteSize::kib(16),
+            stream_window: ByteSize::kib(256),
+            connection_window: ByteSize::mib(4),
+            held_bytes_max: ByteSize::mib(16),
+            resets_burst: 1000,
+            resets_per_second: 200,
+            preface_timeout: Duration::from_secs(5),
+            header_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(30),
+            keepalive: Duration::from_secs(30),
+            keepalive_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Settings {
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            streams_max: self.streams_max,
+            fields_max: self.header_fields_max,
+            fields_bytes_max: self.header_bytes_max.as_usize(),
+            stream_window: u32::try_from(self.stream_window.as_u64()).unwrap_or(u32::MAX >> 1),
+            connection_window: u32::try_from(self.connection_window.as_u64()).unwrap_or(u32::MAX >> 1),
+            held_bytes_max: self.held_bytes_max.as_usize(),
+            resets: (self.resets_burst, self.resets_per_second),
+            ..Limits::default()
+        }
+    }
+
+    pub(super) fn pace(&self) -> Pace {
+        Pace {
+            settings: self.preface_timeout,
+            headers: self.header_timeout,
+            stall: self.write_timeout,
+            keepalive: self.keepalive,
+            keepalive_answer: self.keepalive_timeout,
+        }
+    }
+}

@@ -1,0 +1,782 @@
+//! The one place that talks to libnghttp2.
+//!
+//! # Why the `unsafe` here is sound
+//! - U1. `raw` comes from `nghttp2_session_*_new2`, is used by this type only and freed once, in `drop`.
+//! - U2. `state` comes from `Box::into_raw`, lives as long as `raw` and is freed after it. No reference into
+//!   it is held while a library function runs that may call back; callbacks make their own for one call.
+//! - U3. Pointers the library passes to callbacks are valid for the call and are copied from, not kept.
+//! - U4. Pointers passed to the library are valid for the call; the library copies what it keeps (no
+//!   `NO_COPY` flags on fields).
+//! - U5. Streams are found by the index that was stored as the stream's user pointer; it is a number, never
+//!   dereferenced, and checked by `state`.
+//! - U6. A panic is caught in the callback and becomes `NGHTTP2_ERR_CALLBACK_FAILURE`.
+#![allow(unsafe_code, reason = "the FFI boundary; every use refers to U1-U6 above")]
+#![allow(
+    clippy::as_conversions,
+    reason = "C enums and index-as-pointer conversions of the FFI boundary"
+)]
+
+use std::ffi::{c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::{self, NonNull};
+use std::time::Instant;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use libnghttp2_sys as ffi;
+
+use super::state::{State, Supply};
+use super::{Event, Limits, Side, StreamRef, code};
+use crate::model::Metadata;
+
+/// Why a session is over.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// The library could not be set up.
+    #[error("no memory for an HTTP/2 session")]
+    Memory,
+    /// The peer broke the protocol so that the connection cannot go on.
+    #[error("the other side broke HTTP/2 (library error {0}); it does not speak cleartext HTTP/2 or is faulty")]
+    Protocol(i32),
+    /// The session takes no more streams.
+    #[error("the HTTP/2 connection takes no more requests; open another one")]
+    Spent,
+}
+
+/// The head of a request to send.
+#[derive(Debug)]
+pub struct RequestHead<'a> {
+    /// `:authority`.
+    pub authority: &'a [u8],
+    /// `:path`.
+    pub path: &'a [u8],
+    /// Fields passed on.
+    pub fields: &'a Metadata,
+    /// Fields that this relay adds; values that change with each call.
+    pub added: &'a [(&'a [u8], &'a [u8])],
+}
+
+/// One HTTP/2 connection without its socket.
+#[derive(Debug)]
+pub struct Session {
+    raw: NonNull<ffi::nghttp2_session>,
+    state: NonNull<State>,
+    fields: Vec<ffi::nghttp2_nv>,
+}
+
+impl Session {
+    /// A session of one side; its settings are ready to be sent.
+    ///
+    /// # Errors
+    /// [`SessionError::Memory`].
+    pub fn new(side: Side, limits: Limits) -> Result<Self, SessionError> {
+        let streams_max = limits.streams_max;
+        let stream_window = limits.stream_window;
+        let connection_window = limits.connection_window;
+        let fields_bytes_max = limits.fields_bytes_max;
+        let options = Options::new(&limits)?;
+        let callbacks = Callbacks::new()?;
+        let state = Box::into_raw(Box::new(State::new(side, limits)));
+        let mut raw = ptr::null_mut();
+        // SAFETY: U1, U2; the library copies options and callbacks.
+        let result = unsafe {
+            match side {
+                Side::Client => ffi::nghttp2_session_client_new2(&raw mut raw, callbacks.0, state.cast(), options.0),
+                Side::Server => ffi::nghttp2_session_server_new2(&raw mut raw, callbacks.0, state.cast(), options.0),
+            }
+        };
+        let (Some(raw), Some(state), 0) = (NonNull::new(raw), NonNull::new(state), result) else {
+            // SAFETY: U2; the library did not take it.
+            drop(unsafe { Box::from_raw(state) });
+            return Err(SessionError::Memory);
+        };
+        let mut session = Self {
+            raw,
+            state,
+            fields: Vec::with_capacity(24),
+        };
+        let list_max = u32::try_from(fields_bytes_max).unwrap_or(u32::MAX);
+        let entry = |id: u32, value: u32| ffi::nghttp2_settings_entry {
+            settings_id: id as i32,
+            value,
+        };
+        let mut settings = vec![
+            entry(ffi::NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, streams_max),
+            entry(ffi::NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, stream_window),
+            entry(ffi::NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, list_max),
+        ];
+        if side == Side::Client {
+            settings.push(entry(ffi::NGHTTP2_SETTINGS_ENABLE_PUSH, 0));
+        }
+        // SAFETY: U1, U4.
+        let result = unsafe {
+            ffi::nghttp2_submit_settings(session.raw(), 0, settings.as_ptr(), settings.len())
+                | ffi::nghttp2_session_set_local_window_size(
+                    session.raw(),
+                    0,
+                    0,
+                    i32::try_from(connection_window).unwrap_or(i32::MAX),
+                )
+        };
+        if result == 0 {
+            Ok(session)
+        } else {
+            Err(SessionError::Memory)
+        }
+    }
+
+    /// Takes the bytes of one read. Take all events after it.
+    ///
+    /// # Errors
+    /// [`SessionError::Protocol`]: send what is left to send and close.
+    pub fn recv(&mut self, bytes: &[u8], now: Instant) -> Result<(), SessionError> {
+        self.state().begin_batch(bytes.len(), now);
+        // SAFETY: U1, U3, U4.
+        let taken = unsafe { ffi::nghttp2_session_mem_recv2(self.raw(), bytes.as_ptr(), bytes.len()) };
+        if taken < 0 {
+            return Err(SessionError::Protocol(i32::try_from(taken).unwrap_or(i32::MIN)));
+        }
+        // SAFETY: U1.
+        let queued = unsafe { ffi::nghttp2_session_get_outbound_queue_size(self.raw()) };
+        if self.state().is_flooded() || queued > QUEUED_FRAMES_MAX {
+            // SAFETY: U1.
+            unsafe { ffi::nghttp2_session_terminate_session(self.raw(), code::ENHANCE_YOUR_CALM) };
+        }
+        self.reset_answered();
+        Ok(())
+    }
+
+    /// The next thing that happened.
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.state().next_event()
+    }
+
+    /// Appends what is ready to be written, until `out` holds about `limit` bytes.
+    ///
+    /// # Errors
+    /// [`SessionError::Protocol`] if the library cannot go on.
+    pub fn send_into(&mut self, out: &mut BytesMut, limit: usize) -> Result<(), SessionError> {
+        self.give_back_window();
+        std::mem::swap(out, &mut self.state().out);
+        let result = self.fill(limit);
+        std::mem::swap(out, &mut self.state().out);
+        result
+    }
+
+    fn fill(&mut self, limit: usize) -> Result<(), SessionError> {
+        loop {
+            for stream in self.state().begin_write() {
+                self.resume(stream);
+            }
+            while self.state().out.len() < limit {
+                let mut piece = ptr::null();
+                // SAFETY: U1; `piece` is valid until the next call into the library.
+                let len = unsafe { ffi::nghttp2_session_mem_send2(self.raw(), &raw mut piece) };
+                if len < 0 {
+                    return Err(SessionError::Protocol(i32::try_from(len).unwrap_or(i32::MIN)));
+                }
+                let len = usize::try_from(len).unwrap_or(0);
+                if len == 0 || piece.is_null() {
+                    break;
+                }
+                // SAFETY: U3; the library says that `len` bytes are there.
+                let bytes = unsafe { std::slice::from_raw_parts(piece, len) };
+                self.state().out.put_slice(bytes);
+            }
+            let resets = self.reset_answered();
+            if (self.state().over_share.is_empty() && !resets) || self.state().out.len() >= limit {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Opens a stream with a request. Body and end follow with [`Session::body`] and [`Session::finish`].
+    ///
+    /// # Errors
+    /// [`SessionError::Spent`] after a GOAWAY or when the stream numbers are used up.
+    pub fn request(&mut self, token: u64, head: &RequestHead<'_>) -> Result<StreamRef, SessionError> {
+        // SAFETY: U1.
+        if unsafe { ffi::nghttp2_session_check_request_allowed(self.raw()) } == 0 {
+            return Err(SessionError::Spent);
+        }
+        let index = self.state().allot(0, token);
+        self.fields.clear();
+        self.field(b":method", b"POST", 0);
+        self.field(b":scheme", b"http", 0);
+        self.field(b":path", head.path, 0);
+        self.field(b":authority", head.authority, 0);
+        for (name, value) in head.fields.iter() {
+            self.field(name, value, 0);
+        }
+        for (name, value) in head.added {
+            self.field(name, value, index_flag(name));
+        }
+        let provider = provider(index);
+        // SAFETY: U1, U4, U5.
+        let id = unsafe {
+            ffi::nghttp2_submit_request2(
+                self.raw(),
+                ptr::null(),
+                self.fields.as_ptr(),
+                self.fields.len(),
+                &raw const provider,
+                as_user_data(index),
+            )
+        };
+        self.fields.clear();
+        match u32::try_from(id) {
+            Ok(id) => Ok(self.state().name(index, id)),
+            Err(_) => {
+                self.state().release(index);
+                Err(SessionError::Spent)
+            }
+        }
+    }
+
+    /// Sends the head of a response; with `end` it is all of it. Ignored if the stream is gone.
+    pub fn respond(&mut self, stream: StreamRef, status: u16, fields: &Metadata, end: bool) {
+        if !self.state().is_live(stream) {
+            return;
+        }
+        let mut digits = [0_u8; 3];
+        let mut rest = status.clamp(100, 999);
+        for digit in digits.iter_mut().rev() {
+            *digit = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+            rest /= 10;
+        }
+        self.fields.clear();
+        self.field(b":status", &digits, 0);
+        for (name, value) in fields.iter() {
+            self.field(name, value, index_flag(name));
+        }
+        let provider = provider(stream.index as usize);
+        let source = if end { ptr::null() } else { &raw const provider };
+        // SAFETY: U1, U4.
+        let result = unsafe {
+            ffi::nghttp2_submit_response2(self.raw(), id(stream), self.fields.as_ptr(), self.fields.len(), source)
+        };
+        self.fields.clear();
+        if result != 0 {
+            self.reset(stream, code::INTERNAL_ERROR);
+        } else if end {
+            self.state().finish(stream, None);
+        }
+    }
+
+    /// Adds body bytes; with `credit` an [`Event::Sent`] tells when they went out. Ignored if the stream is gone.
+    pub fn body(&mut self, stream: StreamRef, bytes: Bytes, credit: bool) {
+        if self.state().submit(stream, bytes, credit) {
+            self.resume(stream);
+        }
+    }
+
+    /// Ends this side of a stream, after the body that was added. Ignored if the stream is gone.
+    pub fn finish(&mut self, stream: StreamRef, trailers: Option<Metadata>) {
+        if self.state().finish(stream, trailers) {
+            self.resume(stream);
+        }
+    }
+
+    /// Breaks a stream off; no more events of it. Ignored if the stream is gone.
+    pub fn reset(&mut self, stream: StreamRef, code: u32) {
+        if self.state().forget(stream) {
+            // SAFETY: U1.
+            unsafe { ffi::nghttp2_submit_rst_stream(self.raw(), 0, id(stream), code) };
+        }
+    }
+
+    /// Received body bytes were passed on: the peer may send as many again.
+    pub fn consume(&mut self, stream: StreamRef, bytes: usize) {
+        if let Some(bytes) = self.state().on_consumed(stream, bytes) {
+            // SAFETY: U1.
+            unsafe { ffi::nghttp2_session_consume_stream(self.raw(), id(stream), bytes) };
+        }
+    }
+
+    /// Asks the peer for a sign of life, [`Event::Pong`].
+    pub fn ping(&mut self) {
+        // SAFETY: U1; no payload.
+        unsafe { ffi::nghttp2_submit_ping(self.raw(), 0, ptr::null()) };
+    }
+
+    /// First step of going away: the peer should open no more streams, but those it opens are served.
+    pub fn announce_goaway(&mut self) {
+        // SAFETY: U1.
+        unsafe { ffi::nghttp2_submit_shutdown_notice(self.raw()) };
+    }
+
+    /// Second step of going away: streams opened from now on are not served, those that are open go on.
+    pub fn goaway(&mut self, code: u32) {
+        // SAFETY: U1; no payload.
+        unsafe {
+            let last = ffi::nghttp2_session_get_last_proc_stream_id(self.raw());
+            ffi::nghttp2_submit_goaway(self.raw(), 0, last, code, ptr::null(), 0);
+        }
+    }
+
+    /// Ends the session at once: a GOAWAY is sent, nothing else.
+    pub fn terminate(&mut self, code: u32) {
+        // SAFETY: U1.
+        unsafe { ffi::nghttp2_session_terminate_session(self.raw(), code) };
+    }
+
+    /// Whether the session has nothing more to do: close the socket.
+    pub fn is_over(&self) -> bool {
+        // SAFETY: U1.
+        unsafe {
+            ffi::nghttp2_session_want_read(self.raw.as_ptr()) == 0
+                && ffi::nghttp2_session_want_write(self.raw.as_ptr()) == 0
+        }
+    }
+
+    /// Whether a client may open streams here.
+    pub fn takes_requests(&self) -> bool {
+        // SAFETY: U1.
+        unsafe {
+            ffi::nghttp2_session_check_request_allowed(self.raw.as_ptr()) != 0
+                && ffi::nghttp2_session_get_next_stream_id(self.raw.as_ptr()) < STREAM_IDS_MAX
+        }
+    }
+
+    /// How many streams the peer allows.
+    pub fn peer_streams_max(&self) -> usize {
+        // SAFETY: U1.
+        let value = unsafe {
+            ffi::nghttp2_session_get_remote_settings(self.raw.as_ptr(), ffi::NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS)
+        };
+        value as usize
+    }
+
+    /// Open streams.
+    pub fn open_streams(&mut self) -> usize {
+        self.state().open
+    }
+
+    /// Whether a header block has begun and not ended.
+    pub fn is_in_header_block(&mut self) -> bool {
+        self.state().block.is_open
+    }
+
+    fn give_back_window(&mut self) {
+        let owed = self.state().take_owed();
+        if owed > 0 {
+            // SAFETY: U1.
+            unsafe { ffi::nghttp2_session_consume_connection(self.raw(), owed) };
+        }
+    }
+
+    fn resume(&mut self, stream: StreamRef) {
+        // SAFETY: U1. An error means that the stream has no data to resume.
+        unsafe { ffi::nghttp2_session_resume_data(self.raw(), id(stream)) };
+    }
+
+    /// Resets streams that are answered although the request has not ended, once the answer is out.
+    fn reset_answered(&mut self) -> bool {
+        if self.state().answered_early.is_empty() {
+            return false;
+        }
+        let mut any = false;
+        let mut streams = std::mem::take(&mut self.state().answered_early);
+        // SAFETY: U1.
+        let is_server = unsafe { ffi::nghttp2_session_check_server_session(self.raw()) } != 0;
+        streams.retain(|stream| {
+            if !self.state().is_live(*stream) {
+                return false;
+            }
+            // SAFETY: U1.
+            if is_server && unsafe { ffi::nghttp2_session_get_stream_local_close(self.raw(), id(*stream)) } != 1 {
+                return true;
+            }
+            any = true;
+            self.reset(*stream, code::NO_ERROR);
+            false
+        });
+        self.state().answered_early.append(&mut streams);
+        any
+    }
+
+    fn field(&mut self, name: &[u8], value: &[u8], flags: u8) {
+        // The library does not write through these pointers.
+        self.fields.push(ffi::nghttp2_nv {
+            name: name.as_ptr().cast_mut(),
+            value: value.as_ptr().cast_mut(),
+            namelen: name.len(),
+            valuelen: value.len(),
+            flags,
+        });
+    }
+
+    fn raw(&mut self) -> *mut ffi::nghttp2_session {
+        self.raw.as_ptr()
+    }
+
+    fn state(&mut self) -> &mut State {
+        // SAFETY: U2; callers drop the reference before they call the library.
+        unsafe { self.state.as_mut() }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // SAFETY: U1, U2; deleting a session may call `on_stream_close`, so the state goes last.
+        unsafe {
+            ffi::nghttp2_session_del(self.raw.as_ptr());
+            drop(Box::from_raw(self.state.as_ptr()));
+        }
+    }
+}
+
+struct Options(*mut ffi::nghttp2_option);
+
+impl Options {
+    fn new(limits: &Limits) -> Result<Self, SessionError> {
+        let mut raw = ptr::null_mut();
+        // SAFETY: the library allocates; freed in `drop`.
+        unsafe {
+            if ffi::nghttp2_option_new(&raw mut raw) != 0 {
+                return Err(SessionError::Memory);
+            }
+            ffi::nghttp2_option_set_no_auto_window_update(raw, 1);
+            ffi::nghttp2_option_set_no_closed_streams(raw, 1);
+            ffi::nghttp2_option_set_stream_reset_rate_limit(raw, limits.resets.0, limits.resets.1);
+            ffi::nghttp2_option_set_glitch_rate_limit(raw, limits.glitches.0, limits.glitches.1);
+            ffi::nghttp2_option_set_max_continuations(raw, limits.continuations_max);
+            ffi::nghttp2_option_set_max_settings(raw, limits.settings_max);
+            ffi::nghttp2_option_set_max_outbound_ack(raw, limits.acks_max);
+        }
+        Ok(Self(raw))
+    }
+}
+
+impl Drop for Options {
+    fn drop(&mut self) {
+        // SAFETY: made by `nghttp2_option_new`, freed once.
+        unsafe { ffi::nghttp2_option_del(self.0) };
+    }
+}
+
+struct Callbacks(*mut ffi::nghttp2_session_callbacks);
+
+impl Callbacks {
+    fn new() -> Result<Self, SessionError> {
+        let mut raw = ptr::null_mut();
+        // SAFETY: the library allocates; freed in `drop`. The functions have the types it declares.
+        unsafe {
+            if ffi::nghttp2_session_callbacks_new(&raw mut raw) != 0 {
+                return Err(SessionError::Memory);
+            }
+            ffi::nghttp2_session_callbacks_set_on_begin_headers_callback(raw, Some(on_begin_headers));
+            ffi::nghttp2_session_callbacks_set_on_header_callback(raw, Some(on_header));
+            ffi::nghttp2_session_callbacks_set_on_data_chunk_recv_callback(raw, Some(on_data));
+            ffi::nghttp2_session_callbacks_set_on_frame_recv_callback(raw, Some(on_frame));
+            ffi::nghttp2_session_callbacks_set_on_stream_close_callback(raw, Some(on_stream_close));
+            ffi::nghttp2_session_callbacks_set_send_data_callback(raw, Some(send_data));
+        }
+        Ok(Self(raw))
+    }
+}
+
+impl Drop for Callbacks {
+    fn drop(&mut self) {
+        // SAFETY: made by `nghttp2_session_callbacks_new`, freed once.
+        unsafe { ffi::nghttp2_session_callbacks_del(self.0) };
+    }
+}
+
+/// Runs a callback on the state of its session (U2, U6).
+fn with_state(user_data: *mut c_void, work: impl FnOnce(&mut State) -> c_int) -> c_int {
+    catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: U2: the pointer was given at creation; nobody else holds a reference during a callback.
+        let state = unsafe { &mut *user_data.cast::<State>() };
+        work(state)
+    }))
+    .unwrap_or(ffi::NGHTTP2_ERR_CALLBACK_FAILURE)
+}
+
+/// The index stored for a stream (U5).
+fn index_of(session: *mut ffi::nghttp2_session, id: i32) -> Option<usize> {
+    // SAFETY: U1: the library passes its own session.
+    let stored = unsafe { ffi::nghttp2_session_get_stream_user_data(session, id) };
+    stored.addr().checked_sub(1)
+}
+
+extern "C" fn on_begin_headers(
+    session: *mut ffi::nghttp2_session,
+    frame: *const ffi::nghttp2_frame,
+    user_data: *mut c_void,
+) -> c_int {
+    // SAFETY: U3; `hd` is common to all frames.
+    let head = unsafe { (*frame).hd };
+    if u32::from(head.type_) != ffi::NGHTTP2_HEADERS {
+        // A push, which is switched off.
+        return ffi::NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+    }
+    let id = head.stream_id;
+    // SAFETY: U3; this is a HEADERS frame.
+    let cat = unsafe { (*frame).headers.cat };
+    with_state(user_data, |state| {
+        let index = if cat == ffi::NGHTTP2_HCAT_REQUEST {
+            let index = state.on_opened(id.unsigned_abs());
+            // SAFETY: U1, U5.
+            unsafe { ffi::nghttp2_session_set_stream_user_data(session, id, as_user_data(index)) };
+            index
+        } else {
+            match index_of(session, id) {
+                Some(index) => index,
+                None => return ffi::NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE,
+            }
+        };
+        state.block.begin(index);
+        0
+    })
+}
+
+extern "C" fn on_header(
+    _session: *mut ffi::nghttp2_session,
+    _frame: *const ffi::nghttp2_frame,
+    name: *const u8,
+    name_len: usize,
+    value: *const u8,
+    value_len: usize,
+    _flags: u8,
+    user_data: *mut c_void,
+) -> c_int {
+    with_state(user_data, |state| {
+        // SAFETY: U3; the library NUL-terminates both, so neither is null even when empty.
+        let (name, value) = unsafe {
+            (
+                std::slice::from_raw_parts(name, name_len),
+                std::slice::from_raw_parts(value, value_len),
+            )
+        };
+        let State { block, limits, .. } = state;
+        block.push(name, value, limits);
+        0
+    })
+}
+
+extern "C" fn on_data(
+    session: *mut ffi::nghttp2_session,
+    _flags: u8,
+    id: i32,
+    bytes: *const u8,
+    len: usize,
+    user_data: *mut c_void,
+) -> c_int {
+    if len == 0 || bytes.is_null() {
+        return 0;
+    }
+    let index = index_of(session, id);
+    with_state(user_data, |state| {
+        // SAFETY: U3.
+        let bytes = unsafe { std::slice::from_raw_parts(bytes, len) };
+        // Without a stream the bytes still count for the connection's window.
+        state.on_data(index.unwrap_or(usize::MAX), bytes);
+        0
+    })
+}
+
+extern "C" fn on_frame(
+    session: *mut ffi::nghttp2_session,
+    frame: *const ffi::nghttp2_frame,
+    user_data: *mut c_void,
+) -> c_int {
+    // SAFETY: U3; `hd` is common to all frames.
+    let head = unsafe { (*frame).hd };
+    let flags = u32::from(head.flags);
+    let ends = flags & ffi::NGHTTP2_FLAG_END_STREAM != 0;
+    match u32::from(head.type_) {
+        ffi::NGHTTP2_HEADERS => {
+            let Some(index) = index_of(session, head.stream_id) else {
+                return 0;
+            };
+            with_state(user_data, |state| {
+                state.on_block(index);
+                if ends {
+                    state.on_end(index);
+                }
+                0
+            })
+        }
+        ffi::NGHTTP2_DATA if ends => {
+            let Some(index) = index_of(session, head.stream_id) else {
+                return 0;
+            };
+            with_state(user_data, |state| {
+                state.on_end(index);
+                0
+            })
+        }
+        ffi::NGHTTP2_DATA if head.length > 0 => 0,
+        ffi::NGHTTP2_DATA | ffi::NGHTTP2_PRIORITY | ffi::NGHTTP2_PRIORITY_UPDATE => with_state(user_data, |state| {
+            state.on_idle_frame();
+            0
+        }),
+        ffi::NGHTTP2_SETTINGS => with_state(user_data, |state| {
+            if flags & ffi::NGHTTP2_FLAG_ACK == 0 {
+                state.on_idle_frame();
+                state.push_event(Event::Settings);
+            }
+            0
+        }),
+        ffi::NGHTTP2_PING if flags & ffi::NGHTTP2_FLAG_ACK != 0 => with_state(user_data, |state| {
+            state.push_event(Event::Pong);
+            0
+        }),
+        ffi::NGHTTP2_GOAWAY => {
+            // SAFETY: U3; this is a GOAWAY frame.
+            let goaway = unsafe { (*frame).goaway };
+            with_state(user_data, |state| {
+                state.push_event(Event::Goaway {
+                    last: goaway.last_stream_id.unsigned_abs(),
+                    code: goaway.error_code,
+                });
+                0
+            })
+        }
+        _ => 0,
+    }
+}
+
+extern "C" fn on_stream_close(
+    session: *mut ffi::nghttp2_session,
+    id: i32,
+    error_code: u32,
+    user_data: *mut c_void,
+) -> c_int {
+    let Some(index) = index_of(session, id) else { return 0 };
+    with_state(user_data, |state| {
+        state.on_closed(index, error_code);
+        0
+    })
+}
+
+/// Says how much data of a stream can go; the bytes themselves are written by `send_data`.
+extern "C" fn read_data(
+    session: *mut ffi::nghttp2_session,
+    id: i32,
+    _buffer: *mut u8,
+    max: usize,
+    data_flags: *mut u32,
+    source: *mut ffi::nghttp2_data_source,
+    user_data: *mut c_void,
+) -> ffi::nghttp2_ssize {
+    // SAFETY: U3; `provider` has set `fd`.
+    let index = unsafe { (*source).fd } as usize;
+    let mut supply = Supply::Deferred;
+    let mut trailers = None;
+    let result = with_state(user_data, |state| {
+        supply = state.supply(index, max);
+        if matches!(supply, Supply::Data { end: true, .. }) {
+            trailers = state.take_trailers(index);
+        }
+        0
+    });
+    match supply {
+        _ if result != 0 => result as ffi::nghttp2_ssize,
+        Supply::Deferred => ffi::NGHTTP2_ERR_DEFERRED as ffi::nghttp2_ssize,
+        Supply::Data { len, end } => {
+            let mut flags = if len > 0 { ffi::NGHTTP2_DATA_FLAG_NO_COPY } else { 0 };
+            if end {
+                flags |= ffi::NGHTTP2_DATA_FLAG_EOF;
+            }
+            if let Some(trailers) = trailers {
+                flags |= ffi::NGHTTP2_DATA_FLAG_NO_END_STREAM;
+                submit_trailers(session, id, &trailers);
+            }
+            // SAFETY: U3.
+            unsafe { *data_flags = flags };
+            isize::try_from(len).unwrap_or(0)
+        }
+    }
+}
+
+fn submit_trailers(session: *mut ffi::nghttp2_session, id: i32, trailers: &Metadata) {
+    let mut fields = [EMPTY_FIELD; 16];
+    let mut more = Vec::new();
+    let mut count = 0;
+    for (name, value) in trailers.iter() {
+        let field = ffi::nghttp2_nv {
+            name: name.as_ptr().cast_mut(),
+            value: value.as_ptr().cast_mut(),
+            namelen: name.len(),
+            valuelen: value.len(),
+            flags: 0,
+        };
+        match fields.get_mut(count) {
+            Some(place) => *place = field,
+            None => {
+                if more.is_empty() {
+                    more.extend_from_slice(&fields);
+                }
+                more.push(field);
+            }
+        }
+        count += 1;
+    }
+    let list = if more.is_empty() {
+        fields.get(..count).unwrap_or_default()
+    } else {
+        &more
+    };
+    // SAFETY: U1, U4. If the stream is gone this does nothing.
+    unsafe { ffi::nghttp2_submit_trailer(session, id, list.as_ptr(), list.len()) };
+}
+
+extern "C" fn send_data(
+    _session: *mut ffi::nghttp2_session,
+    _frame: *mut ffi::nghttp2_frame,
+    frame_head: *const u8,
+    len: usize,
+    source: *mut ffi::nghttp2_data_source,
+    user_data: *mut c_void,
+) -> c_int {
+    // SAFETY: U3; `provider` has set `fd`, a frame head has nine bytes.
+    let (index, frame_head) = unsafe { ((*source).fd as usize, std::slice::from_raw_parts(frame_head, 9)) };
+    with_state(user_data, |state| {
+        if state.put_data(index, frame_head, len) {
+            0
+        } else {
+            ffi::NGHTTP2_ERR_CALLBACK_FAILURE
+        }
+    })
+}
+
+fn provider(index: usize) -> ffi::nghttp2_data_provider2 {
+    ffi::nghttp2_data_provider2 {
+        source: ffi::nghttp2_data_source {
+            fd: c_int::try_from(index).unwrap_or(c_int::MAX),
+        },
+        read_callback: Some(read_data),
+    }
+}
+
+/// Values that are new in each call would only push others out of the compression table.
+fn index_flag(name: &[u8]) -> u8 {
+    match name {
+        b"grpc-timeout" | b"strait-service-time-ms" => ffi::NGHTTP2_NV_FLAG_NO_INDEX as u8,
+        _ => 0,
+    }
+}
+
+fn as_user_data(index: usize) -> *mut c_void {
+    ptr::without_provenance_mut(index + 1)
+}
+
+fn id(stream: StreamRef) -> i32 {
+    i32::try_from(stream.id).unwrap_or(0)
+}
+
+const EMPTY_FIELD: ffi::nghttp2_nv = ffi::nghttp2_nv {
+    name: ptr::null_mut(),
+    value: ptr::null_mut(),
+    namelen: 0,
+    valuelen: 0,
+    flags: 0,
+};
+
+/// Frames that may wait to be written beside data; only a peer that does not read gets there.
+const QUEUED_FRAMES_MAX: usize = 20_000;
+
+/// A client stops opening streams some way before the numbers end.
+const STREAM_IDS_MAX: u32 = (1 << 31) - (1 << 16);
