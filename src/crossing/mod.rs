@@ -38,18 +38,18 @@ const READY_POLL: Duration = Duration::from_millis(20);
 
 /// Makes a bridge for at most `limit` calls at once. Both halves can be sent to their shards.
 pub fn bridge(limit: usize) -> (Near, Far) {
-    let requests = Arc::new(Pipe::new());
-    let replies = Arc::new(Pipe::new());
+    let (to_far, from_near) = pipe();
+    let (to_near, from_far) = pipe();
     let ready = Arc::new(AtomicBool::new(true));
     let near = Near {
-        requests: Sender(Arc::clone(&requests)),
-        replies: Receiver(Arc::clone(&replies)),
+        requests: to_far,
+        replies: from_far,
         ready: Arc::clone(&ready),
         limit,
     };
     let far = Far {
-        requests: Receiver(requests),
-        replies: Sender(replies),
+        requests: from_near,
+        replies: to_near,
         ready,
     };
     (near, far)
@@ -335,14 +335,22 @@ impl<T> Pipe<T> {
     }
 }
 
-struct Sender<T>(Arc<Pipe<T>>);
+/// A pipe between two threads, for few events that must not be lost. What bounds it is up to its users (X2).
+pub fn pipe<T>() -> (Sender<T>, Receiver<T>) {
+    let pipe = Arc::new(Pipe::new());
+    (Sender(Arc::clone(&pipe)), Receiver(pipe))
+}
+
+/// The end of a pipe that events are put into. Dropping it ends the pipe once it is empty.
+pub struct Sender<T>(Arc<Pipe<T>>);
 
 impl<T> Sender<T> {
     fn is_open(&self) -> bool {
         self.0.open.load(Ordering::Acquire)
     }
 
-    fn push(&self, event: T) {
+    /// Adds an event; it vanishes if the receiver is gone.
+    pub fn push(&self, event: T) {
         if !self.is_open() {
             return;
         }
@@ -364,12 +372,13 @@ impl<T> Drop for Sender<T> {
     }
 }
 
-struct Receiver<T>(Arc<Pipe<T>>);
+/// The end of a pipe that events come out of. Dropping it ends the pipe.
+pub struct Receiver<T>(Arc<Pipe<T>>);
 
 impl<T> Receiver<T> {
     /// Waits for events and takes all of them into the empty `batch`; false once no more will come.
     /// Cancel safe.
-    async fn take(&self, batch: &mut VecDeque<T>) -> bool {
+    pub async fn take(&self, batch: &mut VecDeque<T>) -> bool {
         poll_fn(|cx| self.poll_take(batch, cx)).await
     }
 

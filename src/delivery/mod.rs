@@ -3,10 +3,18 @@
 mod address;
 mod backoff;
 mod balance;
+mod directory;
 pub mod framed;
 pub mod grpc;
+mod metrics;
 mod outlier;
+mod service;
 mod settings;
+mod shared;
+mod slot;
 
 pub use address::{AddressError, EndpointAddress, HostPort, Protocol, Site};
+pub use directory::{Delivery, Parts};
+pub use metrics::Metrics;
 pub use settings::{HealthSettings, OutlierSettings, ServiceSettings, Services, Settings, SettingsError};
+pub use shared::SharedDirectory;

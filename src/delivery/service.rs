@@ -1,0 +1,130 @@
+//! One service on one shard: its settings, its endpoints, how many calls it may have.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::balance;
+use super::metrics::ServiceMetrics;
+use super::settings::ServiceSettings;
+use super::slot::{Link, Slot, Willing};
+use crate::model::{Reason, RelayError, Retry, ServiceName};
+
+/// Pushback of a service at its limit: about the time in which some of its calls end.
+const PUSHBACK: Duration = Duration::from_millis(50);
+
+pub(super) struct Service {
+    pub(super) name: ServiceName,
+    pub(super) settings: ServiceSettings,
+    pub(super) metrics: ServiceMetrics,
+    slots: RefCell<Vec<Rc<Slot>>>,
+    /// Calls of all shards.
+    in_flight: Arc<AtomicUsize>,
+}
+
+impl Service {
+    pub(super) fn new(
+        name: ServiceName,
+        settings: ServiceSettings,
+        metrics: ServiceMetrics,
+        in_flight: Arc<AtomicUsize>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            name,
+            settings,
+            metrics,
+            slots: RefCell::default(),
+            in_flight,
+        })
+    }
+
+    pub(super) fn add(&self, slot: Rc<Slot>) {
+        self.slots.borrow_mut().push(slot);
+    }
+
+    pub(super) fn remove(&self, slot: &Rc<Slot>) {
+        self.slots.borrow_mut().retain(|other| !Rc::ptr_eq(other, slot));
+    }
+
+    /// Takes a place for a call, or says that there is none.
+    pub(super) fn admit(&self) -> Result<(), RelayError> {
+        let limit = self.settings.in_flight_max;
+        if self.in_flight.fetch_add(1, Ordering::Relaxed) < limit {
+            return Ok(());
+        }
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.metrics.on_limited();
+        let detail = format!(
+            "service {} has {limit} calls under way, the limit; slow down",
+            self.name
+        );
+        Err(RelayError::new(Reason::Limited, Retry::Safe, detail).pushed_back(PUSHBACK))
+    }
+
+    /// Gives the place back.
+    pub(super) fn leave(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The endpoint for the next call and a connection to it, but none of `tried`.
+    pub(super) fn pick(&self, tried: &[Rc<Slot>], mut dice: impl FnMut() -> u64) -> Option<(Rc<Slot>, Link)> {
+        let slots = self.slots.borrow();
+        Willing::ORDER.into_iter().find_map(|willing| {
+            let chosen = balance::choose(slots.len(), dice(), |index| {
+                let slot = slots.get(index)?;
+                let is_new = !tried.iter().any(|other| Rc::ptr_eq(other, slot));
+                if is_new { slot.load(willing) } else { None }
+            })?;
+            let slot = slots.get(chosen)?;
+            slot.link().map(|link| (Rc::clone(slot), link))
+        })
+    }
+
+    /// Why `pick` found nothing.
+    pub(super) fn unavailable(&self) -> RelayError {
+        let slots = self.slots.borrow();
+        let open = slots.iter().filter(|slot| slot.open_links() > 0);
+        let (open, healthy) = open.fold((0_usize, 0_usize), |(open, healthy), slot| {
+            (open + 1, healthy + usize::from(slot.is_healthy()))
+        });
+        let name = &self.name;
+        let (reason, detail) = if healthy > 0 {
+            let detail = format!("all {healthy} endpoints of service {name} have as many calls as they may; slow down");
+            (Reason::Limited, detail)
+        } else if open > 0 {
+            let detail = format!("all {open} connected endpoints of service {name} fail their health check");
+            (Reason::ServiceUnavailable, detail)
+        } else if slots.is_empty() {
+            let detail = format!(
+                "no endpoint of service {name} is registered now; start it, or add endpoints to [services.{:?}]",
+                name.as_str()
+            );
+            (Reason::ServiceUnavailable, detail)
+        } else {
+            let detail = format!(
+                "none of the {} endpoints of service {name} can be reached now; check that the service runs and listens",
+                slots.len()
+            );
+            (Reason::ServiceUnavailable, detail)
+        };
+        RelayError::new(reason, Retry::Safe, detail).pushed_back(PUSHBACK)
+    }
+
+    /// Whether a call would be handed over now.
+    pub(super) fn is_available(&self) -> bool {
+        let slots = self.slots.borrow();
+        slots
+            .iter()
+            .any(|slot| Willing::ORDER.into_iter().any(|willing| slot.load(willing).is_some()))
+    }
+
+    /// Brings gauges and ejections up to date.
+    pub(super) fn on_tick(&self, now: Instant) {
+        self.metrics.set_in_flight(self.in_flight.load(Ordering::Relaxed));
+        for slot in self.slots.borrow().iter() {
+            slot.on_tick(now);
+        }
+    }
+}

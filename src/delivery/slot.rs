@@ -1,0 +1,244 @@
+//! One endpoint of a service as one shard sees it: its connections, its health, its failures.
+//!
+//! # Invariants
+//! - E1. A connection that broke counts as one failure, however many calls it took with it; and an
+//!   attempt to connect that failed counts as none, since an endpoint without a connection gets no
+//!   calls anyway and must get them as soon as it is back.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+use super::metrics::{EndpointMetrics, EndpointState};
+use super::outlier::Outlier;
+use super::settings::OutlierSettings;
+use crate::model::{Endpoint, Reason, RelayError};
+
+/// What the keeper of a connection can say and do beside sending calls.
+pub(super) trait Control {
+    /// Whether it takes calls, now or when one of those under way has ended.
+    fn is_open(&self) -> bool;
+    /// Takes no more calls and ends when those under way have ended.
+    fn retire(&self);
+}
+
+/// A connection to an endpoint, or an endpoint that came by itself (`control` is `None`).
+#[derive(Clone)]
+pub(super) struct Link {
+    pub(super) endpoint: Rc<dyn Endpoint>,
+    pub(super) control: Option<Rc<dyn Control>>,
+}
+
+impl Link {
+    pub(super) fn is_open(&self) -> bool {
+        self.control.as_ref().is_none_or(|control| control.is_open())
+    }
+}
+
+/// How willing an endpoint must be to be considered for a call; tried in this order.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Willing {
+    /// A connection takes the call at once.
+    Ready,
+    /// All connections are at their limit: the call waits at one of them.
+    Full,
+    /// Left out for failures: better than no endpoint at all.
+    Ejected,
+}
+
+impl Willing {
+    pub(super) const ORDER: [Self; 3] = [Self::Ready, Self::Full, Self::Ejected];
+}
+
+/// One endpoint of a service on one shard.
+pub(super) struct Slot {
+    links: RefCell<Vec<Link>>,
+    outlier: RefCell<Outlier>,
+    ejected: Cell<bool>,
+    healthy: Cell<bool>,
+    in_flight: Cell<usize>,
+    /// Calls of all shards at this endpoint and how many there may be, if the settings limit that.
+    limit: Option<(Arc<AtomicUsize>, usize)>,
+    /// Tells the keeper that all connections are at their limit.
+    pub(super) is_full: Notify,
+    /// Tells the health check that there is a new connection.
+    pub(super) connected: Notify,
+    pub(super) metrics: EndpointMetrics,
+    shown: Cell<Option<EndpointState>>,
+}
+
+impl Slot {
+    pub(super) fn new(metrics: EndpointMetrics, limit: Option<(Arc<AtomicUsize>, usize)>) -> Rc<Self> {
+        let slot = Rc::new(Self {
+            links: RefCell::default(),
+            outlier: RefCell::default(),
+            ejected: Cell::new(false),
+            healthy: Cell::new(true),
+            in_flight: Cell::new(0),
+            limit,
+            is_full: Notify::new(),
+            connected: Notify::new(),
+            metrics,
+            shown: Cell::new(None),
+        });
+        slot.show();
+        slot
+    }
+
+    pub(super) fn add(&self, link: Link) {
+        self.links.borrow_mut().push(link);
+        self.show();
+    }
+
+    pub(super) fn remove(&self, endpoint: &Rc<dyn Endpoint>) {
+        self.links
+            .borrow_mut()
+            .retain(|link| !Rc::ptr_eq(&link.endpoint, endpoint));
+        self.show();
+    }
+
+    /// Asks all connections to end when their calls have.
+    pub(super) fn retire(&self) {
+        for link in self.links.take() {
+            if let Some(control) = link.control {
+                control.retire();
+            }
+        }
+        self.show();
+    }
+
+    /// Connections that take calls, now or later.
+    pub(super) fn open_links(&self) -> usize {
+        self.links.borrow().iter().filter(|link| link.is_open()).count()
+    }
+
+    /// A connection that takes calls, now or later.
+    pub(super) fn any_link(&self) -> Option<Link> {
+        self.links.borrow().iter().find(|link| link.is_open()).cloned()
+    }
+
+    /// Whether a connection takes a call at once.
+    pub(super) fn has_room(&self) -> bool {
+        self.links.borrow().iter().any(|link| link.endpoint.is_ready())
+    }
+
+    /// The calls of this shard under way here, or `None` if it is not as willing as asked.
+    pub(super) fn load(&self, willing: Willing) -> Option<usize> {
+        let in_turn = match willing {
+            Willing::Ready => !self.ejected.get() && self.has_room(),
+            Willing::Full => !self.ejected.get() && self.open_links() > 0,
+            Willing::Ejected => self.ejected.get() && self.open_links() > 0,
+        };
+        let below_limit = || {
+            let limit = self.limit.as_ref();
+            limit.is_none_or(|(calls, limit)| calls.load(Ordering::Relaxed) < *limit)
+        };
+        (in_turn && self.healthy.get() && below_limit()).then(|| self.in_flight.get())
+    }
+
+    /// The connection for the next call: of those that take it at once the one with the fewest calls, else
+    /// of those that are open. Has the keeper told if there is none of the first kind.
+    pub(super) fn link(&self) -> Option<Link> {
+        let links = self.links.borrow();
+        let fewest = |ready: bool| {
+            let fit = links.iter().filter(move |link| {
+                if ready {
+                    link.endpoint.is_ready()
+                } else {
+                    link.is_open()
+                }
+            });
+            fit.min_by_key(|link| link.endpoint.in_flight()).cloned()
+        };
+        fewest(true).or_else(|| {
+            self.is_full.notify_one();
+            fewest(false)
+        })
+    }
+
+    pub(super) fn on_opened(&self) {
+        self.in_flight.set(self.in_flight.get() + 1);
+        if let Some((calls, _)) = &self.limit {
+            calls.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn on_ended(&self) {
+        self.in_flight.set(self.in_flight.get().saturating_sub(1));
+        if let Some((calls, _)) = &self.limit {
+            calls.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The service answered a call, with whatever status (C-F8).
+    pub(super) fn on_answered(&self) {
+        self.outlier.borrow_mut().on_success();
+    }
+
+    /// A relay ended a call that `link` had.
+    pub(super) fn on_call_failed(&self, link: &Link, error: &RelayError, settings: &OutlierSettings) {
+        // What came by itself goes by itself, and a broken connection is counted by its keeper (E1).
+        let counts = error.reason == Reason::ServiceLost && link.control.is_some() && link.is_open();
+        if counts {
+            self.on_failure(settings);
+        }
+    }
+
+    /// A connection broke that had calls, or a call broke on one that lives on.
+    pub(super) fn on_failure(&self, settings: &OutlierSettings) {
+        let now = tokio::time::Instant::now().into_std();
+        if self.outlier.borrow_mut().on_failure(now, settings) {
+            self.ejected.set(true);
+            self.metrics.on_ejected();
+            self.show();
+        }
+    }
+
+    /// The health check came to a result.
+    pub(super) fn on_health(&self, healthy: bool) {
+        self.healthy.set(healthy);
+        self.show();
+    }
+
+    pub(super) fn is_healthy(&self) -> bool {
+        self.healthy.get()
+    }
+
+    /// Lets an ejected endpoint back in when its time is over. `now` may be some time old.
+    pub(super) fn on_tick(&self, now: Instant) {
+        if self.ejected.get() && !self.outlier.borrow().is_ejected(now) {
+            self.ejected.set(false);
+        }
+        self.show();
+    }
+
+    pub(super) fn state(&self) -> EndpointState {
+        if self.open_links() == 0 {
+            EndpointState::Down
+        } else if !self.healthy.get() {
+            EndpointState::Unhealthy
+        } else if self.ejected.get() {
+            EndpointState::Ejected
+        } else {
+            EndpointState::Ready
+        }
+    }
+
+    fn show(&self) {
+        let state = Some(self.state());
+        let shown = self.shown.replace(state);
+        if shown != state {
+            self.metrics.on_state(shown, state);
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.metrics.on_state(self.shown.get(), None);
+    }
+}
