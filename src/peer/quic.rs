@@ -22,7 +22,7 @@ use quinn::{
     ClientConfig, Connecting, Connection, ConnectionError, Endpoint, EndpointConfig, Incoming, MtuDiscoveryConfig,
     ServerConfig, TokioRuntime, TransportConfig, TransportErrorCode, ValidationTokenConfig, VarInt,
 };
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::model::ByteSize;
@@ -196,6 +196,25 @@ impl Quic {
         }
     }
 
+    /// Asks the policy in force about the peer of an open connection again, after a reload or before its certificate
+    /// expires. `dialled` as the connection was made, `None` if it was accepted. Closes and reports nothing.
+    ///
+    /// # Errors
+    /// [`Refusal`] says why a new connection of this peer would be refused; this one should be closed.
+    pub fn recheck(
+        &self,
+        connection: &Connection,
+        direction: Direction,
+        dialled: Option<&Dialled>,
+        now: UnixTime,
+    ) -> Result<Leaf, Refusal> {
+        let chain = chain_of(connection).unwrap_or_default();
+        self.credentials
+            .current()
+            .policy()
+            .check(&chain, direction, dialled, now)
+    }
+
     /// The credentials in force.
     pub fn credentials(&self) -> &CredentialsHandle {
         &self.credentials
@@ -277,11 +296,11 @@ pub fn transport(settings: &Settings, purpose: Purpose) -> TransportConfig {
 /// The peer of an open connection, from its certificate and from nothing else. `None` cannot happen on a connection made
 /// here: both handshakes demand a certificate with an identity.
 pub fn peer_of(connection: &Connection) -> Option<Leaf> {
-    let chain = connection
-        .peer_identity()?
-        .downcast::<Vec<CertificateDer<'static>>>()
-        .ok()?;
-    Leaf::from_der(chain.first()?).ok()
+    Leaf::from_der(chain_of(connection)?.first()?).ok()
+}
+
+fn chain_of(connection: &Connection) -> Option<Vec<CertificateDer<'static>>> {
+    connection.peer_identity()?.downcast().ok().map(|chain| *chain)
 }
 
 /// The refusal in a connection error, where the checks of `tls` have not reported it themselves.

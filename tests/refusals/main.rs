@@ -12,7 +12,9 @@
 )]
 
 mod cases;
+mod loading;
 mod parties;
+mod sessions;
 
 use strait::peer::refusals::Direction;
 use strait::peer::settings::CrlExpired;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -100,6 +101,8 @@ pub struct Bad {
     /// What it presents; `None`: no certificate at all.
     pub certificate: Option<Arc<CertifiedKey>>,
     pub alpn: Vec<Vec<u8>>,
+    /// What it keeps of sessions as a client; `None`: the default of the library, which keeps all it gets.
+    pub resumption: Option<Resumption>,
 }
 
 /// What happened on one connection: bytes of the other side that were read, or the error that ended the handshake;
@@ -209,10 +212,11 @@ impl Bad {
         Self {
             certificate: Some(Arc::new(certificate)),
             alpn: vec![tls::ALPN.to_vec()],
+            resumption: None,
         }
     }
 
-    pub fn tls_client(&self) -> rustls::ClientConfig {
+    fn tls_client(&self) -> rustls::ClientConfig {
         let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(tls::provider()))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
@@ -220,14 +224,17 @@ impl Bad {
             .with_custom_certificate_verifier(Arc::new(Anyone))
             .with_client_cert_resolver(Arc::new(Shows(self.certificate.clone())));
         config.alpn_protocols.clone_from(&self.alpn);
+        if let Some(resumption) = &self.resumption {
+            config.resumption = resumption.clone();
+        }
         config
     }
 
-    fn client_config(&self) -> quinn::ClientConfig {
+    pub fn client_config(&self) -> quinn::ClientConfig {
         quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(self.tls_client()).unwrap()))
     }
 
-    fn server_config(&self) -> quinn::ServerConfig {
+    pub fn server_config(&self) -> quinn::ServerConfig {
         let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(tls::provider()))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
