@@ -14,22 +14,17 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use prometheus::{IntGauge, Registry};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::sign::CertifiedKey;
-use webpki::{CertRevocationList, OwnedCertRevocationList};
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::model::{Geo, RelayName, UnitId};
 
 use super::identity::{IdentityError, Leaf, PeerIdentity};
+use super::pem;
 use super::refusals::Direction;
 use super::settings::{Settings, Units};
 use super::tls;
-use super::verify::{Anchor, Bundle, Policy, Presented, Refusal};
-
-/// Largest certificate, key or revocation file that is read, in bytes.
-const FILE_BYTES_MAX: u64 = 16 << 20;
+use super::verify::{Bundle, Policy, Presented, Refusal};
 
 /// Who this relay is, by its configuration.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -179,10 +174,10 @@ impl Credentials {
         let certificate = settings.certificate.as_deref();
         let certificate = certificate.ok_or(CredentialsError::Missing("certificate"))?;
         let key = settings.key.as_deref().ok_or(CredentialsError::Missing("key"))?;
-        let chain = read_certificates(certificate)?;
+        let chain = pem::read_certificates(certificate)?;
         let leaf = own_leaf(certificate, &chain, settings, own)?;
         let not_after = check_validity(certificate, &chain, now)?;
-        let certified = read_key(certificate, chain, key)?;
+        let certified = certified_key(certificate, chain, key)?;
         let policy = read_policy(settings, units)?;
         let credentials = Self {
             leaf,
@@ -313,7 +308,7 @@ fn check_validity(path: &Path, chain: &[CertificateDer<'_>], now: UnixTime) -> R
     let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
     let mut earliest = i64::MAX;
     for (index, der) in chain.iter().enumerate() {
-        let certificate = parse(path, der)?;
+        let certificate = pem::parse(path, der)?;
         let validity = certificate.validity();
         let state = match () {
             () if now > validity.not_after.timestamp() => Some("expired"),
@@ -332,14 +327,12 @@ fn check_validity(path: &Path, chain: &[CertificateDer<'_>], now: UnixTime) -> R
     Ok(earliest)
 }
 
-fn read_key(
+fn certified_key(
     certificate: &Path,
     chain: Vec<CertificateDer<'static>>,
     path: &Path,
 ) -> Result<CertifiedKey, CredentialsError> {
-    check_mode(path)?;
-    let pem = read(path)?;
-    let der = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| pem_error(path, "private key", &error))?;
+    let der = pem::read_key(path)?;
     let unusable = |source| CredentialsError::Key {
         path: path.to_owned(),
         source,
@@ -367,113 +360,15 @@ fn read_policy(settings: &Settings, units: &Units) -> Result<Policy, Credentials
         crl_expired: settings.crl_expired,
     };
     for (geo, path) in &settings.trust {
-        let anchors = read_anchors(path)?;
+        let anchors = pem::read_anchors(path)?;
         policy.bundles.insert(geo.clone(), Bundle { anchors, crls: vec![] });
     }
     for (geo, paths) in &settings.crls {
         let bundle = policy.bundles.get_mut(geo);
         let bundle = bundle.ok_or_else(|| CredentialsError::CrlGeo(geo.clone()))?;
         for path in paths {
-            bundle.crls.append(&mut read_crls(path)?);
+            bundle.crls.append(&mut pem::read_crls(path)?);
         }
     }
     Ok(policy)
-}
-
-fn read_anchors(path: &Path) -> Result<Vec<Anchor>, CredentialsError> {
-    let mut anchors = Vec::new();
-    for (index, der) in read_certificates(path)?.iter().enumerate() {
-        let not_ca = || CredentialsError::NotCa {
-            path: path.to_owned(),
-            position: index + 1,
-        };
-        let certificate = parse(path, der)?;
-        if !certificate.is_ca() {
-            return Err(not_ca());
-        }
-        let anchor = webpki::anchor_from_trusted_cert(der).map_err(|_| not_ca())?;
-        anchors.push(Anchor {
-            anchor: anchor.to_owned(),
-            not_after: certificate.validity().not_after.timestamp(),
-        });
-    }
-    Ok(anchors)
-}
-
-fn read_crls(path: &Path) -> Result<Vec<CertRevocationList<'static>>, CredentialsError> {
-    const WHAT: &str = "revocation list";
-    let pem = read(path)?;
-    let mut crls = Vec::new();
-    for der in CertificateRevocationListDer::pem_slice_iter(&pem) {
-        let der = der.map_err(|error| pem_error(path, WHAT, &error))?;
-        let crl = OwnedCertRevocationList::from_der(&der).map_err(|error| pem_error(path, WHAT, &error))?;
-        crls.push(crl.into());
-    }
-    if crls.is_empty() {
-        return Err(pem_error(path, WHAT, &"no block found"));
-    }
-    Ok(crls)
-}
-
-/// All certificates of a PEM file; at least one.
-///
-/// # Errors
-/// The file cannot be read, or holds no certificate.
-pub(super) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
-    const WHAT: &str = "certificate";
-    let pem = read(path)?;
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let certificates = certificates.map_err(|error| pem_error(path, WHAT, &error))?;
-    if certificates.is_empty() {
-        return Err(pem_error(path, WHAT, &"no block found"));
-    }
-    Ok(certificates)
-}
-
-fn parse<'a>(path: &Path, der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, CredentialsError> {
-    let (_rest, certificate) =
-        X509Certificate::from_der(der).map_err(|error| pem_error(path, "certificate", &error))?;
-    Ok(certificate)
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, CredentialsError> {
-    let unreadable = |source| CredentialsError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
-    if bytes > FILE_BYTES_MAX {
-        return Err(CredentialsError::Size {
-            path: path.to_owned(),
-            bytes,
-        });
-    }
-    std::fs::read(path).map_err(unreadable)
-}
-
-/// Refuses a key that others may read (D13).
-#[cfg(unix)]
-fn check_mode(path: &Path) -> Result<(), CredentialsError> {
-    use std::os::unix::fs::PermissionsExt;
-    let metadata = std::fs::metadata(path).map_err(|source| CredentialsError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    let mode = metadata.permissions().mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(CredentialsError::KeyMode {
-            path: path.to_owned(),
-            mode,
-        });
-    }
-    Ok(())
-}
-
-/// A file does not hold what it should.
-pub(super) fn pem_error(path: &Path, what: &'static str, detail: &dyn fmt::Display) -> CredentialsError {
-    CredentialsError::Pem {
-        path: path.to_owned(),
-        what,
-        detail: detail.to_string(),
-    }
 }

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use x509_parser::prelude::{FromDer, X509Certificate};
+use rustls::pki_types::CertificateDer;
 
-use super::credentials::{CredentialsError, pem_error, read_certificates};
+use super::credentials::CredentialsError;
 use super::identity::{IdentityError, Leaf, PeerIdentity};
+use super::pem;
 
 /// One certificate of a file.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -39,13 +40,12 @@ impl Description {
 /// # Errors
 /// The file cannot be read or holds no certificate.
 pub fn describe(path: &Path) -> Result<Vec<Description>, CredentialsError> {
-    let certificates = read_certificates(path)?;
+    let certificates = pem::read_certificates(path)?;
     certificates.iter().map(|der| describe_one(path, der)).collect()
 }
 
-fn describe_one(path: &Path, der: &[u8]) -> Result<Description, CredentialsError> {
-    let (_rest, certificate) =
-        X509Certificate::from_der(der).map_err(|error| pem_error(path, "certificate", &error))?;
+fn describe_one(path: &Path, der: &CertificateDer<'_>) -> Result<Description, CredentialsError> {
+    let certificate = pem::parse(path, der)?;
     Ok(Description {
         subject: certificate.subject().to_string(),
         issuer: certificate.issuer().to_string(),

@@ -4,6 +4,7 @@ pub mod credentials;
 pub mod dev_ca;
 pub mod identity;
 pub mod inspect;
+mod pem;
 pub mod quic;
 pub mod refusals;
 pub mod settings;

@@ -105,6 +105,28 @@ pub struct RelaySettings {
     pub addresses: Vec<String>,
 }
 
+/// Why settings of `[peer]` cannot be used.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SettingsError {
+    /// A number outside of its range.
+    #[error("[peer] {key} = {found} is out of range; use {range}")]
+    Range {
+        /// The key.
+        key: &'static str,
+        /// What it was set to.
+        found: u64,
+        /// What is allowed.
+        range: &'static str,
+    },
+    /// Links would be lost between two keep-alives.
+    #[error("[peer] keep_alive must be at most half of idle_timeout, or quiet links are lost with one packet")]
+    KeepAlive,
+    /// A handshake that may take no time at all never ends well.
+    #[error("[peer] handshake_timeout must be longer than zero")]
+    HandshakeTimeout,
+}
+
 /// What a revocation list past its next update means.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -130,6 +152,40 @@ pub enum Congestion {
 }
 
 impl Settings {
+    /// Checks ranges and what must fit together. Files are checked by
+    /// [`Credentials::load`](super::credentials::Credentials::load).
+    ///
+    /// # Errors
+    /// [`SettingsError`] names the first key that cannot be used.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        const STREAMS: &str = "1 to 1048576";
+        let range = |key, found: u64, allowed: std::ops::RangeInclusive<u64>, range| {
+            let inside = allowed.contains(&found);
+            if inside {
+                Ok(())
+            } else {
+                Err(SettingsError::Range { key, found, range })
+            }
+        };
+        let size = |key, size: ByteSize| range(key, size.as_u64(), 1 << 16..=1 << 30, "64KiB to 1GiB");
+        range("lanes", self.lanes.into(), 1..=16, "1 to 16")?;
+        range("lane_streams_max", self.lane_streams_max.into(), 1..=1 << 20, STREAMS)?;
+        range("body_streams_max", self.body_streams_max.into(), 1..=1 << 20, STREAMS)?;
+        range("mtu_max", self.mtu_max.into(), 1200..=65_527, "1200 to 65527")?;
+        range("calls_max", self.calls_max.into(), 1..=1 << 20, "1 to 1048576")?;
+        size("lane_window", self.lane_window)?;
+        size("body_window", self.body_window)?;
+        size("connection_window", self.connection_window)?;
+        size("socket_buffer", self.socket_buffer)?;
+        if self.keep_alive.saturating_mul(2) > self.idle_timeout {
+            return Err(SettingsError::KeepAlive);
+        }
+        if self.handshake_timeout.is_zero() {
+            return Err(SettingsError::HandshakeTimeout);
+        }
+        Ok(())
+    }
+
     /// Makes relative paths start at `base`, the folder of the configuration file.
     pub fn resolve_paths(&mut self, base: &Path) {
         let single = self.certificate.iter_mut().chain(self.key.iter_mut());
@@ -210,6 +266,32 @@ mod tests {
         assert_eq!(resolved.key.unwrap(), Path::new("/etc/strait/a-1.key"));
         assert_eq!(resolved.trust["cn-east"], Path::new("/srv/strait/certs/cn-east-ca.pem"));
         assert_eq!(resolved.crls["sg"], [Path::new("/srv/strait/certs/sg.crl")]);
+    }
+
+    #[test]
+    fn values_that_cannot_work_are_refused_by_name() {
+        let check = |bend: fn(&mut Settings)| {
+            let mut settings = Settings::default();
+            bend(&mut settings);
+            settings.check().map_err(|error| error.to_string())
+        };
+        assert_eq!(check(|_| ()), Ok(()));
+        let named = |bend, part: &str| {
+            let text = check(bend).expect_err(part);
+            assert!(text.contains(part), "{text}");
+        };
+        named(|settings| settings.lanes = 0, "lanes = 0");
+        named(|settings| settings.lanes = 17, "1 to 16");
+        named(|settings| settings.mtu_max = 1199, "mtu_max");
+        named(
+            |settings| settings.connection_window = ByteSize::bytes(1),
+            "connection_window",
+        );
+        named(|settings| settings.keep_alive = Duration::from_secs(16), "keep_alive");
+        named(
+            |settings| settings.handshake_timeout = Duration::ZERO,
+            "handshake_timeout",
+        );
     }
 
     #[test]

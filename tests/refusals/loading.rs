@@ -142,8 +142,14 @@ fn a_certificate_of_somebody_else_is_refused() {
 
 #[test]
 fn a_certificate_outside_of_its_validity_is_refused() {
-    check(|world, _| replace_own(world, A1, -2..-1), &["a-1.pem", "expired"]);
-    check(|world, _| replace_own(world, A1, 1..2), &["a-1.pem", "not valid yet"]);
+    check(
+        |world, _| replace_own(world, A1, -2..-1),
+        &["certificate 1 in", "a-1.pem", "expired"],
+    );
+    check(
+        |world, _| replace_own(world, A1, 1..2),
+        &["certificate 1 in", "a-1.pem", "not valid yet"],
+    );
 }
 
 // T24: an incomplete chain, or one of another CA, would be refused by every peer; say so before the first call is lost.
