@@ -1,1 +1,74 @@
 //! Root of all settings; the only place that reads configuration.
+//!
+//! # Path
+//! [`Source`] says where values come from, [`Source::load`] lays them over each other, [`Loaded::check`]
+//! checks that they fit together and hands out what the app needs.
+//!
+//! # Invariants
+//! - C1. A key that does not exist is an error that names the key, the file, the line and the key that was
+//!   probably meant (O-C1).
+//! - C2. Everything that is wrong is reported at once, as far as it can be found at once.
+//! - C3. `config/relay.toml` is what [`reference`] writes: every key with its description and default.
+//!
+//! # Not here
+//! What a component's own settings mean (its `settings.rs`).
+
+mod check;
+mod document;
+mod path;
+mod problem;
+mod reference;
+mod relay;
+mod schema;
+mod show;
+mod source;
+#[cfg(test)]
+mod tests;
+
+use serde::{Deserialize, Serialize};
+
+pub use check::Checked;
+pub use problem::{Origins, Problem, Problems};
+pub use reference::reference;
+pub use relay::{Calls, Relay};
+pub use schema::Schema;
+pub use show::{Shown, show};
+pub use source::{Loaded, Source};
+
+use crate::{admin, delivery, ingress, peer, routing, telemetry};
+
+/// All settings of a relay.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Who this relay is and where it works.
+    pub relay: Relay,
+    /// Where local services reach this relay.
+    pub ingress: Ingress,
+    /// The HTTP address for operators.
+    pub admin: admin::Settings,
+    /// Links to relays of other units.
+    pub peer: peer::Settings,
+    /// The other units this relay may talk to, by name.
+    pub units: peer::Units,
+    /// What all local services share.
+    pub delivery: delivery::Settings,
+    /// The services of this unit, by their gRPC names.
+    pub services: delivery::Services,
+    /// Which unit owns which keys.
+    pub routing: routing::Settings,
+    /// For calls to services that have no table of their own.
+    pub calls: Calls,
+    /// What is written to standard error.
+    pub log: telemetry::Settings,
+}
+
+/// `[ingress]`: where local services reach this relay.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ingress {
+    /// The framed protocol.
+    pub framed: ingress::framed::Settings,
+    /// gRPC.
+    pub grpc: ingress::grpc::Settings,
+}

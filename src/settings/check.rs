@@ -1,0 +1,195 @@
+//! Whether settings fit together.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use super::{Loaded, Problems, Settings, path};
+use crate::model::{Geo, MissingKey, RelayName, UnitId};
+use crate::routing::RouteTable;
+
+/// Settings that fit together, with what can be worked out of them.
+#[derive(Debug)]
+pub struct Checked {
+    /// The settings, with paths that no longer depend on the folder of the file.
+    pub settings: Settings,
+    /// This relay's Geo.
+    pub geo: Geo,
+    /// This relay's unit.
+    pub unit: UnitId,
+    /// This relay's name.
+    pub relay: RelayName,
+    /// `relay.data_dir`, to be created if it does not exist.
+    pub data_dir: PathBuf,
+    /// The first route table.
+    pub routes: RouteTable,
+    /// Where the admin address listens.
+    pub admin: Option<SocketAddr>,
+}
+
+impl Loaded {
+    /// [`Settings::check`], with the place of each problem.
+    ///
+    /// # Errors
+    /// Everything that does not fit together.
+    pub fn check(&self, base: &Path) -> Result<Checked, Problems> {
+        self.settings.check(base).map_err(|mut problems| {
+            for problem in &mut problems.0 {
+                problem.place = self.origins.nearest(&problem.key);
+            }
+            problems
+        })
+    }
+}
+
+impl Settings {
+    /// Checks that the values fit together. Relative paths start at `base`.
+    ///
+    /// # Errors
+    /// Everything that does not fit together.
+    pub fn check(&self, base: &Path) -> Result<Checked, Problems> {
+        let mut problems = Problems::default();
+        let identity = self.identity(&mut problems);
+        self.check_ingress(&mut problems);
+        self.check_units(&mut problems);
+        self.check_services(&mut problems);
+        self.check_log(&mut problems);
+        if self.routing.hops_max < 2 {
+            problems.add(
+                None,
+                "routing.hops_max",
+                "a call passes two units at least; use 2 or more",
+            );
+        }
+        let admin = self.admin.address().unwrap_or_else(|error| {
+            problems.add(None, "admin.listen", error.to_string());
+            None
+        });
+        let Some((geo, unit, relay)) = identity else {
+            return Err(problems);
+        };
+        let routes = match RouteTable::build(&self.routing, &unit, self.units.keys()) {
+            Ok(routes) => routes,
+            Err(errors) => {
+                for error in errors {
+                    problems.add(None, error.path(), error.problem.to_string());
+                }
+                return Err(problems);
+            }
+        };
+        let mut settings = self.clone();
+        settings.peer.resolve_paths(base);
+        let data_dir = base.join(&self.relay.data_dir);
+        problems.or(Checked {
+            settings,
+            geo,
+            unit,
+            relay,
+            data_dir,
+            routes,
+            admin,
+        })
+    }
+
+    fn identity(&self, problems: &mut Problems) -> Option<(Geo, UnitId, RelayName)> {
+        let mut required = |key: &str, value: &Option<crate::model::Name>| {
+            if value.is_none() {
+                let text = "required; a relay needs geo, unit and name".to_owned();
+                problems.add(None, path::join("relay", key), text);
+            }
+            value.clone()
+        };
+        let geo = required("geo", &self.relay.geo);
+        let unit = required("unit", &self.relay.unit);
+        let name = required("name", &self.relay.name);
+        Some((geo?, unit?, name?))
+    }
+
+    fn check_ingress(&self, problems: &mut Problems) {
+        if let Err(error) = self.ingress.framed.limits() {
+            problems.add(None, "ingress.framed", error.to_string());
+        }
+        for address in self
+            .ingress
+            .grpc
+            .listen
+            .iter()
+            .filter(|address| !address.ip().is_loopback())
+        {
+            let text = format!("{address} is not a loopback address; calls from local services carry no login");
+            problems.add(None, "ingress.grpc.listen", text);
+        }
+    }
+
+    fn check_units(&self, problems: &mut Problems) {
+        for (unit, settings) in &self.units {
+            let key = path::join("units", unit.as_str());
+            if Some(unit) == self.relay.unit.as_ref() {
+                let text = "is this relay's own unit; [units] lists the other ones".to_owned();
+                problems.add(None, key.clone(), text);
+            }
+            if !self.peer.trust.contains_key(&settings.geo) {
+                let text = format!(
+                    "no CA vouches for Geo {}; add the file of its CA certificates as peer.trust.{}",
+                    settings.geo, settings.geo
+                );
+                problems.add(None, path::join(&key, "geo"), text);
+            }
+            for (index, relay) in settings.relays.iter().enumerate() {
+                let key = path::element(&path::join(&key, "relays"), index);
+                let earlier = settings.relays.iter().take(index);
+                if earlier.clone().any(|earlier| earlier.name == relay.name) {
+                    let text = format!("relay {} is listed twice", relay.name);
+                    problems.add(None, path::join(&key, "name"), text);
+                }
+                for address in relay.addresses.iter().filter(|address| !is_host_port(address)) {
+                    let text = format!("expected host:port, such as \"relay.example:7443\", not {address:?}");
+                    problems.add(None, path::join(&key, "addresses"), text);
+                }
+            }
+        }
+        if !self.units.is_empty() {
+            for (key, value) in [("certificate", &self.peer.certificate), ("key", &self.peer.key)] {
+                if value.is_none() {
+                    let text = "required when there are [units]: links need a certificate; `strait cert dev` makes one";
+                    problems.add(None, path::join("peer", key), text);
+                }
+            }
+        }
+    }
+
+    fn check_services(&self, problems: &mut Problems) {
+        for (service, settings) in &self.services {
+            if let Err(error) = settings.check(service) {
+                problems.add(None, path::join("services", service.as_str()), error.to_string());
+            }
+            let key = path::join(&path::join("services", service.as_str()), "missing_key");
+            self.check_missing_key(&key, &settings.missing_key, problems);
+        }
+        self.check_missing_key("calls.missing_key", &self.calls.missing_key, problems);
+    }
+
+    fn check_missing_key(&self, key: &str, missing_key: &MissingKey, problems: &mut Problems) {
+        if let MissingKey::Unit(unit) = missing_key
+            && !self.units.contains_key(unit)
+            && Some(unit) != self.relay.unit.as_ref()
+        {
+            let text = format!("unit {unit} is neither in [units] nor this relay's own");
+            problems.add(None, key, text);
+        }
+    }
+
+    fn check_log(&self, problems: &mut Problems) {
+        if !(0.0..=1.0).contains(&self.log.access) {
+            problems.add(None, "log.access", "expected a share from 0.0 to 1.0");
+        }
+        if let Err(error) = crate::telemetry::LogHandle::detached().set_levels(&self.log.level) {
+            problems.add(None, "log.level", error.to_string());
+        }
+    }
+}
+
+fn is_host_port(address: &str) -> bool {
+    address
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
+}

@@ -1,0 +1,65 @@
+//! The settings in force, one line per value, with where each came from (O-C2).
+
+use serde::Serialize;
+use serde_json::Value as Json;
+
+use super::{Loaded, path};
+
+/// One value in force.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Shown {
+    /// Its path.
+    pub key: String,
+    /// The value, as TOML writes it; `"***"` for a secret.
+    pub value: String,
+    /// File and line, environment variable, flag, or `default`.
+    pub from: String,
+}
+
+/// All values in force in the order of their paths.
+pub fn show(loaded: &Loaded) -> Vec<Shown> {
+    let json = serde_json::to_value(&loaded.settings).unwrap_or_default();
+    let mut shown = Vec::new();
+    walk(&json, "", &mut |key, value| {
+        shown.push(Shown {
+            key: key.to_owned(),
+            value: if is_secret(key) {
+                "\"***\"".to_owned()
+            } else {
+                toml_text(value)
+            },
+            from: loaded.origins.of(key).unwrap_or("default").to_owned(),
+        });
+    });
+    shown
+}
+
+/// Secrets are never written into the settings themselves, only names of their files. Should a key for
+/// one be added, its name decides.
+fn is_secret(key: &str) -> bool {
+    let last = key.rsplit('.').next().unwrap_or(key);
+    ["password", "secret", "token"].iter().any(|word| last.contains(word))
+}
+
+fn walk(value: &Json, key: &str, visit: &mut impl FnMut(&str, &Json)) {
+    match value {
+        Json::Null => {}
+        Json::Object(table) => table
+            .iter()
+            .for_each(|(name, value)| walk(value, &path::join(key, name), visit)),
+        Json::Array(list) if list.iter().any(Json::is_object) => {
+            for (index, value) in list.iter().enumerate() {
+                walk(value, &path::element(key, index), visit);
+            }
+        }
+        value => visit(key, value),
+    }
+}
+
+fn toml_text(value: &Json) -> String {
+    match value {
+        Json::Array(list) => format!("[{}]", list.iter().map(toml_text).collect::<Vec<_>>().join(", ")),
+        // JSON and TOML write texts, numbers and truth values alike.
+        value => value.to_string(),
+    }
+}

@@ -1,0 +1,289 @@
+//! Loading, layers, and the texts of mistakes.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::*;
+
+/// A folder of its own for each test, removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("strait-settings-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(folder.join("pairs")).unwrap();
+        Self(folder)
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let file = self.0.join(name);
+        fs::write(&file, text).unwrap();
+        file
+    }
+
+    fn source(&self, text: &str) -> Source {
+        let file = Some(self.write("relay.toml", text));
+        Source {
+            file,
+            ..Source::default()
+        }
+    }
+
+    /// Problems without the folder's name.
+    fn problems(&self, source: &Source) -> Vec<String> {
+        let loaded = match source.load() {
+            Ok(loaded) => loaded.check(source.base()).unwrap_err(),
+            Err(problems) => problems,
+        };
+        let prefix = format!("{}/", self.0.display());
+        loaded
+            .0
+            .iter()
+            .map(|problem| problem.to_string().replace(&prefix, ""))
+            .collect()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+const BASICS: &str = "[relay]\ngeo = \"cn-east\"\nunit = \"a\"\nname = \"a-1\"\n";
+
+fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+#[test]
+fn the_documented_file_has_every_key_and_equals_the_defaults() {
+    // O-C2. STRAIT_BLESS=1 writes the file.
+    let file = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/config/relay.toml"));
+    let text = reference().unwrap();
+    if std::env::var_os("STRAIT_BLESS").is_some() {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, &text).unwrap();
+    }
+    assert_eq!(
+        fs::read_to_string(&file).unwrap(),
+        text,
+        "run the test with STRAIT_BLESS=1 and look at the change"
+    );
+    let source = Source {
+        file: Some(file),
+        ..Source::default()
+    };
+    assert_eq!(
+        source.load().map_err(|problems| problems.to_string()).unwrap().settings,
+        Settings::default()
+    );
+}
+
+#[test]
+fn every_key_has_a_description() {
+    fn check(node: schema::Node<'_>, path: &str) {
+        for key in node.keys() {
+            let schema::Child::Known(child) = node.child(key) else {
+                unreachable!()
+            };
+            let path = path::join(path, key);
+            assert!(
+                child.description().is_some_and(|text| text.len() > 3),
+                "{path} has no description"
+            );
+            check(child, &path);
+        }
+    }
+    check(Schema::new().root(), "");
+}
+
+#[test]
+fn later_sources_win_and_each_value_knows_where_it_came_from() {
+    // O-C1, O-C2
+    let folder = Folder::new("layers");
+    let mut source = folder.source(&format!(
+        "{BASICS}shards = 1\ndrain_timeout = \"1s\"\n[log]\nlevel = \"debug\"\n"
+    ));
+    folder.write(
+        "pairs/cn-east--sg.toml",
+        "[relay]\nshards = 2\ndrain_timeout = \"2s\"\n[units.b]\ngeo = \"sg\"\n",
+    );
+    folder.write("pairs/sg--us.toml", "[relay]\nshards = 99\n");
+    source.environment = pairs(&[
+        ("STRAIT__RELAY__SHARDS", "3"),
+        ("STRAIT__LOG__LEVEL", "warn"),
+        ("STRAIT_CONFIG", "x"),
+    ]);
+    source.flags = pairs(&[
+        ("log.level", "error"),
+        ("services.\"im.Echo\".endpoints", "unix:/a,unix:/b"),
+    ]);
+
+    let loaded = source.load().map_err(|problems| problems.to_string()).unwrap();
+    assert_eq!(loaded.settings.relay.shards, 3);
+    assert_eq!(loaded.settings.relay.drain_timeout.as_secs(), 2);
+    assert_eq!(loaded.settings.log.level, "error");
+    assert_eq!(loaded.settings.services["im.Echo"].endpoints.len(), 2);
+    assert_eq!(loaded.settings.units["b"].geo.as_str(), "sg");
+
+    let shown = show(&loaded);
+    let check = |key: &str, value: &str, from: &str| {
+        let line = shown
+            .iter()
+            .find(|shown| shown.key == key)
+            .unwrap_or_else(|| panic!("{key}"));
+        let prefix = format!("{}/", folder.0.display());
+        assert_eq!(
+            (line.value.as_str(), line.from.replace(&prefix, "").as_str()),
+            (value, from),
+            "{key}"
+        );
+    };
+    check("relay.unit", "\"a\"", "relay.toml:3");
+    check("relay.shards", "3", "environment variable STRAIT__RELAY__SHARDS");
+    check("relay.drain_timeout", "\"2s\"", "pairs/cn-east--sg.toml:3");
+    check("log.level", "\"error\"", "flag --set log.level");
+    check("log.access", "0.0", "default");
+}
+
+#[test]
+fn mistakes_name_key_file_line_and_what_was_meant_and_come_all_at_once() {
+    // O-C1
+    let folder = Folder::new("mistakes");
+    let mut source = folder.source(
+        "[relay]\nunti = \"a\"\nname = \"a/1\"\nshards = \"two\"\n\n[lgo]\nlevel = 1\n\n[log]\nlevel = 1\n\n\
+         [services.\"im.Echo\"]\ntimeout = 30\n\n[admin]\nlisten = \"here\"\n\n[[routing.rules]]\ndimension = \"uid\"\n",
+    );
+    source.environment = pairs(&[("STRAIT__RELAY__GEOO", "x")]);
+    source.flags = pairs(&[("calls.timeout", "soon")]);
+    let mut found = folder.problems(&source);
+    found.sort();
+    let expected = [
+        "environment variable STRAIT__RELAY__GEOO: relay.geoo: unknown key; did you mean \"geo\"?",
+        "flag --set calls.timeout: calls.timeout: invalid value: string \"soon\", expected a duration",
+        "relay.toml:10: log.level: invalid type: integer `1`, expected a string",
+        "relay.toml:13: services.\"im.Echo\".timeout: invalid type: integer `30`, expected a duration",
+        "relay.toml:16: admin.listen: invalid socket address syntax",
+        "relay.toml:18: routing.rules[0]: missing field `unit`",
+        "relay.toml:2: relay.unti: unknown key; did you mean \"unit\"?",
+        "relay.toml:3: relay.name: a name may hold A-Z a-z 0-9 . _ - only, not '/'",
+        "relay.toml:4: relay.shards: invalid type: string \"two\", expected usize",
+        "relay.toml:6: lgo: unknown key; did you mean \"log\"?",
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_file_that_is_not_toml_is_named_with_the_line() {
+    let folder = Folder::new("syntax");
+    let found = folder.problems(&folder.source("[relay]\ngeo = \"a\"\nunit = \n"));
+    assert!(found[0].starts_with("relay.toml:3: not TOML: "), "{found:?}");
+    let missing = Source {
+        file: Some(folder.0.join("none.toml")),
+        ..Source::default()
+    };
+    assert!(folder.problems(&missing)[0].starts_with("none.toml: cannot be read: "));
+    folder.write("pairs/odd.toml", "");
+    assert_eq!(
+        folder.problems(&folder.source(BASICS)),
+        ["pairs/odd.toml: the name of a pair file is <geo>--<geo>.toml"]
+    );
+}
+
+#[test]
+fn values_that_do_not_fit_together_are_named_with_file_and_line() {
+    let folder = Folder::new("cross");
+    let source = folder.source(&format!(
+        "{BASICS}[admin]\nlisten = \"0.0.0.0:7402\"\n[ingress.grpc]\nlisten = [\"127.0.0.1:1\", \"10.0.0.1:1\"]\n[units.a]\ngeo = \"cn-east\"\n[units.b]\ngeo = \"sg\"\n\
+         [[units.b.relays]]\nname = \"b-1\"\naddresses = [\"b:0\"]\n[calls]\nmissing_key = \"unit:x\"\n[log]\naccess = 2.0\n\
+         [peer]\ncertificate = \"c.pem\"\nkey = \"k.pem\"\n[peer.trust]\ncn-east = \"ca.pem\"\n\
+         [routing]\ndimensions = [\"uid\"]\n[[routing.rules]]\ndimension = \"uid\"\nprefix = \"1\"\nunit = \"c\"\n",
+    ));
+    let found = folder.problems(&source);
+    let expected = [
+        "relay.toml:8: ingress.grpc.listen: 10.0.0.1:1 is not a loopback address",
+        "relay.toml:9: units.a: is this relay's own unit",
+        "relay.toml:12: units.b.geo: no CA vouches for Geo sg; add the file of its CA certificates as peer.trust.sg",
+        "relay.toml:15: units.b.relays[0].addresses: expected host:port",
+        "relay.toml:17: calls.missing_key: unit x is neither in [units] nor this relay's own",
+        "relay.toml:19: log.access: expected a share from 0.0 to 1.0",
+        "relay.toml:6: admin.listen: 0.0.0.0:7402 can be reached from other machines",
+        "relay.toml:30: routing.rules[0].unit: unit \"c\" is neither in [units] nor this relay's own",
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(found.starts_with(expected), "expected {expected:?}, found {found:?}");
+    }
+    let nothing = folder.problems(&folder.source(""));
+    assert_eq!(
+        nothing
+            .iter()
+            .filter(|text| text.contains("required; a relay needs"))
+            .count(),
+        3,
+        "{nothing:?}"
+    );
+}
+
+#[test]
+fn a_whole_configuration_is_read_and_its_paths_start_at_its_folder() {
+    let folder = Folder::new("whole");
+    let source = folder.source(&format!("{BASICS}{WHOLE}"));
+    let loaded = source.load().map_err(|problems| problems.to_string()).unwrap();
+    let checked = loaded
+        .check(source.base())
+        .map_err(|problems| problems.to_string())
+        .unwrap();
+    assert_eq!(checked.data_dir, folder.0.join("data"));
+    assert_eq!(
+        checked.settings.peer.certificate.as_deref(),
+        Some(folder.0.join("certs/a-1.pem").as_path())
+    );
+    assert!(checked.routes.is_known(&crate::model::Name::new("b").unwrap()));
+    assert_eq!(checked.admin.map(|address| address.port()), Some(7402));
+}
+
+const WHOLE: &str = r#"
+[ingress.grpc]
+listen = ["127.0.0.1:7400"]
+socket = "grpc.sock"
+[ingress.framed]
+listen = ["127.0.0.1:7401"]
+socket = "strait.sock"
+[admin]
+listen = "127.0.0.1:7402"
+[peer]
+listen = "0.0.0.0:7443"
+certificate = "certs/a-1.pem"
+key = "certs/a-1.key"
+trust_domain = "strait.local"
+[peer.trust]
+cn-east = "certs/cn-east-ca.pem"
+sg = "certs/sg-ca.pem"
+[units.b]
+geo = "sg"
+dial = true
+[[units.b.relays]]
+name = "b-1"
+addresses = ["127.0.0.1:8443"]
+[services."im.Echo"]
+endpoints = ["http://127.0.0.1:9000", "unix:/run/echo.sock"]
+timeout = "30s"
+missing_key = "reject"
+[routing]
+dimensions = ["im.conversation", "uid"]
+hops_max = 4
+[[routing.rules]]
+dimension = "im.conversation"
+prefix = "cid:1"
+unit = "b"
+[[routing.rules]]
+dimension = "uid"
+hash = [0, 50]
+unit = "b"
+"#;
