@@ -79,10 +79,52 @@ fn sources() -> Vec<Source> {
     sources
 }
 
-/// The text without line comments, so that prose may name what code may not.
+/// The text without line comments and without what stands in string literals, so that prose may name what code may not.
 fn code_of(text: &str) -> String {
-    let lines = text.lines().map(|line| line.split("//").next().unwrap_or_default());
-    lines.collect::<Vec<_>>().join("\n")
+    let mut code = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(character) = rest.chars().next() {
+        let raw = raw_string_end(rest).filter(|_| !code.ends_with(|c: char| c.is_alphanumeric() || c == '_'));
+        let quote = ["'\"'", "'\\\"'"].into_iter().find(|quote| rest.starts_with(quote));
+        let skipped = if rest.starts_with("//") {
+            rest.find('\n').unwrap_or(rest.len())
+        } else if let Some(quote) = quote {
+            quote.len()
+        } else if let Some(end) = raw {
+            end
+        } else if character == '"' {
+            string_end(rest)
+        } else {
+            code.push(character);
+            character.len_utf8()
+        };
+        rest = &rest[skipped..];
+    }
+    code
+}
+
+/// Length of the string literal the text begins with, quotes included.
+fn string_end(text: &str) -> usize {
+    let mut escaped = false;
+    for (at, character) in text.char_indices().skip(1) {
+        match character {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => return at + 1,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+/// Length of the raw string literal the text begins with, if it begins with one.
+fn raw_string_end(text: &str) -> Option<usize> {
+    let after = text.strip_prefix('r')?;
+    let hashes = after.len() - after.trim_start_matches('#').len();
+    let body = after[hashes..].strip_prefix('"')?;
+    let close = format!("\"{}", "#".repeat(hashes));
+    let end = body.find(&close)?;
+    Some(1 + hashes + 1 + end + close.len())
 }
 
 /// The module a file belongs to: the first component of its path.
@@ -231,6 +273,8 @@ fn forbidden_uses_are_found() {
     assert_eq!(upward("client/mod.rs", "use crate::peer::Settings;"), 1);
     assert_eq!(upward("main.rs", "strait::cli::run(); strait::app::start();"), 0);
     assert_eq!(upward("gossip/mod.rs", ""), 1);
+    let text = "use crate::a; // crate::b\nlet x = \"crate::c \\\" crate::d\"; r#\"crate::e \" x\"#; '\"'; crate::f";
+    assert_eq!(uses(&code_of(text)), ["a", "f"].map(str::to_owned).into());
     let misplaced = |path, code| misplaced_words(path, code).len();
     assert_eq!(misplaced("app.rs", "use quinn::Endpoint;"), 1);
     assert_eq!(misplaced("peer/quic.rs", "use quinn::Endpoint;"), 0);
