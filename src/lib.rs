@@ -11,6 +11,7 @@
 pub mod admin;
 pub mod admission;
 pub mod app;
+pub mod calls;
 pub mod cli;
 pub mod client;
 pub mod crossing;

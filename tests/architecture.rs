@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(u8, &[&str])] = &[
     (0, &["model"]),
     (1, &["wire", "telemetry", "shutdown", "mailbox", "crossing"]),
-    (2, &["routing", "admission", "peer", "delivery"]),
+    (2, &["calls", "routing", "admission", "peer", "delivery"]),
     (3, &["outbound", "inbound"]),
     (4, &["ingress", "admin", "client"]),
     (5, &["settings"]),
@@ -145,7 +145,7 @@ fn uses(code: &str) -> BTreeSet<String> {
     for root in ["crate::", "strait::"] {
         for (at, _) in code.match_indices(root) {
             let before = code[..at].chars().next_back();
-            if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') {
+            if before.is_some_and(|c| c.is_alphanumeric() || matches!(c, '_' | ':' | '"' | '=' | ',')) {
                 continue;
             }
             let rest = &code[at + root.len()..];

@@ -1,1 +1,5 @@
 //! May a call pass, and how fast.
+
+mod budget;
+
+pub use budget::RetryBudget;

@@ -1,1 +1,5 @@
 //! Stories of what other units send to local services.
+
+mod rpc;
+
+pub use rpc::{Parts, Rpc};

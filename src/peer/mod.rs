@@ -1,14 +1,31 @@
-//! Links to relays of other units.
+//! Links to relays of other units: who they are, how they are reached, and the calls on them.
+//!
+//! # Path
+//! `pool` dials and accepts, `tls` and `verify` decide who may, `handshake` makes two connections a link,
+//! `session` runs it, `lane` and `bodies` carry what `link` says.
 
+mod backoff;
+mod bodies;
 pub mod credentials;
+mod credit;
 pub mod dev_ca;
+mod handshake;
 pub mod identity;
 pub mod inspect;
 mod pem;
+mod lane;
+mod link;
+mod metrics;
+mod pool;
 pub mod quic;
 pub mod refusals;
+mod session;
 pub mod settings;
 pub mod tls;
 pub mod verify;
 
+pub use handshake::HandshakeError;
+pub use link::LinkPeer;
+pub use metrics::Metrics;
+pub use pool::{ConnectError, Parts, Peers};
 pub use settings::{RelaySettings, Settings, UnitSettings, Units};

@@ -1,0 +1,9 @@
+//! What both call stories need: the table of open calls, their time limits, and the record of how each ends.
+
+mod limits;
+mod record;
+mod table;
+
+pub use limits::{CallPolicies, CallPolicy, TimeLimits};
+pub use record::CallRecord;
+pub use table::{Calls, GRAIN, Limited};

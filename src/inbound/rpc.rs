@@ -1,0 +1,285 @@
+//! The story of a call that arrives for a local service: is it ours, may it pass, hand it over.
+//!
+//! Calls come from relays of other units and, when this unit owns the key, from the outbound story.
+//!
+//! # Invariants
+//! - N1. A relay that does not own the key never executes the call: it names the owner (C-R1).
+//! - N2. Nothing is forwarded onward from here; a call that has passed this unit before is refused (C-R2).
+//! - N3. What the service has is no longer than what remained when the call arrived (C-D1).
+//!
+//! # Not here
+//! Which endpoint serves the call (`delivery`).
+
+use std::rc::{Rc, Weak};
+
+use tokio::time::Instant;
+
+use crate::calls::{CallPolicies, CallRecord, Calls, Limited, TimeLimits};
+use crate::model::{
+    CallId, Callee, Caller, CallerRef, CancelReason, Part, Place, Reason, Refused, RelayError, ReplyEvent, Request,
+    RequestEvent, Retry,
+};
+use crate::routing;
+use crate::telemetry::calls::{CallMetrics, Direction};
+
+/// What the story is made of.
+pub struct Parts {
+    /// This unit and relay.
+    pub place: Place,
+    /// The route table.
+    pub routing: routing::Handle,
+    /// Hands calls to local services.
+    pub delivery: Rc<dyn Callee>,
+    /// Time limits of a service.
+    pub policies: Rc<CallPolicies>,
+    /// Series of calls.
+    pub metrics: CallMetrics,
+    /// Units a call may pass.
+    pub hops_max: usize,
+}
+
+/// Calls that arrive for local services, on one shard.
+pub struct Rpc {
+    parts: Parts,
+    calls: Calls<Open>,
+    me: Weak<Self>,
+}
+
+/// One call under way.
+struct Open {
+    caller: CallerRef,
+    callee_id: CallId,
+    limits: TimeLimits,
+    record: CallRecord,
+}
+
+impl Rpc {
+    /// The story of one shard.
+    pub fn new(parts: Parts) -> Rc<Self> {
+        Rc::new_cyclic(|me| Self {
+            parts,
+            calls: Calls::default(),
+            me: me.clone(),
+        })
+    }
+
+    /// Ends calls whose time is over; runs as long as the shard.
+    pub async fn watch(&self) {
+        self.calls.watch(|id| self.on_overdue(id)).await;
+    }
+
+    /// Calls under way.
+    pub fn open_calls(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// The story: check that it is ours, hand it over.
+    fn accept(
+        &self,
+        request: Request,
+        caller: CallerRef,
+        mut record: CallRecord,
+    ) -> Result<CallId, Box<(CallRecord, Refused)>> {
+        if let Err(error) = self.check_hops(&request).and_then(|()| self.check_owner(&request)) {
+            return Err(Box::new((record, refused(error, request))));
+        }
+        let policy = self.parts.policies.of(request.service());
+        let limits = TimeLimits::new(policy, request.received, request.deadline);
+        let now = Instant::now().into_std();
+        record.on_sent(now, &self.parts.metrics);
+        if limits.is_over(now) {
+            let error = RelayError::new(Reason::DeadlineExceeded, Retry::Safe, limits.describe(now));
+            return Err(Box::new((record, refused(error, request))));
+        }
+        let Some(me) = self.me.upgrade() else {
+            return Err(Box::new((record, refused(draining(), request))));
+        };
+        let id = self.calls.insert(Open {
+            caller,
+            callee_id: CallId(0),
+            limits,
+            record,
+        });
+        match self.parts.delivery.open(request, CallerRef { port: me, id }) {
+            Ok(callee_id) => {
+                self.calls.with(id, |open| open.callee_id = callee_id);
+                Ok(id)
+            }
+            Err(refused) => match self.calls.take(id) {
+                Some(open) => Err(Box::new((open.record, refused))),
+                None => Ok(id),
+            },
+        }
+    }
+
+    fn check_hops(&self, request: &Request) -> Result<(), RelayError> {
+        let visited = &request.facts.visited;
+        let here = &self.parts.place.unit;
+        if visited.contains(here) {
+            let detail = format!("the call has been at unit {here} before; its path is {}", path(request));
+            return Err(RelayError::new(Reason::Loop, Retry::Never, detail));
+        }
+        if visited.len() > self.parts.hops_max {
+            let detail = format!(
+                "the call has passed {} units, more than routing.hops_max",
+                visited.len()
+            );
+            return Err(RelayError::new(Reason::Loop, Retry::Never, detail));
+        }
+        Ok(())
+    }
+
+    fn check_owner(&self, request: &Request) -> Result<(), RelayError> {
+        // Without a key or unit it was the origin's policy for the service that sent the call here.
+        if request.hints.keys.is_empty() && request.hints.unit.is_none() {
+            return Ok(());
+        }
+        let here = &self.parts.place.unit;
+        let policy = self.parts.policies.of(request.service());
+        let table = self.parts.routing.table();
+        let decision = table.resolve(&request.hints, &policy.missing_key, here)?;
+        if decision.unit == here {
+            return Ok(());
+        }
+        let detail = format!(
+            "unit {here} does not own the key; unit {} does, by route table {}",
+            decision.unit, decision.epoch
+        );
+        let mut error = RelayError::new(Reason::WrongUnit, Retry::Safe, detail);
+        error.owner = Some((decision.unit.clone(), decision.epoch));
+        Err(error)
+    }
+
+    fn on_overdue(&self, id: CallId) {
+        let Some(open) = self.calls.take(id) else { return };
+        let cancel = RequestEvent::Cancel(CancelReason::Deadline);
+        self.parts.delivery.on_request(open.callee_id, cancel);
+        let detail = open.limits.describe(Instant::now().into_std());
+        self.fail(
+            open,
+            RelayError::new(Reason::DeadlineExceeded, Retry::Ambiguous, detail),
+        );
+    }
+
+    fn on_part(&self, id: CallId, mut part: Part) {
+        let now = Instant::now().into_std();
+        let bytes = part.body.0.len();
+        if part.end.is_none() {
+            let caller = self.calls.with(id, |open| {
+                open.record.on_reply_bytes(bytes);
+                open.limits.on_stream_activity(now);
+                (open.caller.clone(), open.limits.limit())
+            });
+            if let Some((caller, limit)) = caller {
+                if let Some(limit) = limit {
+                    self.calls.expect(limit);
+                }
+                caller.send(ReplyEvent::Part(part));
+            }
+            return;
+        }
+        let Some(mut open) = self.calls.take(id) else { return };
+        open.record.on_reply_bytes(bytes);
+        if let Some(end) = &mut part.end {
+            let total = now.saturating_duration_since(open.record.received());
+            end.timing.relay = total.saturating_sub(end.timing.service);
+            open.record.answered(end.status, end.timing, now, &self.parts.metrics);
+        }
+        open.caller.send(ReplyEvent::Part(part));
+    }
+
+    fn fail(&self, open: Open, error: RelayError) {
+        let error = error.at(&self.parts.place.unit, &self.parts.place.relay);
+        open.record
+            .failed(&error, Instant::now().into_std(), &self.parts.metrics);
+        open.caller.send(ReplyEvent::Failed(Box::new(error)));
+    }
+}
+
+impl Callee for Rpc {
+    fn open(&self, request: Request, caller: CallerRef) -> Result<CallId, Refused> {
+        let source = request
+            .facts
+            .source
+            .as_ref()
+            .map_or(&self.parts.place.unit, |source| &source.unit);
+        let mut record = CallRecord::new(Direction::Inbound, source, &request);
+        record.on_routed(&self.parts.place.unit, request.facts.epoch);
+        self.accept(request, caller, record).map_err(|ended| {
+            let (record, mut refused) = *ended;
+            refused.error = Box::new(refused.error.at(&self.parts.place.unit, &self.parts.place.relay));
+            record.failed(&refused.error, Instant::now().into_std(), &self.parts.metrics);
+            refused
+        })
+    }
+
+    fn on_request(&self, id: CallId, event: RequestEvent) {
+        if let RequestEvent::Cancel(_) = event {
+            let Some(open) = self.calls.take(id) else { return };
+            self.parts.delivery.on_request(open.callee_id, event);
+            return open.record.cancelled(Instant::now().into_std(), &self.parts.metrics);
+        }
+        let mut limit = None;
+        let callee_id = self.calls.with(id, |open| {
+            if let RequestEvent::Body(body) = &event {
+                open.record.on_request_bytes(body.chunk.len());
+                if !body.end {
+                    open.limits.on_stream_activity(Instant::now().into_std());
+                    limit = open.limits.limit();
+                }
+            }
+            open.callee_id
+        });
+        if let Some(limit) = limit {
+            self.calls.expect(limit);
+        }
+        if let Some(callee_id) = callee_id {
+            self.parts.delivery.on_request(callee_id, event);
+        }
+    }
+}
+
+impl Caller for Rpc {
+    fn on_reply(&self, id: CallId, event: ReplyEvent) {
+        match event {
+            ReplyEvent::Part(part) => self.on_part(id, part),
+            ReplyEvent::Failed(error) => {
+                if let Some(open) = self.calls.take(id) {
+                    self.fail(open, *error);
+                }
+            }
+            ReplyEvent::Credit(bytes) => {
+                if let Some(caller) = self.calls.with(id, |open| open.caller.clone()) {
+                    caller.send(ReplyEvent::Credit(bytes));
+                }
+            }
+        }
+    }
+}
+
+impl Limited for Open {
+    fn limit(&self) -> Option<std::time::Instant> {
+        self.limits.limit()
+    }
+}
+
+fn refused(error: RelayError, request: Request) -> Refused {
+    Refused {
+        error: Box::new(error),
+        request: Box::new(request),
+    }
+}
+
+fn draining() -> RelayError {
+    RelayError::new(Reason::Draining, Retry::Safe, "the relay is shutting down")
+}
+
+fn path(request: &Request) -> String {
+    request
+        .facts
+        .visited
+        .iter()
+        .map(crate::model::Name::as_str)
+        .collect::<Vec<_>>()
+        .join(" -> ")
+}
