@@ -10,5 +10,6 @@
 #![allow(unreachable_pub, missing_docs, reason = "tests")]
 
 mod delivery;
+mod hostile;
 mod ingress;
 mod support;

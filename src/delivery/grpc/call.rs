@@ -54,7 +54,7 @@ impl Call {
         let mut reply = Part::default();
         if let Some(head) = part.head {
             if head.is_too_large {
-                return Err(too_large("the reply's metadata is over this relay's limit"));
+                return Err(Box::new(too_large("the reply's metadata is over this relay's limit")));
             }
             self.http_status = head.status;
             self.is_grpc = head
@@ -65,7 +65,7 @@ impl Call {
             reply.head = Some((head.status, self.carried(head.fields)));
         }
         let body = match &mut self.strip {
-            Some(strip) if self.is_grpc => strip.push(part.chunk).map_err(|error| translation(&error))?,
+            Some(strip) if self.is_grpc => strip.push(part.chunk).map_err(|error| Box::new(translation(&error)))?,
             _ => part.chunk,
         };
         reply.body = ReplyBody(body);
@@ -84,7 +84,7 @@ impl Call {
         if let Some(strip) = &self.strip
             && status == Code::Ok
         {
-            strip.end().map_err(|error| translation(&error))?;
+            strip.end().map_err(|error| Box::new(translation(&error)))?;
         }
         let timing = Timing {
             service: now.saturating_duration_since(self.started),
@@ -122,13 +122,13 @@ impl Call {
 }
 
 /// A message that cannot be put into the other envelope. The service may have acted.
-pub(super) fn translation(error: &EnvelopeError) -> Box<RelayError> {
+pub(super) fn translation(error: &EnvelopeError) -> RelayError {
     match error {
         EnvelopeError::TooLong { .. } => too_large(error.to_string()),
-        _ => Box::new(RelayError::new(Reason::BadInput, Retry::Never, error.to_string())),
+        _ => RelayError::new(Reason::BadInput, Retry::Never, error.to_string()),
     }
 }
 
-fn too_large(detail: impl Into<String>) -> Box<RelayError> {
-    Box::new(RelayError::new(Reason::TooLarge, Retry::Never, detail))
+fn too_large(detail: impl Into<String>) -> RelayError {
+    RelayError::new(Reason::TooLarge, Retry::Never, detail)
 }

@@ -100,11 +100,10 @@ impl Endpoint for Connection {
 
 /// Index and generation of a call.
 pub(super) fn split(id: CallId) -> (usize, u32) {
-    let [a, b, c, d, e, f, g, h] = id.0.to_be_bytes();
-    let index = u32::from_be_bytes([a, b, c, d]);
+    let generation = id.0 & u64::from(u32::MAX);
     (
-        usize::try_from(index).unwrap_or(usize::MAX),
-        u32::from_be_bytes([e, f, g, h]),
+        usize::try_from(id.0 >> 32).unwrap_or(usize::MAX),
+        u32::try_from(generation).unwrap_or(u32::MAX),
     )
 }
 

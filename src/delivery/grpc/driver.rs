@@ -230,7 +230,7 @@ impl Driver {
             let len = chunk.len();
             if let Err(error) = wrap.push(chunk) {
                 session.reset(stream, code::CANCEL);
-                let mut error = *call::translation(&error);
+                let mut error = call::translation(&error);
                 error.retry = Retry::Never;
                 self.fail(id, error);
                 return;

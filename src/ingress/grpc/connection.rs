@@ -148,7 +148,7 @@ impl Connection {
                 self.context
                     .callee
                     .open(request, caller)
-                    .map_err(|refused| refused.error)
+                    .map_err(|refused| *refused.error)
             });
             match opened {
                 Ok(callee) => self.keep(Call {
@@ -159,7 +159,7 @@ impl Connection {
                 }),
                 Err(error) => {
                     self.context.metrics.on_refused(error.reason);
-                    self.fail(stream, is_grpc, false, *error);
+                    self.fail(stream, is_grpc, false, error);
                 }
             }
         } else if let Some(callee) = self.call(stream).map(|call| call.callee)

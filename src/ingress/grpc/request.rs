@@ -16,7 +16,7 @@ pub(super) fn parse(
     body: RequestBody,
     received: Instant,
     source: Option<&Source>,
-) -> Result<Request, Box<RelayError>> {
+) -> Result<Request, RelayError> {
     if head.is_too_large {
         return Err(error(
             Reason::TooLarge,
@@ -84,7 +84,7 @@ pub(super) fn is_grpc(head: &Head) -> bool {
         .is_some_and(|kind| kind.starts_with(b"application/grpc"))
 }
 
-fn key(block: &Bytes, value: &[u8]) -> Result<Key, Box<RelayError>> {
+fn key(block: &Bytes, value: &[u8]) -> Result<Key, RelayError> {
     let at = value.iter().position(|byte| *byte == b'=');
     let parts = at.and_then(|at| value.split_at_checked(at));
     let Some((dimension, [b'=', key @ ..])) = parts else {
@@ -105,17 +105,17 @@ fn key(block: &Bytes, value: &[u8]) -> Result<Key, Box<RelayError>> {
     })
 }
 
-fn parse_name(field: &str, value: &[u8]) -> Result<Name, Box<RelayError>> {
+fn parse_name(field: &str, value: &[u8]) -> Result<Name, RelayError> {
     let text = std::str::from_utf8(value).map_err(|_| bad(format!("{field} must be a name")))?;
     Name::new(text).map_err(|error| bad(format!("{field} is not a name: {error}")))
 }
 
-fn bad(detail: impl Into<String>) -> Box<RelayError> {
+fn bad(detail: impl Into<String>) -> RelayError {
     error(Reason::BadInput, detail)
 }
 
-fn error(reason: Reason, detail: impl Into<String>) -> Box<RelayError> {
-    Box::new(RelayError::new(reason, Retry::Never, detail))
+fn error(reason: Reason, detail: impl Into<String>) -> RelayError {
+    RelayError::new(reason, Retry::Never, detail)
 }
 
 #[cfg(test)]
@@ -133,7 +133,7 @@ mod tests {
         builder.build()
     }
 
-    fn read(apart: &[(&str, &str)]) -> Result<Request, Box<RelayError>> {
+    fn read(apart: &[(&str, &str)]) -> Result<Request, RelayError> {
         let head = Head {
             path: Bytes::from_static(b"/im.Echo/Say"),
             authority: Bytes::new(),

@@ -1,5 +1,7 @@
 //! `[ingress.grpc]`.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -13,10 +15,10 @@ use crate::wire::http2::{Limits, Pace};
 pub struct Settings {
     /// TCP addresses to listen on; loopback unless access is controlled otherwise. `[]` switches TCP off.
     /// Default `["127.0.0.1:7400"]`.
-    pub listen: Vec<std::net::SocketAddr>,
+    pub listen: Vec<SocketAddr>,
     /// Unix socket to listen on, relative to the data directory; cheaper than TCP. `""` switches it off.
     /// Default `grpc.sock`.
-    pub socket: String,
+    pub socket: PathBuf,
     /// Calls a connection may have under way; more are refused as not processed, so clients may send them
     /// again. Default 1024.
     pub streams_max: u32,
@@ -59,8 +61,8 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            listen: vec![std::net::SocketAddr::from(([127, 0, 0, 1], 7400))],
-            socket: "grpc.sock".to_owned(),
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 7400))],
+            socket: PathBuf::from("grpc.sock"),
             streams_max: 1024,
             header_fields_max: 64,
             header_bytes_max: ByteSize::kib(16),

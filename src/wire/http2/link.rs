@@ -134,16 +134,7 @@ impl Link {
     pub fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
         let mut any = false;
         loop {
-            let (mut buffer, mut done) = match self.rest.take() {
-                Some(rest) => rest,
-                None => {
-                    let mut buffer = buffers::take_write_buffer();
-                    if let Err(error) = self.session.send_into(&mut buffer, buffers::WRITE_BYTES) {
-                        self.failed.get_or_insert(error);
-                    }
-                    (buffer, 0)
-                }
-            };
+            let (mut buffer, mut done) = self.rest.take().unwrap_or_else(|| self.fill());
             if buffer.is_empty() {
                 buffers::return_write_buffer(buffer);
                 if let Some(error) = self.failed {
@@ -211,6 +202,15 @@ impl Link {
     pub fn say_goodbye(&mut self, cx: &mut Context<'_>, code: u32) {
         self.session.terminate(code);
         let _ = self.poll_write(cx);
+    }
+
+    /// What the session wants written.
+    fn fill(&mut self) -> (BytesMut, usize) {
+        let mut buffer = buffers::take_write_buffer();
+        if let Err(error) = self.session.send_into(&mut buffer, buffers::WRITE_BYTES) {
+            self.failed.get_or_insert(error);
+        }
+        (buffer, 0)
     }
 
     fn rearm(&mut self) {

@@ -15,9 +15,11 @@
 //! # Not here
 //! What a call is: this module knows streams, header blocks and body chunks.
 
+mod batch;
 mod fields;
 mod limits;
 mod link;
+mod outgoing;
 mod session;
 mod state;
 
@@ -72,10 +74,10 @@ impl StreamRef {
 
     /// The reverse of [`StreamRef::pack`].
     pub fn unpack(packed: u64) -> Self {
-        let [a, b, c, d, e, f, g, h] = packed.to_be_bytes();
+        let low = packed & u64::from(u32::MAX);
         Self {
-            index: u32::from_be_bytes([a, b, c, d]),
-            id: u32::from_be_bytes([e, f, g, h]),
+            index: u32::try_from(packed >> 32).unwrap_or(u32::MAX),
+            id: u32::try_from(low).unwrap_or(u32::MAX),
         }
     }
 }
@@ -151,3 +153,6 @@ pub struct Head {
     /// The block went over [`Limits`]; what did is missing.
     pub is_too_large: bool,
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,22 +3,22 @@
 //! Safe code only. The library calls in here through `session`.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
+use super::batch::{RawEvent, RawHead, RawPart};
 use super::fields::{self, Block, Kind};
-use super::{Event, Head, Limits, Part, Side, StreamRef};
+use super::{Event, Limits, Side, StreamRef};
 use crate::model::Metadata;
 
 /// State of one session; the library's user pointer points at it.
 #[derive(Debug)]
 pub(super) struct State {
-    side: Side,
+    pub(super) side: Side,
     pub(super) limits: Limits,
     pub(super) block: Block,
-    slots: Vec<Slot>,
+    pub(super) slots: Vec<Slot>,
     free: Vec<u32>,
     arena: BytesMut,
     raw: VecDeque<RawEvent>,
@@ -42,65 +42,30 @@ pub(super) struct State {
 }
 
 #[derive(Debug, Default)]
-struct Slot {
-    id: u32,
-    token: u64,
-    out: VecDeque<OutChunk>,
-    out_bytes: usize,
-    trailers: Option<Metadata>,
+pub(super) struct Slot {
+    pub(super) id: u32,
+    pub(super) token: u64,
+    pub(super) out: VecDeque<OutChunk>,
+    pub(super) out_bytes: usize,
+    pub(super) trailers: Option<Metadata>,
     /// Nothing more will be submitted.
-    is_finished: bool,
+    pub(super) is_finished: bool,
     /// The library asked for data when there was none.
-    is_deferred: bool,
+    pub(super) is_deferred: bool,
     /// The application no longer wants events of it.
-    is_done: bool,
-    has_head: bool,
-    remote_end: bool,
-    held: usize,
-    share: usize,
-    event: usize,
-    batch: u32,
+    pub(super) is_done: bool,
+    pub(super) has_head: bool,
+    pub(super) remote_end: bool,
+    pub(super) held: usize,
+    pub(super) share: usize,
+    pub(super) event: usize,
+    pub(super) batch: u32,
 }
 
 #[derive(Debug)]
-struct OutChunk {
-    bytes: Bytes,
-    credit: bool,
-}
-
-#[derive(Debug)]
-enum RawEvent {
-    Dead,
-    Other(Event),
-    Part(RawPart),
-}
-
-#[derive(Debug)]
-struct RawPart {
-    stream: StreamRef,
-    token: u64,
-    head: Option<RawHead>,
-    chunk: Range<usize>,
-    trailers: Option<Range<usize>>,
-    end: bool,
-}
-
-#[derive(Debug)]
-struct RawHead {
-    path: Range<usize>,
-    authority: Range<usize>,
-    fields: Range<usize>,
-    apart: Range<usize>,
-    status: u16,
-    is_post: bool,
-    is_too_large: bool,
-}
-
-/// What the library gets when it asks for data of a stream.
-#[derive(Debug, Eq, PartialEq)]
-pub(super) enum Supply {
-    Data { len: usize, end: bool },
-    Deferred,
+pub(super) struct OutChunk {
+    pub(super) bytes: Bytes,
+    pub(super) credit: bool,
 }
 
 impl State {
@@ -379,7 +344,7 @@ impl State {
         }
     }
 
-    fn slot(&mut self, stream: StreamRef) -> Option<&mut Slot> {
+    pub(super) fn slot(&mut self, stream: StreamRef) -> Option<&mut Slot> {
         let slot = self.slots.get_mut(to_usize(stream.index))?;
         (slot.id == stream.id && stream.id != 0).then_some(slot)
     }
@@ -405,136 +370,6 @@ impl State {
         }
         std::mem::take(&mut self.owed)
     }
-
-    // ---- writing
-
-    /// Adds body bytes. `true` if the library must be told that there is something again.
-    pub(super) fn submit(&mut self, stream: StreamRef, bytes: Bytes, credit: bool) -> bool {
-        let Some(slot) = self.slot(stream) else { return false };
-        if slot.is_finished || bytes.is_empty() {
-            return false;
-        }
-        slot.out_bytes += bytes.len();
-        slot.out.push_back(OutChunk { bytes, credit });
-        std::mem::take(&mut slot.is_deferred)
-    }
-
-    /// Ends this side of a stream. `true` if the library must be told.
-    pub(super) fn finish(&mut self, stream: StreamRef, trailers: Option<Metadata>) -> bool {
-        let side = self.side;
-        let Some(slot) = self.slot(stream) else { return false };
-        if slot.is_finished {
-            return false;
-        }
-        slot.is_finished = true;
-        slot.trailers = trailers.filter(|trailers| !trailers.is_empty());
-        let is_deferred = std::mem::take(&mut slot.is_deferred);
-        if side == Side::Server {
-            slot.is_done = true;
-            let is_early = !slot.remote_end;
-            if is_early {
-                self.answered_early.push(stream);
-            }
-        }
-        is_deferred
-    }
-
-    /// The application wants no more events of a stream.
-    pub(super) fn forget(&mut self, stream: StreamRef) -> bool {
-        let Some(slot) = self.slot(stream) else { return false };
-        slot.is_done = true;
-        slot.is_finished = true;
-        slot.out.clear();
-        slot.out_bytes = 0;
-        slot.trailers = None;
-        let held = std::mem::take(&mut slot.held);
-        self.held = self.held.saturating_sub(held);
-        true
-    }
-
-    /// The library has room for `max` bytes of a stream.
-    pub(super) fn supply(&mut self, index: usize, max: usize) -> Supply {
-        let Some(slot) = self.slots.get_mut(index) else {
-            return Supply::Deferred;
-        };
-        if slot.share >= SHARE_BYTES {
-            // One stream must not keep the others from the socket.
-            self.over_share.push(StreamRef {
-                index: to_u32(index),
-                id: slot.id,
-            });
-            return Supply::Deferred;
-        }
-        let len = slot.out_bytes.min(max);
-        if len == 0 && !slot.is_finished {
-            slot.is_deferred = true;
-            return Supply::Deferred;
-        }
-        Supply::Data {
-            len,
-            end: slot.is_finished && len == slot.out_bytes,
-        }
-    }
-
-    /// The trailers of a stream whose data ends now.
-    pub(super) fn take_trailers(&mut self, index: usize) -> Option<Metadata> {
-        self.slots.get_mut(index)?.trailers.take()
-    }
-
-    /// Writes the frame of data that was supplied. `false` if the bytes are not there.
-    pub(super) fn put_data(&mut self, index: usize, frame_head: &[u8], mut len: usize) -> bool {
-        let Some(slot) = self.slots.get_mut(index) else {
-            return false;
-        };
-        if slot.out_bytes < len {
-            return false;
-        }
-        slot.out_bytes -= len;
-        slot.share += len;
-        self.out.reserve(frame_head.len() + len);
-        self.out.put_slice(frame_head);
-        let mut credited = 0;
-        while len > 0 {
-            let Some(front) = slot.out.front_mut() else {
-                return false;
-            };
-            let piece = front.bytes.len().min(len);
-            self.out.put_slice(front.bytes.get(..piece).unwrap_or_default());
-            if front.credit {
-                credited += piece;
-            }
-            len -= piece;
-            if piece == front.bytes.len() {
-                slot.out.pop_front();
-            } else {
-                front.bytes.advance(piece);
-            }
-        }
-        if credited > 0 && !slot.is_done {
-            let stream = StreamRef {
-                index: to_u32(index),
-                id: slot.id,
-            };
-            let token = slot.token;
-            self.push_event(Event::Sent {
-                stream,
-                token,
-                bytes: credited,
-            });
-        }
-        true
-    }
-
-    /// A new write begins: every stream that went over its share may go on.
-    pub(super) fn begin_write(&mut self) -> Vec<StreamRef> {
-        let streams = std::mem::take(&mut self.over_share);
-        for stream in &streams {
-            if let Some(slot) = self.slot(*stream) {
-                slot.share = 0;
-            }
-        }
-        streams
-    }
 }
 
 impl Slot {
@@ -546,44 +381,13 @@ impl Slot {
     }
 }
 
-impl RawPart {
-    fn cut(self, batch: &Bytes) -> Part {
-        let cut = |range: Range<usize>| {
-            if range.end <= batch.len() {
-                batch.slice(range)
-            } else {
-                Bytes::new()
-            }
-        };
-        Part {
-            stream: self.stream,
-            token: self.token,
-            head: self.head.map(|head| Head {
-                path: cut(head.path),
-                authority: cut(head.authority),
-                fields: Metadata::from_checked(cut(head.fields)),
-                apart: Metadata::from_checked(cut(head.apart)),
-                status: head.status,
-                is_post: head.is_post,
-                is_too_large: head.is_too_large,
-            }),
-            chunk: cut(self.chunk),
-            trailers: self.trailers.map(|range| Metadata::from_checked(cut(range))),
-            end: self.end,
-        }
-    }
-}
-
 pub(super) fn to_usize(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-fn to_u32(number: usize) -> u32 {
+pub(super) fn to_u32(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 /// What a batch's memory is allotted in: small, because one small body that waits keeps all of it.
 const ARENA_BYTES: usize = 16 * 1024;
-
-/// Bytes of one stream in one write while other streams wait.
-const SHARE_BYTES: usize = 128 * 1024;
