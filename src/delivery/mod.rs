@@ -3,9 +3,12 @@
 mod address;
 mod backoff;
 mod balance;
+mod connector;
+mod dial;
 mod directory;
 pub mod framed;
 pub mod grpc;
+mod health;
 mod metrics;
 mod outlier;
 mod service;
@@ -14,6 +17,7 @@ mod shared;
 mod slot;
 
 pub use address::{AddressError, EndpointAddress, HostPort, Protocol, Site};
+pub use dial::Transports;
 pub use directory::{Delivery, Parts};
 pub use metrics::Metrics;
 pub use settings::{HealthSettings, OutlierSettings, ServiceSettings, Services, Settings, SettingsError};

@@ -55,9 +55,6 @@ pub struct ServiceSettings {
     pub in_flight_max: usize,
     /// The same for each endpoint; the others take what one cannot. Default 0: no limit of its own.
     pub endpoint_in_flight_max: usize,
-    /// Calls that may wait, per data-plane thread, while every endpoint is at its limit of streams.
-    /// They wait until their deadline; more are answered `limited`. Default 1024.
-    pub pending_max: usize,
     /// Time to establish a connection to an endpoint. Default 2 s.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
@@ -87,7 +84,6 @@ impl Default for ServiceSettings {
             duration_max: Duration::from_secs(24 * 60 * 60),
             in_flight_max: 65_536,
             endpoint_in_flight_max: 0,
-            pending_max: 1024,
             connect_timeout: Duration::from_secs(2),
             connections_max: 4,
             resolve_interval: Duration::from_secs(10),
@@ -132,7 +128,7 @@ impl Default for HealthSettings {
     }
 }
 
-/// `[services."<name>".outlier]`: broken connections and refused connects count, statuses that the
+/// `[services."<name>".outlier]`: connections and streams that break under calls count, statuses that the
 /// application gave never do (C-F8).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]

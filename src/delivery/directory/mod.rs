@@ -26,6 +26,8 @@ use slotmap::{DefaultKey, Key, KeyData, SlotMap};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::delivery::connector;
+use crate::delivery::dial::{Dial, Transports};
 use crate::delivery::metrics::{Metrics, outcome_of_cancel, outcome_of_error, outcome_of_status};
 use crate::delivery::service::Service;
 use crate::delivery::settings::{ServiceSettings, Services, Settings};
@@ -53,6 +55,8 @@ pub struct Parts {
     pub directory: Arc<SharedDirectory>,
     /// Series.
     pub metrics: Metrics,
+    /// How connections speak.
+    pub transports: Transports,
     /// Runs connections and bridges on the shard.
     pub tracker: TaskTracker,
 }
@@ -68,7 +72,8 @@ pub struct Delivery {
     elsewhere: RefCell<HashMap<u64, Rc<Slot>>>,
     draining: Cell<bool>,
     directory: Arc<SharedDirectory>,
-    pub(in crate::delivery) metrics: Metrics,
+    metrics: Metrics,
+    dial: Rc<dyn Dial>,
     pub(in crate::delivery) tracker: TaskTracker,
 }
 
@@ -101,6 +106,7 @@ impl Delivery {
             draining: Cell::new(false),
             directory: parts.directory,
             metrics: parts.metrics,
+            dial: Rc::new(parts.transports),
             tracker: parts.tracker,
         });
         for (name, settings) in parts.services {
@@ -109,8 +115,10 @@ impl Delivery {
         delivery
     }
 
-    /// Follows registrations on other shards and keeps gauges up to date, until `shutdown`.
+    /// Keeps connections to the endpoints in the settings, follows registrations on other shards and keeps
+    /// gauges up to date, until `shutdown`. From then on connections end with the calls they have.
     pub async fn run(self: Rc<Self>, shutdown: CancellationToken) {
+        connector::start(&self, &self.dial, &shutdown);
         let news = self.directory.news(self.shard);
         let mut batch = VecDeque::new();
         loop {

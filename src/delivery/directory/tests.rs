@@ -2,6 +2,7 @@ use prometheus::Registry as Series;
 
 use super::*;
 use crate::crossing::testing::{Recorder, Service as Scripted, answer, failure, on_shard, request, wait_for};
+use crate::delivery::{framed, grpc};
 use crate::model::{CancelReason, Code};
 use crate::model::{RegisterError, Registration, Registry};
 
@@ -17,6 +18,15 @@ fn name() -> ServiceName {
     Name::new("im.Echo").unwrap()
 }
 
+fn transports(series: &Series) -> Transports {
+    Transports {
+        grpc: grpc::Settings::default(),
+        grpc_metrics: grpc::Metrics::register(series).unwrap(),
+        framed: framed::Limits::default(),
+        framed_metrics: framed::Metrics::register(series).unwrap().delivery(),
+    }
+}
+
 fn fixture(endpoints: usize, settings: ServiceSettings) -> Fixture {
     let series = Series::new();
     let delivery = Delivery::new(Parts {
@@ -25,6 +35,7 @@ fn fixture(endpoints: usize, settings: ServiceSettings) -> Fixture {
         shard: 0,
         directory: SharedDirectory::new(1),
         metrics: Metrics::register(&series).unwrap(),
+        transports: transports(&series),
         tracker: TaskTracker::new(),
     });
     let endpoints: Vec<_> = (0..endpoints).map(|_| Scripted::new()).collect();
@@ -266,6 +277,7 @@ fn a_service_registered_on_one_shard_is_called_from_another_until_it_goes() {
             shard,
             directory: Arc::clone(&directory),
             metrics: metrics.clone(),
+            transports: transports(&Series::new()),
             tracker: tracker.clone(),
         });
         tracker.spawn_local(Rc::clone(&delivery).run(CancellationToken::new()));
