@@ -22,6 +22,7 @@ use crate::model::{Geo, RelayName, UnitId};
 use super::identity::{IdentityError, Leaf, PeerIdentity};
 use super::pem;
 use super::refusals::Direction;
+use super::reset::ResetSecret;
 use super::settings::{Settings, Units};
 use super::tls;
 use super::verify::{Bundle, Policy, Presented, Refusal};
@@ -42,6 +43,7 @@ pub struct Credentials {
     leaf: Leaf,
     not_after: i64,
     key: Arc<CertifiedKey>,
+    reset: ResetSecret,
     policy: Policy,
 }
 
@@ -177,12 +179,13 @@ impl Credentials {
         let chain = pem::read_certificates(certificate)?;
         let leaf = own_leaf(certificate, &chain, settings, own)?;
         let not_after = check_validity(certificate, &chain, now)?;
-        let certified = certified_key(certificate, chain, key)?;
+        let (certified, reset) = certified_key(certificate, chain, key, own)?;
         let policy = read_policy(settings, units)?;
         let credentials = Self {
             leaf,
             not_after,
             key: Arc::new(certified),
+            reset,
             policy,
         };
         credentials.check_as_peers_do(certificate, now)?;
@@ -202,6 +205,11 @@ impl Credentials {
     /// Whom this relay trusts.
     pub fn policy(&self) -> &Policy {
         &self.policy
+    }
+
+    /// What the keys of QUIC endpoints are derived from.
+    pub(super) fn reset(&self) -> &ResetSecret {
+        &self.reset
     }
 
     /// The chain and its key, as TLS takes them.
@@ -331,8 +339,10 @@ fn certified_key(
     certificate: &Path,
     chain: Vec<CertificateDer<'static>>,
     path: &Path,
-) -> Result<CertifiedKey, CredentialsError> {
+    own: &Own,
+) -> Result<(CertifiedKey, ResetSecret), CredentialsError> {
     let der = pem::read_key(path)?;
+    let reset = ResetSecret::derive(der.secret_der(), own.relay.as_str());
     let unusable = |source| CredentialsError::Key {
         path: path.to_owned(),
         source,
@@ -343,7 +353,7 @@ fn certified_key(
         certificate: certificate.to_owned(),
         key: path.to_owned(),
     })?;
-    Ok(certified)
+    Ok((certified, reset))
 }
 
 fn read_policy(settings: &Settings, units: &Units) -> Result<Policy, CredentialsError> {

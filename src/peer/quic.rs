@@ -14,7 +14,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig};
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
@@ -57,9 +57,10 @@ pub struct Quic {
     settings: Arc<Settings>,
     credentials: CredentialsHandle,
     sink: Arc<dyn RefusalSink>,
-    // Shared by all shards, so that one can tell a peer that another one's connection is gone.
-    endpoint: EndpointConfig,
     server: ServerConfig,
+    // Number of server endpoints made so far. Held while one is bound, so that its number is also its place in the
+    // group that shares the port: after a restart a peer's packets reach the endpoint that has the key to answer them.
+    servers: Arc<Mutex<u64>>,
 }
 
 /// What to do with the first packet of a stranger.
@@ -111,8 +112,8 @@ impl Quic {
             settings: Arc::new(settings),
             credentials,
             sink,
-            endpoint: EndpointConfig::default(),
             server,
+            servers: Arc::default(),
         })
     }
 
@@ -122,13 +123,12 @@ impl Quic {
     /// # Errors
     /// The address is in use by another program, or may not be used.
     pub fn server_endpoint(&self, address: SocketAddr) -> io::Result<Endpoint> {
+        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         let socket = self.socket(address, true)?;
-        Endpoint::new(
-            self.endpoint.clone(),
-            Some(self.server.clone()),
-            socket,
-            Arc::new(TokioRuntime),
-        )
+        let config = self.credentials.current().reset().endpoint(*servers);
+        *servers += 1;
+        drop(servers);
+        Endpoint::new(config, Some(self.server.clone()), socket, Arc::new(TokioRuntime))
     }
 
     /// An endpoint that dials, from a port the system chooses. `local` is usually the unspecified address of the family
@@ -138,7 +138,7 @@ impl Quic {
     /// The system has no socket to give.
     pub fn client_endpoint(&self, local: IpAddr) -> io::Result<Endpoint> {
         let socket = self.socket(SocketAddr::new(local, 0), false)?;
-        Endpoint::new(self.endpoint.clone(), None, socket, Arc::new(TokioRuntime))
+        Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))
     }
 
     /// Configuration to dial one relay (or any relay of a unit) for one purpose. Make it once and keep it: it follows
