@@ -18,6 +18,12 @@
     reason = "a test that cannot go on fails, and owns the clock, the tasks and the output of its process"
 )]
 
+mod abuse;
+mod deadlines;
 mod fidelity;
+mod flow;
 mod harness;
+mod links;
+mod relays;
+mod routing;
 mod services;

@@ -284,7 +284,7 @@ impl Cluster {
             Duration::from_secs(40),
             async || {
                 let metrics = relay.metrics().await;
-                (metrics.sum("strait_peer_link_up", &[("dst_unit", unit)]) > 0.0)
+                (metrics.sum("strait_peer_links_up", &[("dst_unit", unit)]) > 0.0)
                     .eq(&up)
                     .then_some(())
             },

@@ -8,16 +8,17 @@ mod directory;
 mod impairer;
 mod ports;
 mod relay;
+#[allow(dead_code, reason = "benches/relay uses the rest of it")]
 pub mod usage;
 
 use std::time::Duration;
 
 pub use admin::{Metrics, http_get, http_post};
 pub use background::Background;
-pub use certs::{Authority, Leaf, Pair};
+pub use certs::{Authority, Leaf};
 pub use cluster::{Cluster, ClusterBuilder, DOMAIN};
 pub use directory::Directory;
-pub use impairer::{Counts, Direction, Impairer, Impairment};
+pub use impairer::{Direction, Impairer, Impairment};
 pub use ports::free_port;
 pub use relay::Relay;
 

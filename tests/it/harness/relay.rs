@@ -80,11 +80,6 @@ impl Relay {
         self.directory.join("data/grpc.sock")
     }
 
-    /// Unix socket of the framed endpoint.
-    pub fn framed_socket(&self) -> PathBuf {
-        self.directory.join("data/strait.sock")
-    }
-
     /// The configuration file.
     pub fn config(&self) -> PathBuf {
         self.directory.join("relay.toml")
@@ -106,6 +101,7 @@ impl Relay {
             unit = "{unit}"
             name = "{name}"
             data_dir = "data"
+            shards = 2
             [ingress.grpc]
             listen = ["{grpc}"]
             socket = "grpc.sock"
@@ -255,6 +251,20 @@ fn is_error(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn announced_errors_are_not_counted() {
+        let directory = crate::harness::Directory::new();
+        let mut relay = Relay::new("a", "a-1", directory.path().to_owned(), Ports::free());
+        fs::write(
+            relay.log_path(),
+            "x ERROR y: disk is gone\nx  INFO y: fine\nx ERROR y: clock is wrong\n",
+        )
+        .unwrap();
+        relay.expect_error("disk is gone");
+        assert_eq!(relay.unannounced_errors(), ["x ERROR y: clock is wrong"]);
+        relay.expect_error("clock is wrong");
+    }
 
     #[test]
     fn an_error_line_is_found_whatever_the_log_format_is() {

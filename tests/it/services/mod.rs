@@ -7,6 +7,6 @@ mod python;
 mod raw;
 
 pub use client::{Client, channel, request, stream_of, to_b};
-pub use echo::{Echo, Seen};
+pub use echo::Echo;
 pub use python::{PythonEcho, python_client};
 pub use raw::{RawClient, RawReply, RawService, grpc_message, read_all, reset, trailers_only};
