@@ -242,17 +242,18 @@ async fn peers_of_a_killed_relay_learn_of_its_restart_at_once() {
             .enable_all()
             .build()
             .unwrap();
-        runtime.block_on(async {
+        let kept = runtime.block_on(async {
             let server = first.quic.server_endpoint((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
             address_is.send(server.local_addr().unwrap()).unwrap();
             let incoming = server.accept().await.unwrap();
             let connection = first.quic.accept(incoming, 0).unwrap().await.unwrap();
             let _ = ready_is.send(());
             let _ = killed.await;
-            // A killed process says no good-bye: what would close the connection is never polled again.
-            std::mem::forget((connection, server));
+            (connection, server)
         });
-        runtime.shutdown_background();
+        // A killed process says no good-bye: what would send it is gone before the connection is dropped.
+        drop(runtime);
+        drop(kept);
     });
     let address = address.recv().unwrap();
     let client = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
