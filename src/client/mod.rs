@@ -1,1 +1,367 @@
-//! A client for local services that speaks the framed protocol.
+//! A client for local services that speaks the framed protocol with their relay.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::Duration;
+//! use strait::client::{Call, Client, Reply};
+//!
+//! let client = Client::connect("unix:/run/strait/strait.sock").await?;
+//! let call = Call::new("im.Echo/Say").key("im.conversation", "cid:1").timeout(Duration::from_secs(1));
+//! let reply = client.call(call.body("hello")).await?;
+//! assert_eq!(reply.body(), "hello");
+//!
+//! // The same connection can serve: no port, no listener.
+//! client.serve("im.Receiver", async |received| Ok(Reply::new(received.body().clone()))).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! One connection carries any number of calls in both directions. It is made again when it breaks, with
+//! a jittered backoff, and services are registered again. Calls that were not yet sent wait for the new
+//! connection until their deadline; calls that were sent fail with [`CallError::Lost`], because the
+//! service may have acted.
+//!
+//! Unary calls only; bodies up to [`Builder::message_bytes_max`] flow in chunks under credit. For
+//! streaming calls use gRPC.
+//!
+//! # Invariants
+//! - L1. Every call ends: by a reply, an error of a relay, or its deadline. There is always a deadline.
+//! - L2. At most [`Builder::in_flight_max`] calls are under way or queued; others wait in their own
+//!   futures.
+//! - L3. Dropping the future of a call cancels it.
+
+mod address;
+mod call;
+mod calls;
+mod sending;
+mod served;
+mod session;
+mod worker;
+
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio_util::task::TaskTracker;
+
+pub use self::address::{Address, AddressError};
+use self::call::Outcome;
+pub use self::call::{Call, CallError, InvalidCall, Received, Reply, Status};
+use crate::model::{Name, NameError, Request};
+
+/// Settings of a [`Client`] before it connects.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    address: String,
+    timeout: Duration,
+    in_flight_max: usize,
+    serving_max: u32,
+    message_bytes_max: usize,
+    backoff_max: Duration,
+    instance: String,
+}
+
+/// A connection to a relay. Clones share it; it closes when the last clone is dropped.
+#[derive(Clone)]
+pub struct Client {
+    handle: Arc<Handle>,
+}
+
+/// Why a client could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The address has no known form.
+    #[error("invalid address")]
+    Address(#[source] AddressError),
+    /// The socket could not be connected.
+    #[error("cannot connect to the relay at {address}; is it running?")]
+    Socket {
+        /// Where.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The relay does not speak this protocol, or refuses to.
+    #[error("the relay at {address} refused the connection: {detail}")]
+    Refused {
+        /// Where.
+        address: String,
+        /// In its own words, or ours about its words.
+        detail: String,
+    },
+}
+
+/// Why a service cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The name breaks the name rule.
+    #[error("invalid service name")]
+    Name(#[source] NameError),
+    /// The relay does not take it.
+    #[error("the relay refused service {service}: {reason}")]
+    Refused {
+        /// Which service.
+        service: Name,
+        /// In the relay's words.
+        reason: String,
+    },
+    /// The client was closed meanwhile.
+    #[error("the client is closed")]
+    Closed,
+}
+
+/// What clones of a client share; closes the client when it is dropped.
+struct Handle {
+    shared: Arc<Shared>,
+    timeout: Duration,
+}
+
+/// What handles and the worker share.
+struct Shared {
+    queue: Mutex<VecDeque<Command>>,
+    /// Wakes the worker; one permit stands for any number of commands.
+    wake: Notify,
+    in_flight: Semaphore,
+    /// Some call's future was dropped.
+    dropped: AtomicBool,
+    closed: AtomicBool,
+    services: Mutex<HashMap<Name, Handler>>,
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<Reply, Status>> + Send>>;
+type Handler = Arc<dyn Fn(Received) -> Answer + Send + Sync>;
+
+enum Command {
+    /// A call to make.
+    Call(Pending),
+    /// Tell the relay about a service; it is among the services already.
+    Register {
+        service: Name,
+        done: oneshot::Sender<Result<(), ServeError>>,
+    },
+    /// A handler is done. `session` tells whether the connection is still the same.
+    Answered {
+        session: u64,
+        id: u64,
+        result: Result<Reply, Status>,
+    },
+}
+
+/// A call that has not ended.
+struct Pending {
+    request: Box<Request>,
+    deadline: Instant,
+    reply: oneshot::Sender<Outcome>,
+}
+
+impl Client {
+    /// Connects with default settings. Addresses: `unix:/path`, `tcp://host:port`.
+    ///
+    /// Must be called within a tokio runtime with I/O and time; any flavour.
+    ///
+    /// # Errors
+    /// [`ConnectError`] if the first connection fails. Later ones are retried without end.
+    pub async fn connect(address: &str) -> Result<Self, ConnectError> {
+        Self::builder(address).connect().await
+    }
+
+    /// Settings to change before connecting.
+    pub fn builder(address: &str) -> Builder {
+        Builder {
+            address: address.to_owned(),
+            timeout: Duration::from_secs(30),
+            in_flight_max: 1024,
+            serving_max: 1024,
+            message_bytes_max: 16 * 1024 * 1024,
+            backoff_max: Duration::from_secs(2),
+            instance: String::new(),
+        }
+    }
+
+    /// Makes a call and waits for its reply.
+    ///
+    /// Dropping the future cancels the call.
+    ///
+    /// # Errors
+    /// [`CallError`]; its [`CallError::retry`] says whether calling again can make a service act twice.
+    pub async fn call(&self, call: Call) -> Result<Reply, CallError> {
+        let shared = &self.handle.shared;
+        let now = tokio::time::Instant::now();
+        let deadline = now + call.timeout_or(self.handle.timeout);
+        let permit = match shared.in_flight.try_acquire() {
+            Ok(permit) => permit,
+            Err(_) => tokio::time::timeout_at(deadline, shared.in_flight.acquire())
+                .await
+                .map_err(|_| CallError::Deadline { sent: false })?
+                .map_err(|_| CallError::Closed)?,
+        };
+        let (sender, receiver) = oneshot::channel();
+        let (now, deadline) = (now.into_std(), deadline.into_std());
+        shared.push(Command::Call(Pending {
+            request: Box::new(call.into_request(now, deadline)?),
+            deadline,
+            reply: sender,
+        }));
+        let mut guard = Guard {
+            shared,
+            receiver: Some(receiver),
+        };
+        let outcome = match &mut guard.receiver {
+            Some(receiver) => receiver.await,
+            None => return Err(CallError::Closed),
+        };
+        guard.receiver = None;
+        drop(permit);
+        outcome.unwrap_or(Err(CallError::Closed))
+    }
+
+    /// Serves a service over this connection: `handler` is called for each call, on the client's task
+    /// until it first waits, then on a task of its own; so it must not block. It is dropped if the caller
+    /// cancels or its deadline passes.
+    ///
+    /// Returns when the relay has accepted the service. It is served until the client is dropped, and
+    /// registered again whenever the connection is made again.
+    ///
+    /// # Errors
+    /// [`ServeError`] if the relay refuses it.
+    pub async fn serve<H, F>(&self, service: &str, handler: H) -> Result<(), ServeError>
+    where
+        H: Fn(Received) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<Reply, Status>> + Send + 'static,
+    {
+        let service = Name::new(service).map_err(ServeError::Name)?;
+        let handler: Handler = Arc::new(move |received| Box::pin(handler(received)));
+        self.handle.shared.services().insert(service.clone(), handler);
+        let (done, registered) = oneshot::channel();
+        let shared = &self.handle.shared;
+        shared.push(Command::Register {
+            service: service.clone(),
+            done,
+        });
+        let result = registered.await.unwrap_or(Err(ServeError::Closed));
+        if result.is_err() {
+            shared.services().remove(&service);
+        }
+        result
+    }
+}
+
+impl Builder {
+    /// Deadline of calls that name none. Default 30 s.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Calls under way at a time; more wait. Default 1024; the relay's own limit counts as well.
+    #[must_use]
+    pub fn in_flight_max(mut self, calls: usize) -> Self {
+        self.in_flight_max = calls.clamp(1, Semaphore::MAX_PERMITS);
+        self
+    }
+
+    /// Calls to services of this client at a time; the relay sends no more. Default 1024.
+    #[must_use]
+    pub fn serving_max(mut self, calls: u32) -> Self {
+        self.serving_max = calls;
+        self
+    }
+
+    /// Longest reply or received request that is put together. Default 16 MiB.
+    #[must_use]
+    pub fn message_bytes_max(mut self, bytes: usize) -> Self {
+        self.message_bytes_max = bytes;
+        self
+    }
+
+    /// Longest wait between two attempts to connect. Default 2 s.
+    #[must_use]
+    pub fn backoff_max(mut self, wait: Duration) -> Self {
+        self.backoff_max = wait;
+        self
+    }
+
+    /// Name of this instance in the relay's logs. Default empty.
+    #[must_use]
+    pub fn instance(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.instance);
+        self
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub async fn connect(self) -> Result<Client, ConnectError> {
+        let address: Address = self.address.parse().map_err(ConnectError::Address)?;
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            wake: Notify::new(),
+            in_flight: Semaphore::new(self.in_flight_max),
+            dropped: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            services: Mutex::default(),
+        });
+        let handle = Handle {
+            shared: Arc::clone(&shared),
+            timeout: self.timeout,
+        };
+        let connection = worker::connect(&address, &self).await?;
+        let tasks = TaskTracker::new();
+        tasks.spawn(worker::run(address, self, connection, shared, tasks.clone()));
+        Ok(Client {
+            handle: Arc::new(handle),
+        })
+    }
+}
+
+impl Shared {
+    fn push(&self, command: Command) {
+        let was_empty = {
+            let mut queue = self.queue();
+            queue.push_back(command);
+            queue.len() == 1
+        };
+        if was_empty {
+            self.wake.notify_one();
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, VecDeque<Command>> {
+        // Sections under this lock cannot panic half-way: they move values.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn services(&self) -> MutexGuard<'_, HashMap<Name, Handler>> {
+        self.services.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.closed.store(true, Ordering::Release);
+        self.shared.in_flight.close();
+        self.shared.wake.notify_one();
+    }
+}
+
+/// Tells the worker that nobody waits for a call any more (L3).
+struct Guard<'a> {
+    shared: &'a Shared,
+    receiver: Option<oneshot::Receiver<Outcome>>,
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if self.receiver.take().is_some() {
+            self.shared.dropped.store(true, Ordering::Release);
+            self.shared.wake.notify_one();
+        }
+    }
+}

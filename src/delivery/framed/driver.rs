@@ -22,12 +22,17 @@ const EVENTS_BELOW: usize = 256 * 1024;
 /// Nothing is read while more than this waits to be written (S4).
 const READ_BELOW: usize = 1024 * 1024;
 
+/// Time for the other side to answer the ping behind a `DRAIN`.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
+
 struct Driver<I> {
     io: I,
     session: Session,
     decoder: Decoder,
     limits: Limits,
     drain: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// When the other side was told to send no more calls.
+    drain_since: Option<Instant>,
     timer: Timer,
     /// Bytes of a frame wait for the rest of it.
     frame_since: Option<Instant>,
@@ -51,6 +56,7 @@ pub(super) async fn run(
         session: Session::new(connection, shaken.agreed, surroundings),
         decoder: shaken.decoder,
         drain: Some(Box::pin(drain.cancelled_owned())),
+        drain_since: None,
         timer: Timer::default(),
         frame_since: None,
         stalled_since: None,
@@ -95,6 +101,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
             .is_some_and(|drain| drain.as_mut().poll(cx).is_ready())
         {
             self.drain = None;
+            self.drain_since = Some(now);
             self.session.drain();
         }
         let mut progress = false;
@@ -106,7 +113,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
             progress = true;
         }
         progress |= self.write(cx, now)?;
-        if self.drain.is_none() && self.session.out.is_empty() && self.session.is_quiet() {
+        if self.may_end(now) {
             return Ok(Round::End(Ended::Drained));
         }
         if self.session.out.len() < READ_BELOW {
@@ -188,6 +195,12 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
         Ok(progress)
     }
 
+    /// Whether a drained connection has nothing left to do.
+    fn may_end(&self, now: Instant) -> bool {
+        let known = |since: Instant| self.session.is_drain_known() || since + DRAIN_GRACE <= now;
+        self.drain_since.is_some_and(known) && self.session.out.is_empty() && self.session.is_quiet()
+    }
+
     /// Nothing to do: looks what has taken too long and sets the timer for what will.
     fn watch(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Round, SessionError> {
         let limits = &self.limits;
@@ -196,8 +209,12 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
             self.frame_since.map(|since| since + limits.frame_timeout),
             self.stalled_since.map(|since| since + limits.write_timeout),
             idle.then(|| self.active + limits.idle_timeout),
+            // Looked at by `may_end` when it comes; with calls open it means nothing.
+            self.drain_since
+                .map(|since| since + DRAIN_GRACE)
+                .filter(|due| *due > now),
         ];
-        let [frame, stall, idle] = watched.map(|due| due.is_some_and(|due| due <= now));
+        let [frame, stall, idle, _] = watched.map(|due| due.is_some_and(|due| due <= now));
         if frame {
             return Err(SessionError::SlowFrame(limits.frame_timeout));
         }

@@ -23,8 +23,22 @@ pub(super) struct Session {
     incoming: Incoming,
     outgoing: Outgoing,
     registrations: Vec<(ServiceName, Registration)>,
-    draining: bool,
+    draining: Drain,
 }
+
+/// How far the end of a connection in order is.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Drain {
+    /// Not begun.
+    Not,
+    /// The other side was told; calls it sent before it knew may still come.
+    Told,
+    /// It has answered the ping behind the `DRAIN`: all it sends from now on is sent knowingly.
+    Known,
+}
+
+/// Number of the ping that follows a `DRAIN`.
+const DRAIN_PING: u64 = u64::MAX;
 
 /// What both directions need to write frames.
 pub(super) struct Wire<'a> {
@@ -47,7 +61,7 @@ impl Session {
             incoming: Incoming::default(),
             outgoing: Outgoing::default(),
             registrations: Vec::new(),
-            draining: false,
+            draining: Drain::Not,
         }
     }
 
@@ -56,7 +70,7 @@ impl Session {
     /// # Errors
     /// [`SessionError`]: the connection must end.
     pub(super) fn on_frame(&mut self, frame: Frame, now: Instant) -> Result<(), SessionError> {
-        let draining = self.draining;
+        let draining = self.draining != Drain::Not;
         let connection = Rc::clone(&self.connection);
         let (incoming, outgoing, mut wire) = self.parts(now);
         match frame {
@@ -78,6 +92,7 @@ impl Session {
             Frame::Failed { id: CONNECTION, error } => return Err(SessionError::Refused(error.detail)),
             Frame::Failed { id, error } => outgoing.on_failed(id, &error, &connection),
             Frame::Ping(number) => frame::put_pong(wire.out, number),
+            Frame::Pong(DRAIN_PING) if draining => self.draining = Drain::Known,
             Frame::Pong(_) | Frame::Unknown(_) => {}
             Frame::Drain => connection.taking.set(false),
             Frame::Register { id, body } => return self.register(id, &body),
@@ -100,8 +115,15 @@ impl Session {
 
     /// Takes no new calls from now on and says so.
     pub(super) fn drain(&mut self) {
-        self.draining = true;
+        self.draining = Drain::Told;
         frame::put_drain(&mut self.out);
+        frame::put_ping(&mut self.out, DRAIN_PING);
+    }
+
+    /// Whether the other side knows that it must not send new calls. Closing before would lose calls that
+    /// are on their way, without a word on whether they were executed.
+    pub(super) fn is_drain_known(&self) -> bool {
+        self.draining == Drain::Known
     }
 
     /// Whether no call is open in either direction.
