@@ -1,3 +1,7 @@
 //! The `strait` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    strait::cli::run(std::env::args_os())
+}

@@ -1,5 +1,25 @@
-//! Operators talk to us, on a runtime of its own.
+//! Operators talk to us, on a thread and runtime of its own.
+//!
+//! # Path
+//! The app starts [`Admin`] with what there is to see ([`Parts`]); components report named conditions to
+//! [`Health`].
+//!
+//! # Invariants
+//! - A1. A busy data plane never makes this address silent, and the other way round.
+//! - A2. `GET` changes nothing.
+//! - A3. A web page in an operator's browser can neither read nor change anything here.
+//!
+//! # Not here
+//! The series of a component (its `metrics.rs`), draining (`app`).
 
+mod guard;
+mod health;
+mod pages;
+mod server;
 mod settings;
+#[cfg(test)]
+mod tests;
 
+pub use health::{Condition, Health};
+pub use server::{Admin, MissingKeys, Parts, ServerError, StatusSource};
 pub use settings::{Settings, SettingsError};

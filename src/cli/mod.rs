@@ -1,3 +1,210 @@
 //! The commands of the binary.
+//!
+//! # Invariants
+//! - L1. Standard output carries what was asked for and nothing else; complaints go to standard error.
+//! - L2. Exit codes: 0 done; 1 failed; 2 the answer is no (mistakes in the configuration, a call that would
+//!   be refused); 64 the command line is wrong.
+//!
+//! # Not here
+//! What the relay does (`app`).
 
 pub mod cert;
+mod configuration;
+mod explain;
+mod version;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::app::{self, AppError};
+use crate::settings::{Checked, Problems, Source};
+use crate::telemetry::{self, Chain};
+
+/// Carries calls and messages between the units of a cell-based system.
+#[derive(Debug, Parser)]
+#[command(name = "strait", version = version::LONG, after_help = EXIT_CODES, propagate_version = false)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// How answers are written
+    #[arg(long, global = true, value_enum, default_value_t = Output::Human)]
+    output: Output,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 the answer is no (mistakes in the configuration, a call \
+                          that would be refused), 64 the command line is wrong";
+
+/// How answers are written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Output {
+    /// For people
+    Human,
+    /// One JSON document
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make and inspect certificates
+    Cert(cert::Args),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  strait completions bash > /etc/bash_completion.d/strait")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Check, show and describe the configuration
+    #[command(subcommand)]
+    Config(configuration::Command),
+    /// Say which unit owns a key, and why
+    #[command(
+        after_help = "Example:\n  strait explain --config config/relay.toml --key im.conversation=cid:1:42 --service im.Echo"
+    )]
+    Explain(explain::Args),
+    /// Run a relay until SIGTERM
+    #[command(after_help = "Example:\n  strait run --config config/relay.toml --set relay.shards=2")]
+    Run(SourceArgs),
+    /// Print version, revision and what is built in
+    Version,
+}
+
+/// Where settings come from.
+#[derive(Clone, Debug, clap::Args)]
+struct SourceArgs {
+    /// The configuration file; pairs/<geo>--<geo>.toml next to it are read too
+    #[arg(long, short, env = "STRAIT_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A value that wins over all others; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = assignment)]
+    set: Vec<(String, String)>,
+}
+
+/// Why a command did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+enum CliError {
+    /// The relay could not start, or broke.
+    #[error(transparent)]
+    App(#[from] AppError),
+    /// A certificate command failed.
+    #[error(transparent)]
+    Cert(#[from] cert::CertError),
+    /// The answer could not be turned into text.
+    #[error("cannot write the answer as text")]
+    Format(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The answer is no, and has been written.
+    #[error("the answer is no")]
+    No,
+    /// The answer could not be written.
+    #[error("cannot write the answer")]
+    Output(#[from] io::Error),
+    /// The log cannot be set up.
+    #[error(transparent)]
+    Log(#[from] telemetry::LogError),
+    /// Mistakes in the configuration, one per line.
+    #[error(transparent)]
+    Problems(#[from] Problems),
+}
+
+impl CliError {
+    fn code(&self) -> u8 {
+        match self {
+            Self::No | Self::Problems(_) => 2,
+            _ => 1,
+        }
+    }
+}
+
+/// Runs the command that `arguments` name and gives the exit code of the process.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nowhere else to say that standard error is closed.
+            let _ = error.print();
+            return if error.use_stderr() {
+                ExitCode::from(64)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    let result = dispatch(cli, &mut io::stdout().lock());
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // `strait ... | head` ends this way; it is no failure.
+        Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            if !matches!(error, CliError::No) {
+                let _ = writeln!(io::stderr().lock(), "{}", Chain(&error));
+            }
+            ExitCode::from(error.code())
+        }
+    }
+}
+
+fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), CliError> {
+    match cli.command {
+        Command::Cert(args) => Ok(cert::run(&args)?),
+        Command::Completions { shell } => {
+            // Into memory first: the generator panics if it cannot write.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "strait", &mut script);
+            Ok(out.write_all(&script)?)
+        }
+        Command::Config(command) => configuration::run(&command, cli.output, out),
+        Command::Explain(args) => explain::run(&args, cli.output, out),
+        Command::Run(args) => {
+            let checked = load(&args.source())?;
+            let log = telemetry::init(&checked.settings.log)?;
+            Ok(app::run(checked, log)?)
+        }
+        Command::Version => version::print(cli.output, out),
+    }
+}
+
+/// Reads and checks the settings.
+fn load(source: &Source) -> Result<Checked, Problems> {
+    source.load()?.check(source.base())
+}
+
+impl SourceArgs {
+    fn source(&self) -> Source {
+        let text = |text: OsString| text.into_string().ok();
+        Source {
+            file: self.config.clone(),
+            environment: std::env::vars_os()
+                .filter_map(|(name, value)| Some((text(name)?, text(value)?)))
+                .filter(|(name, _)| name.starts_with("STRAIT__"))
+                .collect(),
+            flags: self.set.clone(),
+        }
+    }
+}
+
+fn assignment(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
+        _ => Err("expected KEY=VALUE, such as relay.shards=2".to_owned()),
+    }
+}
+
+/// Writes one JSON document.
+fn write_json(out: &mut impl Write, value: &impl serde::Serialize) -> Result<(), CliError> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| CliError::Format(Box::new(error)))?;
+    Ok(writeln!(out, "{text}")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

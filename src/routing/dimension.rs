@@ -7,7 +7,7 @@ use super::{BUCKETS, Rule, RuleError, RuleKind, RuleProblem, bucket};
 use crate::model::{Name, UnitId};
 
 /// The rules of one dimension.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Dimension {
     pub(super) name: Name,
     owners: Vec<Owner>,
@@ -28,13 +28,13 @@ pub(super) struct Match<'a> {
 /// Index into `owners`.
 type Slot = u32;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Owner {
     unit: UnitId,
     rule: u32,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Prefix {
     text: Box<[u8]>,
     owner: Slot,
@@ -42,7 +42,7 @@ struct Prefix {
     parent: Option<usize>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Range {
     first: u128,
     last: u128,

@@ -8,7 +8,7 @@ use super::{RouteError, RuleError, RuleProblem, Settings};
 use crate::model::{MissingKey, Name, RouteHints, UnitId};
 
 /// An immutable version of the rules.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RouteTable {
     version: u64,
     hops_max: usize,

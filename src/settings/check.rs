@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::{Loaded, Problems, Settings, path};
-use crate::model::{Geo, MissingKey, RelayName, UnitId};
+use crate::model::{Geo, MissingKey, Place, RelayName, UnitId};
 use crate::routing::RouteTable;
 
 /// Settings that fit together, with what can be worked out of them.
@@ -24,6 +24,30 @@ pub struct Checked {
     pub routes: RouteTable,
     /// Where the admin address listens.
     pub admin: Option<SocketAddr>,
+}
+
+impl Checked {
+    /// This relay, as errors and answers name it.
+    pub fn place(&self) -> Place {
+        Place {
+            unit: self.unit.clone(),
+            relay: self.relay.clone(),
+        }
+    }
+
+    /// Threads that carry calls: `relay.shards`, or one for each core.
+    pub fn shards(&self) -> usize {
+        match self.settings.relay.shards {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            shards => shards,
+        }
+    }
+
+    /// What a service wants done with calls without key; `None` is a service nobody named.
+    pub fn missing_key(&self, service: Option<&str>) -> &MissingKey {
+        let settings = service.and_then(|service| self.settings.services.get(service));
+        settings.map_or(&self.settings.calls.missing_key, |settings| &settings.missing_key)
+    }
 }
 
 impl Loaded {
@@ -59,6 +83,9 @@ impl Settings {
                 "routing.hops_max",
                 "a call passes two units at least; use 2 or more",
             );
+        }
+        if let Err(error) = self.peer.check() {
+            problems.add(None, "peer", error.to_string());
         }
         let admin = self.admin.address().unwrap_or_else(|error| {
             problems.add(None, "admin.listen", error.to_string());

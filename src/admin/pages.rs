@@ -1,0 +1,143 @@
+//! What the admin address answers.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::Parts;
+use crate::model::{Key, Name, RouteHints};
+use crate::telemetry::Chain;
+
+type Shared = State<Arc<Parts>>;
+
+const INDEX: &str = "\
+strait relay
+GET  /metrics                                    series in the Prometheus text format
+GET  /livez                                      200 while the process runs
+GET  /readyz[?verbose]                           200 if the relay may get work, else 503 and why
+GET  /explain?dimension=D&key=K[&service=S]      which unit owns a key, and why; also unit=U
+GET  /status                                     units, links and services, as JSON
+POST /drain                                      finish running calls, then end
+PUT  /log?level=info,strait::peer=debug          log levels
+";
+
+pub(super) async fn index() -> &'static str {
+    INDEX
+}
+
+pub(super) async fn livez() -> &'static str {
+    "alive\n"
+}
+
+pub(super) async fn metrics(State(parts): Shared) -> Response {
+    match parts.registry.to_text() {
+        Ok(text) => (
+            [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+            text,
+        )
+            .into_response(),
+        Err(error) => {
+            tracing::error!(error = %Chain(&error), "series cannot be written as text");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct Verbose {
+    verbose: Option<String>,
+}
+
+pub(super) async fn readyz(State(parts): Shared, Query(query): Query<Verbose>) -> Response {
+    let conditions = parts.health.conditions();
+    let ready = conditions.values().all(|condition| condition.ready);
+    let mut text = String::from(if ready { "ready\n" } else { "not ready\n" });
+    for (name, condition) in &conditions {
+        if query.verbose.is_some() || !condition.ready {
+            let mark = if condition.ready { '+' } else { '-' };
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "[{mark}] {name}: {}", condition.reason);
+        }
+    }
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, text).into_response()
+}
+
+#[derive(Deserialize)]
+pub(super) struct Explain {
+    dimension: Option<String>,
+    key: Option<String>,
+    service: Option<String>,
+    unit: Option<String>,
+}
+
+pub(super) async fn explain(State(parts): Shared, Query(query): Query<Explain>) -> Response {
+    let key = match (query.dimension, query.key) {
+        (Some(dimension), Some(key)) => Some(Key {
+            dimension: dimension.into(),
+            key: key.into(),
+        }),
+        (None, None) => None,
+        _ => return bad_request("dimension and key belong together"),
+    };
+    let unit = match query.unit.as_deref().map(Name::new).transpose() {
+        Ok(unit) => unit,
+        Err(error) => return bad_request(&format!("unit: {error}")),
+    };
+    let hints = RouteHints {
+        keys: key.into_iter().collect(),
+        unit,
+        ..RouteHints::default()
+    };
+    let missing_key = (parts.missing_key)(query.service.as_deref());
+    Json(parts.routing.table().explain(&hints, &missing_key, &parts.place.unit)).into_response()
+}
+
+pub(super) async fn status(State(parts): Shared) -> Json<Map<String, Value>> {
+    let mut status = parts.status.status();
+    status.insert("unit".to_owned(), json!(parts.place.unit));
+    status.insert("relay".to_owned(), json!(parts.place.relay));
+    status.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
+    status.insert("route_table_version".to_owned(), json!(parts.routing.table().version()));
+    status.insert("ready".to_owned(), json!(parts.health.is_ready()));
+    status.insert("conditions".to_owned(), json!(parts.health.conditions()));
+    Json(status)
+}
+
+pub(super) async fn drain(State(parts): Shared) -> Response {
+    tracing::info!("drain asked for at the admin address");
+    parts.drain.cancel();
+    (StatusCode::ACCEPTED, "draining\n").into_response()
+}
+
+#[derive(Deserialize)]
+pub(super) struct Levels {
+    level: Option<String>,
+}
+
+pub(super) async fn log(State(parts): Shared, Query(query): Query<Levels>) -> Response {
+    let Some(level) = query.level else {
+        return bad_request("level is missing, such as /log?level=info,strait::peer=debug");
+    };
+    match parts.log.set_levels(&level) {
+        Ok(()) => {
+            tracing::info!(level, "log levels changed");
+            format!("{level}\n").into_response()
+        }
+        Err(error) => bad_request(&Chain(&error).to_string()),
+    }
+}
+
+fn bad_request(text: &str) -> Response {
+    (StatusCode::BAD_REQUEST, format!("{text}\n")).into_response()
+}

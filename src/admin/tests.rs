@@ -1,0 +1,182 @@
+//! The admin address over a real socket.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::model::{MissingKey, Name, Place};
+use crate::routing::{self, RouteTable, Rule};
+use crate::telemetry::{LogHandle, Registry};
+
+struct Links;
+
+impl StatusSource for Links {
+    fn status(&self) -> Map<String, Value> {
+        Map::from_iter([("links".to_owned(), json!([{ "unit": "b" }]))])
+    }
+}
+
+struct Fixture {
+    admin: Admin,
+    health: Health,
+    drain: CancellationToken,
+}
+
+fn start() -> Fixture {
+    let (a, b) = (Name::new("a").unwrap(), Name::new("b").unwrap());
+    let rule: Rule = toml::from_str("dimension = \"uid\"\nprefix = \"15\"\nunit = \"b\"").unwrap();
+    let settings = routing::Settings {
+        version: 3,
+        dimensions: vec![Name::new("uid").unwrap()],
+        rules: vec![rule],
+        ..routing::Settings::default()
+    };
+    let health = Health::new();
+    let drain = CancellationToken::new();
+    let parts = Parts {
+        registry: Registry::new().unwrap(),
+        health: health.clone(),
+        log: LogHandle::detached(),
+        routing: routing::Handle::new(RouteTable::build(&settings, &a, [&b]).unwrap()),
+        place: Place {
+            unit: a,
+            relay: Name::new("a-1").unwrap(),
+        },
+        missing_key: Arc::new(|service| match service {
+            Some("im.Echo") => MissingKey::Local,
+            _ => MissingKey::Reject,
+        }),
+        status: Arc::new(Links),
+        drain: drain.clone(),
+    };
+    let admin = Admin::start(SocketAddr::from(([127, 0, 0, 1], 0)), parts).unwrap();
+    Fixture { admin, health, drain }
+}
+
+impl Fixture {
+    fn send(&self, method: &str, path: &str) -> (u16, String) {
+        self.send_with(method, path, &format!("host: {}\r\n", self.admin.address()))
+    }
+
+    fn send_with(&self, method: &str, path: &str, fields: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.admin.address()).unwrap();
+        let request = format!("{method} {path} HTTP/1.1\r\n{fields}content-length: 0\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+}
+
+#[test]
+fn readiness_is_refused_with_the_reasons_and_liveness_is_not() {
+    let relay = start();
+    assert_eq!(relay.send("GET", "/readyz"), (200, "ready\n".into()));
+    relay.health.set("links", true, "2 of 2");
+    relay.health.set("draining", false, "the relay is shutting down");
+    assert_eq!(
+        relay.send("GET", "/readyz"),
+        (503, "not ready\n[-] draining: the relay is shutting down\n".into())
+    );
+    let (status, text) = relay.send("GET", "/readyz?verbose");
+    assert!(status == 503 && text.contains("[+] links: 2 of 2\n"), "{text}");
+    assert_eq!(relay.send("GET", "/livez").0, 200);
+}
+
+#[test]
+fn series_status_and_explanations_can_be_read() {
+    // O-M1, C-R4
+    let relay = start();
+    let (status, text) = relay.send("GET", "/metrics");
+    assert!(status == 200 && text.contains("strait_build_info"), "{text}");
+    let json = |path: &str| -> Value { serde_json::from_str(&relay.send("GET", path).1).unwrap() };
+    let status = json("/status");
+    assert_eq!(
+        (&status["unit"], &status["route_table_version"]),
+        (&json!("a"), &json!(3))
+    );
+    assert_eq!(status["links"][0]["unit"], "b");
+    assert_eq!(json("/explain?dimension=uid&key=1500")["owner"], "b");
+    assert_eq!(json("/explain?dimension=uid&key=9")["owner"], Value::Null);
+    assert_eq!(json("/explain?service=im.Echo")["owner"], "a");
+    assert_eq!(json("/explain?unit=b")["rule"], "strait-unit");
+    assert_eq!(relay.send("GET", "/explain?key=1").0, 400);
+    assert_eq!(relay.send("GET", "/nothing").0, 404);
+}
+
+#[test]
+fn reading_changes_nothing_and_changing_needs_its_method() {
+    // A2
+    let relay = start();
+    assert_eq!(relay.send("GET", "/drain").0, 405);
+    assert_eq!(relay.send("GET", "/log?level=trace").0, 405);
+    assert!(!relay.drain.is_cancelled());
+    assert_eq!(relay.send("POST", "/drain").0, 202);
+    assert!(relay.drain.is_cancelled());
+    assert_eq!(relay.send("PUT", "/log?level=info,strait::peer=debug").0, 200);
+    assert_eq!(relay.send("PUT", "/log?level=strait::peer=loud").0, 400);
+    assert_eq!(relay.send("PUT", "/log").0, 400);
+}
+
+#[test]
+fn a_web_page_can_neither_read_nor_change_anything() {
+    // A3
+    let relay = start();
+    let address = relay.admin.address();
+    let foreign = format!("host: {address}\r\norigin: http://evil.example\r\n");
+    assert_eq!(relay.send_with("POST", "/drain", &foreign).0, 403);
+    assert_eq!(
+        relay
+            .send_with("POST", "/drain", &format!("host: {address}\r\norigin: null\r\n"))
+            .0,
+        403
+    );
+    assert!(!relay.drain.is_cancelled());
+    // A name of the page's own that was made to point here.
+    assert_eq!(relay.send_with("GET", "/status", "host: evil.example:7402\r\n").0, 421);
+    let own = format!(
+        "host: localhost:{0}\r\norigin: http://localhost:{0}\r\n",
+        address.port()
+    );
+    assert_eq!(relay.send_with("POST", "/drain", &own).0, 202);
+}
+
+#[test]
+fn an_address_that_others_can_reach_needs_a_yes() {
+    // O-S3
+    let remote = Settings {
+        listen: SocketAddr::from(([0, 0, 0, 0], 7402)),
+        ..Settings::default()
+    };
+    assert!(remote.address().unwrap_err().to_string().contains("admin.allow_remote"));
+    let allowed = Settings {
+        allow_remote: true,
+        ..remote.clone()
+    };
+    assert_eq!(allowed.address(), Ok(Some(remote.listen)));
+    assert_eq!(
+        Settings {
+            enabled: false,
+            ..remote
+        }
+        .address(),
+        Ok(None)
+    );
+}
+
+#[test]
+fn an_address_that_is_taken_is_named() {
+    let relay = start();
+    let address = relay.admin.address();
+    let taken = std::net::TcpListener::bind(address).unwrap_err();
+    let error = ServerError::Bind { address, source: taken };
+    assert!(error.to_string().contains(&address.to_string()));
+    relay.admin.stop();
+    // The port is free again once the thread has ended.
+    std::net::TcpListener::bind(address).unwrap();
+}
