@@ -110,7 +110,7 @@ pub struct RelaySettings {
 #[non_exhaustive]
 pub enum SettingsError {
     /// A number outside of its range.
-    #[error("[peer] {key} = {found} is out of range; use {range}")]
+    #[error("{found} is out of range; use {range}")]
     Range {
         /// The key.
         key: &'static str,
@@ -120,11 +120,22 @@ pub enum SettingsError {
         range: &'static str,
     },
     /// Links would be lost between two keep-alives.
-    #[error("[peer] keep_alive must be at most half of idle_timeout, or quiet links are lost with one packet")]
+    #[error("must be at most half of idle_timeout, or quiet links are lost with one packet")]
     KeepAlive,
     /// A handshake that may take no time at all never ends well.
-    #[error("[peer] handshake_timeout must be longer than zero")]
+    #[error("must be longer than zero")]
     HandshakeTimeout,
+}
+
+impl SettingsError {
+    /// The key of `[peer]` that is at fault.
+    pub const fn key(&self) -> &'static str {
+        match self {
+            Self::Range { key, .. } => key,
+            Self::KeepAlive => "keep_alive",
+            Self::HandshakeTimeout => "handshake_timeout",
+        }
+    }
 }
 
 /// What a revocation list past its next update means.
@@ -273,14 +284,14 @@ mod tests {
         let check = |bend: fn(&mut Settings)| {
             let mut settings = Settings::default();
             bend(&mut settings);
-            settings.check().map_err(|error| error.to_string())
+            settings.check().map_err(|error| format!("{}: {error}", error.key()))
         };
         assert_eq!(check(|_| ()), Ok(()));
         let named = |bend, part: &str| {
             let text = check(bend).expect_err(part);
             assert!(text.contains(part), "{text}");
         };
-        named(|settings| settings.lanes = 0, "lanes = 0");
+        named(|settings| settings.lanes = 0, "lanes: 0 is out of range");
         named(|settings| settings.lanes = 17, "1 to 16");
         named(|settings| settings.mtu_max = 1199, "mtu_max");
         named(

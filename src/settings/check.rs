@@ -91,6 +91,9 @@ impl Settings {
             problems.add(None, "admin.listen", error.to_string());
             None
         });
+        if let Err(error) = self.peer.check() {
+            problems.add(None, path::join("peer", error.key()), error.to_string());
+        }
         let Some((geo, unit, relay)) = identity else {
             return Err(problems);
         };
