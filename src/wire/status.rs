@@ -192,7 +192,7 @@ fn status_of(error: &RelayError, code: Code, text: &str) -> Status {
         metadata.push(Entry {
             key: key.to_owned(),
             value,
-        })
+        });
     };
     if let Some(place) = &error.place {
         tell("unit", place.unit.to_string());
@@ -349,7 +349,7 @@ mod tests {
                 let read = parse_timeout(text.as_bytes()).expect("own text is legal");
                 prop_assert!(read <= left);
                 // Seven digits are always kept.
-                prop_assert!(left.as_secs() > 359_999_999_999 || (left - read) * 100_000 <= left);
+                prop_assert!(left.as_secs() > 359_999_999_999 || left.saturating_sub(read) * 100_000 <= left);
             }
         }
 

@@ -490,3 +490,39 @@ fn a_caller_that_reads_nothing_is_pushed_back_and_others_go_on() {
         assert_eq!(got, sent);
     });
 }
+
+// C-G3
+#[test]
+fn metadata_of_a_reply_over_the_limit_fails_its_call_only() {
+    on_a_shard(async {
+        let service = to_h2(&Settings::default(), 100, |request, mut respond| async move {
+            let large = request.headers().get("x-large").cloned();
+            let response = http::Response::builder().header("content-type", "application/grpc");
+            if large.as_ref().is_some_and(|part| part == "head") {
+                let response = response.header("x-big", "v".repeat(20_000)).body(()).unwrap();
+                respond.send_response(response, true).unwrap();
+                return;
+            }
+            let mut reply = respond.send_response(response.body(()).unwrap(), false).unwrap();
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert("grpc-status", "0".parse().unwrap());
+            if large.is_some() {
+                trailers.insert("x-big", "v".repeat(20_000).parse().unwrap());
+            }
+            let _ = reply.send_trailers(trailers);
+        });
+        let desk = Rc::new(Desk::default());
+        for (id, large) in [(1, "head"), (2, "trailers")] {
+            let mut request = made(b"", true);
+            request.metadata = fields(&[("x-large", large)]);
+            service.open(request, to(&desk, id)).unwrap();
+            assert_eq!(
+                desk.reply(id).await.error,
+                Some((Reason::TooLarge, Retry::Never)),
+                "{large}"
+            );
+        }
+        service.open(made(b"", true), to(&desk, 3)).unwrap();
+        assert_eq!(desk.reply(3).await.status, Some(Code::Ok));
+    });
+}

@@ -195,13 +195,13 @@ fn a_header_bomb_is_answered_as_too_large() {
     on_a_shard(async {
         let mut attack = Attack::new(Settings::default()).await;
         let mut block = head("Unary");
-        // Literal with indexing, 100 bytes; then the same again and again by its index (62).
+        // Literal with indexing, 100 bytes; then the same again and again by its index, 62.
         block.push(0x40);
         block.push(5);
         block.extend(b"x-big");
         block.push(100);
         block.extend([b'v'; 100]);
-        block.extend(std::iter::repeat_n(0x80 | 62, 15_000));
+        block.extend(std::iter::repeat_n(0xbe, 15_000));
         attack
             .throw([frame(HEADERS, END_HEADERS | END_STREAM, 1, &block)])
             .await;

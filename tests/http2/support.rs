@@ -67,11 +67,6 @@ impl Echo {
         let mut calls = self.calls.borrow_mut();
         let Some(call) = calls.get_mut(&id) else { return };
         let head_of = |metadata: Option<Metadata>| metadata.map(|metadata| (200, metadata));
-        let ending = || Ending {
-            status: Code::Ok,
-            trailers: fields(&[("grpc-status", "0"), ("x-trailer", "t"), ("x-bin", "AAE")]),
-            ..Ending::default()
-        };
         match call.method.as_str() {
             "Stream" => {
                 let part = Part {
@@ -106,51 +101,58 @@ impl Echo {
                     call.caller.send(ReplyEvent::Part(part));
                 }
             }
-            "TrailersOnly" => {
+            "Early" | "Fail" | "FailLate" | "TrailersOnly" => {
                 let call = calls.remove(&id).unwrap();
-                let head = fields(&[
-                    ("content-type", "application/grpc"),
-                    ("grpc-status", "5"),
-                    ("grpc-message", "no%20one"),
-                ]);
-                let end = Some(Ending {
-                    status: Code::NotFound,
-                    ..Ending::default()
-                });
-                call.caller.send(ReplyEvent::Part(Part {
-                    head: Some((200, head)),
-                    end,
-                    ..Part::default()
-                }));
-            }
-            "Fail" => {
-                let call = calls.remove(&id).unwrap();
-                let error = RelayError::new(Reason::UnitAway, Retry::Safe, "unit b is away")
-                    .pushed_back(Duration::from_millis(70));
-                call.caller.send(ReplyEvent::Failed(Box::new(error)));
-            }
-            "FailLate" => {
-                let call = calls.remove(&id).unwrap();
-                let head = Some((200, fields(&[("content-type", "application/grpc")])));
-                call.caller.send(ReplyEvent::Part(Part {
-                    head,
-                    ..Part::default()
-                }));
-                let error = RelayError::new(Reason::LinkLost, Retry::Ambiguous, "the link broke");
-                call.caller.send(ReplyEvent::Failed(Box::new(error)));
-            }
-            "Early" => {
-                let call = calls.remove(&id).unwrap();
-                let part = Part {
-                    head: head_of(head),
-                    body: ReplyBody::default(),
-                    end: Some(ending()),
-                };
-                call.caller.send(ReplyEvent::Part(part));
+                drop(calls);
+                answer_at_once(&call, head);
             }
             // Silent
             _ => {}
         }
+    }
+}
+
+/// Replies that do not wait for the request.
+fn answer_at_once(call: &Call, head: Option<Metadata>) {
+    let send = |part| call.caller.send(ReplyEvent::Part(part));
+    let fail = |error| call.caller.send(ReplyEvent::Failed(Box::new(error)));
+    let grpc = [("content-type", "application/grpc")];
+    match call.method.as_str() {
+        "TrailersOnly" => {
+            let head = fields(&[grpc[0], ("grpc-status", "5"), ("grpc-message", "no%20one")]);
+            let end = Some(Ending {
+                status: Code::NotFound,
+                ..Ending::default()
+            });
+            send(Part {
+                head: Some((200, head)),
+                end,
+                ..Part::default()
+            });
+        }
+        "Fail" => fail(
+            RelayError::new(Reason::UnitAway, Retry::Safe, "unit b is away").pushed_back(Duration::from_millis(70)),
+        ),
+        "FailLate" => {
+            send(Part {
+                head: Some((200, fields(&grpc))),
+                ..Part::default()
+            });
+            fail(RelayError::new(Reason::LinkLost, Retry::Ambiguous, "the link broke"));
+        }
+        _ => send(Part {
+            head: head.map(|head| (200, head)),
+            end: Some(ending()),
+            ..Part::default()
+        }),
+    }
+}
+
+fn ending() -> Ending {
+    Ending {
+        status: Code::Ok,
+        trailers: fields(&[("grpc-status", "0"), ("x-trailer", "t"), ("x-bin", "AAE")]),
+        ..Ending::default()
     }
 }
 

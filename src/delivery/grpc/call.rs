@@ -52,6 +52,9 @@ impl Call {
     /// Turns a part of a reply into what the caller gets.
     pub(super) fn reply(&mut self, part: http2::Part, now: Instant) -> Result<Part, Box<RelayError>> {
         let mut reply = Part::default();
+        if part.is_cut {
+            return Err(Box::new(too_large("the reply's trailers are over this relay's limit")));
+        }
         if let Some(head) = part.head {
             if head.is_too_large {
                 return Err(Box::new(too_large("the reply's metadata is over this relay's limit")));

@@ -185,7 +185,7 @@ impl Driver {
                 add(b"strait-source-service", service.as_str().as_bytes());
             }
         }
-        if request.envelope == Envelope::Framed {
+        if request.envelope == Envelope::Framed && request.metadata.value("content-type").is_none() {
             add(b"content-type", b"application/grpc");
         }
         let authority = if request.authority.is_empty() {

@@ -40,8 +40,8 @@ pub struct Settings {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub write_timeout: Duration,
-    /// Silence after which a service is asked for a sign of life. Default 30 s; services that count pings
-    /// (grpc-go allows one in 5 min without calls) may want more.
+    /// Silence after which a service is asked for a sign of life. Default 0s = never: health checks notice a
+    /// dead service, and servers that count pings (grpc-go allows one in 5 min) disconnect those who ask often.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub keepalive: Duration,
@@ -65,7 +65,7 @@ impl Default for Settings {
             preface_timeout: Duration::from_secs(5),
             header_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(30),
-            keepalive: Duration::from_secs(30),
+            keepalive: Duration::ZERO,
             keepalive_timeout: Duration::from_secs(10),
         }
     }

@@ -48,7 +48,7 @@ pub struct Settings {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub write_timeout: Duration,
-    /// Silence after which a client is asked for a sign of life. Default 30 s.
+    /// Silence after which a client is asked for a sign of life. Default 30 s; 0s = never.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub keepalive: Duration,

@@ -21,6 +21,7 @@ pub(super) struct RawPart {
     pub(super) head: Option<RawHead>,
     pub(super) chunk: Range<usize>,
     pub(super) trailers: Option<Range<usize>>,
+    pub(super) is_cut: bool,
     pub(super) end: bool,
 }
 
@@ -59,6 +60,7 @@ impl RawPart {
             }),
             chunk: cut(self.chunk),
             trailers: self.trailers.map(|range| Metadata::from_checked(cut(range))),
+            is_cut: self.is_cut,
             end: self.end,
         }
     }

@@ -6,6 +6,10 @@ use super::{Limits, Side};
 
 /// A header block while it is read. One per session: blocks cannot interleave in HTTP/2.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says something that is independent of the others"
+)]
 pub(super) struct Block {
     /// Slot of its stream.
     pub(super) index: usize,

@@ -27,7 +27,7 @@ pub struct Pace {
     pub headers: Duration,
     /// A write that makes no progress.
     pub stall: Duration,
-    /// Silence after which the peer is asked for a sign of life.
+    /// Silence after which the peer is asked for a sign of life; zero for never.
     pub keepalive: Duration,
     /// How long it may take to answer that.
     pub keepalive_answer: Duration,
@@ -292,7 +292,7 @@ impl Vitals {
         if is_past(self.answer_by) {
             return Verdict::Slow("answer a ping");
         }
-        if self.answer_by.is_none() && self.last_read + self.pace.keepalive <= now {
+        if self.answer_by.is_none() && self.keepalive_at().is_some_and(|at| at <= now) {
             self.answer_by = Some(now + self.pace.keepalive_answer);
             return Verdict::Ping;
         }
@@ -301,10 +301,73 @@ impl Vitals {
 
     /// When to check again.
     fn next(&self) -> Instant {
-        let life = self.answer_by.unwrap_or(self.last_read + self.pace.keepalive);
+        let life = self.answer_by.or(self.keepalive_at());
         [self.settings_by, self.headers_by, self.written_by]
             .into_iter()
             .flatten()
-            .fold(life, Instant::min)
+            .chain(life)
+            .min()
+            .unwrap_or(self.last_read + FAR)
+    }
+
+    fn keepalive_at(&self) -> Option<Instant> {
+        (!self.pace.keepalive.is_zero()).then(|| self.last_read + self.pace.keepalive)
+    }
+}
+
+/// When nothing is to be checked.
+const FAR: Duration = Duration::from_secs(24 * 60 * 60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn vitals() -> (Vitals, Instant) {
+        let pace = Pace {
+            settings: 5 * SECOND,
+            headers: 10 * SECOND,
+            stall: 30 * SECOND,
+            keepalive: 20 * SECOND,
+            keepalive_answer: 3 * SECOND,
+        };
+        let now = tokio::time::Instant::now().into_std();
+        (Vitals::new(pace, now), now)
+    }
+
+    // T13
+    #[test]
+    fn each_kind_of_slowness_has_its_own_limit() {
+        let (mut vitals, start) = vitals();
+        assert_eq!(vitals.next(), start + 5 * SECOND);
+        assert_eq!(vitals.check(start + 4 * SECOND), Verdict::Fine);
+        assert!(matches!(vitals.check(start + 5 * SECOND), Verdict::Slow(_)));
+        vitals.settings_by = None;
+        // Bytes that drip into one block do not move its limit.
+        for second in 0..10 {
+            vitals.on_read(start + second * SECOND, true);
+        }
+        assert_eq!(vitals.next(), start + 10 * SECOND);
+        assert!(matches!(vitals.check(start + 10 * SECOND), Verdict::Slow(_)));
+        vitals.on_read(start + 9 * SECOND, false);
+        vitals.on_write_blocked(start);
+        vitals.on_write_blocked(start + 20 * SECOND);
+        assert!(matches!(vitals.check(start + 30 * SECOND), Verdict::Slow(_)));
+        vitals.on_written();
+        assert_eq!(vitals.check(start + 29 * SECOND), Verdict::Ping);
+        assert_eq!(vitals.next(), start + 32 * SECOND);
+        assert!(matches!(vitals.check(start + 32 * SECOND), Verdict::Slow(_)));
+        vitals.on_read(start + 31 * SECOND, false);
+        assert_eq!(vitals.next(), start + 51 * SECOND);
+    }
+
+    #[test]
+    fn without_keepalive_an_idle_peer_is_left_alone() {
+        let (mut vitals, start) = vitals();
+        vitals.settings_by = None;
+        vitals.pace.keepalive = Duration::ZERO;
+        assert_eq!(vitals.check(start + 100_000 * SECOND), Verdict::Fine);
+        assert!(vitals.next() > start + 1000 * SECOND);
     }
 }

@@ -131,6 +131,8 @@ pub struct Part {
     pub chunk: Bytes,
     /// The trailing fields, if there are any.
     pub trailers: Option<Metadata>,
+    /// The trailing fields went over [`Limits`]; what did is missing.
+    pub is_cut: bool,
     /// No more follows.
     pub end: bool,
 }

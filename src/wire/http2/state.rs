@@ -42,6 +42,10 @@ pub(super) struct State {
 }
 
 #[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says something that is independent of the others"
+)]
 pub(super) struct Slot {
     pub(super) id: u32,
     pub(super) token: u64,
@@ -177,8 +181,10 @@ impl State {
             Kind::Interim => {}
             Kind::Trailers => {
                 let range = fields::keep(&mut self.arena, &self.block.fields);
+                let is_cut = self.block.is_too_large;
                 if let Some(part) = self.part_or_new(index) {
                     part.trailers = Some(range);
+                    part.is_cut = is_cut;
                 }
             }
         }
@@ -292,6 +298,7 @@ impl State {
             head: None,
             chunk: 0..0,
             trailers: None,
+            is_cut: false,
             end: false,
         }));
         match self.raw.back_mut()? {

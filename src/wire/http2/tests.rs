@@ -118,14 +118,13 @@ fn joined<'a>(
 }
 
 fn parts(events: &[Event]) -> Vec<&Part> {
-    let part = |event| {
-        if let &Event::Part(ref part) = event {
-            Some(part)
-        } else {
-            None
+    let mut parts = Vec::new();
+    for event in events {
+        if let Event::Part(part) = event {
+            parts.push(part);
         }
-    };
-    events.iter().filter_map(part).collect()
+    }
+    parts
 }
 
 proptest! {

@@ -13,6 +13,8 @@
 #![allow(unsafe_code, reason = "the FFI boundary; every use refers to U1-U6 above")]
 #![allow(
     clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
     reason = "C enums and index-as-pointer conversions of the FFI boundary"
 )]
 
@@ -236,7 +238,7 @@ impl Session {
 
     /// Sends the head of a response; with `end` it is all of it. Ignored if the stream is gone.
     pub fn respond(&mut self, stream: StreamRef, status: u16, fields: &Metadata, end: bool) {
-        if !self.state().is_live(stream) {
+        if !self.state().is_live(stream) || !self.fits(stream, fields) {
             return;
         }
         let mut digits = [0_u8; 3];
@@ -273,6 +275,9 @@ impl Session {
 
     /// Ends this side of a stream, after the body that was added. Ignored if the stream is gone.
     pub fn finish(&mut self, stream: StreamRef, trailers: Option<Metadata>) {
+        if !trailers.as_ref().is_none_or(|trailers| self.fits(stream, trailers)) {
+            return;
+        }
         if self.state().finish(stream, trailers) {
             self.resume(stream);
         }
@@ -358,6 +363,15 @@ impl Session {
         self.state().block.is_open
     }
 
+    /// The library drops a block that is too large for it without a word; the stream would hang.
+    fn fits(&mut self, stream: StreamRef, fields: &Metadata) -> bool {
+        let fits = fields.as_bytes().len() <= SENT_BLOCK_BYTES_MAX;
+        if !fits {
+            self.reset(stream, code::INTERNAL_ERROR);
+        }
+        fits
+    }
+
     fn give_back_window(&mut self) {
         let owed = self.state().take_owed();
         if owed > 0 {
@@ -438,6 +452,9 @@ fn index_flag(name: &[u8]) -> u8 {
 fn id(stream: StreamRef) -> i32 {
     i32::try_from(stream.id).unwrap_or(0)
 }
+
+/// Largest header block that is sent. The library's own limit, 64 KiB, counts a little more per field.
+const SENT_BLOCK_BYTES_MAX: usize = 48 * 1024;
 
 /// Frames that may wait to be written beside data; only a peer that does not read gets there.
 const QUEUED_FRAMES_MAX: usize = 20_000;
