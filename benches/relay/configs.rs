@@ -208,12 +208,12 @@ fn envoy_side(side: &Side<'_>) -> String {
 }
 
 /// Unit `a` in one Geo, unit `b` with the echo service in another; keys `b:` belong to `b`.
-pub fn strait(stage: &Stage, port: u16, link: u16) -> [String; 2] {
+pub fn strait(stage: &Stage, port: u16, link: u16, name: &str) -> [String; 2] {
     let authority = stage.authority.display();
     let threads = stage.threads;
     let side = |unit: &str, geo: &str, pair: &Pair, grpc: u16, peer: u16| {
         let (certificate, key, admin) = (pair.certificate.display(), pair.key.display(), free_port());
-        let data = stage.directory.join(format!("strait-{unit}"));
+        let data = stage.directory.join(format!("{name}-{unit}"));
         let data = data.display();
         format!(
             "[relay]\ngeo = \"{geo}\"\nunit = \"{unit}\"\nname = \"{unit}-1\"\ndata_dir = \"{data}\"\nshards = {threads}\n\
@@ -237,7 +237,8 @@ pub fn strait(stage: &Stage, port: u16, link: u16) -> [String; 2] {
         side("b", "geo-b", b, free_port(), link)
             + &format!(
                 "[units.a]\ngeo = \"geo-a\"\ndial = false\n\
-                 [services.\"im.Echo\"]\nendpoints = [\"http://127.0.0.1:{echo}\"]\n"
+                 [services.\"im.Echo\"]\nendpoints = [\"http://127.0.0.1:{echo}\"]\n\
+                 [services.\"im.Framed\"]\nendpoints = []\n"
             ),
     ]
 }

@@ -1,6 +1,6 @@
 //! Load from h2load, and what it tells.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -31,22 +31,10 @@ pub struct Sample {
     pub failed: u64,
     /// Calls per second.
     pub per_second: f64,
-    /// Response times in microseconds, sorted.
-    pub times: Vec<u32>,
+    /// Half of the calls, 99 % and 99.9 % were answered within so many microseconds.
+    pub within: [f64; 3],
     /// Processor time of h2load.
     pub cpu: Duration,
-}
-
-impl Sample {
-    /// A percentile of the response times in microseconds.
-    pub fn percentile(&self, share: f64) -> f64 {
-        let last = self.times.len().saturating_sub(1);
-        self.times
-            .get((last as f64 * share) as usize)
-            .copied()
-            .unwrap_or(0)
-            .into()
-    }
 }
 
 impl Load {
@@ -80,7 +68,11 @@ impl Load {
         let output = command.output().unwrap();
         let mut sample = parse(&String::from_utf8_lossy(&output.stdout));
         sample.cpu = usage::cpu_of_children(std::process::id()).saturating_sub(before);
-        sample.times = read_times(&log);
+        let times = read_times(&log);
+        let last = times.len().saturating_sub(1) as f64;
+        sample.within = [0.5, 0.99, 0.999]
+            .map(|share| times.get((last * share) as usize).copied().unwrap_or(0))
+            .map(f64::from);
         sample
     }
 
@@ -121,7 +113,7 @@ fn count(text: &str, word: &str) -> u64 {
         .unwrap_or(0)
 }
 
-/// Lines of `start in us <tab> status <tab> response time in us`.
+/// Response times in microseconds, sorted. Lines are `start in us <tab> status <tab> response time in us`.
 fn read_times(log: &Path) -> Vec<u32> {
     let text = fs::read_to_string(log).unwrap_or_default();
     let mut times: Vec<u32> = text
@@ -134,4 +126,28 @@ fn read_times(log: &Path) -> Vec<u32> {
         .collect();
     times.sort_unstable();
     times
+}
+
+/// Whether one call on a new connection is answered whole: the message comes back and the trailers say OK.
+pub fn serves(port: u16, directory: &Path) -> bool {
+    let body = [&[0, 0, 0, 0, 4][..], b"ping"].concat();
+    fs::write(directory.join("ping.bin"), &body).unwrap();
+    let output = Command::new("timeout")
+        .args(["5", "nghttp", "-v", "-t", "4"])
+        .args([
+            "-H",
+            "content-type: application/grpc",
+            "-H",
+            "te: trailers",
+            "-H",
+            "strait-key: uid=b:1",
+        ])
+        .arg("-d")
+        .arg(directory.join("ping.bin"))
+        .arg(format!("http://127.0.0.1:{port}/im.Echo/Unary"))
+        .stderr(File::create(directory.join("nghttp.err")).unwrap())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.contains(":status: 200") && text.contains("grpc-status: 0") && text.contains("ping")
 }

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! benches/relay/install                       once: HAProxy, nginx, Envoy, h2load
+//! cargo build --release --examples            for the rows of the framed protocol
 //! cargo bench --bench relay                   everything; about half an hour
 //! cargo bench --bench relay -- --quick        128 B and 1 KiB at 64 in flight; about two minutes
 //! cargo bench --bench relay -- --peer strait --peer haproxy --size 128 --in-flight 64 --rounds 5
@@ -30,6 +31,7 @@
 mod certs;
 mod configs;
 mod echo;
+mod framed;
 mod load;
 mod measure;
 mod peers;

@@ -1,13 +1,11 @@
 //! Rounds: every peer in turn, again and again, so that what disturbs the machine disturbs all.
 
-use std::fs::File;
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::load::{Load, Sample};
+use crate::load::{Load, Sample, serves};
 use crate::peers::{Peer, Running, Stage};
 use crate::process::Process;
 
@@ -84,7 +82,7 @@ pub fn measure(stage: &Stage, peers: &[Peer], load: &Load, rounds: usize) -> Vec
                 rate: None,
                 ..load.clone()
             };
-            warm.run(pair.port, &stage.directory);
+            pair.load(&warm, stage);
             let result = one_round(stage, pair, &echo, load);
             eprintln!(
                 "  {:>6} B {:>4} in flight, round {}: {:<9} {:>8.0}/s",
@@ -105,8 +103,9 @@ pub fn measure(stage: &Stage, peers: &[Peer], load: &Load, rounds: usize) -> Vec
 
 fn one_round(stage: &Stage, pair: &Running, echo: &Process, load: &Load) -> Round {
     let before: Vec<Duration> = pair.relays.iter().map(Process::cpu).collect();
+    let echo = pair.service.as_ref().unwrap_or(echo);
     let echo_before = echo.cpu();
-    let sample = load.run(pair.port, &stage.directory);
+    let sample = pair.load(load, stage);
     let cpu = pair
         .relays
         .iter()
@@ -135,9 +134,9 @@ fn row(peer: Peer, pair: &Running, load: &Load, rounds: &[Round], stage: &Stage)
         in_flight: load.in_flight(),
         offered: load.rate,
         per_second: over(&|round| round.sample.per_second),
-        p50: over(&|round| round.sample.percentile(0.5)),
-        p99: over(&|round| round.sample.percentile(0.99)),
-        p999: over(&|round| round.sample.percentile(0.999)),
+        p50: over(&|round| round.sample.within[0]),
+        p99: over(&|round| round.sample.within[1]),
+        p999: over(&|round| round.sample.within[2]),
         cpu_a: over(&|round| side(0, round)),
         cpu_b: over(&|round| side(1, round)),
         cpu_relays: over(&|round| side(0, round) + side(1, round)),
@@ -145,7 +144,7 @@ fn row(peer: Peer, pair: &Running, load: &Load, rounds: &[Round], stage: &Stage)
         cpu_load: over(&|round| each(round.sample.cpu, round)),
         rss: [rss(0), rss(1)],
         failed: rounds.iter().map(|round| round.sample.failed).sum(),
-        serves_on: serves(pair.port, &stage.directory),
+        serves_on: pair.serves(stage),
     }
 }
 
@@ -181,7 +180,7 @@ fn start_echo(stage: &Stage) -> Process {
 /// Waits until a call passes through the pair.
 fn until_serving(pair: &mut Running, echo: &mut Process, stage: &Stage) -> Result<(), String> {
     let started = Instant::now();
-    while !serves(pair.port, &stage.directory) {
+    while !pair.serves(stage) {
         echo.check()?;
         for relay in &mut pair.relays {
             relay.check()?;
@@ -192,28 +191,4 @@ fn until_serving(pair: &mut Running, echo: &mut Process, stage: &Stage) -> Resul
         std::thread::sleep(Duration::from_millis(50));
     }
     Ok(())
-}
-
-/// Whether one call on a new connection is answered whole: the message comes back and the trailers say OK.
-fn serves(port: u16, directory: &Path) -> bool {
-    let body = [&[0, 0, 0, 0, 4][..], b"ping"].concat();
-    std::fs::write(directory.join("ping.bin"), &body).unwrap();
-    let output = Command::new("timeout")
-        .args(["5", "nghttp", "-v", "-t", "4"])
-        .args([
-            "-H",
-            "content-type: application/grpc",
-            "-H",
-            "te: trailers",
-            "-H",
-            "strait-key: uid=b:1",
-        ])
-        .arg("-d")
-        .arg(directory.join("ping.bin"))
-        .arg(format!("http://127.0.0.1:{port}/im.Echo/Unary"))
-        .stderr(File::create(directory.join("nghttp.err")).unwrap())
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    text.contains(":status: 200") && text.contains("grpc-status: 0") && text.contains("ping")
 }

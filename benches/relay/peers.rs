@@ -7,6 +7,8 @@ use std::process::Command;
 
 use crate::certs::Pair;
 use crate::configs;
+use crate::framed;
+use crate::load::{Load, Sample, serves};
 use crate::ports::free_port;
 use crate::process::Process;
 
@@ -17,6 +19,8 @@ pub enum Peer {
     Direct,
     /// Strait, QUIC between.
     Strait,
+    /// Strait with the framed protocol on both ends instead of gRPC.
+    StraitFramed,
     /// Debian's `haproxy`, HTTP/2 between.
     Haproxy,
     /// Envoy with HTTP/2 between.
@@ -47,6 +51,26 @@ pub struct Running {
     pub port: u16,
     /// Side A and side B; empty without relays.
     pub relays: Vec<Process>,
+    /// The service, if it is another than the echo of all.
+    pub service: Option<Process>,
+}
+
+impl Running {
+    /// Puts load on the pair.
+    pub fn load(&self, load: &Load, stage: &Stage) -> Sample {
+        match self.service {
+            None => load.run(self.port, &stage.directory),
+            Some(_) => framed::run(load, stage),
+        }
+    }
+
+    /// Whether a call on a new connection passes.
+    pub fn serves(&self, stage: &Stage) -> bool {
+        match self.service {
+            None => serves(self.port, &stage.directory),
+            Some(_) => framed::serves(stage),
+        }
+    }
 }
 
 impl Peer {
@@ -55,6 +79,7 @@ impl Peer {
         match self {
             Self::Direct => "direct",
             Self::Strait => "strait",
+            Self::StraitFramed => "strait-framed",
             Self::Haproxy => "haproxy",
             Self::EnvoyH2 => "envoy-h2",
             Self::EnvoyH3 => "envoy-h3",
@@ -64,8 +89,11 @@ impl Peer {
 
     /// Whether it is installed; if not, what to do.
     pub fn installed(self) -> Result<(), String> {
+        if self == Self::StraitFramed && !framed::installed() {
+            return Err("strait-framed needs the examples: cargo build --release --examples".to_owned());
+        }
         let there = match self {
-            Self::Direct | Self::Strait => true,
+            Self::Direct | Self::Strait | Self::StraitFramed => true,
             Self::Haproxy => Path::new(HAPROXY).exists(),
             Self::EnvoyH2 | Self::EnvoyH3 => envoy().is_some(),
             Self::Nginx => Path::new(NGINX).exists(),
@@ -85,15 +113,17 @@ impl Peer {
                 return Running {
                     port: stage.echo,
                     relays: Vec::new(),
+                    service: None,
                 };
             }
             Self::Haproxy => haproxy(stage, port, link),
             Self::EnvoyH2 => envoy_pair(stage, port, link, false),
             Self::EnvoyH3 => envoy_pair(stage, port, link, true),
             Self::Nginx => nginx(stage, port, link),
-            Self::Strait => strait(stage, port, link),
+            Self::Strait | Self::StraitFramed => strait(stage, port, link, self.name()),
         };
-        Running { port, relays }
+        let service = (self == Self::StraitFramed).then(|| framed::service(stage));
+        Running { port, relays, service }
     }
 }
 
@@ -167,11 +197,12 @@ fn envoy() -> Option<PathBuf> {
     })
 }
 
-fn strait(stage: &Stage, port: u16, link: u16) -> Vec<Process> {
+/// The gRPC pair and the framed pair may run at the same time, so each has directories of its own.
+fn strait(stage: &Stage, port: u16, link: u16, name: &str) -> Vec<Process> {
     for side in ["a", "b"] {
-        fs::create_dir_all(stage.directory.join(format!("strait-{side}"))).unwrap();
+        fs::create_dir_all(stage.directory.join(format!("{name}-{side}"))).unwrap();
     }
-    pair(stage, "strait", &configs::strait(stage, port, link), |file, _| {
+    pair(stage, name, &configs::strait(stage, port, link, name), |file, _| {
         let toml = file.with_extension("toml");
         fs::rename(file, &toml).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_strait"));

@@ -54,18 +54,19 @@ RSS A/B MiB | failed | serves on |
 pub fn ratios(rows: &[Row]) -> String {
     let mut text = String::from("\n### Strait against the others (A+B CPU per call; calls/s; p99)\n");
     text.push_str("| load | peer | CPU | calls/s | p99 |\n|---|---|---|---|---|\n");
-    for own in rows.iter().filter(|row| row.peer == "strait") {
+    for own in rows.iter().filter(|row| is_strait(row)) {
         let same = |other: &&Row| {
             other.size == own.size
                 && other.in_flight == own.in_flight
                 && other.offered.is_some() == own.offered.is_some()
-                && other.peer != "strait"
+                && !is_strait(other)
         };
         for other in rows.iter().filter(same) {
             let cpu = own.cpu_relays.median / other.cpu_relays.median;
             let _ = writeln!(
                 text,
-                "| {} B, {} in flight{} | {} | {} | {:.2} | {:.2} |",
+                "| {}, {} B, {} in flight{} | {} | {} | {:.2} | {:.2} |",
+                own.peer,
                 own.size,
                 own.in_flight,
                 if own.offered.is_some() { ", offered" } else { "" },
@@ -81,6 +82,10 @@ pub fn ratios(rows: &[Row]) -> String {
         }
     }
     text
+}
+
+fn is_strait(row: &Row) -> bool {
+    row.peer.starts_with("strait")
 }
 
 /// Writes `relay.md` and `relay.json`.
