@@ -340,4 +340,19 @@ mod tests {
         assert_eq!(config["routing"]["rules"][1]["prefix"].as_str(), Some("b:"));
         assert!(cluster.relay("a-1").directory().join("ca-geo-b.pem").exists());
     }
+
+    #[test]
+    fn the_settings_accept_what_is_written() {
+        let cluster = Cluster::pair("http://127.0.0.1:1").waits_for("a", "b").prepare();
+        for relay in cluster.relays() {
+            let source = strait::settings::Source {
+                file: Some(relay.config()),
+                ..Default::default()
+            };
+            let loaded = source.load().unwrap_or_else(|problems| panic!("{problems}"));
+            loaded
+                .check(source.base())
+                .unwrap_or_else(|problems| panic!("{problems}"));
+        }
+    }
 }
