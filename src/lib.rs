@@ -24,6 +24,5 @@ pub mod outbound;
 pub mod peer;
 pub mod routing;
 pub mod settings;
-pub mod shutdown;
 pub mod telemetry;
 pub mod wire;

@@ -286,7 +286,6 @@ fn relay(
         handler: echo.clone(),
         metrics: peer::Metrics::register(&registry, &name(unit)).unwrap(),
         dialler,
-        changed: Arc::default(),
     });
     peers.start(Some(listener.clone()));
     Relay { peers, echo, listener }

@@ -166,6 +166,11 @@ pub enum CredentialsError {
     CrlGeo(Geo),
 }
 
+/// The time by which certificates are judged.
+pub fn wall_clock() -> UnixTime {
+    UnixTime::now()
+}
+
 impl Credentials {
     /// Reads and checks everything `[peer]` names. Paths are used as they stand, see
     /// [`Settings::resolve_paths`](super::settings::Settings::resolve_paths).

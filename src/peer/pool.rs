@@ -51,8 +51,6 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Socket for connections we open.
     pub dialler: quinn::Endpoint,
-    /// Told when links come up.
-    pub changed: std::sync::Arc<tokio::sync::Notify>,
 }
 
 /// The links of one shard. See the module documentation.
@@ -345,7 +343,6 @@ impl Peers {
         }
         known.links.borrow_mut().push(link.clone());
         *known.trouble.borrow_mut() = None;
-        self.parts.changed.notify_waiters();
         tracing::info!(peer.geo = %peer.geo, peer.unit = %peer.unit, peer.relay = %peer.relay, dialled, "link up");
         let why = session::run(link.clone(), lanes, streams, self.closing.clone()).await;
         known.links.borrow_mut().retain(|other| !Rc::ptr_eq(other, &link));

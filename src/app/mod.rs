@@ -1,0 +1,356 @@
+//! The composition root: builds, wires, starts in order, drains in reverse order.
+//!
+//! # Path
+//! [`run`] starts the shards (`shard`), which carry all calls, then the listeners (`accept`), which hand each
+//! connection to one shard, then waits for a signal and drains.
+//!
+//! # Order of the end (C-L1)
+//! not ready -> no new connections, clients and peers told -> open calls finish within
+//! `relay.drain_timeout` -> links close -> shards end -> admin last. A second signal ends at once.
+
+mod accept;
+mod shard;
+mod status;
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use self::shard::{Command, Shard};
+use crate::admin::{self, Admin};
+use crate::calls::{CallPolicies, CallPolicy};
+use crate::delivery::SharedDirectory;
+use crate::model::{Geo, Place};
+use crate::peer::credentials::{Credentials, CredentialsError, CredentialsHandle, Own};
+use crate::peer::quic::{Quic, QuicError};
+use crate::peer::refusals::Refusals;
+use crate::settings::{Checked, Settings};
+use crate::telemetry::calls::CallSeries;
+use crate::telemetry::{LogHandle, Registry};
+use crate::{delivery, ingress, peer, routing};
+
+use self::status::{ShardStatus, Status};
+
+/// Why the relay cannot run. The text says what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppError {
+    /// The admin address cannot be used.
+    #[error("the admin address cannot be used")]
+    Admin(#[from] admin::ServerError),
+    /// An address is taken or not allowed.
+    #[error("cannot listen on {address} ({what}); is another relay running there?")]
+    Bind {
+        /// What listens there.
+        what: &'static str,
+        /// The address or socket path.
+        address: String,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Certificate, key or trust cannot be used.
+    #[error("the credentials of this relay cannot be used")]
+    Credentials(#[from] CredentialsError),
+    /// The data directory cannot be used.
+    #[error("cannot use the data directory {path}")]
+    DataDir {
+        /// `relay.data_dir`.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Two components want the same series.
+    #[error("metrics cannot be registered; this is a fault of this build")]
+    Metrics(#[from] prometheus::Error),
+    /// TLS cannot be set up.
+    #[error("QUIC cannot be set up")]
+    Quic(#[from] QuicError),
+    /// A limit of the framed protocol is out of range.
+    #[error("the settings of the framed protocol do not fit together")]
+    Framed(#[from] ingress::framed::SettingsError),
+    /// A thread or runtime cannot be started.
+    #[error("cannot start {what}")]
+    Thread {
+        /// What.
+        what: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// All that shards share, made once.
+struct Shared {
+    settings: Settings,
+    geo: Geo,
+    place: Place,
+    data_dir: PathBuf,
+    policies: CallPolicies,
+    framed: delivery::framed::Limits,
+    routing: routing::Handle,
+    quic: Quic,
+    directory: Arc<SharedDirectory>,
+    series: Series,
+    status: Arc<Status>,
+}
+
+impl Shared {
+    fn missing_keys(&self) -> admin::MissingKeys {
+        let policies = self.policies.clone();
+        Arc::new(move |service| policies.of(service).missing_key.clone())
+    }
+
+    /// How connections to local services speak.
+    fn transports(&self) -> delivery::Transports {
+        delivery::Transports {
+            grpc: delivery::grpc::Settings::default(),
+            grpc_metrics: self.series.delivery_grpc.clone(),
+            framed: self.framed.clone(),
+            framed_metrics: self.series.framed.delivery(),
+        }
+    }
+}
+
+/// Series of all components.
+struct Series {
+    calls: CallSeries,
+    delivery: delivery::Metrics,
+    delivery_grpc: delivery::grpc::Metrics,
+    framed: delivery::framed::Metrics,
+    ingress_grpc: ingress::grpc::Metrics,
+    peer: peer::Metrics,
+}
+
+/// Runs the relay until a signal ends it.
+///
+/// # Errors
+/// [`AppError`] if it cannot start; then nothing is left behind.
+pub fn run(checked: Checked, log: LogHandle) -> Result<(), AppError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_name("strait-control")
+        .build()
+        .map_err(|source| AppError::Thread {
+            what: "the control runtime",
+            source,
+        })?;
+    runtime.block_on(serve(checked, log))
+}
+
+async fn serve(checked: Checked, log: LogHandle) -> Result<(), AppError> {
+    let registry = Registry::new()?;
+    prepare_data_dir(&checked.data_dir)?;
+    let admin_address = checked.admin;
+    let shared = Arc::new(build(checked, &registry)?);
+    let settings = &shared.settings;
+    let health = admin::Health::new();
+    health.set("starting", false, "the relay is starting");
+    let drain = CancellationToken::new();
+    let parts = admin::Parts {
+        registry,
+        health: health.clone(),
+        log,
+        routing: shared.routing.clone(),
+        place: shared.place.clone(),
+        missing_key: shared.missing_keys(),
+        status: shared.status.clone(),
+        drain: drain.clone(),
+    };
+    let admin = admin_address.map(|address| Admin::start(address, parts)).transpose()?;
+    let shards = start_shards(&shared).await?;
+    let listeners = accept::Listeners::bind(&shared)?;
+    let stop_accepting = CancellationToken::new();
+    let accepting = listeners.run(shards.iter().map(Shard::commands).collect(), stop_accepting.clone());
+    tracing::info!(
+        geo = %shared.geo, unit = %shared.place.unit, relay = %shared.place.relay, shards = shards.len(),
+        peers = %settings.peer.listen, version = env!("CARGO_PKG_VERSION"), "relay started"
+    );
+    let grace = settings.relay.drain_timeout;
+    let life = async {
+        wait_for_links(&shared.status).await;
+        health.set("starting", true, "");
+        drain.cancelled().await;
+        health.set("draining", false, "the relay is shutting down");
+        stop_accepting.cancel();
+        finish(&shards, &shared.status, grace).await;
+    };
+    let forced = tokio::select! {
+        ((), ()) = async { tokio::join!(accepting, life) } => false,
+        () = signals(&drain) => true,
+    };
+    if !forced {
+        end(shards).await;
+    }
+    if let Some(admin) = admin {
+        admin.stop();
+    }
+    tracing::info!(forced, "relay stopped");
+    Ok(())
+}
+
+fn build(checked: Checked, registry: &Registry) -> Result<Shared, AppError> {
+    let series = registry.series();
+    let Checked {
+        settings,
+        geo,
+        unit,
+        relay,
+        data_dir,
+        routes,
+        admin: _,
+    } = checked;
+    let own = Own {
+        geo: geo.clone(),
+        unit: unit.clone(),
+        relay: relay.clone(),
+    };
+    let credentials = Credentials::load(&settings.peer, &settings.units, &own, peer::credentials::wall_clock())?;
+    let credentials = CredentialsHandle::register(credentials, series)?;
+    let quic = Quic::new(
+        settings.peer.clone(),
+        credentials,
+        Arc::new(Refusals::register(series)?),
+    )?;
+    let shards = shard_count(settings.relay.shards);
+    Ok(Shared {
+        routing: routing::Handle::new(routes),
+        quic,
+        directory: SharedDirectory::new(shards),
+        policies: policies(&settings),
+        framed: settings.ingress.framed.limits()?,
+        series: Series {
+            calls: CallSeries::register(series)?,
+            delivery: delivery::Metrics::register(series)?,
+            delivery_grpc: delivery::grpc::Metrics::register(series)?,
+            framed: delivery::framed::Metrics::register(series)?,
+            ingress_grpc: ingress::grpc::Metrics::register(series)?,
+            peer: peer::Metrics::register(series, &unit)?,
+        },
+        status: Arc::new(Status::new(&settings, shards)),
+        place: Place { unit, relay },
+        settings,
+        geo,
+        data_dir,
+    })
+}
+
+/// Time limits and missing-key policies, by service.
+fn policies(settings: &Settings) -> CallPolicies {
+    let named = settings.services.iter().map(|(service, of)| {
+        let policy = CallPolicy {
+            timeout: of.timeout,
+            idle_timeout: of.idle_timeout,
+            duration_max: of.duration_max,
+            missing_key: of.missing_key.clone(),
+        };
+        (service.clone(), policy)
+    });
+    let calls = &settings.calls;
+    let others = CallPolicy {
+        timeout: calls.timeout,
+        idle_timeout: calls.idle_timeout,
+        duration_max: calls.duration_max,
+        missing_key: calls.missing_key.clone(),
+    };
+    CallPolicies::new(named.collect(), others)
+}
+
+fn shard_count(wanted: usize) -> usize {
+    if wanted > 0 {
+        return wanted;
+    }
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Creates the data directory, readable by the owner's group at most (O-S5).
+fn prepare_data_dir(path: &Path) -> Result<(), AppError> {
+    let failed = |source| AppError::DataDir {
+        path: path.to_path_buf(),
+        source,
+    };
+    if !path.exists() {
+        std::fs::create_dir_all(path).map_err(failed)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o750)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+async fn start_shards(shared: &Arc<Shared>) -> Result<Vec<Shard>, AppError> {
+    let mut shards = Vec::new();
+    for index in 0..shared.status.shards() {
+        shards.push(Shard::start(shared.clone(), index).await?);
+    }
+    Ok(shards)
+}
+
+/// A relay that has just started answers `unit_away` until its links are up. Readiness waits for them a
+/// little, not for ever: a unit that is away must not keep this one from serving.
+async fn wait_for_links(status: &Status) {
+    let up = async {
+        while !status.all_dialled_units_have_links() {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    if timeout(LINK_WAIT, up).await.is_err() {
+        tracing::warn!("ready, although not every unit has a link yet");
+    }
+}
+
+/// Waits for a signal to end: the first drains, the second ends at once.
+async fn signals(drain: &CancellationToken) {
+    let (Ok(mut term), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        tracing::error!("signals cannot be caught; end this relay over its admin address");
+        return std::future::pending().await;
+    };
+    for last in [false, true] {
+        let name = tokio::select! {
+            _ = term.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        if !last {
+            tracing::info!(signal = name, "draining; the same signal again ends at once");
+            drain.cancel();
+        }
+    }
+}
+
+/// Lets open calls finish within the grace period.
+async fn finish(shards: &[Shard], status: &Status, grace: Duration) {
+    for shard in shards {
+        let _ = shard.commands().send(Command::Drain).await;
+    }
+    let done = async {
+        // Clients and peers need a moment to hear of it; calls they had sent before still come in.
+        tokio::time::sleep(NOTICE).await;
+        while status.open_calls() > 0 {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    if timeout(grace, done).await.is_err() {
+        let overview = status.overview();
+        tracing::warn!(
+            calls_outbound = overview.calls_outbound,
+            calls_inbound = overview.calls_inbound,
+            "drain timeout; these calls are cut off"
+        );
+    }
+}
+
+async fn end(shards: Vec<Shard>) {
+    for shard in &shards {
+        let _ = shard.commands().send(Command::End).await;
+    }
+    for shard in shards {
+        shard.join();
+    }
+}
+
+const POLL: Duration = Duration::from_millis(20);
+const LINK_WAIT: Duration = Duration::from_secs(3);
+/// Two ticks of the shards, so that their counts are of after the drain was told.
+const NOTICE: Duration = Duration::from_millis(250);

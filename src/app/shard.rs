@@ -1,0 +1,334 @@
+//! One shard: a thread with a runtime of its own on which calls live and die.
+//!
+//! # Invariants
+//! - A1. Nothing of a call leaves its shard, except over a bridge (`crossing`).
+//! - A2. A shard that cannot start ends the start of the relay, with the reason.
+
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{AppError, ShardStatus, Shared};
+use crate::delivery::{self, Delivery};
+use crate::model::{Callee, Registry, Source};
+use crate::peer::{self, Peers};
+use crate::telemetry::calls::CallMetrics;
+use crate::wire::io::BoxIo;
+use crate::{inbound, ingress, outbound};
+
+/// A running shard.
+pub(super) struct Shard {
+    commands: mpsc::Sender<Command>,
+    thread: JoinHandle<()>,
+}
+
+/// What the control thread asks of a shard.
+pub(super) enum Command {
+    /// Serve this connection.
+    Serve(Protocol, Socket),
+    /// Tell clients and peers that no new calls are taken (C-L1).
+    Drain,
+    /// Close everything and end.
+    End,
+}
+
+/// What a local connection speaks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Protocol {
+    Framed,
+    Grpc,
+}
+
+/// An accepted connection on its way to a shard.
+pub(super) enum Socket {
+    Tcp(std::net::TcpStream),
+    Unix(StdUnixStream),
+}
+
+impl Protocol {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Framed => "ingress.framed",
+            Self::Grpc => "ingress.grpc",
+        }
+    }
+}
+
+impl Shard {
+    /// Starts a shard and waits until it is up.
+    pub(super) async fn start(shared: Arc<Shared>, index: usize) -> Result<Self, AppError> {
+        let (commands, queue) = mpsc::channel(COMMANDS_MAX);
+        let (up, is_up) = oneshot::channel();
+        let failed = |source| AppError::Thread {
+            what: "a shard",
+            source,
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("strait-shard-{index}"))
+            .spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                match runtime {
+                    Ok(runtime) => LocalSet::new().block_on(&runtime, live(shared, index, queue, up)),
+                    Err(source) => drop(up.send(Err(failed(source)))),
+                }
+            })
+            .map_err(failed)?;
+        match is_up.await {
+            Ok(Ok(())) => Ok(Self { commands, thread }),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(failed(std::io::Error::other("it ended while starting"))),
+        }
+    }
+
+    /// Where to send commands.
+    pub(super) fn commands(&self) -> mpsc::Sender<Command> {
+        self.commands.clone()
+    }
+
+    /// Waits for its end, after `Command::End`.
+    pub(super) fn join(self) {
+        // A shard that panicked has said so on standard error.
+        let _ = self.thread.join();
+    }
+}
+
+/// The parts of a shard.
+struct Parts {
+    peers: Rc<Peers>,
+    inbound: Rc<inbound::Rpc>,
+    outbound: Rc<outbound::Rpc>,
+    delivery: Rc<Delivery>,
+    calls: CallMetrics,
+    grpc: Rc<ingress::grpc::Context>,
+    framed: Rc<ingress::framed::Context>,
+    /// Connections of local services.
+    connections: TaskTracker,
+    /// Everything else.
+    tasks: TaskTracker,
+    drain: CancellationToken,
+    end: CancellationToken,
+}
+
+async fn live(
+    shared: Arc<Shared>,
+    index: usize,
+    mut queue: mpsc::Receiver<Command>,
+    up: oneshot::Sender<Result<(), AppError>>,
+) {
+    let parts = match build(&shared, index) {
+        Ok(parts) => parts,
+        Err(error) => return drop(up.send(Err(error))),
+    };
+    let status = shared.status.shard(index);
+    if up.send(Ok(())).is_err() {
+        return;
+    }
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        tokio::select! {
+            command = queue.recv() => match command {
+                Some(Command::Serve(protocol, socket)) => parts.serve(protocol, socket),
+                Some(Command::Drain) => {
+                    parts.drain.cancel();
+                    parts.peers.drain();
+                }
+                Some(Command::End) | None => break,
+            },
+            _ = tick.tick() => {}
+        }
+        parts.report(status);
+    }
+    parts.end().await;
+    parts.report(status);
+}
+
+fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
+    let settings = &shared.settings;
+    let (tasks, end) = (TaskTracker::new(), CancellationToken::new());
+    let bind = |source| AppError::Bind {
+        what: "peer",
+        address: settings.peer.listen.to_string(),
+        source,
+    };
+    let listener = shared.quic.server_endpoint(settings.peer.listen).map_err(bind)?;
+    let dialler = shared.quic.client_endpoint(settings.peer.listen.ip()).map_err(bind)?;
+    let calls = shared.series.calls.on_shard();
+    let policies = Rc::new(shared.policies.clone());
+    let delivery = Delivery::new(delivery::Parts {
+        settings: settings.delivery.clone(),
+        services: settings.services.clone(),
+        shard: index,
+        directory: shared.directory.clone(),
+        metrics: shared.series.delivery.clone(),
+        transports: shared.transports(),
+        tracker: tasks.clone(),
+    });
+    let inbound = inbound::Rpc::new(inbound::Parts {
+        place: shared.place.clone(),
+        routing: shared.routing.clone(),
+        delivery: delivery.clone(),
+        policies: policies.clone(),
+        metrics: calls.clone(),
+        hops_max: settings.routing.hops_max,
+    });
+    let peers = Peers::new(peer::Parts {
+        place: shared.place.clone(),
+        geo: shared.geo.clone(),
+        settings: settings.peer.clone(),
+        units: settings.units.clone(),
+        quic: shared.quic.clone(),
+        handler: inbound.clone(),
+        metrics: shared.series.peer.clone(),
+        dialler,
+    });
+    let outbound = outbound::Rpc::new(outbound::Parts {
+        place: shared.place.clone(),
+        routing: shared.routing.clone(),
+        peers: peers.clone(),
+        local: inbound.clone(),
+        policies: policies.clone(),
+        metrics: calls.clone(),
+        first_request_id: fastrand::u64(1..),
+    });
+    let (story, stop) = (inbound.clone(), end.clone());
+    tasks.spawn_local(async move { until(&stop, story.watch()).await });
+    let (story, stop) = (outbound.clone(), end.clone());
+    tasks.spawn_local(async move { until(&stop, story.watch()).await });
+    tasks.spawn_local(delivery.clone().run(end.clone()));
+    peers.start(Some(listener));
+    let (grpc, framed) = contexts(shared, &outbound, &delivery);
+    Ok(Parts {
+        peers,
+        inbound,
+        outbound,
+        delivery,
+        calls,
+        grpc,
+        framed,
+        connections: TaskTracker::new(),
+        tasks,
+        drain: CancellationToken::new(),
+        end,
+    })
+}
+
+/// What connections of local services need.
+fn contexts(
+    shared: &Shared,
+    outbound: &Rc<outbound::Rpc>,
+    delivery: &Rc<Delivery>,
+) -> (Rc<ingress::grpc::Context>, Rc<ingress::framed::Context>) {
+    let settings = &shared.settings;
+    let source = Some(Source {
+        geo: shared.geo.clone(),
+        unit: shared.place.unit.clone(),
+        service: None,
+    });
+    let callee: Rc<dyn Callee> = outbound.clone();
+    let registry: Rc<dyn Registry> = delivery.clone();
+    let grpc = Rc::new(ingress::grpc::Context {
+        settings: settings.ingress.grpc.clone(),
+        metrics: shared.series.ingress_grpc.clone(),
+        callee: callee.clone(),
+        place: shared.place.clone(),
+        source: source.clone(),
+    });
+    let framed = Rc::new(ingress::framed::Context {
+        callee,
+        registry: Some(registry),
+        source,
+        limits: shared.framed.clone(),
+        metrics: shared.series.framed.ingress(),
+    });
+    (grpc, framed)
+}
+
+impl Parts {
+    fn serve(&self, protocol: Protocol, socket: Socket) {
+        let io = match socket.into_io() {
+            Ok(io) => io,
+            Err(error) => return tracing::warn!(%error, "cannot serve a connection"),
+        };
+        let drain = self.drain.clone();
+        match protocol {
+            Protocol::Grpc => {
+                self.connections
+                    .spawn_local(ingress::grpc::serve(io, self.grpc.clone(), drain));
+            }
+            Protocol::Framed => {
+                let context = self.framed.clone();
+                self.connections.spawn_local(async move {
+                    let ended = ingress::framed::serve(io, context, drain).await;
+                    tracing::debug!(reason = ended.as_str(), "framed connection ended");
+                });
+            }
+        }
+    }
+
+    fn report(&self, status: Option<&ShardStatus>) {
+        self.calls.flush();
+        let Some(status) = status else { return };
+        status
+            .calls_outbound
+            .store(self.outbound.open_calls(), Ordering::Relaxed);
+        status.calls_inbound.store(self.inbound.open_calls(), Ordering::Relaxed);
+        status.connections.store(self.connections.len(), Ordering::Relaxed);
+        for (unit, links) in self.peers.ready_links() {
+            if let Some(number) = status.links.get(&unit) {
+                number.store(links, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Closes what is left, each with its own goodbye.
+    async fn end(&self) {
+        self.drain.cancel();
+        self.delivery.drain();
+        self.peers.close().await;
+        self.end.cancel();
+        self.connections.close();
+        self.tasks.close();
+        let ended = async {
+            self.connections.wait().await;
+            self.tasks.wait().await;
+        };
+        // What does not end by itself is dropped with the runtime.
+        if tokio::time::timeout(END_WAIT, ended).await.is_err() {
+            tracing::warn!(
+                connections = self.connections.len(),
+                tasks = self.tasks.len(),
+                "shard ended with tasks left"
+            );
+        }
+    }
+}
+
+impl Socket {
+    fn into_io(self) -> std::io::Result<BoxIo> {
+        Ok(match self {
+            Self::Tcp(stream) => Box::new(TcpStream::from_std(stream)?),
+            Self::Unix(stream) => Box::new(UnixStream::from_std(stream)?),
+        })
+    }
+}
+
+async fn until(end: &CancellationToken, task: impl Future<Output = ()>) {
+    tokio::select! {
+        () = task => {}
+        () = end.cancelled() => {}
+    }
+}
+
+/// How often a shard tells its state and hands its counts to the registry.
+const TICK: Duration = Duration::from_millis(100);
+const COMMANDS_MAX: usize = 1024;
+const END_WAIT: Duration = Duration::from_secs(2);

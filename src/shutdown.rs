@@ -1,1 +1,0 @@
-//! Orderly end of the process: drain, then force, with one grace period.
