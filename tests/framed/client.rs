@@ -345,3 +345,25 @@ async fn connecting_to_nothing_says_what_to_look_at() {
         Err(ConnectError::Address(_))
     ));
 }
+
+// The client of the specification, with the Python that is there.
+#[tokio::test]
+async fn the_python_client_of_the_specification_works() {
+    let relay = Relay::start();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/python/framed_call.py");
+    for (address, method, body, expected) in [
+        (&relay.unix, "im.Echo/Say", "over unix", "over unix\n"),
+        (&relay.tcp, "im.Echo/Say", "over tcp", "over tcp\n"),
+        (&relay.tcp, "x.X/Status", "", "status 5: no such room\n"),
+        (&relay.tcp, "x.X/Refuse", "", "no_route: no rule owns this key\n"),
+    ] {
+        let mut python = tokio::process::Command::new("python3");
+        let output = python
+            .args([script, address, method, body, "im.conversation=cid:1"])
+            .output()
+            .await
+            .unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        assert_eq!(String::from_utf8_lossy(&text), expected);
+    }
+}

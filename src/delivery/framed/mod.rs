@@ -33,8 +33,6 @@ mod incoming;
 mod metrics;
 mod outgoing;
 mod session;
-#[cfg(test)]
-mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -1,0 +1,139 @@
+//! What must hold for any bytes. One function per decoder; see README.md.
+#![allow(dead_code, reason = "each fuzz binary uses one of the functions")]
+
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use strait::model::{Metadata, MetadataBuilder};
+use strait::wire::attributes;
+use strait::wire::envelope::{UnaryStrip, percent_decode, percent_encode};
+use strait::wire::frame::{Decoder, Encoder, Frame, HEADER_BYTES, put_failed, put_reply};
+use strait::wire::hello::{self, Hello, Purpose, Register, Registered};
+
+/// A function that takes bytes from an enemy.
+pub type Target = fn(&[u8]);
+
+/// All targets by name; the name is that of the corpus folder and of the fuzz binary.
+pub const TARGETS: [(&str, Target); 5] = [
+    ("attributes", attributes),
+    ("envelope", envelope),
+    ("frame_decoder", frame_decoder),
+    ("handshake", handshake),
+    ("metadata", metadata),
+];
+
+/// Longest frame in these tests.
+const LIMIT: usize = 64 * 1024;
+
+/// The first byte says in which pieces the rest comes. What is decoded can be encoded and read again.
+pub fn frame_decoder(data: &[u8]) {
+    let Some((step, data)) = data.split_first() else { return };
+    let now = now();
+    let mut decoder = Decoder::new(LIMIT);
+    let mut frames = 0;
+    for piece in data.chunks(usize::from(*step) + 1) {
+        decoder.feed(piece);
+        loop {
+            match decoder.next(now) {
+                Ok(Some(frame)) => {
+                    frames += 1;
+                    again(&frame, now);
+                }
+                Ok(None) => break,
+                Err(_) => return,
+            }
+        }
+    }
+    assert!(frames * HEADER_BYTES <= data.len(), "a frame came from nothing");
+}
+
+fn again(frame: &Frame, now: Instant) {
+    let mut out = BytesMut::new();
+    match frame {
+        Frame::Request { id, request, large } => Encoder::new().request(&mut out, *id, request, *large, now),
+        Frame::Reply {
+            id,
+            part,
+            large,
+            large_bytes,
+        } => put_reply(&mut out, *id, part, *large, *large_bytes),
+        Frame::Failed { id, error } => put_failed(&mut out, *id, error),
+        _ => return,
+    }
+    let mut decoder = Decoder::new(16 * LIMIT);
+    decoder.feed(&out);
+    let read = decoder.next(now).expect("own frames are legal").expect("and whole");
+    assert_eq!(std::mem::discriminant(&read), std::mem::discriminant(frame));
+    assert!(!decoder.is_mid_frame(), "more was written than is read");
+}
+
+/// Attributes end, and take no more bytes than there are.
+pub fn attributes(data: &[u8]) {
+    let mut block = Bytes::copy_from_slice(data);
+    let mut values = 0;
+    while let Ok(Some((tag, value))) = attributes::take(&mut block) {
+        values += value.len();
+        let _ = attributes::number(tag, value);
+    }
+    assert!(values <= data.len());
+    let mut number = Bytes::copy_from_slice(data);
+    if let Some(value) = attributes::take_varint(&mut number) {
+        let mut out = BytesMut::new();
+        attributes::put_varint(&mut out, value);
+        assert!(out.len() <= data.len() - number.len());
+        assert_eq!(attributes::take_varint(&mut out.freeze()), Some(value));
+    }
+}
+
+/// A block that is accepted has only fields that can be written again, to the same bytes.
+pub fn metadata(data: &[u8]) {
+    let Ok(block) = Metadata::parse(Bytes::copy_from_slice(data)) else {
+        return;
+    };
+    let mut copy = MetadataBuilder::new();
+    for (name, value) in block.iter() {
+        copy.push(name, value).expect("accepted fields are legal");
+    }
+    assert!(copy.build() == block);
+}
+
+/// The first byte says in which pieces the body comes; what it holds does not depend on that.
+pub fn envelope(data: &[u8]) {
+    let Some((step, body)) = data.split_first() else { return };
+    let strip = |step: usize| {
+        let mut strip = UnaryStrip::new(1024);
+        let mut message = Vec::new();
+        for piece in body.chunks(step) {
+            message.extend_from_slice(&strip.push(Bytes::copy_from_slice(piece)).ok()?);
+        }
+        strip.end().ok().map(|()| message)
+    };
+    let message = strip(usize::from(*step) + 1);
+    assert_eq!(message, strip(usize::MAX));
+    assert!(message.is_none_or(|message| message.len() <= 1024 && message.len() + 5 == body.len()));
+    assert_eq!(percent_decode(&percent_encode(body)), body);
+}
+
+/// Control messages of the other side; both sides of a handshake come to the same verdict (H1).
+pub fn handshake(data: &[u8]) {
+    let _ = hello::decode::<Register>(data);
+    let _ = hello::decode::<Registered>(data);
+    let Ok(theirs) = hello::decode::<Hello>(data) else {
+        return;
+    };
+    let _ = theirs.identity();
+    let ours = Hello::new(Purpose::Service, 1);
+    let result = hello::negotiate(&ours, &theirs);
+    if let Ok(agreed) = &result {
+        let mirrored = hello::negotiate(&theirs, &ours).expect("both sides agree");
+        assert_eq!(
+            (agreed.version, &agreed.features),
+            (mirrored.version, &mirrored.features)
+        );
+        assert!(agreed.frame_bytes_max <= hello::FRAME_BYTES_HARD_MAX);
+    }
+}
+
+fn now() -> Instant {
+    Instant::now()
+}
