@@ -526,3 +526,27 @@ fn metadata_of_a_reply_over_the_limit_fails_its_call_only() {
         assert_eq!(desk.reply(3).await.status, Some(Code::Ok));
     });
 }
+
+// C-F2
+#[test]
+fn a_cancelled_call_gives_its_stream_to_one_that_waits() {
+    on_a_shard(async {
+        let service = to_h2(&Settings::default(), 1, |request, respond| async move {
+            if request.headers().contains_key("x-never") {
+                std::future::pending::<()>().await;
+            }
+            echo(request, respond).await;
+        });
+        let desk = Rc::new(Desk::default());
+        let mut never = made(b"", true);
+        never.metadata = fields(&[("x-never", "1")]);
+        let id = service.open(never, to(&desk, 1)).unwrap();
+        until("the service has said how many streams it allows", || {
+            !service.is_ready()
+        })
+        .await;
+        service.open(made(b"x", true), to(&desk, 2)).unwrap();
+        service.on_request(id, RequestEvent::Cancel(CancelReason::Caller));
+        assert_eq!(desk.reply(2).await.status, Some(Code::Ok));
+    });
+}

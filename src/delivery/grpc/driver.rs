@@ -88,6 +88,7 @@ impl Driver {
                 }
                 any = true;
             }
+            self.advance();
             self.link.poll_write(cx)?;
             while let Some(event) = self.link.session.next_event() {
                 self.on_event(event, None);
@@ -259,6 +260,14 @@ impl Driver {
         while let Some(event) = self.link.session.next_event() {
             self.on_event(event, Some(now));
         }
+    }
+
+    /// Gives streams to calls that wait for one.
+    fn advance(&mut self) {
+        if self.waiting.is_empty() || self.streams >= self.streams_max {
+            return;
+        }
+        let now = tokio::time::Instant::now().into_std();
         while self.streams < self.streams_max {
             let Some(id) = self.waiting.pop_front() else { break };
             if let Some(request) = self.call(id).and_then(|call| call.waiting.take()) {

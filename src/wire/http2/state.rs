@@ -25,7 +25,7 @@ pub(super) struct State {
     /// Events taken from the front of `raw` since the batch began.
     taken: usize,
     frozen: Option<Bytes>,
-    batch: u32,
+    batch: u64,
     /// Where `send_data` and the session's loop write.
     pub(super) out: BytesMut,
     /// Streams that answered before their request was complete.
@@ -63,7 +63,7 @@ pub(super) struct Slot {
     pub(super) held: usize,
     pub(super) share: usize,
     pub(super) event: usize,
-    pub(super) batch: u32,
+    pub(super) batch: u64,
 }
 
 #[derive(Debug)]
@@ -279,8 +279,9 @@ impl State {
         if slot.batch != self.batch {
             return None;
         }
+        let id = slot.id;
         match self.raw.get_mut(slot.event.checked_sub(self.taken)?)? {
-            RawEvent::Part(part) => Some(part),
+            RawEvent::Part(part) if part.stream.id == id => Some(part),
             _ => None,
         }
     }
