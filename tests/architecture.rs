@@ -41,7 +41,8 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("unsafe impl", &["wire/http2"]),
     ("unsafe extern", &["wire/http2"]),
     ("prost::", &["wire/"]),
-    ("axum::", &["admin/"]),
+    ("axum::", &["admin/", "delivery/http1/tests.rs"]),
+    ("hyper::", &["delivery/http1/"]),
     ("clap::", &["cli/", "main.rs"]),
     // Early data can be replayed by whoever saw it (D9, D16).
     ("into_0rtt", &[]),

@@ -108,10 +108,11 @@ impl Shared {
     /// How connections to local services speak.
     fn transports(&self) -> delivery::Transports {
         delivery::Transports {
-            grpc: delivery::grpc::Settings::default(),
+            grpc: self.settings.delivery.grpc.clone(),
             grpc_metrics: self.series.delivery_grpc.clone(),
             framed: self.framed.clone(),
             framed_metrics: self.series.framed.delivery(),
+            http1: self.settings.delivery.http1.clone(),
         }
     }
 }

@@ -143,7 +143,7 @@ impl Recorder {
     /// A reference to it for call number `id`.
     pub(crate) fn call(self: &Rc<Self>, id: u64) -> CallerRef {
         CallerRef {
-            port: Rc::clone(self) as Rc<dyn Caller>,
+            port: self.clone(),
             id: CallId(id),
         }
     }

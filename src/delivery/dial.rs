@@ -11,10 +11,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::address::{HostPort, Protocol};
 use super::slot::{Control, Link};
-use super::{framed, grpc};
+use super::{framed, grpc, http1};
+use crate::model::Endpoint;
 use crate::wire::http2::LinkEnd;
 use crate::wire::io::BoxIo;
 
@@ -29,6 +31,8 @@ pub struct Transports {
     pub framed: framed::Limits,
     /// Series of framed connections.
     pub framed_metrics: framed::Side,
+    /// `[delivery.http1]`.
+    pub http1: http1::Settings,
 }
 
 /// The work of a connection; ends with it, and says whether it ended as agreed.
@@ -66,20 +70,30 @@ pub(super) enum DialError {
 
 /// What the connector needs from the world outside.
 pub(super) trait Dial {
-    /// Connects, and shakes hands where the protocol has that.
-    fn dial<'a>(&'a self, protocol: Protocol, place: &'a Place) -> Local<'a, Result<Opened, DialError>>;
+    /// Connects, and shakes hands where the protocol has that; `tracker` runs what is more than one task.
+    fn dial<'a>(
+        &'a self,
+        protocol: Protocol,
+        place: &'a Place,
+        tracker: &'a TaskTracker,
+    ) -> Local<'a, Result<Opened, DialError>>;
     /// All addresses of a name now.
     fn resolve<'a>(&'a self, name: &'a HostPort) -> Local<'a, io::Result<Vec<SocketAddr>>>;
 }
 
 impl Dial for Transports {
-    fn dial<'a>(&'a self, protocol: Protocol, place: &'a Place) -> Local<'a, Result<Opened, DialError>> {
+    fn dial<'a>(
+        &'a self,
+        protocol: Protocol,
+        place: &'a Place,
+        tracker: &'a TaskTracker,
+    ) -> Local<'a, Result<Opened, DialError>> {
         Box::pin(async move {
             let io = connect(place).await.map_err(DialError::Io)?;
             match protocol {
                 Protocol::Framed => self.framed(io).await,
                 Protocol::Grpc => self.grpc(io, place),
-                Protocol::Http1 => Err(DialError::Io(io::ErrorKind::Unsupported.into())),
+                Protocol::Http1 => self.http1(io, place, tracker).await,
             }
         })
     }
@@ -98,8 +112,8 @@ impl Transports {
         let authority = Bytes::from(place.authority());
         let metrics = self.grpc_metrics.clone();
         let (connection, run) = grpc::connect(io, authority, &self.grpc, metrics).map_err(DialError::Http2)?;
-        let endpoint = Rc::clone(&connection) as Rc<_>;
-        let control = Some(connection as Rc<dyn Control>);
+        let endpoint: Rc<dyn Endpoint> = connection.clone();
+        let control: Option<Rc<dyn Control>> = Some(connection);
         let work = Box::pin(async move { matches!(run.await, LinkEnd::Over) });
         Ok(Opened {
             link: Link { endpoint, control },
@@ -111,9 +125,25 @@ impl Transports {
         let drain = CancellationToken::new();
         let connected = framed::connect(io, self.framed.clone(), self.framed_metrics.clone(), drain.clone());
         let (connection, run) = connected.await.map_err(DialError::Framed)?;
-        let endpoint = Rc::clone(&connection) as Rc<_>;
-        let control = Some(Rc::new(FramedControl { connection, drain }) as Rc<dyn Control>);
+        let endpoint: Rc<dyn Endpoint> = connection.clone();
+        let control: Option<Rc<dyn Control>> = Some(Rc::new(FramedControl { connection, drain }));
         let work = Box::pin(async move { !matches!(run.await, framed::Ended::Failed(_)) });
+        Ok(Opened {
+            link: Link { endpoint, control },
+            work,
+        })
+    }
+
+    async fn http1(&self, io: BoxIo, place: &Place, tracker: &TaskTracker) -> Result<Opened, DialError> {
+        let pool = http1::Pool::new(place.clone(), io, self.http1.clone(), tracker.clone());
+        let pool = pool.await.map_err(DialError::Io)?;
+        let endpoint: Rc<dyn Endpoint> = pool.clone();
+        let control: Rc<dyn Control> = pool.clone();
+        let work = Box::pin(async move {
+            pool.lasting().await;
+            true
+        });
+        let control = Some(control);
         Ok(Opened {
             link: Link { endpoint, control },
             work,
@@ -146,7 +176,7 @@ impl Control for FramedControl {
     }
 }
 
-async fn connect(place: &Place) -> io::Result<BoxIo> {
+pub(super) async fn connect(place: &Place) -> io::Result<BoxIo> {
     let tcp = match place {
         Place::Address(address) => TcpStream::connect(address).await?,
         Place::Host(at) => TcpStream::connect((at.host.as_str(), at.port)).await?,
@@ -159,7 +189,7 @@ async fn connect(place: &Place) -> io::Result<BoxIo> {
 
 impl Place {
     /// What stands in `:authority` of calls that have none.
-    fn authority(&self) -> String {
+    pub(super) fn authority(&self) -> String {
         match self {
             Self::Address(address) => address.to_string(),
             Self::Host(at) => at.to_string(),

@@ -69,7 +69,7 @@ async fn ask(link: &Link, settings: &HealthSettings) -> Verdict {
         body: RefCell::default(),
     });
     let caller = CallerRef {
-        port: Rc::clone(&question) as Rc<dyn Caller>,
+        port: question,
         id: CallId(0),
     };
     let Ok(id) = link.endpoint.open(request(settings), caller) else {

@@ -9,6 +9,7 @@ mod directory;
 pub mod framed;
 pub mod grpc;
 mod health;
+pub mod http1;
 mod metrics;
 mod outlier;
 mod service;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::EndpointAddress;
+use super::{EndpointAddress, grpc, http1};
 use crate::model::{MissingKey, ServiceName};
 
 /// `[delivery]`: what all local services share.
@@ -15,12 +15,18 @@ pub struct Settings {
     /// Calls that one data-plane thread may have under way at a service registered on another thread.
     /// More are answered `limited`. Default 16384.
     pub crossing_in_flight_max: usize,
+    /// Calls to gRPC endpoints.
+    pub grpc: grpc::Settings,
+    /// Calls to HTTP/1.1 endpoints.
+    pub http1: http1::Settings,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
             crossing_in_flight_max: 16_384,
+            grpc: grpc::Settings::default(),
+            http1: http1::Settings::default(),
         }
     }
 }

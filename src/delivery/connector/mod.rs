@@ -212,7 +212,12 @@ impl Keeper {
     async fn wanted(&self) {
         loop {
             let open = self.slot.open_links();
-            let is_full = !self.slot.has_room() && open < self.service.settings.connections_max;
+            // An HTTP/1.1 endpoint has connections of its own, as many as it may.
+            let max = match self.protocol {
+                Protocol::Framed | Protocol::Grpc => self.service.settings.connections_max,
+                Protocol::Http1 => 1,
+            };
+            let is_full = !self.slot.has_room() && open < max;
             if open == 0 || is_full {
                 return;
             }
@@ -225,7 +230,11 @@ impl Keeper {
 
     async fn connect(&self) -> Result<(), DialError> {
         let limit = self.service.settings.connect_timeout;
-        let opened = timeout(limit, self.dial.dial(self.protocol, &self.place)).await;
+        let opened = timeout(
+            limit,
+            self.dial.dial(self.protocol, &self.place, &self.delivery.tracker),
+        )
+        .await;
         let Opened { link, work } = opened.map_err(|_| DialError::Timeout(limit))??;
         self.slot.metrics.on_connected();
         self.slot.add(link.clone());

@@ -18,7 +18,7 @@ use tonic_health::server::{HealthReporter, HealthService};
 use super::*;
 use crate::crossing::testing::{Recorder, on_shard, request, wait_for};
 use crate::delivery::settings::{HealthSettings, OutlierSettings, ServiceSettings, Services, Settings};
-use crate::delivery::{Metrics, Parts, SharedDirectory, Transports, framed, grpc};
+use crate::delivery::{Metrics, Parts, SharedDirectory, Transports, framed, grpc, http1};
 use crate::model::{Callee, Name, ReplyEvent, Request, RequestBody, ServiceName, Source};
 
 const SERVICE: &str = "grpc.health.v1.Health";
@@ -160,13 +160,13 @@ impl Shard {
 
     /// Makes calls until so many in a row are answered.
     async fn until_ok(&self, in_a_row: usize) {
-        let limit = tokio::time::Instant::now() + Duration::from_secs(20);
+        let limit = Instant::now() + Duration::from_secs(20);
         let mut good = 0;
         while good < in_a_row {
-            assert!(tokio::time::Instant::now() < limit, "calls never became good again");
+            assert!(Instant::now() < limit, "calls never became good again");
             good = if self.call().await == "Ok" { good + 1 } else { 0 };
             if good == 0 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                sleep(Duration::from_millis(5)).await;
             }
         }
     }
@@ -179,7 +179,7 @@ impl Shard {
     fn sum(&self, name: &str, label: &str, value: &str) -> i64 {
         let families = self.series.gather();
         let family = families.iter().find(|family| family.name() == name);
-        let series = family.into_iter().flat_map(|family| family.get_metric());
+        let series = family.into_iter().flat_map(prometheus::proto::MetricFamily::get_metric);
         let fit = series.filter(|metric| {
             metric
                 .get_label()
@@ -213,6 +213,7 @@ fn transports(series: &Series) -> Transports {
         grpc_metrics: grpc::Metrics::register(series).unwrap(),
         framed: framed::Limits::default(),
         framed_metrics: framed::Metrics::register(series).unwrap().delivery(),
+        http1: http1::Settings::default(),
     }
 }
 
@@ -253,7 +254,7 @@ fn calls_are_balanced_over_tcp_unix_and_a_resolved_name() {
         // Connections end with their calls once delivery stops.
         shard.stop.cancel();
         shard.tracker.close();
-        tokio::time::timeout(Duration::from_secs(5), shard.tracker.wait())
+        timeout(Duration::from_secs(5), shard.tracker.wait())
             .await
             .expect("all tasks end");
         std::fs::remove_file(path).unwrap();
@@ -334,9 +335,9 @@ fn an_endpoint_that_keeps_breaking_calls_is_ejected_and_one_with_application_err
         let shard = Shard::new(&[&broken, &good.address], ServiceSettings { outlier, ..unchecked() });
         shard.ready(2).await;
         let ejections = || shard.sum("strait_delivery_ejections_total", "endpoint", "0");
-        let limit = tokio::time::Instant::now() + Duration::from_secs(20);
+        let limit = Instant::now() + Duration::from_secs(20);
         while ejections() == 0 {
-            assert!(tokio::time::Instant::now() < limit);
+            assert!(Instant::now() < limit);
             shard.call().await;
         }
         for _ in 0..100 {
@@ -407,8 +408,9 @@ impl Dial for ScriptedNames {
         &'a self,
         protocol: Protocol,
         place: &'a Place,
+        tracker: &'a TaskTracker,
     ) -> crate::delivery::dial::Local<'a, Result<Opened, DialError>> {
-        self.transports.dial(protocol, place)
+        self.transports.dial(protocol, place, tracker)
     }
 
     fn resolve<'a>(&'a self, _: &'a HostPort) -> crate::delivery::dial::Local<'a, std::io::Result<Vec<SocketAddr>>> {
@@ -439,7 +441,7 @@ fn a_name_is_followed_and_its_addresses_are_kept_while_the_resolver_fails() {
         let kept = Kept {
             delivery: Rc::clone(&shard.delivery),
             service,
-            dial: Rc::clone(&names) as Rc<dyn Dial>,
+            dial: names.clone(),
             protocol: Protocol::Grpc,
             label: "0".to_owned(),
             kind: "dns",

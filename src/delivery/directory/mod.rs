@@ -231,7 +231,7 @@ impl Delivery {
                 break;
             };
             let caller = CallerRef {
-                port: Rc::clone(&me) as Rc<dyn Caller>,
+                port: me.clone(),
                 id: CallId(key.data().as_ffi()),
             };
             match link.endpoint.open(request, caller) {
@@ -246,15 +246,6 @@ impl Delivery {
         }
         let error = last.map_or_else(|| service.unavailable(), |error| *error);
         Err(refused(error, request))
-    }
-
-    /// The call is over: its service and endpoint have one less (Y1).
-    fn on_ended(&self, call: &Call, outcome: Outcome) {
-        call.service.leave();
-        if let Some(target) = &call.target {
-            target.slot.on_ended();
-        }
-        call.service.metrics.on_ended(outcome);
     }
 
     fn end(&self, id: CallId, event: ReplyEvent) {
@@ -277,8 +268,19 @@ impl Delivery {
             }
             ReplyEvent::Credit(_) => Outcome::Failed,
         };
-        self.on_ended(&call, outcome);
+        call.on_ended(outcome);
         call.caller.send(event);
+    }
+}
+
+impl Call {
+    /// The call is over: its service and endpoint have one less (Y1).
+    fn on_ended(&self, outcome: Outcome) {
+        self.service.leave();
+        if let Some(target) = &self.target {
+            target.slot.on_ended();
+        }
+        self.service.metrics.on_ended(outcome);
     }
 }
 
@@ -319,7 +321,7 @@ impl Callee for Delivery {
             let Some(call) = self.calls.borrow_mut().remove(key_of(id)) else {
                 return;
             };
-            self.on_ended(&call, outcome_of_cancel(*reason));
+            call.on_ended(outcome_of_cancel(*reason));
             call.target.map(|target| (target.link.endpoint, target.id))
         } else {
             let calls = self.calls.borrow();

@@ -2,7 +2,7 @@ use prometheus::Registry as Series;
 
 use super::*;
 use crate::crossing::testing::{Recorder, Service as Scripted, answer, failure, on_shard, request, wait_for};
-use crate::delivery::{framed, grpc};
+use crate::delivery::{framed, grpc, http1};
 use crate::model::{CancelReason, Code};
 use crate::model::{RegisterError, Registration, Registry};
 
@@ -24,6 +24,7 @@ fn transports(series: &Series) -> Transports {
         grpc_metrics: grpc::Metrics::register(series).unwrap(),
         framed: framed::Limits::default(),
         framed_metrics: framed::Metrics::register(series).unwrap().delivery(),
+        http1: http1::Settings::default(),
     }
 }
 
@@ -39,7 +40,7 @@ fn fixture(endpoints: usize, settings: ServiceSettings) -> Fixture {
         tracker: TaskTracker::new(),
     });
     let endpoints: Vec<_> = (0..endpoints).map(|_| Scripted::new()).collect();
-    let register = |endpoint: &Rc<Scripted>| delivery.register(&name(), Rc::clone(endpoint) as Rc<dyn Endpoint>);
+    let register = |endpoint: &Rc<Scripted>| delivery.register(&name(), endpoint.clone());
     let registrations = endpoints.iter().map(|endpoint| register(endpoint).unwrap()).collect();
     Fixture {
         delivery,
@@ -227,7 +228,7 @@ fn a_dropped_registration_takes_no_more_calls_and_limits_hold() {
     );
     let more = Scripted::new();
     let register = |name: &str, delivery: &Delivery| {
-        let endpoint = Rc::clone(&more) as Rc<dyn Endpoint>;
+        let endpoint = more.clone();
         delivery.register(&Name::new(name).unwrap(), endpoint)
     };
     assert_eq!(
@@ -289,9 +290,7 @@ fn a_service_registered_on_one_shard_is_called_from_another_until_it_goes() {
         on_shard(async move {
             let delivery = there(1);
             let endpoint = Scripted::new();
-            let registration = delivery
-                .register(&name(), Rc::clone(&endpoint) as Rc<dyn Endpoint>)
-                .unwrap();
+            let registration = delivery.register(&name(), endpoint.clone()).unwrap();
             wait_for("100 calls", || {
                 endpoint.answer_all(Code::Ok);
                 endpoint.opened.borrow().len() == 100
