@@ -69,10 +69,18 @@ fn the_documented_file_has_every_key_and_equals_the_defaults() {
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(&file, &text).unwrap();
     }
+    let found = fs::read_to_string(&file).unwrap();
+    for (line, (found, expected)) in found.lines().zip(text.lines()).enumerate() {
+        let line = line + 1;
+        assert_eq!(
+            found, expected,
+            "config/relay.toml:{line}: run with STRAIT_BLESS=1 and look at the change"
+        );
+    }
     assert_eq!(
-        fs::read_to_string(&file).unwrap(),
-        text,
-        "run the test with STRAIT_BLESS=1 and look at the change"
+        found.len(),
+        text.len(),
+        "config/relay.toml: run with STRAIT_BLESS=1 and look at the change"
     );
     let source = Source {
         file: Some(file),

@@ -158,8 +158,11 @@ pub struct CallMetrics(Rc<Shard>);
 
 struct Shard {
     series: CallSeries,
-    pairs: RefCell<HashMap<(Direction, UnitId, UnitId), Rc<PairMetrics>>>,
+    /// By direction, source and destination; nested, so that a look-up copies no name.
+    pairs: RefCell<[BySource; 2]>,
 }
+
+type BySource = HashMap<UnitId, HashMap<UnitId, Rc<PairMetrics>>>;
 
 impl CallMetrics {
     /// Series that nobody reads; for tests of stories.
@@ -174,19 +177,25 @@ impl CallMetrics {
     ///
     /// `src` and `dst` must be units of the settings or of a verified certificate (T1).
     pub fn pair(&self, direction: Direction, src: &UnitId, dst: &UnitId) -> Rc<PairMetrics> {
-        let key = (direction, src.clone(), dst.clone());
         let mut pairs = self.0.pairs.borrow_mut();
-        if let Some(pair) = pairs.get(&key) {
+        let [inbound, outbound] = &mut *pairs;
+        let sources = match direction {
+            Direction::Inbound => inbound,
+            Direction::Outbound => outbound,
+        };
+        if let Some(pair) = sources.get(src).and_then(|destinations| destinations.get(dst)) {
             return Rc::clone(pair);
         }
         let pair = Rc::new(self.0.series.pair(direction, src, dst));
-        pairs.insert(key, Rc::clone(&pair));
+        let destinations = sources.entry(src.clone()).or_default();
+        destinations.insert(dst.clone(), Rc::clone(&pair));
         pair
     }
 
     /// Adds what was counted since the last time to the shared series.
     pub fn flush(&self) {
-        for pair in self.0.pairs.borrow().values() {
+        let pairs = self.0.pairs.borrow();
+        for pair in pairs.iter().flat_map(HashMap::values).flat_map(HashMap::values) {
             pair.flush();
         }
     }
