@@ -1,5 +1,11 @@
 //! The documents in `proto/` and the Rust messages say the same.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends where it finds something unexpected"
+)]
+
 use prost::Message;
 use protox::prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage, Value};
 use strait::wire::hello::{Hello, Purpose, RefusedService, Register, Registered};

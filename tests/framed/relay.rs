@@ -299,7 +299,13 @@ impl Services {
                 (request.body.chunk, request.body.end)
             }
             Event::Request(RequestEvent::Body(body)) => (body.chunk, body.end),
-            Event::Request(RequestEvent::Cancel(_)) => return calls.contains_key(&id),
+            Event::Request(RequestEvent::Cancel(_)) => {
+                // A reply that crosses the cancellation on its way.
+                return calls
+                    .get_mut(&id)
+                    .map(|own| own.method == "Late" && own.answer())
+                    .is_some();
+            }
             Event::Request(RequestEvent::Credit(bytes)) => {
                 let Some(own) = calls.get_mut(&id) else { return false };
                 if let Some((_, used)) = &mut own.reply {
@@ -310,7 +316,7 @@ impl Services {
         };
         let Some(own) = calls.get_mut(&id) else { return false };
         own.body.extend_from_slice(&chunk);
-        if own.method == "Hold" {
+        if ["Hold", "Late"].contains(&own.method.as_str()) {
             return false; // no answer, no credit
         }
         if wants_credit(chunk.len(), end) {

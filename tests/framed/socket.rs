@@ -153,6 +153,36 @@ async fn one_call_too_many_is_refused_and_the_connection_goes_on() {
     assert_eq!(relay.seen.opened.load(Ordering::Relaxed), 3);
 }
 
+// The reply of a cancelled call must not be taken for that of the next one, even if a client uses the
+// same number again.
+#[tokio::test]
+async fn a_late_reply_is_not_given_to_the_next_call_of_the_same_number() {
+    let relay = Relay::start();
+    let mut raw = Raw::connect(&relay).await;
+    raw.request(0, "/x.X/Late", b"secret", true).await;
+    let mut out = BytesMut::new();
+    frame::put_cancel(&mut out, 0, CancelReason::Caller);
+    raw.encoder.request(
+        &mut out,
+        0,
+        &request("/x.X/Hold", b""),
+        false,
+        std::time::Instant::now(),
+    );
+    raw.send(&out).await;
+    relay
+        .wait("both calls", |seen| seen.opened.load(Ordering::Relaxed) == 2)
+        .await;
+    relay
+        .wait("one is left", |seen| seen.open.load(Ordering::Relaxed) == 1)
+        .await;
+    raw.request(1, "/im.Echo/Say", b"mine", true).await;
+    match raw.next().await {
+        Some(Frame::Reply { id: 1, part, .. }) => assert_eq!(part.body.0, "mine"),
+        other => panic!("{other:?}"),
+    }
+}
+
 // Two calls under one number: whose reply would it be?
 #[tokio::test]
 async fn the_index_of_an_open_call_cannot_be_used_again() {
