@@ -226,12 +226,7 @@ async fn bytes_that_are_no_grpc_messages_pass_unchanged() {
         noise,
     ] {
         let reply = client.call("/im.Echo/Any", &[TO_B], body.clone()).await.unwrap();
-        assert!(
-            reply.body == body,
-            "{} bytes came back as {}",
-            body.len(),
-            reply.body.len()
-        );
+        assert!(reply.body == body, "{} bytes came back as {reply:?}", body.len());
         assert_eq!(reply.head.get("content-type").unwrap(), "application/grpc+thrift");
         assert_eq!(reply.ending("grpc-status"), Some("0"));
     }

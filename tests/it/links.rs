@@ -23,7 +23,6 @@ fn impaired_pair(endpoint: &str) -> ClusterBuilder {
 }
 
 async fn client_of(cluster: &Cluster) -> Client {
-    cluster.until_linked("a-1", "b").await;
     Client::connect(&cluster.relay("a-1").grpc()).await
 }
 
@@ -34,6 +33,11 @@ async fn try_call(client: &Client) -> Result<(), tonic::Status> {
     within("a call of two seconds", LIMIT, client.unary("Unary", asked))
         .await
         .map(|_| ())
+}
+
+/// Away, as a relay says it, or too late, as a relay or the client's own clock says it.
+fn is_away_or_late(status: &tonic::Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) || status.message() == "Timeout expired"
 }
 
 // A bad path costs time, nothing else; and no datagram that comes twice makes a call happen twice.
@@ -84,11 +88,8 @@ async fn links_come_back_by_themselves_within_five_seconds() {
 
     cluster.partition(true);
     let status = try_call(&client).await.unwrap_err();
-    assert!(
-        matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded),
-        "{status:?}"
-    );
-    cluster.until_link_is("a-1", "b", false).await;
+    assert!(is_away_or_late(&status), "{status:?}");
+    cluster.until_unlinked("a-1", "b").await;
     let status = try_call(&client).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     let place = status.metadata().get("strait-error").unwrap().to_str().unwrap();
@@ -111,7 +112,7 @@ async fn a_path_that_is_dead_in_one_direction_is_seen_and_survived() {
         for (from, to) in [("a-1", "b-1"), ("b-1", "a-1")] {
             cluster.path(from, to).partition(direction, true);
         }
-        cluster.until_link_is("a-1", "b", false).await;
+        cluster.until_unlinked("a-1", "b").await;
         assert_eq!(try_call(&client).await.unwrap_err().code(), Code::Unavailable);
         cluster.partition(false);
         wait_for("the link to be back", LIMIT, async || try_call(&client).await.ok()).await;
@@ -161,10 +162,7 @@ async fn a_relay_that_crashed_and_came_back_is_found_again() {
     for _ in 0..3 {
         cluster.relay_mut("b-1").kill();
         let status = try_call(&client).await.unwrap_err();
-        assert!(
-            matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded),
-            "{status:?}"
-        );
+        assert!(is_away_or_late(&status), "{status:?}");
         cluster.relay_mut("b-1").start().await;
         wait_for("the link to be back", LIMIT, async || try_call(&client).await.ok()).await;
     }
@@ -179,11 +177,10 @@ async fn links_that_only_one_side_can_open_carry_calls_both_ways() {
         .waits_for("a", "b")
         .start()
         .await;
-    cluster.until_linked("a-1", "b").await;
-    cluster.until_linked("b-1", "a").await;
-    let from_a = Client::connect(&cluster.relay("a-1").grpc()).await;
-    let from_b = Client::connect(&cluster.relay("b-1").grpc()).await;
     for _ in 0..20 {
+        // New connections, so that each shard of either relay has to reach the other unit.
+        let from_a = Client::connect(&cluster.relay("a-1").grpc()).await;
+        let from_b = Client::connect(&cluster.relay("b-1").grpc()).await;
         from_a
             .unary("Unary", request(Bytes::from("m"), &[("strait-key", "uid=b:1")]))
             .await

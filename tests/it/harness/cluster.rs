@@ -2,14 +2,14 @@
 //!
 //! Keys of the dimension `uid` belong to the unit they start with: `b:42` is a key of unit `b`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use toml::{Table, Value};
 
-use super::relay::Ports;
+use super::relay::{Ports, SHARDS};
 use super::{Authority, Directory, Impairer, Impairment, Leaf, Relay, wait_for};
 
 /// Trust domain of all certificates.
@@ -20,6 +20,8 @@ pub struct Cluster {
     relays: Vec<Relay>,
     paths: BTreeMap<(String, String), Impairer>,
     authorities: BTreeMap<String, Authority>,
+    /// Pairs of units of which the first dials the second.
+    dialling: Vec<(String, String)>,
     directory: Directory,
 }
 
@@ -85,7 +87,7 @@ impl ClusterBuilder {
         self
     }
 
-    /// Writes certificates and configurations, starts the processes, waits until all are ready.
+    /// Writes certificates and configurations, starts the processes, waits until all are ready and linked.
     pub async fn start(self) -> Cluster {
         let mut cluster = self.prepare();
         for relay in &mut cluster.relays {
@@ -94,6 +96,7 @@ impl ClusterBuilder {
         for relay in &mut cluster.relays {
             relay.until_ready().await;
         }
+        cluster.until_all_linked().await;
         cluster
     }
 
@@ -104,6 +107,7 @@ impl ClusterBuilder {
             relays: Vec::new(),
             paths: BTreeMap::new(),
             authorities: BTreeMap::new(),
+            dialling: self.dialling(),
             directory,
         };
         let mut ports = Vec::new();
@@ -123,6 +127,16 @@ impl ClusterBuilder {
             self.write_files(relay, &cluster);
         }
         cluster
+    }
+
+    fn dialling(&self) -> Vec<(String, String)> {
+        let names: Vec<&String> = self.units.iter().map(|unit| &unit.name).collect();
+        let pairs = names
+            .iter()
+            .flat_map(|from| names.iter().map(|to| ((*from).clone(), (*to).clone())));
+        pairs
+            .filter(|(from, to)| from != to && !self.waiting.contains(&(from.clone(), to.clone())))
+            .collect()
     }
 
     fn make_paths(&self, cluster: &mut Cluster, ports: &[Ports]) {
@@ -270,23 +284,41 @@ impl Cluster {
         }
     }
 
-    /// Waits until a relay reports a link to a unit as up.
-    pub async fn until_linked(&self, from: &str, unit: &str) {
-        self.until_link_is(from, unit, true).await;
+    /// Waits until each relay has all its links to each other unit.
+    pub async fn until_all_linked(&self) {
+        for relay in &self.relays {
+            let units: BTreeSet<&String> = self.relays.iter().map(|peer| &peer.unit).collect();
+            for unit in units.into_iter().filter(|unit| **unit != relay.unit) {
+                self.until_linked(&relay.name, unit).await;
+            }
+        }
     }
 
-    /// Waits until a relay reports a link to a unit as up or down.
-    pub async fn until_link_is(&self, from: &str, unit: &str, up: bool) {
+    /// Waits until a relay has a link on each of its shards to each relay of a unit, and those the unit
+    /// opened.
+    pub async fn until_linked(&self, from: &str, unit: &str) {
+        let own = &self.relay(from).unit;
+        let peers = self.relays.iter().filter(|peer| peer.unit == unit).count();
+        let dials = |pair: (&String, &str)| self.dialling.iter().any(|(from, to)| from == pair.0 && to == pair.1);
+        let directions = usize::from(dials((own, unit))) + usize::from(dials((&unit.to_owned(), own)));
+        let wanted = (SHARDS * peers * directions) as f64;
+        self.until_links(from, unit, &format!("{wanted} links"), |links| links >= wanted)
+            .await;
+    }
+
+    /// Waits until a relay has no link to a unit left.
+    pub async fn until_unlinked(&self, from: &str, unit: &str) {
+        self.until_links(from, unit, "no link", |links| links == 0.0).await;
+    }
+
+    async fn until_links(&self, from: &str, unit: &str, what: &str, enough: impl Fn(f64) -> bool) {
         let relay = self.relay(from);
-        let state = if up { "up" } else { "down" };
         wait_for(
-            &format!("the link from {from} to {unit} to be {state}"),
+            &format!("{what} from {from} to {unit}"),
             Duration::from_secs(40),
             async || {
                 let metrics = relay.metrics().await;
-                (metrics.sum("strait_peer_links_up", &[("dst_unit", unit)]) > 0.0)
-                    .eq(&up)
-                    .then_some(())
+                enough(metrics.sum("strait_peer_links_up", &[("dst_unit", unit)])).then_some(())
             },
         )
         .await;

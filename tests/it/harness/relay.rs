@@ -29,6 +29,9 @@ pub(super) struct Ports {
     pub(super) peer: u16,
 }
 
+/// Threads that carry calls: two even on one core, so that what crosses between them is tested.
+pub(super) const SHARDS: usize = 2;
+
 /// Time for a start or an orderly end; both take far less, but test machines are busy.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -101,7 +104,7 @@ impl Relay {
             unit = "{unit}"
             name = "{name}"
             data_dir = "data"
-            shards = 2
+            shards = {SHARDS}
             [ingress.grpc]
             listen = ["{grpc}"]
             socket = "grpc.sock"

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use h2::client::SendRequest;
+use h2::client::{ResponseFuture, SendRequest};
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream};
+use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -30,6 +30,28 @@ pub struct RawReply {
     pub body: Bytes,
     /// Fields of the last header block.
     pub trailers: Option<HeaderMap>,
+}
+
+/// A request body under way.
+pub struct Upload {
+    stream: SendStream<Bytes>,
+    _response: ResponseFuture,
+}
+
+impl Upload {
+    /// Waits until all of these bytes may be sent, and sends them. Not cancel-safe.
+    ///
+    /// # Errors
+    /// If the stream is reset.
+    pub async fn send(&mut self, mut bytes: Bytes) -> Result<(), h2::Error> {
+        while !bytes.is_empty() {
+            self.stream.reserve_capacity(bytes.len());
+            let capacity = std::future::poll_fn(|context| self.stream.poll_capacity(context)).await;
+            let part = bytes.split_to(capacity.unwrap_or(Ok(0))?.min(bytes.len()));
+            self.stream.send_data(part, false)?;
+        }
+        Ok(())
+    }
 }
 
 impl RawReply {
@@ -60,6 +82,28 @@ impl RawClient {
     /// # Errors
     /// If the stream is reset or the connection ends.
     pub async fn call(&self, path: &str, fields: &[(&str, &str)], body: Bytes) -> Result<RawReply, h2::Error> {
+        let (response, mut stream) = self.open(path, fields).await?;
+        stream.send_data(body, true)?;
+        read(response.await?).await
+    }
+
+    /// Begins a gRPC POST whose body is sent piece by piece. Dropping it cancels it.
+    ///
+    /// # Errors
+    /// If the connection ends.
+    pub async fn upload(&self, path: &str, fields: &[(&str, &str)]) -> Result<Upload, h2::Error> {
+        let (response, stream) = self.open(path, fields).await?;
+        Ok(Upload {
+            stream,
+            _response: response,
+        })
+    }
+
+    async fn open(
+        &self,
+        path: &str,
+        fields: &[(&str, &str)],
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
         let mut request = Request::builder()
             .method("POST")
             .uri(format!("http://{}{path}", self.authority))
@@ -69,9 +113,7 @@ impl RawClient {
             request = request.header(*name, *value);
         }
         let mut sender = self.sender.clone().ready().await?;
-        let (response, mut stream) = sender.send_request(request.body(()).unwrap(), false)?;
-        stream.send_data(body, true)?;
-        read(response.await?).await
+        sender.send_request(request.body(()).unwrap(), false)
     }
 }
 
@@ -118,7 +160,8 @@ pub struct RawService {
 }
 
 impl RawService {
-    /// Starts a server that runs the handler for each request, each on a task of its own.
+    /// Starts a server that runs the handler for each request, each on a task of its own. Health checks it
+    /// answers itself: it has none.
     pub fn start<F, Fut>(handler: F) -> Self
     where
         F: Fn(Request<RecvStream>, SendResponse<Bytes>) -> Fut + Send + Sync + 'static,
@@ -156,7 +199,11 @@ where
         return;
     };
     while let Some(Ok((request, respond))) = connection.accept().await {
-        tokio::spawn(handler(request, respond));
+        if request.uri().path() == "/grpc.health.v1.Health/Check" {
+            trailers_only(respond, &[("grpc-status", "12")]);
+        } else {
+            tokio::spawn(handler(request, respond));
+        }
     }
 }
 
