@@ -80,6 +80,7 @@ fn full(now: Instant) -> Request {
         visited: vec![name("a")],
         epoch: 300,
         attempt: 1,
+        destination: None,
         request_id: 0xabcd,
     };
     request.body.end = false;

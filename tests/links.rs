@@ -31,7 +31,7 @@ use strait::peer::credentials::{Credentials, CredentialsHandle, Own};
 use strait::peer::dev_ca::{self, Ca};
 use strait::peer::quic::Quic;
 use strait::peer::refusals::Refusals;
-use strait::peer::{self, Peers, RelaySettings, Settings, UnitSettings};
+use strait::peer::{self, Elsewhere, Peers, RelaySettings, Settings, UnitSettings};
 use tokio::task::LocalSet;
 
 fn name(text: &str) -> Name {
@@ -152,13 +152,16 @@ impl Client {
     }
 
     fn call(&self, to: &Rc<dyn Callee>, id: u64, body: Bytes, end: bool) -> Result<CallId, Reason> {
+        self.open(to, id, request(body, end))
+    }
+
+    fn open(&self, to: &Rc<dyn Callee>, id: u64, request: Request) -> Result<CallId, Reason> {
         let caller = CallerRef {
             port: self.me.borrow().upgrade().unwrap(),
             id: CallId(id),
         };
         self.replies.borrow_mut().insert(id, Reply::default());
-        to.open(request(body, end), caller)
-            .map_err(|refused| refused.error.reason)
+        to.open(request, caller).map_err(|refused| refused.error.reason)
     }
 
     async fn until(&self, done: impl Fn(&HashMap<u64, Reply>) -> bool) {
@@ -222,6 +225,7 @@ fn relay(
     unit: &str,
     other: (&str, Option<SocketAddr>),
     tune: impl Fn(&mut Settings),
+    elsewhere: (usize, Arc<Elsewhere>),
 ) -> Relay {
     let geo = |unit: &str| name(&format!("geo-{unit}"));
     let request = dev_ca::Request {
@@ -286,6 +290,7 @@ fn relay(
         handler: echo.clone(),
         metrics: peer::Metrics::register(&registry, &name(unit)).unwrap(),
         dialler,
+        elsewhere,
     });
     peers.start(Some(listener.clone()));
     Relay { peers, echo, listener }
@@ -294,14 +299,29 @@ fn relay(
 /// Two relays with a link; `a` has dialled `b`.
 async fn pair(tune: impl Fn(&mut Settings)) -> (Relay, Relay, tempdir::Dir) {
     let dir = tempdir::Dir::new();
-    let now = time::OffsetDateTime::now_utc();
-    let cas: BTreeMap<_, _> = ["geo-a", "geo-b"]
-        .map(|geo| (geo.to_owned(), dev_ca::geo_ca(&name(geo) as &Geo, now).unwrap()))
-        .into();
-    let b = relay(&dir.0, &cas, "b", ("a", None), &tune);
-    let a = relay(&dir.0, &cas, "a", ("b", Some(b.listener.local_addr().unwrap())), &tune);
+    let cas = authorities();
+    let b = relay(&dir.0, &cas, "b", ("a", None), &tune, alone());
+    let a = relay(
+        &dir.0,
+        &cas,
+        "a",
+        ("b", Some(b.listener.local_addr().unwrap())),
+        &tune,
+        alone(),
+    );
     wait_for(|| a.peers.to(&name("b")).is_ok() && b.peers.to(&name("a")).is_ok()).await;
     (a, b, dir)
+}
+
+fn authorities() -> BTreeMap<String, Ca> {
+    let now = time::OffsetDateTime::now_utc();
+    ["geo-a", "geo-b"]
+        .map(|geo| (geo.to_owned(), dev_ca::geo_ca(&name(geo) as &Geo, now).unwrap()))
+        .into()
+}
+
+fn alone() -> (usize, Arc<Elsewhere>) {
+    (0, Elsewhere::new(1, 16))
 }
 
 async fn wait_for(done: impl Fn() -> bool) {
@@ -321,6 +341,42 @@ fn run(test: impl Future<Output = ()>) {
         .build()
         .unwrap();
     runtime.block_on(LocalSet::new().run_until(test));
+}
+
+// C-L5: a unit that only dials has links on one shard of ours; the other shards reach it over a bridge.
+#[test]
+fn a_shard_without_a_link_uses_that_of_another_shard() {
+    run(async {
+        let dir = tempdir::Dir::new();
+        let cas = authorities();
+        let elsewhere = Elsewhere::new(2, 64);
+        let first = relay(&dir.0, &cas, "a", ("b", None), |_| {}, (0, elsewhere.clone()));
+        let second = relay(&dir.0, &cas, "a", ("b", None), |_| {}, (1, elsewhere));
+        assert!(second.peers.to(&name("b")).is_err(), "no link anywhere yet");
+        let at = first.listener.local_addr().unwrap();
+        let b = relay(&dir.0, &cas, "b", ("a", Some(at)), |_| {}, alone());
+        wait_for(|| second.peers.to(&name("b")).is_ok()).await;
+        let client = Client::new();
+        let link = second.peers.to(&name("b")).unwrap();
+        for id in 0..40 {
+            let mut request = request(pattern(usize::try_from(id).unwrap() * 1000), true);
+            request.facts.destination = Some(name("b"));
+            client.open(&link, id, request).unwrap();
+        }
+        client
+            .until(|replies| replies.values().all(|reply| reply.end == Some(Ok(Code::Ok))))
+            .await;
+        assert!(
+            client
+                .replies
+                .borrow()
+                .iter()
+                .all(|(id, reply)| reply.body == pattern(usize::try_from(*id).unwrap() * 1000))
+        );
+        b.listener.close(0_u32.into(), b"");
+        b.peers.close().await;
+        wait_for(|| second.peers.to(&name("b")).is_err()).await;
+    });
 }
 
 /// Reply bytes a relay hands on before it waits for credit.

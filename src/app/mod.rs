@@ -95,6 +95,7 @@ struct Shared {
     routing: routing::Handle,
     quic: Quic,
     directory: Arc<SharedDirectory>,
+    elsewhere: Arc<peer::Elsewhere>,
     series: Series,
     status: Arc<Status>,
 }
@@ -222,6 +223,7 @@ fn build(checked: Checked, registry: &Registry) -> Result<Shared, AppError> {
         routing: routing::Handle::new(routes),
         quic,
         directory: SharedDirectory::new(shards),
+        elsewhere: peer::Elsewhere::new(shards, settings.delivery.crossing_in_flight_max),
         policies: policies(&settings),
         framed: settings.ingress.framed.limits()?,
         series: Series {

@@ -189,6 +189,7 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
         handler: inbound.clone(),
         metrics: shared.series.peer.clone(),
         dialler,
+        elsewhere: (index, shared.elsewhere.clone()),
     });
     let outbound = outbound::Rpc::new(outbound::Parts {
         place: shared.place.clone(),

@@ -273,6 +273,8 @@ pub struct Facts {
     pub epoch: u64,
     /// Attempts before this one (C-T2).
     pub attempt: u8,
+    /// The unit this relay has chosen; stays in the relay.
+    pub destination: Option<UnitId>,
     /// Same id in the access log of each relay.
     pub request_id: u64,
 }

@@ -141,6 +141,7 @@ impl Rpc {
             return Ok(self.parts.local.clone());
         }
         request.facts.visited.push(self.parts.place.unit.clone());
+        request.facts.destination = Some(unit.clone());
         self.parts.peers.to(unit)
     }
 

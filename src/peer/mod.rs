@@ -9,6 +9,7 @@ mod bodies;
 pub mod credentials;
 mod credit;
 pub mod dev_ca;
+mod elsewhere;
 mod handshake;
 pub mod identity;
 pub mod inspect;
@@ -25,6 +26,7 @@ pub mod settings;
 pub mod tls;
 pub mod verify;
 
+pub use elsewhere::Elsewhere;
 pub use handshake::HandshakeError;
 pub use link::LinkPeer;
 pub use metrics::Metrics;

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::backoff::Backoff;
+use super::elsewhere::{Elsewhere, Gate};
 use super::handshake::{self, Greeted, HandshakeError, LaneStreams};
 use super::link::{Limits, Link, LinkPeer};
 use super::metrics::Metrics;
@@ -51,6 +52,8 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Socket for connections we open.
     pub dialler: quinn::Endpoint,
+    /// Number of this shard, and what the shards know of each other's links.
+    pub elsewhere: (usize, std::sync::Arc<Elsewhere>),
 }
 
 /// The links of one shard. See the module documentation.
@@ -59,6 +62,8 @@ pub struct Peers {
     units: HashMap<UnitId, UnitLinks>,
     /// Accepted connections for lanes that wait for the one for bodies (P3).
     half: RefCell<HashMap<Vec<u8>, Partner>>,
+    /// Ways to the other shards.
+    crossings: RefCell<HashMap<usize, Rc<dyn Callee>>>,
     handshakes: Cell<usize>,
     draining: Cell<bool>,
     closing: CancellationToken,
@@ -126,6 +131,7 @@ impl Peers {
             units,
             parts,
             half: RefCell::default(),
+            crossings: RefCell::default(),
             handshakes: Cell::new(0),
             draining: Cell::new(false),
             closing: CancellationToken::new(),
@@ -143,13 +149,55 @@ impl Peers {
         if let Some(listener) = listener {
             self.tracker.spawn_local(self.clone().accept(listener));
         }
+        self.cross();
     }
 
-    /// A link to a unit, by power of two choices among those that take calls.
+    /// Takes the ends of bridges that belong to this shard.
+    fn cross(self: &Rc<Self>) {
+        let (own, elsewhere) = &self.parts.elsewhere;
+        let ends = elsewhere.ends(*own);
+        for (shard, near) in ends.nears {
+            let (endpoint, replies) = near.into_endpoint();
+            let endpoint: Rc<dyn Callee> = endpoint;
+            self.crossings.borrow_mut().insert(shard, endpoint);
+            self.tracker.spawn_local(self.until_closing(replies));
+        }
+        for far in ends.fars {
+            self.tracker.spawn_local(self.until_closing(far.run(Gate::new(self))));
+        }
+    }
+
+    fn until_closing<F: Future<Output = ()> + 'static>(&self, task: F) -> impl Future<Output = ()> + use<F> {
+        let closing = self.closing.clone();
+        async move {
+            tokio::select! {
+                () = task => {}
+                () = closing.cancelled() => {}
+            }
+        }
+    }
+
+    fn tell_links(&self, unit: &UnitId) {
+        let (own, elsewhere) = &self.parts.elsewhere;
+        let links = self.units.get(unit).map_or(0, |known| known.links.borrow().len());
+        elsewhere.on_links(*own, unit, links);
+    }
+
+    /// A link to a unit: one of this shard, or the way to a shard that has one.
     ///
     /// # Errors
     /// The unit is not configured, or no link to it is up.
     pub fn to(&self, unit: &UnitId) -> Result<Rc<dyn Callee>, RelayError> {
+        self.here(unit).or_else(|error| {
+            let (own, elsewhere) = &self.parts.elsewhere;
+            let shard = elsewhere.shard_for(unit, *own).ok_or_else(|| error.clone())?;
+            let crossing = self.crossings.borrow().get(&shard).cloned();
+            crossing.ok_or(error)
+        })
+    }
+
+    /// A link of this shard, by power of two choices among those that take calls.
+    pub(super) fn here(&self, unit: &UnitId) -> Result<Rc<dyn Callee>, RelayError> {
         let Some(known) = self.units.get(unit) else {
             let detail = format!("unit {unit} is not configured at this relay; add [units.{unit}] to its settings");
             return Err(RelayError::new(Reason::UnknownUnit, Retry::Never, detail));
@@ -343,9 +391,11 @@ impl Peers {
         }
         known.links.borrow_mut().push(link.clone());
         *known.trouble.borrow_mut() = None;
+        self.tell_links(&peer.unit);
         tracing::info!(peer.geo = %peer.geo, peer.unit = %peer.unit, peer.relay = %peer.relay, dialled, "link up");
         let why = session::run(link.clone(), lanes, streams, self.closing.clone()).await;
         known.links.borrow_mut().retain(|other| !Rc::ptr_eq(other, &link));
+        self.tell_links(&peer.unit);
         *known.trouble.borrow_mut() = Some(format!("relay {}: link lost: {why}", peer.relay));
         tracing::info!(peer.geo = %peer.geo, peer.unit = %peer.unit, peer.relay = %peer.relay, reason = %why, "link down");
     }

@@ -230,6 +230,7 @@ async fn what_a_client_says_about_its_source_and_path_is_ignored() {
         visited: vec![name("evil")],
         epoch: 666,
         attempt: 6,
+        destination: None,
         request_id: 666,
     };
     let mut fields = MetadataBuilder::new();

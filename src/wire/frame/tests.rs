@@ -73,6 +73,7 @@ fn facts() -> impl Strategy<Value = Facts> {
             epoch,
             attempt,
             request_id,
+            destination: None,
         })
 }
 
