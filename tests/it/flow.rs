@@ -86,7 +86,7 @@ async fn a_service_that_stops_reading_pauses_the_client() {
     let before: Vec<u64> = cluster.relays().iter().map(|relay| usage::rss(relay.pid())).collect();
 
     let mut upload = client.upload("/im.Echo/Sink", &fields).await.unwrap();
-    let message = grpc_message(&[1; 65_536]);
+    let message = grpc_message(&vec![1; 65_536]);
     let mut sent: u64 = 0;
     // The source is paused when the next message is not taken for a second.
     while let Ok(taken) = tokio::time::timeout(Duration::from_secs(1), upload.send(message.clone())).await {
