@@ -23,7 +23,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use strait::mailbox::Mailbox;
 use strait::model::{
-    CallId, Callee, Caller, CallerRef, CancelReason, Code, Ending, Envelope, Facts, Geo, Metadata, Name, Part, Place,
+    CallId, Callee, Caller, CallerRef, CancelReason, Code, Ending, Envelope, Facts, Geo, Metadata, MetadataBuilder, Name, Part, Place,
     Reason, Refused, ReplyBody, ReplyEvent, Request, RequestBody, RequestEvent, RouteHints, SMALL_BODY_BYTES,
     wants_credit,
 };
@@ -62,6 +62,9 @@ impl Callee for Echo {
     fn open(&self, request: Request, caller: CallerRef) -> Result<CallId, Refused> {
         let id = self.next.get();
         self.next.set(id + 1);
+        // C-E2: what a peer writes into fields does not become who it is; other fields pass.
+        assert_eq!(request.metadata.text("strait-source-unit"), None);
+        assert_eq!(request.metadata.text("x-kept"), Some("yes"));
         self.sources.borrow_mut().push(
             request
                 .facts
@@ -199,11 +202,14 @@ impl Caller for Client {
 }
 
 fn request(body: Bytes, end: bool) -> Request {
+    let mut fields = MetadataBuilder::new();
+    fields.push(b"strait-source-unit", b"forged").unwrap();
+    fields.push(b"x-kept", b"yes").unwrap();
     Request {
         path: Bytes::from_static(b"/im.Echo/Say"),
         authority: Bytes::new(),
         envelope: Envelope::Framed,
-        metadata: Metadata::default(),
+        metadata: fields.build(),
         hints: RouteHints::default(),
         facts: Facts::default(),
         received: tokio::time::Instant::now().into_std(),

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus::IntCounter;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -121,6 +122,7 @@ impl Shared {
 /// Series of all components.
 struct Series {
     calls: CallSeries,
+    connections_refused: IntCounter,
     delivery: delivery::Metrics,
     delivery_grpc: delivery::grpc::Metrics,
     framed: delivery::framed::Metrics,
@@ -228,6 +230,7 @@ fn build(checked: Checked, registry: &Registry) -> Result<Shared, AppError> {
         framed: settings.ingress.framed.limits()?,
         series: Series {
             calls: CallSeries::register(series)?,
+            connections_refused: connections_refused(series)?,
             delivery: delivery::Metrics::register(series)?,
             delivery_grpc: delivery::grpc::Metrics::register(series)?,
             framed: delivery::framed::Metrics::register(series)?,
@@ -240,6 +243,15 @@ fn build(checked: Checked, registry: &Registry) -> Result<Shared, AppError> {
         geo,
         data_dir,
     })
+}
+
+fn connections_refused(registry: &prometheus::Registry) -> Result<IntCounter, prometheus::Error> {
+    let refused = IntCounter::new(
+        "strait_ingress_connections_refused_total",
+        "Local connections closed at once because ingress.connections_max was reached.",
+    )?;
+    registry.register(Box::new(refused.clone()))?;
+    Ok(refused)
 }
 
 /// Time limits and missing-key policies, by service.

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use prometheus::IntCounter;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
@@ -110,8 +111,10 @@ struct Parts {
     calls: CallMetrics,
     grpc: Rc<ingress::grpc::Context>,
     framed: Rc<ingress::framed::Context>,
-    /// Connections of local services.
+    /// Connections of local services, and how many this shard takes.
     connections: TaskTracker,
+    connections_max: usize,
+    connections_refused: IntCounter,
     /// Everything else.
     tasks: TaskTracker,
     drain: CancellationToken,
@@ -216,6 +219,8 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
         grpc,
         framed,
         connections: TaskTracker::new(),
+        connections_max: settings.ingress.connections_max.div_ceil(shared.status.shards().max(1)),
+        connections_refused: shared.series.connections_refused.clone(),
         tasks,
         drain: CancellationToken::new(),
         end,
@@ -255,6 +260,11 @@ fn contexts(
 
 impl Parts {
     fn serve(&self, protocol: Protocol, socket: Socket) {
+        if self.connections.len() >= self.connections_max {
+            // Dropping the socket closes it: the client sees that at once and can try another relay.
+            self.connections_refused.inc();
+            return tracing::debug!(protocol = protocol.as_str(), "too many local connections; one was closed");
+        }
         let io = match socket.into_io() {
             Ok(io) => io,
             Err(error) => return tracing::warn!(%error, "cannot serve a connection"),

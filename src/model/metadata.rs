@@ -73,6 +73,20 @@ impl Metadata {
         self.value(name).and_then(|value| std::str::from_utf8(value).ok())
     }
 
+    /// The block without fields whose name starts with `prefix`; the same block if there is none.
+    #[must_use]
+    pub fn without(self, prefix: &[u8]) -> Self {
+        if !self.iter().any(|(name, _)| name.starts_with(prefix)) {
+            return self;
+        }
+        let mut kept = MetadataBuilder::new();
+        for (name, value) in self.iter().filter(|(name, _)| !name.starts_with(prefix)) {
+            // Every field of a block is well-formed.
+            let _ = kept.push(name, value);
+        }
+        kept.build()
+    }
+
     /// The block as it stands on the wire.
     pub fn as_bytes(&self) -> &Bytes {
         &self.0

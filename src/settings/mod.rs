@@ -64,11 +64,23 @@ pub struct Settings {
 }
 
 /// `[ingress]`: where local services reach this relay.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize, schemars::JsonSchema)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ingress {
+    /// Connections of local services, both protocols together; one more is closed at once. Default 16384.
+    pub connections_max: usize,
     /// The framed protocol.
     pub framed: ingress::framed::Settings,
     /// gRPC.
     pub grpc: ingress::grpc::Settings,
+}
+
+impl Default for Ingress {
+    fn default() -> Self {
+        Self {
+            connections_max: 16_384,
+            framed: ingress::framed::Settings::default(),
+            grpc: ingress::grpc::Settings::default(),
+        }
+    }
 }

@@ -7,7 +7,7 @@ use super::ids::{self, Calls};
 use super::session::Wire;
 use super::{Connection, SessionError};
 use crate::model::{
-    CallId, Callee, Caller, CallerRef, CancelReason, Ending, Envelope, Facts, Metadata, MetadataBuilder, Part, Reason,
+    CallId, Callee, Caller, CallerRef, CancelReason, Ending, Envelope, Facts, Metadata, Part, Reason,
     RelayError, ReplyBody, ReplyEvent, Request, RequestBody, RequestEvent, Retry,
 };
 use crate::wire::frame;
@@ -263,15 +263,5 @@ fn distrust(request: &mut Request, wire: &Wire<'_>) {
         source: wire.surroundings.source.clone(),
         ..Facts::default()
     };
-    if request.metadata.iter().any(|(name, _)| name.starts_with(b"strait-")) {
-        let mut kept = MetadataBuilder::new();
-        for (name, value) in request
-            .metadata
-            .iter()
-            .filter(|(name, _)| !name.starts_with(b"strait-"))
-        {
-            let _ = kept.push(name, value); // the decoder has checked it
-        }
-        request.metadata = kept.build();
-    }
+    request.metadata = std::mem::take(&mut request.metadata).without(b"strait-");
 }

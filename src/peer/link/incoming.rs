@@ -34,6 +34,8 @@ impl Link {
             unit: self.peer.unit.clone(),
             service,
         });
+        // Names of ours are set by relays in frames, never taken from fields (C-E2).
+        request.metadata = std::mem::take(&mut request.metadata).without(b"strait-");
         let Some(me) = self.me.upgrade() else { return };
         match self.handler.open(
             request,
