@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::{CliError, Output, SourceArgs, load, write_json};
-use crate::model::{Key, MissingKey, Name, RouteHints, UnitId};
+use crate::model::{Key, MissingKey, RouteHints, UnitId};
 use crate::routing::Explanation;
 
 #[derive(Debug, clap::Args)]
@@ -14,7 +14,7 @@ pub(super) struct Args {
     #[arg(long = "key", value_name = "DIMENSION=KEY", value_parser = super::assignment)]
     keys: Vec<(String, String)>,
     /// The unit the call names
-    #[arg(long, value_name = "UNIT", value_parser = name)]
+    #[arg(long, value_name = "UNIT", value_parser = super::name)]
     unit: Option<UnitId>,
     /// The service that is called; decides what becomes of calls without key
     #[arg(long, value_name = "SERVICE")]
@@ -66,8 +66,4 @@ fn print(explanation: &Explanation, missing_key: &MissingKey, out: &mut impl Wri
         writeln!(out, "{mark} {:<12} {}", step.looked_at, step.why)?;
     }
     Ok(())
-}
-
-fn name(text: &str) -> Result<Name, String> {
-    Name::new(text).map_err(|error| error.to_string())
 }

@@ -8,9 +8,12 @@
 //! # Not here
 //! What the relay does (`app`).
 
+mod call;
 pub mod cert;
 mod configuration;
+mod demo;
 mod explain;
+mod grpc;
 mod version;
 
 use std::ffi::OsString;
@@ -21,6 +24,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::app::{self, AppError};
+use crate::model::Name;
 use crate::settings::{Checked, Problems, Source};
 use crate::telemetry::{self, Chain};
 
@@ -49,6 +53,9 @@ enum Output {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make one call through a relay
+    #[command(after_help = call::HELP)]
+    Call(call::Args),
     /// Make and inspect certificates
     Cert(cert::Args),
     /// Print a completion script for a shell
@@ -60,6 +67,9 @@ enum Command {
     /// Check, show and describe the configuration
     #[command(subcommand)]
     Config(configuration::Command),
+    /// Show three units on this machine: calls cross, a unit goes away and comes back
+    #[command(after_help = demo::HELP)]
+    Demo(demo::Args),
     /// Say which unit owns a key, and why
     #[command(
         after_help = "Example:\n  strait explain --config config/relay.toml --key im.conversation=cid:1:42 --service im.Echo"
@@ -93,6 +103,9 @@ enum CliError {
     /// A certificate command failed.
     #[error(transparent)]
     Cert(#[from] cert::CertError),
+    /// The demo did not show what it should.
+    #[error(transparent)]
+    Demo(#[from] demo::DemoError),
     /// The answer could not be turned into text.
     #[error("cannot write the answer as text")]
     Format(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -108,6 +121,9 @@ enum CliError {
     /// Mistakes in the configuration, one per line.
     #[error(transparent)]
     Problems(#[from] Problems),
+    /// It failed, and why has been written.
+    #[error("it failed")]
+    Told,
 }
 
 impl CliError {
@@ -139,7 +155,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         // `strait ... | head` ends this way; it is no failure.
         Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            if !matches!(error, CliError::No) {
+            if !matches!(error, CliError::No | CliError::Told) {
                 let _ = writeln!(io::stderr().lock(), "{}", Chain(&error));
             }
             ExitCode::from(error.code())
@@ -149,6 +165,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), CliError> {
     match cli.command {
+        Command::Call(args) => call::run(&args, cli.output, out),
         Command::Cert(args) => Ok(cert::run(&args)?),
         Command::Completions { shell } => {
             // Into memory first: the generator panics if it cannot write.
@@ -157,6 +174,7 @@ fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), CliError> {
             Ok(out.write_all(&script)?)
         }
         Command::Config(command) => configuration::run(&command, cli.output, out),
+        Command::Demo(args) => demo::run(&args, cli.output, out),
         Command::Explain(args) => explain::run(&args, cli.output, out),
         Command::Run(args) => {
             let checked = load(&args.source())?;
@@ -184,6 +202,11 @@ impl SourceArgs {
             flags: self.set.clone(),
         }
     }
+}
+
+/// Reads a name, such as that of a unit.
+fn name(text: &str) -> Result<Name, String> {
+    Name::new(text).map_err(|error| error.to_string())
 }
 
 fn assignment(text: &str) -> Result<(String, String), String> {

@@ -1,0 +1,51 @@
+//! Reads the admin address of a relay.
+
+use std::io;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// `GET`; gives status and body.
+///
+/// # Errors
+/// Nothing answers, or not in HTTP.
+pub(super) async fn get(address: &str, path: &str) -> io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    // A page of metrics of a demo is some tens of kilobytes.
+    stream.take(8 << 20).read_to_end(&mut answer).await?;
+    let answer = String::from_utf8_lossy(&answer);
+    let status = answer.split(' ').nth(1).and_then(|text| text.parse().ok());
+    match (status, answer.split_once("\r\n\r\n")) {
+        (Some(status), Some((_, body))) => Ok((status, body.to_owned())),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "not an HTTP answer")),
+    }
+}
+
+/// Sum of the whole-numbered series of this name that carry all these labels.
+pub(super) fn sum(metrics: &str, name: &str, labels: &[(&str, &str)]) -> u64 {
+    let wanted: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
+    let values = metrics.lines().filter_map(|line| {
+        let (series, value) = line.rsplit_once(' ')?;
+        let (found, rest) = series.split_once('{').unwrap_or((series, ""));
+        let carried = |label: &String| rest.trim_end_matches('}').split(',').any(|part| part == label);
+        (found == name && wanted.iter().all(carried)).then(|| value.parse::<u64>().ok())?
+    });
+    values.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_are_summed_over_the_labels_not_asked_for() {
+        let text = "# TYPE x counter\nx{a=\"1\",b=\"p\"} 2\nx{a=\"1\",b=\"q\"} 3\nx{a=\"2\",b=\"p\"} 5\nxy 7\n";
+        assert_eq!(sum(text, "x", &[("a", "1")]), 5);
+        assert_eq!(sum(text, "x", &[]), 10);
+        assert_eq!(sum(text, "x", &[("a", "3")]), 0);
+        assert_eq!(sum(text, "xy", &[]), 7);
+    }
+}
