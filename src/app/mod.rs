@@ -27,7 +27,7 @@ use self::shard::{Command, Shard};
 use crate::admin::{self, Admin};
 use crate::calls::{CallPolicies, CallPolicy};
 use crate::delivery::SharedDirectory;
-use crate::model::{Geo, Place};
+use crate::model::{Geo, MissingKey, Place};
 use crate::peer::credentials::{Credentials, CredentialsError, CredentialsHandle, Own};
 use crate::peer::quic::{Quic, QuicError};
 use crate::peer::refusals::Refusals;
@@ -66,6 +66,9 @@ pub enum AppError {
         /// The system's answer.
         source: io::Error,
     },
+    /// The relay's own API cannot be made.
+    #[error(transparent)]
+    Api(#[from] ingress::api::ApiError),
     /// Two components want the same series.
     #[error("metrics cannot be registered; this is a fault of this build")]
     Metrics(#[from] prometheus::Error),
@@ -99,6 +102,7 @@ struct Shared {
     elsewhere: Arc<peer::Elsewhere>,
     series: Series,
     status: Arc<Status>,
+    health: admin::Health,
 }
 
 impl Shared {
@@ -152,7 +156,7 @@ async fn serve(checked: Checked, log: LogHandle) -> Result<(), AppError> {
     let admin_address = checked.admin;
     let shared = Arc::new(build(checked, &registry)?);
     let settings = &shared.settings;
-    let health = admin::Health::new();
+    let health = &shared.health;
     health.set("starting", false, "the relay is starting");
     let drain = CancellationToken::new();
     let parts = admin::Parts {
@@ -238,6 +242,7 @@ fn build(checked: Checked, registry: &Registry) -> Result<Shared, AppError> {
             peer: peer::Metrics::register(series, &unit)?,
         },
         status: Arc::new(Status::new(&settings, shards)),
+        health: admin::Health::new(),
         place: Place { unit, relay },
         settings,
         geo,
@@ -272,7 +277,18 @@ fn policies(settings: &Settings) -> CallPolicies {
         duration_max: calls.duration_max,
         missing_key: calls.missing_key.clone(),
     };
-    CallPolicies::new(named.collect(), others)
+    // Whoever asks a relay for its health or its API means that relay, whatever the policy for others.
+    let own = ingress::api::services_for(&settings.services).map(|service| {
+        let policy = CallPolicy {
+            missing_key: MissingKey::Local,
+            // Nothing moves on a watch for as long as nothing changes.
+            idle_timeout: others.duration_max,
+            ..others.clone()
+        };
+        (service, policy)
+    });
+    let named = named.chain(own).collect();
+    CallPolicies::new(named, others)
 }
 
 fn shard_count(wanted: usize) -> usize {

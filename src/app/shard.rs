@@ -166,15 +166,7 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
     let dialler = shared.quic.client_endpoint(settings.peer.listen.ip()).map_err(bind)?;
     let calls = shared.series.calls.on_shard();
     let policies = Rc::new(shared.policies.clone());
-    let delivery = Delivery::new(delivery::Parts {
-        settings: settings.delivery.clone(),
-        services: settings.services.clone(),
-        shard: index,
-        directory: shared.directory.clone(),
-        metrics: shared.series.delivery.clone(),
-        transports: shared.transports(),
-        tracker: tasks.clone(),
-    });
+    let delivery = delivery(shared, index, &tasks);
     let inbound = inbound::Rpc::new(inbound::Parts {
         place: shared.place.clone(),
         routing: shared.routing.clone(),
@@ -209,6 +201,9 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
     tasks.spawn_local(async move { until(&stop, story.watch()).await });
     tasks.spawn_local(delivery.clone().run(end.clone()));
     peers.start(Some(listener));
+    let (drain, stop) = (CancellationToken::new(), end.clone());
+    let api = ingress::api::attach(api_parts(shared, &delivery, &drain))?;
+    tasks.spawn_local(async move { until(&stop, api).await });
     let (grpc, framed) = contexts(shared, &outbound, &delivery);
     Ok(Parts {
         peers,
@@ -222,9 +217,38 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
         connections_max: settings.ingress.connections_max.div_ceil(shared.status.shards().max(1)),
         connections_refused: shared.series.connections_refused.clone(),
         tasks,
-        drain: CancellationToken::new(),
+        drain,
         end,
     })
+}
+
+/// The local services.
+fn delivery(shared: &Shared, index: usize, tasks: &TaskTracker) -> Rc<Delivery> {
+    let settings = &shared.settings;
+    Delivery::new(delivery::Parts {
+        settings: settings.delivery.clone(),
+        services: settings.services.clone(),
+        shard: index,
+        directory: shared.directory.clone(),
+        metrics: shared.series.delivery.clone(),
+        transports: shared.transports(),
+        tracker: tasks.clone(),
+    })
+}
+
+/// What the relay's own API needs.
+fn api_parts(shared: &Shared, delivery: &Rc<Delivery>, drain: &CancellationToken) -> ingress::api::Parts {
+    let settings = &shared.settings;
+    let health = shared.health.clone();
+    ingress::api::Parts {
+        delivery: delivery.clone(),
+        own: ingress::api::services_for(&settings.services).collect(),
+        services: settings.services.keys().cloned().collect(),
+        ready: Arc::new(move || health.is_ready()),
+        settings: settings.delivery.grpc.clone(),
+        metrics: shared.series.delivery_grpc.clone(),
+        drain: drain.clone(),
+    }
 }
 
 /// What connections of local services need.

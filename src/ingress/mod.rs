@@ -1,4 +1,5 @@
 //! Local services talk to us.
 
+pub mod api;
 pub mod framed;
 pub mod grpc;

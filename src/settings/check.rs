@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::{Loaded, Problems, Settings, path};
+use crate::ingress;
 use crate::model::{Geo, MissingKey, Place, RelayName, UnitId};
 use crate::routing::RouteTable;
 
@@ -45,7 +46,11 @@ impl Checked {
 
     /// What a service wants done with calls without key; `None` is a service nobody named.
     pub fn missing_key(&self, service: Option<&str>) -> &MissingKey {
-        let settings = service.and_then(|service| self.settings.services.get(service));
+        let services = &self.settings.services;
+        let settings = service.and_then(|service| services.get(service));
+        if settings.is_none() && ingress::api::services_for(services).any(|own| Some(own.as_str()) == service) {
+            return &MissingKey::Local;
+        }
         settings.map_or(&self.settings.calls.missing_key, |settings| &settings.missing_key)
     }
 }

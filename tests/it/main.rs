@@ -19,6 +19,7 @@
 )]
 
 mod abuse;
+mod api;
 mod deadlines;
 mod fidelity;
 mod flow;
