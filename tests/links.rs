@@ -23,9 +23,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use strait::mailbox::Mailbox;
 use strait::model::{
-    CallId, Callee, Caller, CallerRef, CancelReason, Code, Ending, Envelope, Facts, Geo, Metadata, MetadataBuilder, Name, Part, Place,
-    Reason, Refused, ReplyBody, ReplyEvent, Request, RequestBody, RequestEvent, RouteHints, SMALL_BODY_BYTES,
-    wants_credit,
+    CallId, Callee, Caller, CallerRef, CancelReason, Code, Ending, Envelope, Facts, Geo, Metadata, MetadataBuilder,
+    Name, Part, Place, Reason, Refused, ReplyBody, ReplyEvent, Request, RequestBody, RequestEvent, RouteHints,
+    SMALL_BODY_BYTES, wants_credit,
 };
 use strait::peer::credentials::{Credentials, CredentialsHandle, Own};
 use strait::peer::dev_ca::{self, Ca};

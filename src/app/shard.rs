@@ -287,7 +287,10 @@ impl Parts {
         if self.connections.len() >= self.connections_max {
             // Dropping the socket closes it: the client sees that at once and can try another relay.
             self.connections_refused.inc();
-            return tracing::debug!(protocol = protocol.as_str(), "too many local connections; one was closed");
+            return tracing::debug!(
+                protocol = protocol.as_str(),
+                "too many local connections; one was closed"
+            );
         }
         let io = match socket.into_io() {
             Ok(io) => io,

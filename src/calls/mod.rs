@@ -3,6 +3,7 @@
 mod limits;
 mod record;
 mod table;
+mod trace;
 
 pub use limits::{CallPolicies, CallPolicy, TimeLimits};
 pub use record::CallRecord;

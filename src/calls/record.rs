@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::trace::CallSpan;
 use crate::model::{Code, Outcome, Reason, RelayError, Request, Timing, UnitId};
 use crate::telemetry::access::{self, Access};
 use crate::telemetry::calls::{CallMetrics, Direction, Ended, PairMetrics};
+use crate::telemetry::span::{self, Span};
 
 /// The record of one call.
 pub struct CallRecord {
@@ -23,24 +25,31 @@ pub struct CallRecord {
     request_bytes: usize,
     reply_bytes: usize,
     pair: Option<Rc<PairMetrics>>,
+    /// Boxed, because few calls have one.
+    span: Option<Box<CallSpan>>,
 }
 
 impl CallRecord {
     /// A call that has just come in. Until it is routed, its unit is the source unit.
-    pub fn new(direction: Direction, source: &UnitId, request: &Request) -> Self {
+    ///
+    /// If spans are written and the call is part of a trace, this relay's span takes the caller's place in
+    /// the request.
+    pub fn new(direction: Direction, source: UnitId, request: &mut Request) -> Self {
+        let span = if span::is_enabled() { join_trace(request) } else { None };
         Self {
             direction,
             path: request.path.clone(),
             request_id: request.facts.request_id,
             epoch: request.facts.epoch,
             attempt: request.facts.attempt,
-            source: source.clone(),
             unit: source.clone(),
+            source,
             received: request.received,
             sent: None,
             request_bytes: request.body.chunk.len(),
             reply_bytes: 0,
             pair: None,
+            span,
         }
     }
 
@@ -142,6 +151,21 @@ impl CallRecord {
         if access::is_sampled(self.request_id) {
             self.log(outcome, reason, &[total, queue, wire, timing.service]);
         }
+        if let Some(span) = &self.span {
+            self.log_span(span, outcome, total);
+        }
+    }
+
+    fn log_span(&self, span: &CallSpan, outcome: Outcome, duration: Duration) {
+        let span = Span {
+            trace_id: span.context.trace_id,
+            span_id: span.context.span_id,
+            parent_id: span.parent_id,
+            direction: self.direction,
+            outcome,
+            duration,
+        };
+        span::log(&span, span::wall_clock());
     }
 
     fn log(&self, outcome: Outcome, reason: Option<Reason>, times: &[Duration; 4]) {
@@ -164,6 +188,12 @@ impl CallRecord {
             reply_bytes: self.reply_bytes,
         });
     }
+}
+
+fn join_trace(request: &mut Request) -> Option<Box<CallSpan>> {
+    let (span, metadata) = CallSpan::below(&request.metadata, || fastrand::u64(..))?;
+    request.metadata = metadata;
+    Some(Box::new(span))
 }
 
 /// The outcome that an error of a relay stands for.

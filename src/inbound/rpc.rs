@@ -197,13 +197,14 @@ impl Rpc {
 }
 
 impl Callee for Rpc {
-    fn open(&self, request: Request, caller: CallerRef) -> Result<CallId, Refused> {
+    fn open(&self, mut request: Request, caller: CallerRef) -> Result<CallId, Refused> {
         let source = request
             .facts
             .source
             .as_ref()
-            .map_or(&self.parts.place.unit, |source| &source.unit);
-        let mut record = CallRecord::new(Direction::Inbound, source, &request);
+            .map_or(&self.parts.place.unit, |source| &source.unit)
+            .clone();
+        let mut record = CallRecord::new(Direction::Inbound, source, &mut request);
         record.on_routed(&self.parts.place.unit, request.facts.epoch);
         self.accept(request, caller, record).map_err(|ended| {
             let (record, mut refused) = *ended;

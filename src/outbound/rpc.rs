@@ -252,7 +252,7 @@ impl Callee for Rpc {
     fn open(&self, mut request: Request, caller: CallerRef) -> Result<CallId, Refused> {
         request.facts.request_id = self.next_request_id.get();
         self.next_request_id.set(request.facts.request_id.wrapping_add(1));
-        let record = CallRecord::new(Direction::Outbound, &self.parts.place.unit, &request);
+        let record = CallRecord::new(Direction::Outbound, self.parts.place.unit.clone(), &mut request);
         self.forward(request, caller, record).map_err(|ended| {
             let (record, mut refused) = *ended;
             refused.error = Box::new(refused.error.at(&self.parts.place.unit, &self.parts.place.relay));

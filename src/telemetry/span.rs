@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::calls::Direction;
+use crate::model::Outcome;
 
 /// Whether spans are written. Process-wide, as the log itself is.
 static ENABLED: AtomicBool = AtomicBool::new(false);
@@ -29,8 +30,16 @@ pub struct Span {
     pub parent_id: u64,
     /// Which way the call passed this relay.
     pub direction: Direction,
+    /// How it ended here.
+    pub outcome: Outcome,
     /// From its first byte until its end.
     pub duration: Duration,
+}
+
+/// The time of day. Only spans need it: collectors put spans of several machines side by side.
+#[expect(clippy::disallowed_methods, reason = "read where a span is written, which is seldom")]
+pub fn wall_clock() -> SystemTime {
+    SystemTime::now()
 }
 
 /// Writes one span that ended at `end`.
@@ -43,6 +52,7 @@ pub fn log(span: &Span, end: SystemTime) {
         span_id = %format_args!("{:016x}", span.span_id),
         parent_id = %format_args!("{:016x}", span.parent_id),
         direction = span.direction.as_str(),
+        outcome = span.outcome.as_str(),
         start_unix_seconds = start.as_secs_f64(),
         duration_ms = span.duration.as_secs_f64() * 1000.0,
         "span ended"

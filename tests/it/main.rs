@@ -28,3 +28,4 @@ mod links;
 mod relays;
 mod routing;
 mod services;
+mod trace;

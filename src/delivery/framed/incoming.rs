@@ -7,8 +7,8 @@ use super::ids::{self, Calls};
 use super::session::Wire;
 use super::{Connection, SessionError};
 use crate::model::{
-    CallId, Callee, Caller, CallerRef, CancelReason, Ending, Envelope, Facts, Metadata, Part, Reason,
-    RelayError, ReplyBody, ReplyEvent, Request, RequestBody, RequestEvent, Retry,
+    CallId, Callee, Caller, CallerRef, CancelReason, Ending, Envelope, Facts, Metadata, Part, Reason, RelayError,
+    ReplyBody, ReplyEvent, Request, RequestBody, RequestEvent, Retry,
 };
 use crate::wire::frame;
 
