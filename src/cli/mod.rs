@@ -85,7 +85,7 @@ enum Command {
 /// Where settings come from.
 #[derive(Clone, Debug, clap::Args)]
 struct SourceArgs {
-    /// The configuration file; pairs/<geo>--<geo>.toml next to it are read too
+    /// The configuration file; pairs/GEO--GEO.toml next to it are read too
     #[arg(long, short, env = "STRAIT_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// A value that wins over all others; may be repeated

@@ -1,7 +1,7 @@
 //! TLS of links, configured by hand: 1.3 only, both sides show a certificate, nothing is resumed.
 //!
 //! # Path
-//! `quic` wraps the two configurations for QUIC. Inside a handshake rustls asks [`Accepting`] or [`Dialling`], which ask
+//! `quic` wraps the two configurations for QUIC. Inside a handshake rustls asks `Accepting` or `Dialling`, which ask
 //! the [`Policy`](super::verify::Policy) of the credentials in force.
 //!
 //! # Invariants

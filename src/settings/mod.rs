@@ -8,7 +8,7 @@
 //! - C1. A key that does not exist is an error that names the key, the file, the line and the key that was
 //!   probably meant (O-C1).
 //! - C2. Everything that is wrong is reported at once, as far as it can be found at once.
-//! - C3. `config/relay.toml` is what [`reference`] writes: every key with its description and default.
+//! - C3. `config/relay.toml` is what [`reference()`] writes: every key with its description and default.
 //!
 //! # Not here
 //! What a component's own settings mean (its `settings.rs`).
