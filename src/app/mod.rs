@@ -9,6 +9,7 @@
 //! `relay.drain_timeout` -> links close -> shards end -> admin last. A second signal ends at once.
 
 mod accept;
+mod reload;
 mod shard;
 mod status;
 
@@ -23,6 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use self::reload::Reload;
 use self::shard::{Command, Shard};
 use crate::admin::{self, Admin};
 use crate::calls::{CallPolicies, CallPolicy};
@@ -31,7 +33,7 @@ use crate::model::{Geo, MissingKey, Place};
 use crate::peer::credentials::{Credentials, CredentialsError, CredentialsHandle, Own};
 use crate::peer::quic::{Quic, QuicError};
 use crate::peer::refusals::Refusals;
-use crate::settings::{Checked, Settings};
+use crate::settings::{Checked, Settings, Source};
 use crate::telemetry::calls::CallSeries;
 use crate::telemetry::{LogHandle, Registry};
 use crate::{delivery, ingress, peer, routing};
@@ -134,11 +136,11 @@ struct Series {
     peer: peer::Metrics,
 }
 
-/// Runs the relay until a signal ends it.
+/// Runs the relay until a signal ends it. `source` is where the settings came from and are read again.
 ///
 /// # Errors
 /// [`AppError`] if it cannot start; then nothing is left behind.
-pub fn run(checked: Checked, log: LogHandle) -> Result<(), AppError> {
+pub fn run(source: Source, checked: Checked, log: LogHandle) -> Result<(), AppError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_name("strait-control")
@@ -147,14 +149,15 @@ pub fn run(checked: Checked, log: LogHandle) -> Result<(), AppError> {
             what: "the control runtime",
             source,
         })?;
-    runtime.block_on(serve(checked, log))
+    runtime.block_on(serve(source, checked, log))
 }
 
-async fn serve(checked: Checked, log: LogHandle) -> Result<(), AppError> {
+async fn serve(source: Source, checked: Checked, log: LogHandle) -> Result<(), AppError> {
     let registry = Registry::new()?;
     prepare_data_dir(&checked.data_dir)?;
     let admin_address = checked.admin;
     let shared = Arc::new(build(checked, &registry)?);
+    let reload = Reload::new(source, shared.clone(), log.clone(), registry.series())?;
     let settings = &shared.settings;
     let health = &shared.health;
     health.set("starting", false, "the relay is starting");
@@ -190,6 +193,7 @@ async fn serve(checked: Checked, log: LogHandle) -> Result<(), AppError> {
     let forced = tokio::select! {
         ((), ()) = async { tokio::join!(accepting, life) } => false,
         () = signals(&drain) => true,
+        () = reload.run() => true,
     };
     if !forced {
         end(shards).await;

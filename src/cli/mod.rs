@@ -177,9 +177,10 @@ fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), CliError> {
         Command::Demo(args) => demo::run(&args, cli.output, out),
         Command::Explain(args) => explain::run(&args, cli.output, out),
         Command::Run(args) => {
-            let checked = load(&args.source())?;
+            let source = args.source();
+            let checked = load(&source)?;
             let log = telemetry::init(&checked.settings.log)?;
-            Ok(app::run(checked, log)?)
+            Ok(app::run(source, checked, log)?)
         }
         Command::Version => version::print(cli.output, out),
     }

@@ -32,7 +32,7 @@ pub use problem::{Origins, Problem, Problems};
 pub use reference::reference;
 pub use relay::{Calls, Relay};
 pub use schema::Schema;
-pub use show::{Shown, show};
+pub use show::{Shown, differences, show};
 pub use source::{Loaded, Source};
 
 use crate::{admin, delivery, ingress, peer, routing, telemetry};

@@ -1,9 +1,11 @@
 //! The settings in force, one line per value, with where each came from (O-C2).
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use super::{Loaded, path};
+use super::{Loaded, Settings, path};
 
 /// One value in force.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
@@ -32,6 +34,21 @@ pub fn show(loaded: &Loaded) -> Vec<Shown> {
         });
     });
     shown
+}
+
+/// Paths of the values in which two settings differ, in order.
+pub fn differences(one: &Settings, other: &Settings) -> Vec<String> {
+    let [one, other] = [one, other].map(|settings| {
+        let json = serde_json::to_value(settings).unwrap_or_default();
+        let mut values = BTreeMap::new();
+        walk(&json, "", &mut |key, value| {
+            values.insert(key.to_owned(), value.clone());
+        });
+        values
+    });
+    let keys: BTreeSet<_> = one.keys().chain(other.keys()).collect();
+    let differ = keys.into_iter().filter(|key| one.get(*key) != other.get(*key));
+    differ.cloned().collect()
 }
 
 /// Secrets are never written into the settings themselves, only names of their files. Should a key for

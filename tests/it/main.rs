@@ -26,6 +26,7 @@ mod flow;
 mod harness;
 mod links;
 mod relays;
+mod reload;
 mod routing;
 mod services;
 mod trace;
