@@ -320,6 +320,11 @@ async fn start_shards(shared: &Arc<Shared>) -> Result<Vec<Shard>, AppError> {
     for index in 0..shared.status.shards() {
         shards.push(Shard::start(shared.clone(), index).await?);
     }
+    // Only now: a socket that joins the shared port moves part of the peers' packets to itself, and with
+    // them connections that another shard already has.
+    for shard in &shards {
+        let _ = shard.commands().send(Command::Link).await;
+    }
     Ok(shards)
 }
 

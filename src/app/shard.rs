@@ -4,6 +4,7 @@
 //! - A1. Nothing of a call leaves its shard, except over a bridge (`crossing`).
 //! - A2. A shard that cannot start ends the start of the relay, with the reason.
 
+use std::cell::RefCell;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,6 +35,8 @@ pub(super) struct Shard {
 
 /// What the control thread asks of a shard.
 pub(super) enum Command {
+    /// Dial peers and take their connections.
+    Link,
     /// Serve this connection.
     Serve(Protocol, Socket),
     /// Tell clients and peers that no new calls are taken (C-L1).
@@ -105,6 +108,8 @@ impl Shard {
 /// The parts of a shard.
 struct Parts {
     peers: Rc<Peers>,
+    /// Bound, but not read from before all shards have bound theirs.
+    listener: RefCell<Option<peer::Listener>>,
     inbound: Rc<inbound::Rpc>,
     outbound: Rc<outbound::Rpc>,
     delivery: Rc<Delivery>,
@@ -139,6 +144,7 @@ async fn live(
     loop {
         tokio::select! {
             command = queue.recv() => match command {
+                Some(Command::Link) => parts.link(),
                 Some(Command::Serve(protocol, socket)) => parts.serve(protocol, socket),
                 Some(Command::Drain) => {
                     parts.drain.cancel();
@@ -200,13 +206,13 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
     let (story, stop) = (outbound.clone(), end.clone());
     tasks.spawn_local(async move { until(&stop, story.watch()).await });
     tasks.spawn_local(delivery.clone().run(end.clone()));
-    peers.start(Some(listener));
     let (drain, stop) = (CancellationToken::new(), end.clone());
     let api = ingress::api::attach(api_parts(shared, &delivery, &drain))?;
     tasks.spawn_local(async move { until(&stop, api).await });
     let (grpc, framed) = contexts(shared, &outbound, &delivery);
     Ok(Parts {
         peers,
+        listener: RefCell::new(Some(listener)),
         inbound,
         outbound,
         delivery,
@@ -283,6 +289,10 @@ fn contexts(
 }
 
 impl Parts {
+    fn link(&self) {
+        self.peers.start(self.listener.take());
+    }
+
     fn serve(&self, protocol: Protocol, socket: Socket) {
         if self.connections.len() >= self.connections_max {
             // Dropping the socket closes it: the client sees that at once and can try another relay.

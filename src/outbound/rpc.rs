@@ -216,7 +216,7 @@ impl Rpc {
                 request.facts.epoch = *epoch;
                 owner.clone()
             }
-            (None, Retry::Safe) if request.facts.attempt < ATTEMPTS_MAX && self.budget.take() => {
+            (None, _) if is_repeatable(&request, error) && request.facts.attempt < ATTEMPTS_MAX && self.budget.take() => {
                 open.record.unit().clone()
             }
             _ => return None,
@@ -310,6 +310,18 @@ impl Open {
 impl Limited for Open {
     fn limit(&self) -> Option<std::time::Instant> {
         self.limits.limit()
+    }
+}
+
+/// Whether sending the request again is right: no byte of it reached a service, or the caller says that
+/// the method may be executed twice and the way to the service broke (C-T1).
+fn is_repeatable(request: &Request, error: &RelayError) -> bool {
+    match error.retry {
+        Retry::Safe => true,
+        Retry::Ambiguous => {
+            request.hints.idempotent && matches!(error.reason, Reason::LinkLost | Reason::ServiceLost)
+        }
+        Retry::Never => false,
     }
 }
 

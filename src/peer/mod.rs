@@ -31,4 +31,6 @@ pub use handshake::HandshakeError;
 pub use link::LinkPeer;
 pub use metrics::Metrics;
 pub use pool::{ConnectError, Parts, Peers};
+/// A bound socket for connections of peers.
+pub type Listener = quinn::Endpoint;
 pub use settings::{RelaySettings, Settings, UnitSettings, Units};

@@ -25,6 +25,7 @@ impl Callbacks {
             }
             ffi::nghttp2_session_callbacks_set_on_begin_headers_callback(raw, Some(on_begin_headers));
             ffi::nghttp2_session_callbacks_set_on_header_callback(raw, Some(on_header));
+            ffi::nghttp2_session_callbacks_set_on_invalid_header_callback(raw, Some(on_invalid_header));
             ffi::nghttp2_session_callbacks_set_on_data_chunk_recv_callback(raw, Some(on_data));
             ffi::nghttp2_session_callbacks_set_on_frame_recv_callback(raw, Some(on_frame));
             ffi::nghttp2_session_callbacks_set_on_stream_close_callback(raw, Some(on_stream_close));
@@ -111,6 +112,21 @@ extern "C" fn on_header(
         block.push(name, value, limits);
         0
     })
+}
+
+/// A field that is not allowed in HTTP/2. Without this the library would leave it out and go on; a request
+/// with such a field is malformed as a whole (RFC 9113, 8.1.1), so its stream is reset.
+extern "C" fn on_invalid_header(
+    _session: *mut ffi::nghttp2_session,
+    _frame: *const ffi::nghttp2_frame,
+    _name: *const u8,
+    _name_len: usize,
+    _value: *const u8,
+    _value_len: usize,
+    _flags: u8,
+    _user_data: *mut c_void,
+) -> c_int {
+    ffi::NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
 }
 
 extern "C" fn on_data(
