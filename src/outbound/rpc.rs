@@ -19,7 +19,7 @@ use crate::admission::RetryBudget;
 use crate::calls::{CallPolicies, CallRecord, Calls, Limited, TimeLimits};
 use crate::model::{
     CallId, Callee, Caller, CallerRef, CancelReason, Ending, Metadata, MetadataBuilder, Part, Place, Reason, Refused,
-    RelayError, ReplyEvent, Request, RequestEvent, Retry, UnitId,
+    RelayError, ReplyEvent, Request, RequestBody, RequestEvent, Retry, SMALL_BODY_BYTES, UnitId,
 };
 use crate::peer::Peers;
 use crate::routing;
@@ -60,6 +60,8 @@ struct Open {
     record: CallRecord,
     /// The request as it was sent, while it may be sent again.
     again: Option<Box<Request>>,
+    /// Status and initial metadata of a repeatable call, kept back while nothing else of the reply is there.
+    head: Option<(u16, Metadata)>,
 }
 
 impl Rpc {
@@ -105,13 +107,14 @@ impl Rpc {
             let error = RelayError::new(Reason::DeadlineExceeded, Retry::Never, limits.describe(now));
             return Err(Box::new((record, refused(error, request))));
         }
-        let again = request.body.end.then(|| Box::new(request.clone()));
+        let again = (request.body.chunk.len() <= SMALL_BODY_BYTES).then(|| Box::new(request.clone()));
         let id = self.calls.insert(Open {
             caller,
             callee: None,
             limits,
             record,
             again,
+            head: None,
         });
         self.budget.on_sent();
         match self.send(way, request, id) {
@@ -168,19 +171,23 @@ impl Rpc {
         let bytes = part.body.0.len();
         if part.end.is_none() {
             let caller = self.calls.with(id, |open| {
+                if open.keeps_head(&mut part) {
+                    return None;
+                }
                 add_answer_fields(&mut part, open.record.unit());
                 open.again = None;
                 open.record.on_reply_bytes(bytes);
                 open.limits.on_stream_activity(now);
-                (open.caller.clone(), open.limits.limit())
+                Some((open.caller.clone(), open.limits.limit()))
             });
-            if let Some((caller, limit)) = caller {
+            if let Some((caller, limit)) = caller.flatten() {
                 self.expect(limit);
                 caller.send(ReplyEvent::Part(part));
             }
             return;
         }
         let Some(mut open) = self.calls.take(id) else { return };
+        part.head = part.head.or(open.head.take());
         add_answer_fields(&mut part, open.record.unit());
         open.record.on_reply_bytes(bytes);
         let (status, timing) = part
@@ -208,7 +215,7 @@ impl Rpc {
 
     /// Where to send a call again, and what (O2).
     fn plan_again(&self, open: &mut Open, error: &RelayError) -> Option<(UnitId, Box<Request>)> {
-        let mut request = open.again.take()?;
+        let mut request = open.again.take_if(|request| request.body.end)?;
         let unit = match (&error.owner, error.retry) {
             // Adopt the owner only if the other relay knows more than we do, and only once: two
             // static tables that disagree would send a call to and fro for ever.
@@ -216,7 +223,9 @@ impl Rpc {
                 request.facts.epoch = *epoch;
                 owner.clone()
             }
-            (None, _) if is_repeatable(&request, error) && request.facts.attempt < ATTEMPTS_MAX && self.budget.take() => {
+            (None, _)
+                if is_repeatable(&request, error) && request.facts.attempt < ATTEMPTS_MAX && self.budget.take() =>
+            {
                 open.record.unit().clone()
             }
             _ => return None,
@@ -226,6 +235,7 @@ impl Rpc {
         open.record.on_retry();
         open.record.on_routed(&unit, request.facts.epoch);
         open.again = Some(request.clone());
+        open.head = None;
         Some((unit, request))
     }
 
@@ -271,6 +281,7 @@ impl Callee for Rpc {
         let callee = self.calls.with(id, |open| {
             if let RequestEvent::Body(body) = &event {
                 open.record.on_request_bytes(body.chunk.len());
+                open.remember(body);
                 if !body.end {
                     open.limits.on_stream_activity(Instant::now().into_std());
                     limit = open.limits.limit();
@@ -300,6 +311,35 @@ impl Caller for Rpc {
 }
 
 impl Open {
+    /// Adds to the request that may be sent again, as long as it is small (C-T5).
+    fn remember(&mut self, more: &RequestBody) {
+        let Some(request) = &mut self.again else { return };
+        let body = &mut request.body;
+        if body.chunk.len() + more.chunk.len() > SMALL_BODY_BYTES {
+            self.again = None;
+            return;
+        }
+        body.chunk = match (body.chunk.is_empty(), more.chunk.is_empty()) {
+            (true, _) => more.chunk.clone(),
+            (false, true) => std::mem::take(&mut body.chunk),
+            (false, false) => [&*body.chunk, &*more.chunk].concat().into(),
+        };
+        body.end |= more.end;
+    }
+
+    /// A call that may be executed twice stays repeatable until the first byte of its reply's body: its head
+    /// waits for that byte. Many services send the head long before. Returns whether `part` was only a head;
+    /// otherwise the head that was kept is put into it.
+    fn keeps_head(&mut self, part: &mut Part) -> bool {
+        let repeatable = self.again.as_ref().is_some_and(|request| request.hints.idempotent);
+        if repeatable && part.body.0.is_empty() && part.head.is_some() {
+            self.head = part.head.take();
+            return true;
+        }
+        part.head = part.head.take().or(self.head.take());
+        false
+    }
+
     fn tell(&self, event: RequestEvent) {
         if let Some((callee, id)) = &self.callee {
             callee.on_request(*id, event);
@@ -318,9 +358,7 @@ impl Limited for Open {
 fn is_repeatable(request: &Request, error: &RelayError) -> bool {
     match error.retry {
         Retry::Safe => true,
-        Retry::Ambiguous => {
-            request.hints.idempotent && matches!(error.reason, Reason::LinkLost | Reason::ServiceLost)
-        }
+        Retry::Ambiguous => request.hints.idempotent && matches!(error.reason, Reason::LinkLost | Reason::ServiceLost),
         Retry::Never => false,
     }
 }

@@ -30,7 +30,7 @@ use super::refusals::Direction;
 use super::session;
 use super::settings::{RelaySettings, Settings, UnitSettings};
 use super::verify::Dialled;
-use crate::model::{Callee, Endpoint, Geo, Place, Reason, RelayError, Retry, UnitId};
+use crate::model::{Callee, Endpoint, Geo, Place, Reason, RelayError, RelayName, Retry, UnitId};
 use crate::telemetry::Chain;
 use crate::wire::hello::{Hello, Purpose};
 
@@ -79,6 +79,8 @@ struct UnitLinks {
     /// Why the last attempt failed, for the error that callers get.
     trouble: RefCell<Option<String>>,
     relays: usize,
+    /// By relay, whether it takes no new calls.
+    draining: RefCell<HashMap<RelayName, Rc<Cell<bool>>>>,
 }
 
 /// Why a relay could not be reached.
@@ -385,7 +387,15 @@ impl Peers {
             lanes: streams.len(),
         };
         let metrics = self.parts.metrics.on_connected(&peer.unit, dialled);
-        let link = Link::new(peer.clone(), limits, bodies, self.parts.handler.clone(), metrics);
+        let drains = known.drains(&peer.relay);
+        let link = Link::new(
+            peer.clone(),
+            limits,
+            bodies,
+            self.parts.handler.clone(),
+            metrics,
+            drains,
+        );
         if self.draining.get() {
             link.drain();
         }
@@ -396,6 +406,16 @@ impl Peers {
         let why = session::run(link.clone(), lanes, streams, self.closing.clone()).await;
         known.links.borrow_mut().retain(|other| !Rc::ptr_eq(other, &link));
         self.tell_links(&peer.unit);
+        // What took this link took the others to that relay too, as often as not: they get no calls until
+        // they have answered a probe.
+        for other in known
+            .links
+            .borrow()
+            .iter()
+            .filter(|other| other.peer.relay == peer.relay)
+        {
+            other.set_silent(true);
+        }
         *known.trouble.borrow_mut() = Some(format!("relay {}: link lost: {why}", peer.relay));
         tracing::info!(peer.geo = %peer.geo, peer.unit = %peer.unit, peer.relay = %peer.relay, reason = %why, "link down");
     }
@@ -494,6 +514,16 @@ struct Configs {
 }
 
 impl UnitLinks {
+    /// The mark that all links to a relay share. A relay that was draining and connects anew has started anew.
+    fn drains(&self, relay: &RelayName) -> Rc<Cell<bool>> {
+        let mut marks = self.draining.borrow_mut();
+        let mark = marks.entry(relay.clone()).or_default();
+        if mark.get() {
+            *mark = Rc::default();
+        }
+        mark.clone()
+    }
+
     fn away(&self, unit: &UnitId) -> RelayError {
         let trouble = self
             .trouble

@@ -81,7 +81,8 @@ pub(in crate::peer) struct Link {
     early: RefCell<HashMap<(BodySide, u64), (quinn::RecvStream, Instant)>>,
     next_lane: Cell<usize>,
     in_open: Cell<usize>,
-    peer_drains: Cell<bool>,
+    /// The relay at the other end takes no new calls; shared by all links of this shard to that relay.
+    peer_drains: Rc<Cell<bool>>,
     we_drain: CancellationToken,
     body_streams: Cell<u64>,
     silent: Cell<bool>,
@@ -179,6 +180,7 @@ impl Link {
         bodies: quinn::Connection,
         handler: Rc<dyn Callee>,
         metrics: LinkMetrics,
+        peer_drains: Rc<Cell<bool>>,
     ) -> Rc<Self> {
         Rc::new_cyclic(|me| Self {
             peer,
@@ -199,7 +201,7 @@ impl Link {
             early: RefCell::new(HashMap::new()),
             next_lane: Cell::new(0),
             in_open: Cell::new(0),
-            peer_drains: Cell::new(false),
+            peer_drains,
             we_drain: CancellationToken::new(),
             body_streams: Cell::new(0),
             silent: Cell::new(false),
@@ -249,7 +251,13 @@ impl Link {
                 large,
                 large_bytes,
             } => self.on_part(id, part, large, large_bytes),
-            Frame::Failed { id, error } => self.end_out(id, ReplyEvent::Failed(error)),
+            Frame::Failed { id, error } => {
+                // The word on the control stream may be later; the next attempt must not come here again.
+                if error.reason == Reason::Draining {
+                    self.on_peer_drains();
+                }
+                self.end_out(id, ReplyEvent::Failed(error));
+            }
             // Lanes carry calls only; the control stream has the rest.
             _ => {}
         }
