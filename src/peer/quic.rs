@@ -125,7 +125,8 @@ impl Quic {
     pub fn server_endpoint(&self, address: SocketAddr) -> io::Result<Endpoint> {
         let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         let socket = self.socket(address, true)?;
-        let config = self.credentials.current().reset().endpoint(*servers);
+        let mut config = self.credentials.current().reset().endpoint(*servers);
+        receive_large(&mut config, &self.settings);
         *servers += 1;
         drop(servers);
         Endpoint::new(config, Some(self.server.clone()), socket, Arc::new(TokioRuntime))
@@ -138,7 +139,9 @@ impl Quic {
     /// The system has no socket to give.
     pub fn client_endpoint(&self, local: IpAddr) -> io::Result<Endpoint> {
         let socket = self.socket(SocketAddr::new(local, 0), false)?;
-        Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))
+        let mut config = EndpointConfig::default();
+        receive_large(&mut config, &self.settings);
+        Endpoint::new(config, None, socket, Arc::new(TokioRuntime))
     }
 
     /// Configuration to dial one relay (or any relay of a unit) for one purpose. Make it once and keep it: it follows
@@ -291,6 +294,12 @@ pub fn transport(settings: &Settings, purpose: Purpose) -> TransportConfig {
         .congestion_controller_factory(congestion(settings.congestion))
         .enable_segmentation_offload(true);
     transport
+}
+
+/// Lets peers find out that the path carries packets as large as ours. quinn's own limit is Ethernet's.
+fn receive_large(config: &mut EndpointConfig, settings: &Settings) {
+    // Fails below 1200 only, which the settings refuse.
+    let _ = config.max_udp_payload_size(settings.mtu_max);
 }
 
 /// The peer of an open connection, from its certificate and from nothing else. `None` cannot happen on a connection made

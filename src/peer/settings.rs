@@ -67,7 +67,9 @@ pub struct Settings {
     pub handshakes_unproven_max: usize,
     /// Handshakes in progress per shard above which callers are refused. Default 1024.
     pub handshakes_max: usize,
-    /// Largest UDP payload tried on a path, in bytes. Default 1452; every path must carry 1200.
+    /// Largest UDP payload tried on a path, in bytes. Default 6500: what a path carries is found out by probing, every
+    /// path must carry 1200. Paths with jumbo frames carry small calls at less cost. 6550 at most, because ten packets
+    /// go to the kernel in one piece of 64 KiB.
     pub mtu_max: u16,
     /// Buffer asked from the kernel per UDP socket and direction. Default `4MiB`. A kernel limit (`net.core.rmem_max`,
     /// `net.core.wmem_max`) below it is reported once and costs throughput.
@@ -182,7 +184,7 @@ impl Settings {
         range("lanes", self.lanes.into(), 1..=16, "1 to 16")?;
         range("lane_streams_max", self.lane_streams_max.into(), 1..=1 << 20, STREAMS)?;
         range("body_streams_max", self.body_streams_max.into(), 1..=1 << 20, STREAMS)?;
-        range("mtu_max", self.mtu_max.into(), 1200..=65_527, "1200 to 65527")?;
+        range("mtu_max", self.mtu_max.into(), 1200..=6550, "1200 to 6550")?;
         range("calls_max", self.calls_max.into(), 1..=1 << 20, "1 to 1048576")?;
         size("lane_window", self.lane_window)?;
         size("body_window", self.body_window)?;
@@ -229,7 +231,7 @@ impl Default for Settings {
             handshake_timeout: Duration::from_secs(5),
             handshakes_unproven_max: 32,
             handshakes_max: 1024,
-            mtu_max: 1452,
+            mtu_max: 6500,
             socket_buffer: ByteSize::mib(4),
             calls_max: 16_384,
             bytes_max: ByteSize::mib(64),
