@@ -25,3 +25,7 @@ pub use identity::{Geo, Name, NameError, RelayName, Source, UnitId};
 pub use metadata::{Metadata, MetadataBuilder, MetadataError};
 pub use registry::{RegisterError, Registration, Registry};
 pub use size::{ByteSize, ByteSizeError};
+
+/// A hash map for look-ups on the path of calls: seeded, so that nobody can aim keys at one bucket, and several times faster
+/// than the standard one on short names.
+pub type Map<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;

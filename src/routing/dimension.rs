@@ -1,17 +1,15 @@
 //! The rules of one dimension, ready for look-ups, and the checks that they do not contradict.
 
-use std::collections::HashMap;
-
 use super::explain::Recorder;
 use super::{BUCKETS, Rule, RuleError, RuleKind, RuleProblem, bucket};
-use crate::model::{Name, UnitId};
+use crate::model::{Map, Name, UnitId};
 
 /// The rules of one dimension.
 #[derive(Clone, Debug)]
 pub(super) struct Dimension {
     pub(super) name: Name,
     owners: Vec<Owner>,
-    keys: HashMap<Box<[u8]>, Slot>,
+    keys: Map<Box<[u8]>, Slot>,
     prefixes: Vec<Prefix>,
     ranges: Vec<Range>,
     buckets: Vec<Option<Slot>>,
@@ -56,7 +54,7 @@ impl Dimension {
             dimension: Self {
                 name: name.clone(),
                 owners: Vec::new(),
-                keys: HashMap::new(),
+                keys: Map::default(),
                 prefixes: Vec::new(),
                 ranges: Vec::new(),
                 buckets: Vec::new(),

@@ -6,7 +6,7 @@
 //! - S3. Counting touches memory of the shard only. [`CallMetrics::flush`] adds it to the shared series.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::HashMap;
+
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use prometheus::local::LocalHistogram;
 use prometheus::{Error, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::LATENCY_BUCKETS;
-use crate::model::{Outcome, Reason, UnitId};
+use crate::model::{Map, Outcome, Reason, UnitId};
 
 /// Which way a call passes a relay.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -162,7 +162,7 @@ struct Shard {
     pairs: RefCell<[BySource; 2]>,
 }
 
-type BySource = HashMap<UnitId, HashMap<UnitId, Rc<PairMetrics>>>;
+type BySource = Map<UnitId, Map<UnitId, Rc<PairMetrics>>>;
 
 impl CallMetrics {
     /// Series that nobody reads; for tests of stories.
@@ -195,7 +195,7 @@ impl CallMetrics {
     /// Adds what was counted since the last time to the shared series.
     pub fn flush(&self) {
         let pairs = self.0.pairs.borrow();
-        for pair in pairs.iter().flat_map(HashMap::values).flat_map(HashMap::values) {
+        for pair in pairs.iter().flat_map(Map::values).flat_map(Map::values) {
             pair.flush();
         }
     }

@@ -3,7 +3,7 @@
 //! A tag of 128 or more is *mandatory*: a reader that does not know it must refuse the frame. So a later
 //! version can add fields that may be ignored and fields that must not be.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 
 /// Why attributes cannot be read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -42,34 +42,32 @@ pub fn put_number_and_bytes(out: &mut BytesMut, tag: u8, number: u64, value: &[u
     out.put_slice(value);
 }
 
-/// Takes the next attribute; `None` at the end.
+/// Takes the next attribute; `None` at the end. The value is a part of the block: take a handle on its memory only if it
+/// is kept.
 ///
 /// # Errors
 /// [`AttributeError::Cut`] if it runs past the end.
-pub fn take(block: &mut Bytes) -> Result<Option<(u8, Bytes)>, AttributeError> {
-    if !block.has_remaining() {
+pub fn take<'a>(rest: &mut &'a [u8]) -> Result<Option<(u8, &'a [u8])>, AttributeError> {
+    let Some((&tag, tail)) = rest.split_first() else {
         return Ok(None);
-    }
-    let tag = block.get_u8();
-    let len = take_varint(block)
+    };
+    *rest = tail;
+    let len = take_varint(rest)
         .and_then(|len| usize::try_from(len).ok())
         .ok_or(AttributeError::Cut)?;
-    if len > block.len() {
-        return Err(AttributeError::Cut);
-    }
-    Ok(Some((tag, block.split_to(len))))
+    let (value, tail) = rest.split_at_checked(len).ok_or(AttributeError::Cut)?;
+    *rest = tail;
+    Ok(Some((tag, value)))
 }
 
 /// Reads a value that is one number.
 ///
 /// # Errors
 /// [`AttributeError::Value`] if it is not exactly one number.
-pub fn number(tag: u8, mut value: Bytes) -> Result<u64, AttributeError> {
-    let number = take_varint(&mut value).ok_or(AttributeError::Value(tag))?;
-    if value.has_remaining() {
-        Err(AttributeError::Value(tag))
-    } else {
-        Ok(number)
+pub fn number(tag: u8, mut value: &[u8]) -> Result<u64, AttributeError> {
+    match take_varint(&mut value) {
+        Some(number) if value.is_empty() => Ok(number),
+        _ => Err(AttributeError::Value(tag)),
     }
 }
 
@@ -99,13 +97,11 @@ pub fn put_varint(out: &mut BytesMut, mut value: u64) {
 }
 
 /// Takes a LEB128 number of at most 64 bits.
-pub fn take_varint(block: &mut Bytes) -> Option<u64> {
+pub fn take_varint(rest: &mut &[u8]) -> Option<u64> {
     let mut value = 0_u64;
     for shift in (0..64).step_by(7) {
-        if !block.has_remaining() {
-            return None;
-        }
-        let byte = block.get_u8();
+        let (&byte, tail) = rest.split_first()?;
+        *rest = tail;
         let low = u64::from(byte & 0x7f);
         if shift == 63 && low > 1 {
             return None;

@@ -69,19 +69,19 @@ fn again(frame: &Frame, now: Instant) {
 
 /// Attributes end, and take no more bytes than there are.
 pub fn attributes(data: &[u8]) {
-    let mut block = Bytes::copy_from_slice(data);
+    let mut block = data;
     let mut values = 0;
     while let Ok(Some((tag, value))) = attributes::take(&mut block) {
         values += value.len();
         let _ = attributes::number(tag, value);
     }
     assert!(values <= data.len());
-    let mut number = Bytes::copy_from_slice(data);
+    let mut number = data;
     if let Some(value) = attributes::take_varint(&mut number) {
         let mut out = BytesMut::new();
         attributes::put_varint(&mut out, value);
         assert!(out.len() <= data.len() - number.len());
-        assert_eq!(attributes::take_varint(&mut out.freeze()), Some(value));
+        assert_eq!(attributes::take_varint(&mut &out[..]), Some(value));
     }
 }
 

@@ -18,6 +18,7 @@ use crate::wire::attributes::{self, AttributeError};
 pub struct Decoder {
     buffer: BytesMut,
     names: Vec<Bytes>,
+    recent: Recent,
     frame_bytes_max: usize,
 }
 
@@ -27,6 +28,7 @@ impl Decoder {
         Self {
             buffer: BytesMut::new(),
             names: Vec::new(),
+            recent: Recent::default(),
             frame_bytes_max,
         }
     }
@@ -98,7 +100,7 @@ impl Decoder {
         Ok(())
     }
 
-    fn frame(&self, raw: Raw, now: Instant) -> Result<Frame, FrameError> {
+    fn frame(&mut self, raw: Raw, now: Instant) -> Result<Frame, FrameError> {
         let id = raw.id;
         Ok(match raw.kind {
             kind::REQUEST => self.request(raw, now)?,
@@ -132,7 +134,15 @@ impl Decoder {
             .ok_or(FrameError::NameId(number))
     }
 
-    fn request(&self, mut raw: Raw, now: Instant) -> Result<Frame, FrameError> {
+    fn key(&self, raw: &Raw, block: &Bytes, mut value: &[u8]) -> Result<Key, FrameError> {
+        let number = attributes::take_varint(&mut value).ok_or(raw.bad(tag::KEY))?;
+        Ok(Key {
+            dimension: self.name(number)?,
+            key: block.slice_ref(value),
+        })
+    }
+
+    fn request(&mut self, mut raw: Raw, now: Instant) -> Result<Frame, FrameError> {
         let mut path = None;
         let mut request = Request {
             path: Bytes::new(),
@@ -153,10 +163,12 @@ impl Decoder {
             },
         };
         let (mut geo, mut unit, mut service) = (None, None, None);
-        while let Some((tag, mut value)) = raw.take()? {
+        let block = std::mem::take(&mut raw.block);
+        let mut rest: &[u8] = &block;
+        while let Some((tag, value)) = raw.take(&mut rest)? {
             match tag {
                 tag::PATH => path = Some(self.name(raw.number(tag, value)?)?),
-                tag::PATH_TEXT => path = Some(value),
+                tag::PATH_TEXT => path = Some(block.slice_ref(value)),
                 tag::TIMEOUT_US => {
                     request.deadline = now.checked_add(Duration::from_micros(raw.number(tag, value)?));
                 }
@@ -166,27 +178,21 @@ impl Decoder {
                 tag::VISITED if request.facts.visited.len() >= LIST_MAX => {
                     return Err(FrameError::TooMany(raw.kind));
                 }
-                tag::KEY => {
-                    let number = attributes::take_varint(&mut value).ok_or(raw.bad(tag))?;
-                    request.hints.keys.push(Key {
-                        dimension: self.name(number)?,
-                        key: value,
-                    });
-                }
-                tag::KEY_TEXT => request.hints.keys.push(key_text(value).ok_or(raw.bad(tag))?),
-                tag::UNIT => request.hints.unit = Some(raw.name(tag, &value)?),
-                tag::CLASS => request.hints.class = Some(raw.name(tag, &value)?),
-                tag::TOKEN => request.hints.token = Some(value),
+                tag::KEY => request.hints.keys.push(self.key(&raw, &block, value)?),
+                tag::KEY_TEXT => request.hints.keys.push(key_text(&block, value).ok_or(raw.bad(tag))?),
+                tag::UNIT => request.hints.unit = Some(self.recent.name(value).ok_or(raw.bad(tag))?),
+                tag::CLASS => request.hints.class = Some(self.recent.name(value).ok_or(raw.bad(tag))?),
+                tag::TOKEN => request.hints.token = Some(block.slice_ref(value)),
                 tag::MARKS => read_marks(&mut request.hints, raw.number(tag, value)?),
-                tag::METADATA => request.metadata = raw.metadata(value)?,
-                tag::AUTHORITY => request.authority = value,
-                tag::VISITED => request.facts.visited.push(raw.name(tag, &value)?),
+                tag::METADATA => request.metadata = raw.metadata(block.slice_ref(value))?,
+                tag::AUTHORITY => request.authority = block.slice_ref(value),
+                tag::VISITED => request.facts.visited.push(self.recent.name(value).ok_or(raw.bad(tag))?),
                 tag::EPOCH => request.facts.epoch = raw.number(tag, value)?,
                 tag::ATTEMPT => request.facts.attempt = u8::try_from(raw.number(tag, value)?).unwrap_or(u8::MAX),
                 tag::REQUEST_ID => request.facts.request_id = raw.number(tag, value)?,
-                tag::SOURCE_GEO => geo = Some(raw.name(tag, &value)?),
-                tag::SOURCE_UNIT => unit = Some(raw.name(tag, &value)?),
-                tag::SOURCE_SERVICE => service = Some(raw.name(tag, &value)?),
+                tag::SOURCE_GEO => geo = Some(self.recent.name(value).ok_or(raw.bad(tag))?),
+                tag::SOURCE_UNIT => unit = Some(self.recent.name(value).ok_or(raw.bad(tag))?),
+                tag::SOURCE_SERVICE => service = Some(self.recent.name(value).ok_or(raw.bad(tag))?),
                 unknown => raw.skip(unknown)?,
             }
         }
@@ -205,6 +211,29 @@ impl Decoder {
     }
 }
 
+/// Names seen last: the frames of a lane carry the same few again and again, which then cost a comparison and a reference
+/// count instead of an allocation.
+#[derive(Default)]
+struct Recent {
+    names: [Option<Name>; 8],
+    next: usize,
+}
+
+impl Recent {
+    fn name(&mut self, value: &[u8]) -> Option<Name> {
+        let mut known = self.names.iter().flatten();
+        if let Some(name) = known.find(|name| name.as_str().as_bytes() == value) {
+            return Some(name.clone());
+        }
+        let name = Name::new(std::str::from_utf8(value).ok()?).ok()?;
+        if let Some(place) = self.names.get_mut(self.next) {
+            *place = Some(name.clone());
+        }
+        self.next = (self.next + 1) % self.names.len();
+        Some(name)
+    }
+}
+
 /// A frame whose attributes are not read yet.
 struct Raw {
     kind: u8,
@@ -219,14 +248,14 @@ impl Raw {
         self.flags & flag != 0
     }
 
-    fn take(&mut self) -> Result<Option<(u8, Bytes)>, FrameError> {
-        attributes::take(&mut self.block).map_err(|source| FrameError::Attributes {
+    fn take<'a>(&self, rest: &mut &'a [u8]) -> Result<Option<(u8, &'a [u8])>, FrameError> {
+        attributes::take(rest).map_err(|source| FrameError::Attributes {
             kind: self.kind,
             source,
         })
     }
 
-    fn number(&self, tag: u8, value: Bytes) -> Result<u64, FrameError> {
+    fn number(&self, tag: u8, value: &[u8]) -> Result<u64, FrameError> {
         attributes::number(tag, value).map_err(|source| FrameError::Attributes {
             kind: self.kind,
             source,
@@ -267,13 +296,15 @@ fn reply(mut raw: Raw) -> Result<Frame, FrameError> {
     let mut metadata = Metadata::default();
     let mut end = Ending::default();
     let mut large_bytes = 0;
-    while let Some((tag, value)) = raw.take()? {
+    let block = std::mem::take(&mut raw.block);
+    let mut rest: &[u8] = &block;
+    while let Some((tag, value)) = raw.take(&mut rest)? {
         match tag {
             tag::HTTP_STATUS => http_status = u16::try_from(raw.number(tag, value)?).map_err(|_| raw.bad(tag))?,
-            tag::METADATA => metadata = raw.metadata(value)?,
-            tag::TRAILERS => end.trailers = raw.metadata(value)?,
+            tag::METADATA => metadata = raw.metadata(block.slice_ref(value))?,
+            tag::TRAILERS => end.trailers = raw.metadata(block.slice_ref(value))?,
             tag::STATUS => end.status = Code::from_number(raw.number(tag, value)?),
-            tag::MESSAGE => end.message = value,
+            tag::MESSAGE => end.message = block.slice_ref(value),
             tag::SERVICE_US => end.timing.service = Duration::from_micros(raw.number(tag, value)?),
             tag::RELAY_US => end.timing.relay = Duration::from_micros(raw.number(tag, value)?),
             tag::LARGE_BYTES => large_bytes = raw.number(tag, value)?,
@@ -295,7 +326,9 @@ fn reply(mut raw: Raw) -> Result<Frame, FrameError> {
 
 fn cancel(mut raw: Raw) -> Result<Frame, FrameError> {
     let mut reason = CancelReason::Caller;
-    while let Some((tag, value)) = raw.take()? {
+    let block = std::mem::take(&mut raw.block);
+    let mut rest: &[u8] = &block;
+    while let Some((tag, value)) = raw.take(&mut rest)? {
         match tag {
             tag::REASON => {
                 reason = match raw.number(tag, value)? {
@@ -312,7 +345,9 @@ fn cancel(mut raw: Raw) -> Result<Frame, FrameError> {
 
 fn credit(mut raw: Raw) -> Result<Frame, FrameError> {
     let mut bytes = None;
-    while let Some((tag, value)) = raw.take()? {
+    let block = std::mem::take(&mut raw.block);
+    let mut rest: &[u8] = &block;
+    while let Some((tag, value)) = raw.take(&mut rest)? {
         match tag {
             tag::CREDIT => bytes = usize::try_from(raw.number(tag, value)?).ok(),
             unknown => raw.skip(unknown)?,
@@ -333,11 +368,13 @@ fn failed(mut raw: Raw) -> Result<Frame, FrameError> {
     let mut reason = Reason::Internal;
     let mut retry = Retry::Ambiguous;
     let (mut pushback, mut owner, mut unit, mut relay) = (None, None, None, None);
-    while let Some((tag, mut value)) = raw.take()? {
+    let block = std::mem::take(&mut raw.block);
+    let mut rest: &[u8] = &block;
+    while let Some((tag, mut value)) = raw.take(&mut rest)? {
         match tag {
             // A reason that a later version invented still ends the call; its text is kept.
             tag::REASON => {
-                reason = std::str::from_utf8(&value)
+                reason = std::str::from_utf8(value)
                     .ok()
                     .and_then(Reason::from_word)
                     .unwrap_or(Reason::Internal);
@@ -352,10 +389,10 @@ fn failed(mut raw: Raw) -> Result<Frame, FrameError> {
             tag::PUSHBACK_MS => pushback = Some(Duration::from_millis(raw.number(tag, value)?)),
             tag::OWNER => {
                 let epoch = attributes::take_varint(&mut value).ok_or(raw.bad(tag))?;
-                owner = Some((raw.name(tag, &value)?, epoch));
+                owner = Some((raw.name(tag, value)?, epoch));
             }
-            tag::PLACE_UNIT => unit = Some(raw.name(tag, &value)?),
-            tag::PLACE_RELAY => relay = Some(raw.name(tag, &value)?),
+            tag::PLACE_UNIT => unit = Some(raw.name(tag, value)?),
+            tag::PLACE_RELAY => relay = Some(raw.name(tag, value)?),
             unknown => raw.skip(unknown)?,
         }
     }
@@ -379,14 +416,12 @@ fn length([high, middle, low]: [u8; 3]) -> usize {
     usize::try_from(u32::from_be_bytes([0, high, middle, low])).unwrap_or(usize::MAX)
 }
 
-fn key_text(mut value: Bytes) -> Option<Key> {
-    if value.is_empty() {
-        return None;
-    }
-    let len = usize::from(value.get_u8());
-    (len <= value.len()).then(|| Key {
-        dimension: value.split_to(len),
-        key: value,
+fn key_text(block: &Bytes, value: &[u8]) -> Option<Key> {
+    let (&len, rest) = value.split_first()?;
+    let (dimension, key) = rest.split_at_checked(usize::from(len))?;
+    Some(Key {
+        dimension: block.slice_ref(dimension),
+        key: block.slice_ref(key),
     })
 }
 

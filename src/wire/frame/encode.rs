@@ -1,6 +1,5 @@
 //! Values to frames.
 
-use std::collections::HashMap;
 use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -10,14 +9,14 @@ use super::{
     tag,
 };
 use crate::model::{
-    CancelReason, Code, Ending, Envelope, Facts, Key, OnFailure, Part, RelayError, Request, Retry, RouteHints,
+    CancelReason, Code, Ending, Envelope, Facts, Key, Map, OnFailure, Part, RelayError, Request, Retry, RouteHints,
 };
 use crate::wire::attributes;
 
 /// Writes frames into a buffer; remembers which names the other side knows.
 #[derive(Default)]
 pub struct Encoder {
-    names: HashMap<Bytes, u32>,
+    names: Map<Bytes, u32>,
 }
 
 impl Encoder {
@@ -29,12 +28,10 @@ impl Encoder {
     /// A call; `now` turns its deadline into remaining time (F3). With `large` the body is left out.
     pub fn request(&mut self, out: &mut BytesMut, id: u64, request: &Request, large: bool, now: Instant) {
         let path = self.name(out, &request.path);
-        let dimensions: Vec<Option<u32>> = request
-            .hints
-            .keys
-            .iter()
-            .map(|key| self.name(out, &key.dimension))
-            .collect();
+        // Names are defined before the frame that uses them.
+        for key in &request.hints.keys {
+            self.name(out, &key.dimension);
+        }
         let mut flags = if large {
             flag::LARGE
         } else if request.body.end {
@@ -54,8 +51,8 @@ impl Encoder {
             if let Some(deadline) = request.deadline {
                 attributes::put_number(out, tag::TIMEOUT_US, micros(deadline.saturating_duration_since(now)));
             }
-            for (key, dimension) in request.hints.keys.iter().zip(dimensions) {
-                put_key(out, key, dimension);
+            for key in &request.hints.keys {
+                put_key(out, key, self.names.get(&key.dimension).copied());
             }
             put_hints(out, &request.hints);
             put_facts(out, &request.facts);
