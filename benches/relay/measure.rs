@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::load::{Load, Sample, serves};
 use crate::peers::{Peer, Running, Stage};
 use crate::process::Process;
+use crate::spread::Spread;
 
 /// One peer under one load, over all rounds.
 #[derive(Serialize)]
@@ -44,17 +45,6 @@ pub struct Row {
     pub failed: u64,
     /// Whether a new call on a new connection was answered after the last round.
     pub serves_on: bool,
-}
-
-/// Median with the smallest and largest value.
-#[derive(Clone, Copy, Default, Serialize)]
-pub struct Spread {
-    /// Median of the rounds.
-    pub median: f64,
-    /// Smallest.
-    pub min: f64,
-    /// Largest.
-    pub max: f64,
 }
 
 /// One round.
@@ -120,7 +110,7 @@ fn one_round(stage: &Stage, pair: &Running, echo: &Process, load: &Load) -> Roun
 }
 
 fn row(peer: Peer, pair: &Running, load: &Load, rounds: &[Round], stage: &Stage) -> Row {
-    let over = |value: &dyn Fn(&Round) -> f64| spread(rounds.iter().map(value).collect());
+    let over = |value: &dyn Fn(&Round) -> f64| Spread::of(rounds.iter().map(value));
     let each = |cpu: Duration, round: &Round| cpu.as_secs_f64() * 1e6 / round.sample.done.max(1) as f64;
     let side = |side: usize, round: &Round| each(round.cpu.get(side).copied().unwrap_or_default(), round);
     let rss = |side: usize| {
@@ -146,20 +136,6 @@ fn row(peer: Peer, pair: &Running, load: &Load, rounds: &[Round], stage: &Stage)
         failed: rounds.iter().map(|round| round.sample.failed).sum(),
         serves_on: pair.serves(stage),
     }
-}
-
-fn spread(mut values: Vec<f64>) -> Spread {
-    values.sort_by(f64::total_cmp);
-    let (Some(&min), Some(&max)) = (values.first(), values.last()) else {
-        return Spread::default();
-    };
-    let middle = values.len() / 2;
-    let median = if values.len() % 2 == 1 {
-        values[middle]
-    } else {
-        f64::midpoint(values[middle - 1], values[middle])
-    };
-    Spread { median, min, max }
 }
 
 fn start_echo(stage: &Stage) -> Process {

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::measure::{Row, Spread};
+use crate::measure::Row;
 
 /// All rows as Markdown tables, one per load.
 pub fn markdown(rows: &[Row]) -> String {
@@ -24,15 +24,15 @@ pub fn markdown(rows: &[Row]) -> String {
         }
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {:.1} | {:.1} | {} | {:.1} | {:.1} | {:.0}/{:.0} | {} | {} |",
+            "| {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {:.0}/{:.0} | {} | {} |",
             row.peer,
-            spread(row.per_second, 0),
-            spread(row.p50, 0),
-            spread(row.p99, 0),
-            spread(row.p999, 0),
+            row.per_second,
+            row.p50,
+            row.p99,
+            row.p999,
             row.cpu_a.median,
             row.cpu_b.median,
-            spread(row.cpu_relays, 1),
+            row.cpu_relays,
             row.cpu_echo.median,
             row.cpu_load.median,
             row.rss[0],
@@ -52,8 +52,8 @@ RSS A/B MiB | failed | serves on |
 
 /// Ratios of Strait to each other peer under the same load.
 pub fn ratios(rows: &[Row]) -> String {
-    let mut text = String::from("\n### Strait against the others (A+B CPU per call; calls/s; p99)\n");
-    text.push_str("| load | peer | CPU | calls/s | p99 |\n|---|---|---|---|---|\n");
+    let mut text = String::from("\n### Strait against the others (A+B CPU per call; calls/s; response times)\n");
+    text.push_str("| load | peer | CPU | calls/s | p50 | p99 | p99.9 |\n|---|---|---|---|---|---|---|\n");
     for own in rows.iter().filter(|row| is_strait(row)) {
         let same = |other: &&Row| {
             other.size == own.size
@@ -65,7 +65,7 @@ pub fn ratios(rows: &[Row]) -> String {
             let cpu = own.cpu_relays.median / other.cpu_relays.median;
             let _ = writeln!(
                 text,
-                "| {}, {} B, {} in flight{} | {} | {} | {:.2} | {:.2} |",
+                "| {}, {} B, {} in flight{} | {} | {} | {:.2} | {:.2} | {:.2} | {:.2} |",
                 own.peer,
                 own.size,
                 own.in_flight,
@@ -77,7 +77,9 @@ pub fn ratios(rows: &[Row]) -> String {
                     "-".to_owned()
                 },
                 own.per_second.median / other.per_second.median,
+                own.p50.median / other.p50.median,
                 own.p99.median / other.p99.median,
+                own.p999.median / other.p999.median,
             );
         }
     }
@@ -123,11 +125,4 @@ fn first_line(program: &str, arguments: &[&str]) -> String {
         .next()
         .unwrap_or_default()
         .to_owned()
-}
-
-fn spread(value: Spread, digits: usize) -> String {
-    format!(
-        "{:.digits$} [{:.digits$}..{:.digits$}]",
-        value.median, value.min, value.max
-    )
 }

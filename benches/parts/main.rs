@@ -1,0 +1,30 @@
+//! What the parts of a call cost, without sockets and without threads.
+//!
+//! ```text
+//! cargo bench --bench parts                   all; about two minutes
+//! cargo bench --bench parts -- --quick        a few seconds
+//! cargo bench --bench parts -- frame/         those whose name has this in it
+//! ```
+//! Each prints the time of one operation: bounds of the confidence interval around the estimate, and what changed since
+//! the last run on this machine. Where a part works in batches, one iteration is one call of a full batch.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    missing_docs,
+    unreachable_pub,
+    reason = "a benchmark that cannot go on stops, and owns the clock"
+)]
+
+mod frames;
+mod http2;
+mod look_ups;
+
+use criterion::{criterion_group, criterion_main};
+
+/// The allocator of the product.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+criterion_group!(parts, frames::bench, http2::bench, look_ups::bench);
+criterion_main!(parts);
