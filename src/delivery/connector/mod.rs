@@ -73,6 +73,9 @@ impl Kept {
     /// Starts to keep connections to one place until `retired`.
     fn keep(&self, place: Place, retired: CancellationToken) {
         let slot = self.delivery.slot(&self.service, &self.label, self.kind, None);
+        if self.protocol == Protocol::Grpc {
+            slot.set_sharing(self.service.settings.connections_max);
+        }
         self.service.add(Rc::clone(&slot));
         let health = &self.service.settings.health;
         if health.enabled && self.protocol == Protocol::Grpc {
@@ -217,7 +220,7 @@ impl Keeper {
                 Protocol::Framed | Protocol::Grpc => self.service.settings.connections_max,
                 Protocol::Http1 => 1,
             };
-            let is_full = !self.slot.has_room() && open < max;
+            let is_full = self.slot.wants_link() && open < max;
             if open == 0 || is_full {
                 return;
             }
@@ -252,6 +255,7 @@ impl Keeper {
             changed.notify_one();
         });
         self.slot.connected.notify_one();
+        self.delivery.on_room();
         Ok(())
     }
 }

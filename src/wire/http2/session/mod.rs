@@ -353,6 +353,13 @@ impl Session {
         value as usize
     }
 
+    /// Body bytes that the peer takes now, over all streams.
+    pub fn peer_room(&self) -> usize {
+        // SAFETY: U1.
+        let room = unsafe { ffi::nghttp2_session_get_remote_window_size(self.raw.as_ptr()) };
+        usize::try_from(room).unwrap_or(0)
+    }
+
     /// Open streams.
     pub fn open_streams(&mut self) -> usize {
         self.state().open
