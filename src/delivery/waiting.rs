@@ -34,7 +34,9 @@ impl Waiting {
     /// The line to serve next, but not one of those that `stuck` names.
     pub(super) fn next(&mut self, stuck: impl Fn(bool) -> bool) -> Option<(DefaultKey, bool)> {
         let order = [!self.was_stream, self.was_stream];
-        let streams = order.into_iter().find(|streams| self.has(*streams) && !stuck(*streams))?;
+        let streams = order
+            .into_iter()
+            .find(|streams| self.has(*streams) && !stuck(*streams))?;
         self.was_stream = streams;
         let call = self.line_mut(streams).pop_front()?;
         Some((call, streams))

@@ -13,3 +13,4 @@ mod delivery;
 mod hostile;
 mod ingress;
 mod support;
+mod windows;

@@ -361,7 +361,12 @@ impl Callee for Delivery {
             self.on_ended(&call, outcome_of_cancel(*reason));
             call.target.map(|target| (target.link.endpoint, target.id))
         } else {
-            if self.calls.borrow().get(key_of(id)).is_some_and(|call| call.waits.is_some()) {
+            if self
+                .calls
+                .borrow()
+                .get(key_of(id))
+                .is_some_and(|call| call.waits.is_some())
+            {
                 return self.on_early(id, event);
             }
             let calls = self.calls.borrow();

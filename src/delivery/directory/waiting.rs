@@ -26,7 +26,11 @@ impl Delivery {
 
     /// How soon to look again: other shards tell nobody when they leave a place.
     pub(super) fn tick(&self) -> Duration {
-        if self.lines.borrow().is_empty() { TICK } else { LINE_TICK }
+        if self.lines.borrow().is_empty() {
+            TICK
+        } else {
+            LINE_TICK
+        }
     }
 
     /// Puts a call in line that was refused for want of room.
@@ -36,7 +40,9 @@ impl Delivery {
             return Err(refused);
         }
         let mut calls = self.calls.borrow_mut();
-        let Some(call) = calls.get_mut(key) else { return Err(refused) };
+        let Some(call) = calls.get_mut(key) else {
+            return Err(refused);
+        };
         let streams = refused.request.body.is_partial();
         call.waits = Some(Box::new(Wait {
             request: *refused.request,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::model::ByteSize;
-use crate::wire::http2::{Limits, Pace};
+use crate::wire::http2::{Limits, Pace, ResetLimits};
 
 /// `[ingress.grpc]`: local services call us over cleartext HTTP/2.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -32,10 +32,16 @@ pub struct Settings {
     pub connection_window: ByteSize,
     /// Request bytes of a connection that may wait in this relay; more are not read. Default 16 MiB.
     pub held_bytes_max: ByteSize,
-    /// Calls a client may cancel at once before it counts as an attack and is disconnected. Default 1000.
+    /// Calls a client may cancel within `resets_within` before it counts as an attack and is disconnected, beyond
+    /// as many as it lets this relay answer. Default 1000.
     pub resets_burst: u64,
     /// How many more of them it may cancel per second. Default 200.
     pub resets_per_second: u64,
+    /// A call that is cancelled later than this after it began does not count: however many calls of a gateway
+    /// reach their deadline at once, it stays connected. Default 20ms.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub resets_within: Duration,
     /// Time for the client's preface and settings. Default 5 s.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
@@ -71,6 +77,7 @@ impl Default for Settings {
             held_bytes_max: ByteSize::mib(16),
             resets_burst: 1000,
             resets_per_second: 200,
+            resets_within: Duration::from_millis(20),
             preface_timeout: Duration::from_secs(5),
             header_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(30),
@@ -89,7 +96,11 @@ impl Settings {
             stream_window: u32::try_from(self.stream_window.as_u64()).unwrap_or(u32::MAX >> 1),
             connection_window: u32::try_from(self.connection_window.as_u64()).unwrap_or(u32::MAX >> 1),
             held_bytes_max: self.held_bytes_max.as_usize(),
-            resets: (self.resets_burst, self.resets_per_second),
+            resets: ResetLimits {
+                burst: self.resets_burst,
+                per_second: self.resets_per_second,
+                within: self.resets_within,
+            },
             ..Limits::default()
         }
     }

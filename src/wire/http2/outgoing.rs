@@ -4,7 +4,7 @@ use bytes::{Buf, BufMut, Bytes};
 
 use super::state::{OutChunk, State, to_u32};
 use super::{Event, Side, StreamRef};
-use crate::model::Metadata;
+use crate::model::{Metadata, SMALL_BODY_BYTES};
 
 /// What the library gets when it asks for data of a stream.
 #[derive(Debug, Eq, PartialEq)]
@@ -58,11 +58,22 @@ impl State {
         true
     }
 
-    /// The library has room for `max` bytes of a stream.
-    pub(super) fn supply(&mut self, index: usize, max: usize) -> Supply {
+    /// The library has room for `max` bytes of a stream. `windows` tells the peer's.
+    pub(super) fn supply(&mut self, index: usize, max: usize, windows: impl FnOnce() -> Windows) -> Supply {
         let Some(slot) = self.slots.get_mut(index) else {
             return Supply::Deferred;
         };
+        let mut max = max;
+        if slot.sent >= SMALL_BODY_BYTES && slot.out_bytes > 0 {
+            max = max.min(self.room.for_long_body(&windows()));
+            if max == 0 {
+                self.room.held_back.push(StreamRef {
+                    index: to_u32(index),
+                    id: slot.id,
+                });
+                return Supply::Deferred;
+            }
+        }
         if slot.share >= SHARE_BYTES {
             // One stream must not keep the others from the socket.
             self.over_share.push(StreamRef {
@@ -97,6 +108,7 @@ impl State {
         }
         slot.out_bytes -= len;
         slot.share += len;
+        slot.sent += len;
         self.out.reserve(frame_head.len() + len);
         self.out.put_slice(frame_head);
         let mut credited = 0;
@@ -131,15 +143,66 @@ impl State {
         true
     }
 
-    /// A new write begins: every stream that went over its share may go on.
+    /// A new write begins: every stream that went over its share, or waited for room, may go on.
     pub(super) fn begin_write(&mut self) -> Vec<StreamRef> {
-        let streams = std::mem::take(&mut self.over_share);
+        let mut streams = std::mem::take(&mut self.over_share);
+        if std::mem::take(&mut self.room.has_changed) {
+            streams.append(&mut self.room.held_back);
+        }
         for stream in &streams {
             if let Some(slot) = self.slot(*stream) {
                 slot.share = 0;
             }
         }
         streams
+    }
+}
+
+/// What the peer lets this side send now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Windows {
+    /// On the connection.
+    pub(super) connection: usize,
+    /// On the stream.
+    pub(super) stream: usize,
+    /// On a stream that has just begun.
+    pub(super) stream_max: usize,
+}
+
+/// Keeps a long body that the peer does not read from using up the connection's window (H5).
+///
+/// A peer gives room back when half of a window has been read, so a stream of which more than half of the window
+/// is out may be stalled, and one of which less is out may need the rest to hear from the peer at all. Therefore
+/// a stream of the first kind stops when half of the connection's window is left. That is as much as can be
+/// told from here: where a stream's window is as large as the connection's, two stalled streams use it up.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    /// Largest window of the connection that was seen.
+    connection_max: usize,
+    /// Streams that wait for the peer to give room.
+    pub(super) held_back: Vec<StreamRef>,
+    /// The peer has, or a stream has ended.
+    pub(super) has_changed: bool,
+}
+
+impl Room {
+    /// How much of a long body may go.
+    fn for_long_body(&mut self, windows: &Windows) -> usize {
+        self.connection_max = self.connection_max.max(windows.connection);
+        let of_connection = windows.connection.saturating_sub(self.connection_max / 2);
+        let of_stream = windows.stream.saturating_sub(windows.stream_max / 2);
+        of_connection.max(of_stream)
+    }
+
+    /// The peer's windows have grown.
+    pub(super) fn on_grown(&mut self, connection: usize) {
+        self.connection_max = self.connection_max.max(connection);
+        self.has_changed = true;
+    }
+
+    /// A stream has ended: what it had of the window comes back, and those that wait are looked at again.
+    pub(super) fn on_closed(&mut self) {
+        self.has_changed |= !self.held_back.is_empty();
     }
 }
 
