@@ -13,7 +13,7 @@ use crate::model::{MissingKey, ServiceName};
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// Calls that one data-plane thread may have under way at a service registered on another thread.
-    /// More are answered `limited`. Default 16384.
+    /// More wait (`services.<name>.waiting_max`). Default 16384.
     pub crossing_in_flight_max: usize,
     /// Calls to gRPC endpoints.
     pub grpc: grpc::Settings,
@@ -59,7 +59,8 @@ pub struct ServiceSettings {
     /// Calls that may be under way at this service, all endpoints and threads together. More are
     /// answered `limited` with a pushback. Default 65536.
     pub in_flight_max: usize,
-    /// The same for each endpoint; the others take what one cannot. Default 0: no limit of its own.
+    /// The same for each endpoint, but the others take what one cannot, and then calls wait. Default 0: no limit of
+    /// its own.
     pub endpoint_in_flight_max: usize,
     /// Time to establish a connection to an endpoint. Default 2 s.
     #[serde(with = "humantime_serde")]

@@ -161,9 +161,9 @@ impl Slot {
         self.sharing_max.set(links_max);
     }
 
-    /// Whether a call waits for another connection, or is about to.
-    pub(super) fn wants_link(&self) -> bool {
-        self.wants_more.get() || !self.has_room()
+    /// Whether a call asked for another connection, to keep bodies apart, since the last one was made.
+    pub(super) fn wants_more(&self) -> bool {
+        self.wants_more.get()
     }
 
     /// Whether a connection takes a call at once.
@@ -194,6 +194,7 @@ impl Slot {
         }
         let free = fewest(&links, |link| link.endpoint.is_ready() && !link.has_streaming());
         free.or_else(|| {
+            self.wants_more.set(self.sharing_max.get() > 1);
             self.is_full.notify_one();
             fewest(&links, |link| link.endpoint.is_ready() && !link.is_blocked())
                 .or_else(|| fewest(&links, |link| link.endpoint.is_ready()))

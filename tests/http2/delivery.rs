@@ -102,7 +102,7 @@ pub struct Reply {
 }
 
 impl Desk {
-    fn is_done(&self, id: u64) -> bool {
+    pub fn is_done(&self, id: u64) -> bool {
         self.events.borrow().iter().any(|(call, event)| {
             call.0 == id
                 && match event {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use strait::delivery::{self, Delivery, ServiceSettings, Services, SharedDirectory, Transports, framed, grpc, http1};
-use strait::model::{Callee, Code, Name, RequestBody, RequestEvent};
+use strait::model::{Callee, CancelReason, Code, Name, RequestBody, RequestEvent};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +31,7 @@ async fn small_windows() -> (String, Rc<Seen>) {
     spawn(async move {
         loop {
             let (socket, _) = listener.accept().await.unwrap();
+            socket.set_nodelay(true).unwrap();
             counts.connections.set(counts.connections.get() + 1);
             let counts = Rc::clone(&counts);
             spawn(async move {
@@ -249,9 +250,19 @@ async fn answer_http1(mut socket: TcpStream, gate: Rc<tokio::sync::Semaphore>, m
                 Ok(len) => bytes.extend_from_slice(&piece[..len]),
             }
         }
+        let drips = bytes.ends_with(b"slow body");
         bytes.clear();
         let (now, max) = most.get();
         most.set((now + 1, max.max(now + 1)));
+        if drips {
+            let head = b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n";
+            let mut sent = socket.write_all(head).await;
+            while sent.is_ok() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                sent = socket.write_all(b"x").await;
+            }
+            return most.set((0, max));
+        }
         gate.acquire().await.unwrap().forget();
         let (now, max) = most.get();
         most.set((now - 1, max));
@@ -287,5 +298,33 @@ fn ten_times_the_calls_an_http1_endpoint_takes_are_answered_in_turn() {
         }
         assert_eq!(most.get(), (0, 3));
         assert!(service.gauge("strait_delivery_waiting_calls").abs() < 0.1);
+    });
+}
+
+// T13, C-F2: an answer that drips costs its own call its time, and the next one its place until then.
+#[test]
+fn an_http1_service_that_drips_is_left_when_the_caller_gives_up_and_the_next_call_goes_on() {
+    on_a_shard(async {
+        let gate = Rc::new(tokio::sync::Semaphore::new(100));
+        let most = Rc::new(Cell::new((0, 0)));
+        let endpoint = http1(gate, Rc::clone(&most)).await;
+        let limits = http1::Settings {
+            connections_max: 1,
+            ..http1::Settings::default()
+        };
+        let service = Service::new(&endpoint, ServiceSettings::default(), limits);
+        service.is_up().await;
+        let slow = made(b"\0\0\0\0\x09slow body", true);
+        let slow = service.delivery.open(slow, to(&service.desk, 1)).unwrap();
+        let next = made(b"\0\0\0\0\x04body", true);
+        service.delivery.open(next, to(&service.desk, 2)).unwrap();
+        until("the service drips", || most.get().0 == 1).await;
+        assert!(!service.desk.is_done(2), "it waits");
+        service
+            .delivery
+            .on_request(slow, RequestEvent::Cancel(CancelReason::Deadline));
+        let reply = service.desk.reply(2).await;
+        assert_eq!(reply.status, Some(Code::Ok), "{reply:?}");
+        until("the connection that dripped is closed", || most.get().0 == 0).await;
     });
 }

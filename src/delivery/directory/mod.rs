@@ -2,7 +2,8 @@
 //!
 //! It stands between the story and the endpoint of each call, which costs one slab entry per call and one
 //! look-up per event. For that, ids of ended calls are recognised whatever the endpoint, calls are
-//! counted exactly, and an endpoint that breaks calls is noticed.
+//! counted exactly, and an endpoint that breaks calls is noticed. A call that no endpoint has room for waits here
+//! (`waiting`).
 //!
 //! # Invariants
 //! - Y1. Each call that was opened counts in exactly one outcome, and leaves the counts of its service and
@@ -357,7 +358,7 @@ impl Callee for Delivery {
             let Some(call) = self.calls.borrow_mut().remove(key_of(id)) else {
                 return;
             };
-            self.leave_line(key_of(id), &call);
+            call.leave_line(key_of(id));
             self.on_ended(&call, outcome_of_cancel(*reason));
             call.target.map(|target| (target.link.endpoint, target.id))
         } else {

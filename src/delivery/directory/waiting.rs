@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use slotmap::{DefaultKey, Key};
 
-use super::{Delivery, TICK};
+use super::{Call, Delivery, TICK};
 use crate::delivery::service::Service;
 use crate::model::{CallId, Reason, Refused, RelayError, ReplyEvent, Request, RequestEvent, Retry};
 
@@ -64,14 +64,6 @@ impl Delivery {
         let wait = calls.get_mut(super::key_of(id)).and_then(|call| call.waits.as_mut());
         if let (Some(wait), RequestEvent::Body(body)) = (wait, event) {
             wait.request.body.append(body);
-        }
-    }
-
-    /// The caller of a call that may wait has given it up.
-    pub(super) fn leave_line(&self, key: DefaultKey, call: &super::Call) {
-        if call.waits.is_some() {
-            call.service.waiting.borrow_mut().remove(key);
-            call.service.metrics.on_waited();
         }
     }
 
@@ -132,6 +124,16 @@ impl Delivery {
                 let error = RelayError::new(Reason::Draining, Retry::Safe, "this relay is shutting down");
                 self.end(CallId(key.data().as_ffi()), ReplyEvent::Failed(Box::new(error)));
             }
+        }
+    }
+}
+
+impl Call {
+    /// The caller of a call that may wait has given it up.
+    pub(super) fn leave_line(&self, key: DefaultKey) {
+        if self.waits.is_some() {
+            self.service.waiting.borrow_mut().remove(key);
+            self.service.metrics.on_waited();
         }
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::ByteSize;
 use crate::wire::http2::{Limits, Pace, ResetLimits};
+use crate::wire::pace::LeastPace;
 
 /// `[ingress.grpc]`: local services call us over cleartext HTTP/2.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -50,7 +51,16 @@ pub struct Settings {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub header_timeout: Duration,
-    /// A client that takes nothing for so long while there is something to write is disconnected. Default 30 s.
+    /// Bytes per second at which a body moves at least: a request message that has begun and not ended, while this
+    /// relay takes it, and a reply that waits for the client to give room. A slower call is ended; silence between
+    /// messages never counts. Default 1KiB. 0: any byte will do.
+    pub body_rate_min: ByteSize,
+    /// Time over which that is measured. Default 10 s; 0s switches it off.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub body_rate_time: Duration,
+    /// A client that reads nothing, or less than `body_rate_min`, for so long while there is something to write is
+    /// disconnected. Default 30 s.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub write_timeout: Duration,
@@ -80,6 +90,8 @@ impl Default for Settings {
             resets_within: Duration::from_millis(20),
             preface_timeout: Duration::from_secs(5),
             header_timeout: Duration::from_secs(10),
+            body_rate_min: ByteSize::kib(1),
+            body_rate_time: Duration::from_secs(10),
             write_timeout: Duration::from_secs(30),
             keepalive: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(10),
@@ -105,11 +117,22 @@ impl Settings {
         }
     }
 
+    /// The least pace of bodies.
+    pub(super) fn body_pace(&self) -> LeastPace {
+        LeastPace {
+            bytes_per_second: self.body_rate_min.as_u64(),
+            time: self.body_rate_time,
+        }
+    }
+
     pub(super) fn pace(&self) -> Pace {
         Pace {
             settings: self.preface_timeout,
             headers: self.header_timeout,
-            stall: self.write_timeout,
+            write: LeastPace {
+                bytes_per_second: self.body_rate_min.as_u64(),
+                time: self.write_timeout,
+            },
             keepalive: self.keepalive,
             keepalive_answer: self.keepalive_timeout,
         }

@@ -1,10 +1,13 @@
 //! What waits to go out: bodies by reference until the library has room for them.
 
+use std::time::Instant;
+
 use bytes::{Buf, BufMut, Bytes};
 
 use super::state::{OutChunk, State, to_u32};
 use super::{Event, Side, StreamRef};
 use crate::model::{Metadata, SMALL_BODY_BYTES};
+use crate::wire::pace::{LeastPace, Progress};
 
 /// What the library gets when it asks for data of a stream.
 #[derive(Debug, Eq, PartialEq)]
@@ -20,9 +23,12 @@ impl State {
         if slot.is_finished || bytes.is_empty() {
             return false;
         }
-        slot.out_bytes += bytes.len();
+        let len = bytes.len();
+        slot.out_bytes += len;
         slot.out.push_back(OutChunk { bytes, credit });
-        std::mem::take(&mut slot.is_deferred)
+        let is_deferred = std::mem::take(&mut slot.is_deferred);
+        self.backlog += len;
+        is_deferred
     }
 
     /// Ends this side of a stream. `true` if the library must be told.
@@ -51,9 +57,10 @@ impl State {
         slot.is_done = true;
         slot.is_finished = true;
         slot.out.clear();
-        slot.out_bytes = 0;
+        let waits = std::mem::take(&mut slot.out_bytes);
         slot.trailers = None;
         let held = std::mem::take(&mut slot.held);
+        self.backlog = self.backlog.saturating_sub(waits);
         self.held = self.held.saturating_sub(held);
         true
     }
@@ -109,6 +116,10 @@ impl State {
         slot.out_bytes -= len;
         slot.share += len;
         slot.sent += len;
+        if slot.out_bytes == 0 {
+            slot.waits = None;
+        }
+        self.backlog = self.backlog.saturating_sub(len);
         self.out.reserve(frame_head.len() + len);
         self.out.put_slice(frame_head);
         let mut credited = 0;
@@ -141,6 +152,26 @@ impl State {
             });
         }
         true
+    }
+
+    /// Streams whose bytes wait for a peer that gives room at less than `least`; `ahead` tells how much of a stream
+    /// the peer has and has not given room for.
+    pub(super) fn slow(&mut self, now: Instant, least: &LeastPace, ahead: impl Fn(u32) -> u64) -> Vec<StreamRef> {
+        let mut slow = Vec::new();
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            if slot.out_bytes == 0 {
+                continue;
+            }
+            let sent = u64::try_from(slot.sent).unwrap_or(u64::MAX);
+            let progress = slot.waits.get_or_insert(Progress::new(now, sent));
+            if progress.is_slow(now, sent, ahead(slot.id), least) {
+                slow.push(StreamRef {
+                    index: to_u32(index),
+                    id: slot.id,
+                });
+            }
+        }
+        slow
     }
 
     /// A new write begins: every stream that went over its share, or waited for room, may go on.

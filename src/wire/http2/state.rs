@@ -13,6 +13,7 @@ use super::outgoing::Room;
 use super::resets::Resets;
 use super::{Event, Limits, Side, StreamRef};
 use crate::model::Metadata;
+use crate::wire::pace::Progress;
 
 /// State of one session; the library's user pointer points at it.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub(super) struct State {
     pub(super) answered_early: Vec<StreamRef>,
     /// Streams that went over their share of this write.
     pub(super) over_share: Vec<StreamRef>,
+    /// Body bytes that wait to go out, over all streams.
+    pub(super) backlog: usize,
     /// What the peer's windows leave to long bodies.
     pub(super) room: Room,
     /// Received bytes not given back to the connection's window yet.
@@ -73,6 +76,8 @@ pub(super) struct Slot {
     pub(super) share: usize,
     /// Body bytes that went out.
     pub(super) sent: usize,
+    /// Since when there is always something that waits to go out.
+    pub(super) waits: Option<Progress>,
     pub(super) event: usize,
     pub(super) batch: u64,
 }
@@ -106,6 +111,7 @@ impl State {
             resets,
             now: None,
             room: Room::default(),
+            backlog: 0,
             idle_frames: 0,
             idle_since: None,
         }
@@ -234,6 +240,7 @@ impl State {
     pub(super) fn on_closed(&mut self, index: usize, code: u32) {
         let Some(slot) = self.slots.get_mut(index) else { return };
         self.held = self.held.saturating_sub(slot.held);
+        self.backlog = self.backlog.saturating_sub(slot.out_bytes);
         self.open = self.open.saturating_sub(1);
         let stream = StreamRef {
             index: to_u32(index),

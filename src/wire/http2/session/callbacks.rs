@@ -114,8 +114,9 @@ extern "C" fn on_header(
     })
 }
 
-/// A field that is not allowed in HTTP/2. Without this the library would leave it out and go on; a request
-/// with such a field is malformed as a whole (RFC 9113, 8.1.1), so its stream is reset.
+/// A field with a character that is not allowed. Without this the library would leave it out and go on; a request
+/// with such a field is malformed as a whole (RFC 9113, 8.1.1), so its stream is reset. For other malformed blocks
+/// the library ends the connection without asking anyone (`inflate_header_block` and what follows it, 1.68.1).
 extern "C" fn on_invalid_header(
     _session: *mut ffi::nghttp2_session,
     _frame: *const ffi::nghttp2_frame,
@@ -276,7 +277,7 @@ extern "C" fn read_data(
 }
 
 /// What the peer lets this side send on a stream now.
-fn windows(session: *mut ffi::nghttp2_session, id: i32) -> Windows {
+pub(super) fn windows(session: *mut ffi::nghttp2_session, id: i32) -> Windows {
     // SAFETY: U1: the library passes its own session.
     let (connection, stream, stream_max) = unsafe {
         (
