@@ -95,6 +95,8 @@ pub(super) struct Slot {
     pub(super) is_full: Notify,
     /// Whether it is, although there may be one with room.
     wants_more: Cell<bool>,
+    /// The last attempt to make another one failed: calls do not wait for it.
+    is_short: Cell<bool>,
     /// Connections there may be if bodies share a window on each, else 0.
     sharing_max: Cell<usize>,
     /// Tells the health check that there is a new connection.
@@ -114,6 +116,7 @@ impl Slot {
             limit,
             is_full: Notify::new(),
             wants_more: Cell::new(false),
+            is_short: Cell::new(false),
             sharing_max: Cell::new(0),
             connected: Notify::new(),
             metrics,
@@ -126,6 +129,7 @@ impl Slot {
     pub(super) fn add(&self, link: Link) {
         self.links.borrow_mut().push(link);
         self.wants_more.set(false);
+        self.is_short.set(false);
         self.show();
     }
 
@@ -164,6 +168,12 @@ impl Slot {
     /// Whether a call asked for another connection, to keep bodies apart, since the last one was made.
     pub(super) fn wants_more(&self) -> bool {
         self.wants_more.get()
+    }
+
+    /// An attempt to connect failed.
+    pub(super) fn on_connect_failed(&self) {
+        self.is_short.set(true);
+        self.metrics.on_connect_failed();
     }
 
     /// Whether a connection takes a call at once.
@@ -216,7 +226,7 @@ impl Slot {
         if open.count() < self.sharing_max.get() {
             self.wants_more.set(true);
             self.is_full.notify_one();
-            if wish.waits {
+            if wish.waits && !self.is_short.get() {
                 return None;
             }
         }

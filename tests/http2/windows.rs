@@ -328,3 +328,28 @@ fn an_http1_service_that_drips_is_left_when_the_caller_gives_up_and_the_next_cal
         until("the connection that dripped is closed", || most.get().0 == 0).await;
     });
 }
+
+// C-F1: keeping bodies apart is no reason to keep them waiting.
+#[test]
+fn a_service_that_takes_one_connection_gets_streams_and_small_calls_on_it() {
+    on_a_shard(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        spawn(async move {
+            let (socket, _) = listener.accept().await.unwrap();
+            socket.set_nodelay(true).unwrap();
+            // Whoever connects now is refused.
+            drop(listener);
+            let mut server = h2::server::handshake(socket).await.unwrap();
+            while let Some(Ok((request, respond))) = server.accept().await {
+                spawn(echo(request, respond));
+            }
+        });
+        let service = Service::new(&endpoint, ServiceSettings::default(), http1::Settings::default());
+        service.is_up().await;
+        for id in 1..20 {
+            service.answers(id, Bytes::from(vec![3; 40 * 1024])).await;
+            service.answers(100 + id, Bytes::from_static(b"small")).await;
+        }
+    });
+}

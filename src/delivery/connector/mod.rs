@@ -197,7 +197,8 @@ impl Keeper {
                 }
                 Err(error) => {
                     failures = failures.saturating_add(1);
-                    self.slot.metrics.on_connect_failed();
+                    self.slot.on_connect_failed();
+                    self.delivery.on_room();
                     if failures == 1 {
                         tracing::warn!(local.service = %self.service.name, endpoint = %self.place,
                             error = %error, "endpoint cannot be reached; trying again");
