@@ -25,4 +25,5 @@ pub mod peer;
 pub mod routing;
 pub mod settings;
 pub mod telemetry;
+pub mod token;
 pub mod wire;

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// Each module of `src/` and its layer. A module uses itself and lower layers.
 const LAYERS: &[(u8, &[&str])] = &[
     (0, &["model"]),
-    (1, &["wire", "telemetry", "mailbox", "crossing"]),
+    (1, &["wire", "telemetry", "mailbox", "crossing", "token"]),
     (2, &["calls", "routing", "admission", "peer", "delivery"]),
     (3, &["outbound", "inbound"]),
     (4, &["ingress", "admin", "client"]),

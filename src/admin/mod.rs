@@ -8,6 +8,7 @@
 //! - A1. A busy data plane never makes this address silent, and the other way round.
 //! - A2. `GET` changes nothing.
 //! - A3. A web page in an operator's browser can neither read nor change anything here.
+//! - A4. Where there are tokens, reading and changing are two permissions (O-S3).
 //!
 //! # Not here
 //! The series of a component (its `metrics.rs`), draining (`app`).
@@ -20,6 +21,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
+pub use guard::Access;
 pub use health::{Condition, Health};
 pub use server::{Admin, MissingKeys, Parts, ServerError, StatusSource};
 pub use settings::{Settings, SettingsError};

@@ -10,7 +10,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post, put};
 use tokio_util::sync::CancellationToken;
 
-use super::guard::guard;
+use super::guard::{Access, Rules, guard};
 use super::{Health, pages};
 use crate::model::{MissingKey, Place};
 use crate::routing;
@@ -35,6 +35,8 @@ pub struct Parts {
     pub status: Arc<dyn StatusSource>,
     /// Cancelled by `POST /drain`.
     pub drain: CancellationToken,
+    /// Who may.
+    pub access: Access,
 }
 
 /// What a service, by name, wants done with calls without key.
@@ -140,6 +142,10 @@ async fn serve(listener: TcpListener, app: Router, stopped: CancellationToken) {
 }
 
 fn router(address: SocketAddr, parts: Parts) -> Router {
+    let rules = Rules {
+        any_host: !address.ip().is_loopback(),
+        access: parts.access.clone(),
+    };
     Router::new()
         .route("/", get(pages::index))
         .route("/metrics", get(pages::metrics))
@@ -149,6 +155,6 @@ fn router(address: SocketAddr, parts: Parts) -> Router {
         .route("/status", get(pages::status))
         .route("/drain", post(pages::drain))
         .route("/log", put(pages::log))
-        .layer(from_fn_with_state(!address.ip().is_loopback(), guard))
+        .layer(from_fn_with_state(Arc::new(rules), guard))
         .with_state(Arc::new(parts))
 }

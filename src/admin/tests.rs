@@ -11,6 +11,7 @@ use super::*;
 use crate::model::{MissingKey, Name, Place};
 use crate::routing::{self, RouteTable, Rule};
 use crate::telemetry::{LogHandle, Registry};
+use crate::token::TokenFile;
 
 struct Links;
 
@@ -27,6 +28,10 @@ struct Fixture {
 }
 
 fn start() -> Fixture {
+    start_with(Access::default())
+}
+
+fn start_with(access: Access) -> Fixture {
     let (a, b) = (Name::new("a").unwrap(), Name::new("b").unwrap());
     let rule: Rule = toml::from_str("dimension = \"uid\"\nprefix = \"15\"\nunit = \"b\"").unwrap();
     let settings = routing::Settings {
@@ -52,6 +57,7 @@ fn start() -> Fixture {
         }),
         status: Arc::new(Links),
         drain: drain.clone(),
+        access,
     };
     let admin = Admin::start(SocketAddr::from(([127, 0, 0, 1], 0)), parts).unwrap();
     Fixture { admin, health, drain }
@@ -179,4 +185,45 @@ fn an_address_that_is_taken_is_named() {
     relay.admin.stop();
     // The port is free again once the thread has ended.
     std::net::TcpListener::bind(address).unwrap();
+}
+
+// O-S3, A4
+#[test]
+fn reading_and_changing_are_two_permissions() {
+    let folder = std::env::temp_dir().join(format!("strait-admin-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let token = |name: &str, secret: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, secret).unwrap();
+        Some(Arc::new(TokenFile::open(&path).unwrap()))
+    };
+    let read = token("read", "may-read-everything");
+    let change = token("change", "may-change-everything");
+    let ask = |relay: &Fixture, method: &str, path: &str, token: &str| {
+        let host = relay.admin.address();
+        let fields = format!("host: {host}\r\nauthorization: Bearer {token}\r\n");
+        relay.send_with(method, path, &fields).0
+    };
+    let both = start_with(Access {
+        read: read.clone(),
+        change,
+    });
+    for path in ["/livez", "/readyz"] {
+        assert_eq!(both.send("GET", path).0, 200, "probes need no token");
+    }
+    for path in ["/", "/metrics", "/status", "/explain"] {
+        assert_eq!(both.send("GET", path).0, 401, "{path}");
+        assert_eq!(ask(&both, "GET", path, "may-read-everythinG"), 401, "{path}");
+    }
+    for token in ["may-read-everything", "may-change-everything"] {
+        assert_eq!(ask(&both, "GET", "/metrics", token), 200);
+    }
+    assert_eq!(both.send("POST", "/drain").0, 401);
+    assert_eq!(ask(&both, "POST", "/drain", "may-read-everything"), 401);
+    assert!(!both.drain.is_cancelled());
+    assert_eq!(ask(&both, "POST", "/drain", "may-change-everything"), 202);
+    assert!(both.drain.is_cancelled());
+    let only_read = start_with(Access { read, change: None });
+    assert_eq!(ask(&only_read, "PUT", "/log?level=info", "may-read-everything"), 403);
+    std::fs::remove_dir_all(folder).unwrap();
 }

@@ -4,7 +4,7 @@
 //! them by hash (`SO_REUSEPORT`) would put two of three busy clients on one shard as often as not.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::shard::{Command, Protocol, Socket};
 use super::{AppError, Shared};
+use crate::ingress::access::SocketFiles;
 
 /// All sockets for local services.
 pub(super) struct Listeners {
@@ -44,6 +45,7 @@ impl Listeners {
     pub(super) fn bind(shared: &Shared) -> Result<Self, AppError> {
         let ingress = &shared.settings.ingress;
         let data_dir = &shared.data_dir;
+        let files = ingress.socket_files()?;
         let mut listeners = Vec::new();
         let tcp = [
             (Protocol::Grpc, &ingress.grpc.listen),
@@ -68,7 +70,7 @@ impl Listeners {
                 continue;
             }
             let path = data_dir.join(socket);
-            let listener = bind_unix(&path).map_err(|source| AppError::Bind {
+            let listener = bind_unix(&path, files).map_err(|source| AppError::Bind {
                 what: protocol.as_str(),
                 address: path.display().to_string(),
                 source,
@@ -132,7 +134,8 @@ impl Listener {
             }
             Self::Unix { listener, .. } => {
                 let (stream, _) = listener.accept().await?;
-                stream.into_std().map(Socket::Unix)
+                let user = stream.peer_cred()?.uid();
+                Ok(Socket::Unix(stream.into_std()?, Some(user)))
             }
         }
     }
@@ -146,7 +149,7 @@ fn bind_tcp(address: std::net::SocketAddr) -> io::Result<TcpListener> {
 
 /// Binds a Unix socket. A file that a relay left behind when it was killed is replaced, one that answers
 /// is not.
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+fn bind_unix(path: &Path, files: SocketFiles) -> io::Result<UnixListener> {
     if path.exists() {
         match std::os::unix::net::UnixStream::connect(path) {
             Ok(_) => {
@@ -159,10 +162,12 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
         }
     }
     let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
+    // Until the mode is set, the umask of the process decides.
+    if files.group.is_some() {
+        chown(path, None, files.group)?;
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(files.mode))?;
     Ok(listener)
 }
 
-/// Owner and group: put the services into the relay's group (O-S3).
-const SOCKET_MODE: u32 = 0o660;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -9,6 +9,7 @@
 //! `relay.drain_timeout` -> links close -> shards end -> admin last. A second signal ends at once.
 
 mod accept;
+mod contexts;
 mod reload;
 mod shard;
 mod status;
@@ -77,6 +78,12 @@ pub enum AppError {
     /// TLS cannot be set up.
     #[error("QUIC cannot be set up")]
     Quic(#[from] QuicError),
+    /// The files of Unix sockets cannot have the permissions that were asked for.
+    #[error("the permissions of Unix sockets cannot be set")]
+    Access(#[from] ingress::access::AccessError),
+    /// A token cannot be read.
+    #[error("a token of the settings cannot be used")]
+    Token(#[from] crate::token::TokenError),
     /// A limit of the framed protocol is out of range.
     #[error("the settings of the framed protocol do not fit together")]
     Framed(#[from] ingress::framed::SettingsError),
@@ -171,6 +178,10 @@ async fn serve(source: Source, checked: Checked, log: LogHandle) -> Result<(), A
         missing_key: shared.missing_keys(),
         status: shared.status.clone(),
         drain: drain.clone(),
+        access: admin::Access {
+            read: contexts::token(&settings.admin.read_token_file)?,
+            change: contexts::token(&settings.admin.change_token_file)?,
+        },
     };
     let admin = admin_address.map(|address| Admin::start(address, parts)).transpose()?;
     let shards = start_shards(&shared).await?;

@@ -19,9 +19,9 @@ use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::contexts::{Contexts, Pair};
 use super::{AppError, ShardStatus, Shared};
 use crate::delivery::{self, Delivery};
-use crate::model::{Callee, Registry, Source};
 use crate::peer::{self, Peers};
 use crate::telemetry::calls::CallMetrics;
 use crate::wire::io::BoxIo;
@@ -55,7 +55,8 @@ pub(super) enum Protocol {
 /// An accepted connection on its way to a shard.
 pub(super) enum Socket {
     Tcp(std::net::TcpStream),
-    Unix(StdUnixStream),
+    /// With the user on the other side, as the system tells it.
+    Unix(StdUnixStream, Option<u32>),
 }
 
 impl Protocol {
@@ -114,8 +115,7 @@ struct Parts {
     outbound: Rc<outbound::Rpc>,
     delivery: Rc<Delivery>,
     calls: CallMetrics,
-    grpc: Rc<ingress::grpc::Context>,
-    framed: Rc<ingress::framed::Context>,
+    contexts: Contexts,
     /// Connections of local services, and how many this shard takes.
     connections: TaskTracker,
     connections_max: usize,
@@ -209,7 +209,7 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
     let (drain, stop) = (CancellationToken::new(), end.clone());
     let api = ingress::api::attach(api_parts(shared, &delivery, &drain))?;
     tasks.spawn_local(async move { until(&stop, api).await });
-    let (grpc, framed) = contexts(shared, &outbound, &delivery);
+    let contexts = Contexts::new(shared, &outbound, &delivery)?;
     Ok(Parts {
         peers,
         listener: RefCell::new(Some(listener)),
@@ -217,8 +217,7 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
         outbound,
         delivery,
         calls,
-        grpc,
-        framed,
+        contexts,
         connections: TaskTracker::new(),
         connections_max: settings.ingress.connections_max.div_ceil(shared.status.shards().max(1)),
         connections_refused: shared.series.connections_refused.clone(),
@@ -257,37 +256,6 @@ fn api_parts(shared: &Shared, delivery: &Rc<Delivery>, drain: &CancellationToken
     }
 }
 
-/// What connections of local services need.
-fn contexts(
-    shared: &Shared,
-    outbound: &Rc<outbound::Rpc>,
-    delivery: &Rc<Delivery>,
-) -> (Rc<ingress::grpc::Context>, Rc<ingress::framed::Context>) {
-    let settings = &shared.settings;
-    let source = Some(Source {
-        geo: shared.geo.clone(),
-        unit: shared.place.unit.clone(),
-        service: None,
-    });
-    let callee: Rc<dyn Callee> = outbound.clone();
-    let registry: Rc<dyn Registry> = delivery.clone();
-    let grpc = Rc::new(ingress::grpc::Context {
-        settings: settings.ingress.grpc.clone(),
-        metrics: shared.series.ingress_grpc.clone(),
-        callee: callee.clone(),
-        place: shared.place.clone(),
-        source: source.clone(),
-    });
-    let framed = Rc::new(ingress::framed::Context {
-        callee,
-        registry: Some(registry),
-        source,
-        limits: shared.framed.clone(),
-        metrics: shared.series.framed.ingress(),
-    });
-    (grpc, framed)
-}
-
 impl Parts {
     fn link(&self) {
         self.peers.start(self.listener.take());
@@ -302,6 +270,7 @@ impl Parts {
                 "too many local connections; one was closed"
             );
         }
+        let Pair { grpc, framed } = self.contexts.of(&socket).clone();
         let io = match socket.into_io() {
             Ok(io) => io,
             Err(error) => return tracing::warn!(%error, "cannot serve a connection"),
@@ -309,13 +278,11 @@ impl Parts {
         let drain = self.drain.clone();
         match protocol {
             Protocol::Grpc => {
-                self.connections
-                    .spawn_local(ingress::grpc::serve(io, self.grpc.clone(), drain));
+                self.connections.spawn_local(ingress::grpc::serve(io, grpc, drain));
             }
             Protocol::Framed => {
-                let context = self.framed.clone();
                 self.connections.spawn_local(async move {
-                    let ended = ingress::framed::serve(io, context, drain).await;
+                    let ended = ingress::framed::serve(io, framed, drain).await;
                     tracing::debug!(reason = ended.as_str(), "framed connection ended");
                 });
             }
@@ -364,7 +331,7 @@ impl Socket {
     fn into_io(self) -> std::io::Result<BoxIo> {
         Ok(match self {
             Self::Tcp(stream) => Box::new(TcpStream::from_std(stream)?),
-            Self::Unix(stream) => Box::new(UnixStream::from_std(stream)?),
+            Self::Unix(stream, _) => Box::new(UnixStream::from_std(stream)?),
         })
     }
 }

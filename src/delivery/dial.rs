@@ -159,6 +159,14 @@ impl Control for grpc::Connection {
     fn retire(&self) {
         Self::retire(self);
     }
+
+    fn streaming(&self) -> usize {
+        Self::streaming(self)
+    }
+
+    fn is_blocked(&self) -> bool {
+        Self::is_blocked(self)
+    }
 }
 
 struct FramedControl {

@@ -17,6 +17,8 @@ pub struct Metrics {
     endpoints: IntGaugeVec,
     in_flight: IntGaugeVec,
     limited: IntCounterVec,
+    waiting: IntGaugeVec,
+    waited: IntCounterVec,
 }
 
 impl Metrics {
@@ -66,6 +68,16 @@ impl Metrics {
                 "Calls refused because the service has as many as its settings allow",
                 &["service"],
             )?,
+            waiting: gauges(
+                "strait_delivery_waiting_calls",
+                "Calls that wait for an endpoint of a local service with room",
+                &["service"],
+            )?,
+            waited: counters(
+                "strait_delivery_waited_total",
+                "Calls that had to wait for an endpoint of a local service with room",
+                &["service"],
+            )?,
         })
     }
 
@@ -74,6 +86,8 @@ impl Metrics {
             calls: Outcome::ALL.map(|outcome| self.calls.with_label_values(&[service, outcome.as_str()])),
             in_flight: self.in_flight.with_label_values(&[service]),
             limited: self.limited.with_label_values(&[service]),
+            waiting: self.waiting.with_label_values(&[service]),
+            waited: self.waited.with_label_values(&[service]),
         }
     }
 
@@ -96,6 +110,8 @@ pub(super) struct ServiceMetrics {
     calls: [IntCounter; 7],
     in_flight: IntGauge,
     limited: IntCounter,
+    waiting: IntGauge,
+    waited: IntCounter,
 }
 
 impl ServiceMetrics {
@@ -109,6 +125,17 @@ impl ServiceMetrics {
     pub(super) fn on_limited(&self) {
         self.limited.inc();
         self.on_ended(Outcome::Shed);
+    }
+
+    /// A call begins to wait.
+    pub(super) fn on_waiting(&self) {
+        self.waiting.inc();
+        self.waited.inc();
+    }
+
+    /// It waits no longer, for whatever reason.
+    pub(super) fn on_waited(&self) {
+        self.waiting.dec();
     }
 
     pub(super) fn set_in_flight(&self, calls: usize) {

@@ -16,6 +16,7 @@ mod service;
 mod settings;
 mod shared;
 mod slot;
+mod waiting;
 
 pub use address::{AddressError, EndpointAddress, HostPort, Protocol, Site};
 pub use dial::Transports;

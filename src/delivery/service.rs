@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use super::balance;
 use super::metrics::ServiceMetrics;
 use super::settings::ServiceSettings;
-use super::slot::{Link, Slot, Willing};
+use super::slot::{Link, Slot, Willing, Wish};
+use super::waiting::Waiting;
 use crate::model::{Reason, RelayError, Retry, ServiceName};
 
 /// Pushback of a service at its limit: about the time in which some of its calls end.
@@ -20,6 +21,8 @@ pub(super) struct Service {
     pub(super) settings: ServiceSettings,
     pub(super) metrics: ServiceMetrics,
     slots: RefCell<Vec<Rc<Slot>>>,
+    /// Calls of this shard that wait for an endpoint with room.
+    pub(super) waiting: RefCell<Waiting>,
     /// Calls of all shards.
     in_flight: Arc<AtomicUsize>,
 }
@@ -36,6 +39,7 @@ impl Service {
             settings,
             metrics,
             slots: RefCell::default(),
+            waiting: RefCell::default(),
             in_flight,
         })
     }
@@ -69,7 +73,12 @@ impl Service {
     }
 
     /// The endpoint for the next call and a connection to it, but none of `tried`.
-    pub(super) fn pick(&self, tried: &[Rc<Slot>], mut dice: impl FnMut() -> u64) -> Option<(Rc<Slot>, Link)> {
+    pub(super) fn pick(
+        &self,
+        tried: &[Rc<Slot>],
+        wish: Wish,
+        mut dice: impl FnMut() -> u64,
+    ) -> Option<(Rc<Slot>, Link)> {
         let slots = self.slots.borrow();
         Willing::ORDER.into_iter().find_map(|willing| {
             let chosen = balance::choose(slots.len(), dice(), |index| {
@@ -78,8 +87,17 @@ impl Service {
                 if is_new { slot.load(willing) } else { None }
             })?;
             let slot = slots.get(chosen)?;
-            slot.link().map(|link| (Rc::clone(slot), link))
+            slot.link(wish).map(|link| (Rc::clone(slot), link))
         })
+    }
+
+    /// Why a call that came later must not be tried before those that wait.
+    pub(super) fn limited(&self) -> RelayError {
+        let detail = format!(
+            "the endpoints of service {} have as many calls as they may, and too many wait; slow down",
+            self.name
+        );
+        RelayError::new(Reason::Limited, Retry::Safe, detail).pushed_back(PUSHBACK)
     }
 
     /// Why `pick` found nothing.

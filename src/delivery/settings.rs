@@ -13,7 +13,7 @@ use crate::model::{MissingKey, ServiceName};
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// Calls that one data-plane thread may have under way at a service registered on another thread.
-    /// More are answered `limited`. Default 16384.
+    /// More wait (`services.<name>.waiting_max`). Default 16384.
     pub crossing_in_flight_max: usize,
     /// Calls to gRPC endpoints.
     pub grpc: grpc::Settings,
@@ -59,14 +59,19 @@ pub struct ServiceSettings {
     /// Calls that may be under way at this service, all endpoints and threads together. More are
     /// answered `limited` with a pushback. Default 65536.
     pub in_flight_max: usize,
-    /// The same for each endpoint; the others take what one cannot. Default 0: no limit of its own.
+    /// The same for each endpoint, but the others take what one cannot, and then calls wait. Default 0: no limit of
+    /// its own.
     pub endpoint_in_flight_max: usize,
     /// Time to establish a connection to an endpoint. Default 2 s.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub connect_timeout: Duration,
+    /// Calls per data-plane thread that may wait for an endpoint with room, each no longer than its time;
+    /// more are answered `limited`. 0: none waits. Default 1024.
+    pub waiting_max: usize,
     /// Connections to one endpoint per data-plane thread. One is kept; more are opened when those
-    /// there are have no stream left. Default 4.
+    /// there are have no stream left, and to keep calls with long bodies apart from small ones on gRPC endpoints:
+    /// with 1 they share, and a body that the service does not read can hold up all calls. Default 4.
     pub connections_max: usize,
     /// How often the name of a `dns://` endpoint is looked up. Default 10 s.
     #[serde(with = "humantime_serde")]
@@ -91,6 +96,7 @@ impl Default for ServiceSettings {
             in_flight_max: 65_536,
             endpoint_in_flight_max: 0,
             connect_timeout: Duration::from_secs(2),
+            waiting_max: 1024,
             connections_max: 4,
             resolve_interval: Duration::from_secs(10),
             registered_max: 1024,

@@ -4,6 +4,9 @@
 //! - E1. A connection that broke counts as one failure, however many calls it took with it; and an
 //!   attempt to connect that failed counts as none, since an endpoint without a connection gets no
 //!   calls anyway and must get them as soon as it is back.
+//! - E2. Calls whose bodies are still to come leave one connection to the small ones, where bodies share a
+//!   window and the settings allow more than one connection: a body that the service does not read then holds
+//!   up no small call, and no new stream while another connection can be opened (C-F1).
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -24,6 +27,14 @@ pub(super) trait Control {
     fn is_open(&self) -> bool;
     /// Takes no more calls and ends when those under way have ended.
     fn retire(&self);
+    /// Calls that can use up a window all calls of the connection share.
+    fn streaming(&self) -> usize {
+        0
+    }
+    /// Whether they have used it up.
+    fn is_blocked(&self) -> bool {
+        false
+    }
 }
 
 /// A connection to an endpoint, or an endpoint that came by itself (`control` is `None`).
@@ -37,6 +48,23 @@ impl Link {
     pub(super) fn is_open(&self) -> bool {
         self.control.as_ref().is_none_or(|control| control.is_open())
     }
+
+    fn has_streaming(&self) -> bool {
+        self.control.as_ref().is_some_and(|control| control.streaming() > 0)
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.control.as_ref().is_some_and(|control| control.is_blocked())
+    }
+}
+
+/// What a call asks of a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Wish {
+    /// Its body is still to come, or is large.
+    pub(super) streams: bool,
+    /// It rather waits for a connection that is being opened than to share one.
+    pub(super) waits: bool,
 }
 
 /// How willing an endpoint must be to be considered for a call; tried in this order.
@@ -63,8 +91,14 @@ pub(super) struct Slot {
     in_flight: Cell<usize>,
     /// Calls of all shards at this endpoint and how many there may be, if the settings limit that.
     limit: Option<(Arc<AtomicUsize>, usize)>,
-    /// Tells the keeper that all connections are at their limit.
+    /// Tells the keeper that another connection is of use.
     pub(super) is_full: Notify,
+    /// Whether it is, although there may be one with room.
+    wants_more: Cell<bool>,
+    /// The last attempt to make another one failed: calls do not wait for it.
+    is_short: Cell<bool>,
+    /// Connections there may be if bodies share a window on each, else 0.
+    sharing_max: Cell<usize>,
     /// Tells the health check that there is a new connection.
     pub(super) connected: Notify,
     pub(super) metrics: EndpointMetrics,
@@ -81,6 +115,9 @@ impl Slot {
             in_flight: Cell::new(0),
             limit,
             is_full: Notify::new(),
+            wants_more: Cell::new(false),
+            is_short: Cell::new(false),
+            sharing_max: Cell::new(0),
             connected: Notify::new(),
             metrics,
             shown: Cell::new(None),
@@ -91,6 +128,8 @@ impl Slot {
 
     pub(super) fn add(&self, link: Link) {
         self.links.borrow_mut().push(link);
+        self.wants_more.set(false);
+        self.is_short.set(false);
         self.show();
     }
 
@@ -121,6 +160,22 @@ impl Slot {
         self.links.borrow().iter().find(|link| link.is_open()).cloned()
     }
 
+    /// Bodies share a window on each of up to so many connections (E2).
+    pub(super) fn set_sharing(&self, links_max: usize) {
+        self.sharing_max.set(links_max);
+    }
+
+    /// Whether a call asked for another connection, to keep bodies apart, since the last one was made.
+    pub(super) fn wants_more(&self) -> bool {
+        self.wants_more.get()
+    }
+
+    /// An attempt to connect failed.
+    pub(super) fn on_connect_failed(&self) {
+        self.is_short.set(true);
+        self.metrics.on_connect_failed();
+    }
+
     /// Whether a connection takes a call at once.
     pub(super) fn has_room(&self) -> bool {
         self.links.borrow().iter().any(|link| link.endpoint.is_ready())
@@ -140,24 +195,43 @@ impl Slot {
         (in_turn && self.healthy.get() && below_limit()).then(|| self.in_flight.get())
     }
 
-    /// The connection for the next call: of those that take it at once the one with the fewest calls, else
-    /// of those that are open. Has the keeper told if there is none of the first kind.
-    pub(super) fn link(&self) -> Option<Link> {
+    /// The connection for the next call, or `None` if it is to wait for one. Has the keeper told if another
+    /// one would be of use.
+    pub(super) fn link(&self, wish: Wish) -> Option<Link> {
         let links = self.links.borrow();
-        let fewest = |ready: bool| {
-            let fit = links.iter().filter(move |link| {
-                if ready {
-                    link.endpoint.is_ready()
-                } else {
-                    link.is_open()
-                }
-            });
-            fit.min_by_key(|link| link.endpoint.in_flight()).cloned()
-        };
-        fewest(true).or_else(|| {
+        if wish.streams && self.sharing_max.get() > 1 {
+            return self.link_for_stream(&links, wish);
+        }
+        let free = fewest(&links, |link| link.endpoint.is_ready() && !link.has_streaming());
+        free.or_else(|| {
+            self.wants_more.set(self.sharing_max.get() > 1);
             self.is_full.notify_one();
-            fewest(false)
+            fewest(&links, |link| link.endpoint.is_ready() && !link.is_blocked())
+                .or_else(|| fewest(&links, |link| link.endpoint.is_ready()))
+                .or_else(|| fewest(&links, Link::is_open))
         })
+    }
+
+    /// The same for a call with a body to come (E2).
+    fn link_for_stream(&self, links: &[Link], wish: Wish) -> Option<Link> {
+        let among_streams = |link: &Link| link.endpoint.is_ready() && link.has_streaming() && !link.is_blocked();
+        if let Some(link) = fewest(links, among_streams) {
+            return Some(link);
+        }
+        let is_free = |link: &Link| link.endpoint.is_ready() && !link.has_streaming();
+        if links.iter().filter(|link| is_free(link)).count() > 1 {
+            return fewest(links, is_free);
+        }
+        let open = links.iter().filter(|link| link.is_open());
+        if open.count() < self.sharing_max.get() {
+            self.wants_more.set(true);
+            self.is_full.notify_one();
+            if wish.waits && !self.is_short.get() {
+                return None;
+            }
+        }
+        // Better behind another stream than in front of all small calls.
+        fewest(links, |link| link.is_open() && link.has_streaming()).or_else(|| fewest(links, Link::is_open))
     }
 
     pub(super) fn on_opened(&self) {
@@ -235,6 +309,12 @@ impl Slot {
             self.metrics.on_state(shown, state);
         }
     }
+}
+
+/// Of the connections that are fit, the one with the fewest calls.
+fn fewest(links: &[Link], is_fit: impl Fn(&Link) -> bool) -> Option<Link> {
+    let fit = links.iter().filter(|link| is_fit(link));
+    fit.min_by_key(|link| link.endpoint.in_flight()).cloned()
 }
 
 impl Drop for Slot {

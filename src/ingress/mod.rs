@@ -1,5 +1,6 @@
 //! Local services talk to us.
 
+pub mod access;
 pub mod api;
 pub mod framed;
 pub mod grpc;

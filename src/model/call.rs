@@ -9,7 +9,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::{Code, Metadata, Name, RelayError, Source, UnitId};
 
@@ -122,6 +122,27 @@ pub struct RequestBody {
     pub chunk: Bytes,
     /// No more body follows.
     pub end: bool,
+}
+
+impl RequestBody {
+    /// Joins what came before and what follows: for calls that wait. What may come is bounded by the
+    /// credit of the call.
+    pub fn append(&mut self, more: Self) {
+        self.chunk = if self.chunk.is_empty() {
+            more.chunk
+        } else {
+            let mut joined = BytesMut::with_capacity(self.chunk.len() + more.chunk.len());
+            joined.extend_from_slice(&self.chunk);
+            joined.extend_from_slice(&more.chunk);
+            joined.freeze()
+        };
+        self.end = more.end;
+    }
+
+    /// Whether this is less than the whole of a small body: the rest moves under credit.
+    pub fn is_partial(&self) -> bool {
+        !self.end || self.chunk.len() > SMALL_BODY_BYTES
+    }
 }
 
 impl fmt::Debug for RequestBody {

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::{Loaded, Problems, Settings, path};
-use crate::ingress;
+use super::{Ingress, Loaded, Problems, Settings, path};
+use crate::ingress::access::AccessError;
+use crate::ingress::{self, access};
 use crate::model::{Geo, MissingKey, Place, RelayName, UnitId};
 use crate::routing::RouteTable;
 
@@ -113,6 +114,8 @@ impl Settings {
         };
         let mut settings = self.clone();
         settings.peer.resolve_paths(base);
+        settings.ingress.token_file = access::resolved(base, &self.ingress.token_file);
+        settings.admin.resolve_paths(base);
         let data_dir = base.join(&self.relay.data_dir);
         problems.or(Checked {
             settings,
@@ -143,14 +146,31 @@ impl Settings {
         if let Err(error) = self.ingress.framed.limits() {
             problems.add(None, "ingress.framed", error.to_string());
         }
-        for address in self
-            .ingress
-            .grpc
+        let Ingress {
+            grpc,
+            token_file,
+            identities,
+            ..
+        } = &self.ingress;
+        if let Err(error) = self.ingress.socket_files() {
+            let key = match error {
+                AccessError::Group(_) => "ingress.socket_group",
+                _ => "ingress.socket_mode",
+            };
+            problems.add(None, key, error.to_string());
+        }
+        if let Err(error) = access::check_identities(identities) {
+            problems.add(None, "ingress.identities", error.to_string());
+        }
+        let has_token = !token_file.as_os_str().is_empty();
+        for address in grpc
             .listen
             .iter()
-            .filter(|address| !address.ip().is_loopback())
+            .filter(|address| !address.ip().is_loopback() && !has_token)
         {
-            let text = format!("{address} is not a loopback address; calls from local services carry no login");
+            let text = format!(
+                "{address} is not a loopback address; other machines may call only with a token, see ingress.token_file"
+            );
             problems.add(None, "ingress.grpc.listen", text);
         }
     }

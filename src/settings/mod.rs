@@ -25,6 +25,8 @@ mod source;
 #[cfg(test)]
 mod tests;
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 pub use check::Checked;
@@ -69,16 +71,42 @@ pub struct Settings {
 pub struct Ingress {
     /// Connections of local services, both protocols together; one more is closed at once. Default 16384.
     pub connections_max: usize,
+    /// Permissions of the files of Unix sockets, in octal: whoever may write to the file may call. Default `0660`:
+    /// the relay's user and the group.
+    pub socket_mode: String,
+    /// Group of these files, by name or number. Default empty: the group of the relay's process.
+    pub socket_group: String,
+    /// Which service runs under which user. Calls over Unix sockets then carry its name to the service they reach
+    /// (`strait-source-service`); nothing that a caller writes can change that. Default none.
+    pub identities: Vec<ingress::access::Identity>,
+    /// File with a secret of 16 characters or more. If it is given, gRPC calls over TCP must carry it as
+    /// `strait-local-token`, and `ingress.grpc.listen` may name addresses that other machines reach. The file is read
+    /// again within a second of a change. The traffic is not encrypted. Default empty: none.
+    pub token_file: PathBuf,
     /// The framed protocol.
     pub framed: ingress::framed::Settings,
     /// gRPC.
     pub grpc: ingress::grpc::Settings,
 }
 
+impl Ingress {
+    /// Permissions of the files of Unix sockets.
+    ///
+    /// # Errors
+    /// [`ingress::access::AccessError`] if they cannot be read.
+    pub fn socket_files(&self) -> Result<ingress::access::SocketFiles, ingress::access::AccessError> {
+        ingress::access::socket_files(&self.socket_mode, &self.socket_group)
+    }
+}
+
 impl Default for Ingress {
     fn default() -> Self {
         Self {
             connections_max: 16_384,
+            socket_mode: "0660".to_owned(),
+            socket_group: String::new(),
+            identities: Vec::new(),
+            token_file: PathBuf::new(),
             framed: ingress::framed::Settings::default(),
             grpc: ingress::grpc::Settings::default(),
         }

@@ -50,7 +50,7 @@ const OPEN: [(&str, &str); 4] = [
     ),
     (
         "services",
-        "# [services.\"im.Echo\"]\n# endpoints = [\"http://127.0.0.1:9000\", \"unix:/run/echo.sock\"]\n# timeout = \"30s\"\n# missing_key = \"reject\"\n",
+        "# [services.\"im.Echo\"]\n# endpoints = [\"http://127.0.0.1:9000\", \"unix:/run/echo.sock\"]\n# timeout = \"30s\"\n# missing_key = \"reject\"\n# waiting_max = 1024\n",
     ),
 ];
 
@@ -59,6 +59,12 @@ const RULES: &str = "\
 # dimension = \"im.conversation\"
 # prefix = \"cid:1\"            # or: keys = [..] | range = [\"1000\", \"1999\"] | hash = [0, 50] | default = true
 # unit = \"b\"
+";
+
+const IDENTITIES: &str = "\
+# [[ingress.identities]]
+# uid = 1001
+# service = \"im.Gateway\"
 ";
 
 struct Table<'s> {
@@ -105,8 +111,10 @@ impl<'s> Table<'s> {
         if let Some((_, example)) = OPEN.iter().find(|(name, _)| *name == self.name) {
             out.push_str(example);
         }
-        if self.name == "routing" {
-            out.push_str(RULES);
+        match self.name.as_str() {
+            "ingress" => out.push_str(IDENTITIES),
+            "routing" => out.push_str(RULES),
+            _ => {}
         }
     }
 

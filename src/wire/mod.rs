@@ -10,5 +10,6 @@ pub mod frame;
 pub mod hello;
 pub mod http2;
 pub mod io;
+pub mod pace;
 pub mod status;
 pub mod trace;

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use strait::delivery::framed::{Limits, Metrics, SessionError, connect};
+use strait::delivery::{self, Delivery};
 use strait::mailbox::Mailbox;
 use strait::model::{
-    CallId, Caller, CallerRef, Code, Endpoint, Envelope, Part, Reason, ReplyEvent, Request, RequestBody, RequestEvent,
-    Retry, wants_credit,
+    CallId, Callee, Caller, CallerRef, Code, Endpoint, Envelope, Name, Part, Reason, Registry, ReplyEvent, Request,
+    RequestBody, RequestEvent, Retry, wants_credit,
 };
 use strait::wire::envelope::grpc_prefix;
 use strait::wire::frame::{self, Decoder, Encoder, Frame};
@@ -18,6 +19,7 @@ use strait::wire::hello::{self, Hello, Purpose};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::raw::{open, request};
 
@@ -316,6 +318,52 @@ async fn a_full_or_draining_service_is_not_ready_and_refuses_safely() {
                 .unwrap_err()
                 .contains("closed")
         );
+    })
+    .await;
+}
+
+// C-F2
+#[tokio::test]
+async fn calls_above_what_a_registered_service_takes_wait_for_their_turn() {
+    with_service(async |endpoint, mut service| {
+        let series = prometheus::Registry::new();
+        let tracker = TaskTracker::new();
+        let name = Name::new("im.Echo").unwrap();
+        let delivery = Delivery::new(delivery::Parts {
+            settings: delivery::Settings::default(),
+            services: delivery::Services::from([(name.clone(), delivery::ServiceSettings::default())]),
+            shard: 0,
+            directory: delivery::SharedDirectory::new(1),
+            metrics: delivery::Metrics::register(&series).unwrap(),
+            transports: delivery::Transports {
+                grpc: delivery::grpc::Settings::default(),
+                grpc_metrics: delivery::grpc::Metrics::register(&series).unwrap(),
+                framed: Limits::default(),
+                framed_metrics: Metrics::register(&series).unwrap().delivery(),
+                http1: delivery::http1::Settings::default(),
+            },
+            tracker: tracker.clone(),
+        });
+        let _registered = delivery.register(&name, endpoint).unwrap();
+        tokio::task::spawn_local(Rc::clone(&delivery).run(CancellationToken::new()));
+        let stories: Vec<_> = (0..20).map(|_| Rc::new(Story::default())).collect();
+        let mut ids = Vec::new();
+        for (number, story) in stories.iter().enumerate() {
+            let request = request("/im.Echo/Say", &[u8::try_from(number).unwrap()]);
+            ids.push(delivery.open(request, story.caller()).unwrap());
+        }
+        // One of those that wait is given up: it is never sent.
+        delivery.on_request(ids[7], RequestEvent::Cancel(strait::model::CancelReason::Deadline));
+        for (number, story) in stories.iter().enumerate().filter(|(number, _)| *number != 7) {
+            let Frame::Request { id, request, .. } = service.next().await else {
+                panic!("no request");
+            };
+            assert_eq!(usize::from(request.body.chunk[0]), number, "calls keep their order");
+            let part = reply(b"pong", Code::Ok);
+            service.send(|out| frame::put_reply(out, id, &part, false, 0)).await;
+            assert_eq!(story.part().await.end.unwrap().status, Code::Ok);
+        }
+        assert_eq!(delivery.open_calls(), 0);
     })
     .await;
 }

@@ -8,6 +8,7 @@ use strait::delivery::framed::Limits;
 use strait::model::{CancelReason, Facts, MetadataBuilder, Name, Reason, Retry, Source};
 use strait::wire::frame::{self, Frame};
 use strait::wire::hello::{self, Hello, Purpose, Register, Registered};
+use strait::wire::pace::LeastPace;
 
 use crate::raw::{Raw, request};
 use crate::relay::Relay;
@@ -326,6 +327,58 @@ async fn a_client_that_reads_nothing_is_closed() {
     tokio::select! {
         () = raw.send(&out) => relay.wait_ended("slow_reader").await,
         () = relay.wait_ended("slow_reader") => {}
+    }
+}
+
+// T13
+#[tokio::test]
+async fn a_request_that_drips_and_a_reply_without_credit_end_their_calls_only() {
+    let relay = Relay::with(Limits {
+        body_pace: LeastPace {
+            bytes_per_second: 1 << 20,
+            time: Duration::from_millis(200),
+        },
+        ..Limits::default()
+    });
+    let mut raw = Raw::connect(&relay).await;
+    raw.request(1 << 32, "/im.Echo/Say", b"the beginning of", false).await;
+    check_slow(&mut raw, 1 << 32, "the request body").await;
+    // A reply beyond the window of 100 KiB, of which the client credits nothing.
+    let chunk = vec![7; 60_000];
+    raw.request((1 << 32) | 1, "/im.Echo/Say", &chunk, false).await;
+    for _ in 0..5 {
+        let mut out = BytesMut::new();
+        frame::put_request_body(&mut out, (1 << 32) | 1, &chunk, false, false);
+        raw.send(&out).await;
+    }
+    let mut out = BytesMut::new();
+    frame::put_request_body(&mut out, (1 << 32) | 1, b"", true, false);
+    raw.send(&out).await;
+    check_slow(&mut raw, (1 << 32) | 1, "the reply waited").await;
+    raw.request((2 << 32) | 1, "/im.Echo/Say", b"whole", true).await;
+    loop {
+        match raw.next().await.unwrap() {
+            Frame::Reply { id, part, .. } if id == (2 << 32) | 1 => {
+                assert_eq!(part.body.0, "whole");
+                break;
+            }
+            Frame::Failed { error, .. } => panic!("{error}"),
+            _ => {}
+        }
+    }
+}
+
+async fn check_slow(raw: &mut Raw, call: u64, text: &str) {
+    loop {
+        if let Frame::Failed { id, error } = raw.next().await.unwrap() {
+            assert_eq!(id, call);
+            assert_eq!(
+                (error.reason, error.retry),
+                (Reason::DeadlineExceeded, Retry::Ambiguous)
+            );
+            assert!(error.detail.contains(text), "{}", error.detail);
+            return;
+        }
     }
 }
 

@@ -46,7 +46,7 @@ where
     deliver(ours, settings)
 }
 
-async fn echo(request: http::Request<h2::RecvStream>, mut respond: h2::server::SendResponse<Bytes>) {
+pub async fn echo(request: http::Request<h2::RecvStream>, mut respond: h2::server::SendResponse<Bytes>) {
     let (parts, mut stream) = request.into_parts();
     let mut response = http::Response::builder()
         .status(200)
@@ -80,7 +80,7 @@ async fn echo(request: http::Request<h2::RecvStream>, mut respond: h2::server::S
 
 /// A caller that keeps what it gets.
 #[derive(Default)]
-struct Desk {
+pub struct Desk {
     events: RefCell<Vec<(CallId, ReplyEvent)>>,
 }
 
@@ -91,18 +91,18 @@ impl Caller for Desk {
 }
 
 #[derive(Debug, Default)]
-struct Reply {
+pub struct Reply {
     http_status: u16,
     head: Metadata,
-    body: BytesMut,
-    status: Option<Code>,
+    pub body: BytesMut,
+    pub status: Option<Code>,
     trailers: Metadata,
     message: Bytes,
     error: Option<(Reason, Retry)>,
 }
 
 impl Desk {
-    fn is_done(&self, id: u64) -> bool {
+    pub fn is_done(&self, id: u64) -> bool {
         self.events.borrow().iter().any(|(call, event)| {
             call.0 == id
                 && match event {
@@ -127,7 +127,7 @@ impl Desk {
             .sum()
     }
 
-    async fn reply(&self, id: u64) -> Reply {
+    pub async fn reply(&self, id: u64) -> Reply {
         until("the call ends", || self.is_done(id)).await;
         let mut reply = Reply::default();
         for (call, event) in self.events.borrow().iter() {
@@ -153,18 +153,18 @@ impl Desk {
     }
 }
 
-fn to(desk: &Rc<Desk>, id: u64) -> CallerRef {
+pub fn to(desk: &Rc<Desk>, id: u64) -> CallerRef {
     CallerRef {
         port: desk.clone(),
         id: CallId(id),
     }
 }
 
-fn now() -> Instant {
+pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-fn made(body: &'static [u8], end: bool) -> Request {
+pub fn made(body: &'static [u8], end: bool) -> Request {
     Request {
         path: Bytes::from_static(b"/t.Echo/Say"),
         authority: Bytes::new(),

@@ -153,6 +153,35 @@ fn rapid_reset_ends_the_connection_and_opens_next_to_nothing() {
     });
 }
 
+// T14: what looks like a flood and is none. A gateway's calls all reach their deadline at once, again and again.
+#[test]
+fn a_gateway_that_cancels_thousands_of_calls_at_once_stays_connected() {
+    on_a_shard(async {
+        let echo = Rc::new(Echo::default());
+        let settings = Settings {
+            streams_max: 5000,
+            ..Settings::default()
+        };
+        let client = h2_client(serve(&context_with(echo.clone(), settings), &CancellationToken::new())).await;
+        for _ in 0..4 {
+            let mut calls = Vec::new();
+            while calls.len() < 5000 {
+                let mut opener = client.clone().ready().await.unwrap();
+                calls.push(opener.send_request(request("Silent").body(()).unwrap(), true).unwrap());
+            }
+            until("all calls are under way", || echo.open_calls() == 5000).await;
+            // The deadline they have in common.
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            drop(calls);
+            until("all calls are cancelled", || echo.open_calls() == 0).await;
+        }
+        let answer = call(&client, request("Unary").body(()).unwrap(), "still here")
+            .await
+            .unwrap();
+        assert_eq!(answer.body, "still here");
+    });
+}
+
 // T14: CVE-2025-8671, the server is made to reset.
 #[test]
 fn provoked_resets_end_the_connection() {

@@ -12,4 +12,6 @@
 mod delivery;
 mod hostile;
 mod ingress;
+mod slow;
 mod support;
+mod windows;

@@ -217,6 +217,7 @@ pub fn context_with(callee: Rc<dyn Callee>, settings: ingress::Settings) -> Rc<i
             relay: name("a-1"),
         },
         source: None,
+        token: None,
     })
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::harness::{Cluster, usage, wait_for, within};
-use crate::services::{Client, Echo, RawClient, grpc_message, to_b};
+use crate::services::{Client, Echo, PythonEcho, RawClient, grpc_message, to_b};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
@@ -145,4 +145,30 @@ async fn fifty_stalled_readers_stay_within_the_memory_of_the_link() {
         (echo.seen.open() == 0).then_some(())
     })
     .await;
+}
+
+// C-F1: the same with gRPC of another family, several uploads, and the windows it begins with.
+#[tokio::test]
+async fn grpcio_services_that_do_not_read_uploads_answer_other_calls() {
+    let python = PythonEcho::start();
+    let cluster = Cluster::pair(&python.endpoint()).start().await;
+    let fields = [("strait-key", "uid=b:1")];
+    let client = RawClient::connect(&cluster.relay("a-1").grpc()).await;
+    let message = grpc_message(&vec![1; 65_536]);
+    let mut uploads = Vec::new();
+    for _ in 0..3 {
+        let mut upload = client.upload("/im.Echo/Hang", &fields).await.unwrap();
+        let mut sent = 0_u64;
+        while let Ok(taken) = tokio::time::timeout(Duration::from_secs(1), upload.send(message.clone())).await {
+            taken.unwrap();
+            sent += 65_536;
+            assert!(sent < 256 * MIB, "the client was never paused");
+        }
+        uploads.push(upload);
+        for _ in 0..50 {
+            let call = client.call("/im.Echo/Unary", &fields, grpc_message(b"small"));
+            let reply = within("a small call", Duration::from_secs(10), call).await.unwrap();
+            assert_eq!(reply.ending("grpc-status"), Some("0"), "{reply:?}");
+        }
+    }
 }

@@ -73,6 +73,9 @@ impl Kept {
     /// Starts to keep connections to one place until `retired`.
     fn keep(&self, place: Place, retired: CancellationToken) {
         let slot = self.delivery.slot(&self.service, &self.label, self.kind, None);
+        if self.protocol == Protocol::Grpc {
+            slot.set_sharing(self.service.settings.connections_max);
+        }
         self.service.add(Rc::clone(&slot));
         let health = &self.service.settings.health;
         if health.enabled && self.protocol == Protocol::Grpc {
@@ -182,21 +185,20 @@ impl Keeper {
                     if failures > 1 {
                         tracing::info!(local.service = %self.service.name, endpoint = %self.place, "endpoint is back");
                     }
-                    let lost_early = async {
-                        while self.slot.open_links() > 0 {
-                            self.changed.notified().await;
-                        }
-                    };
                     // Until it has settled, a connection is not yet a success.
-                    if timeout(SETTLED, lost_early).await.is_err() {
-                        failures = 0;
-                        continue;
+                    match timeout(SETTLED, self.lost_early()).await {
+                        Err(_) => {
+                            failures = 0;
+                            continue;
+                        }
+                        Ok(Early::Wanted) => continue,
+                        Ok(Early::Lost) => failures = failures.saturating_add(1),
                     }
-                    failures = failures.saturating_add(1);
                 }
                 Err(error) => {
                     failures = failures.saturating_add(1);
-                    self.slot.metrics.on_connect_failed();
+                    self.slot.on_connect_failed();
+                    self.delivery.on_room();
                     if failures == 1 {
                         tracing::warn!(local.service = %self.service.name, endpoint = %self.place,
                             error = %error, "endpoint cannot be reached; trying again");
@@ -212,19 +214,41 @@ impl Keeper {
     async fn wanted(&self) {
         loop {
             let open = self.slot.open_links();
-            // An HTTP/1.1 endpoint has connections of its own, as many as it may.
-            let max = match self.protocol {
-                Protocol::Framed | Protocol::Grpc => self.service.settings.connections_max,
-                Protocol::Http1 => 1,
-            };
-            let is_full = !self.slot.has_room() && open < max;
-            if open == 0 || is_full {
+            let is_full = self.slot.wants_more() || !self.slot.has_room();
+            if open == 0 || (is_full && open < self.max()) {
                 return;
             }
-            tokio::select! {
-                () = self.changed.notified() => {}
-                () = self.slot.is_full.notified() => {}
+            self.news().await;
+        }
+    }
+
+    /// Waits until a new connection is all there was and is gone, or until a call asks for one more: each asks for
+    /// one, so this cannot go round in circles.
+    async fn lost_early(&self) -> Early {
+        loop {
+            let open = self.slot.open_links();
+            if open == 0 {
+                return Early::Lost;
             }
+            if self.slot.wants_more() && open < self.max() {
+                return Early::Wanted;
+            }
+            self.news().await;
+        }
+    }
+
+    async fn news(&self) {
+        tokio::select! {
+            () = self.changed.notified() => {}
+            () = self.slot.is_full.notified() => {}
+        }
+    }
+
+    /// Connections there may be. An HTTP/1.1 endpoint has connections of its own, as many as it may.
+    fn max(&self) -> usize {
+        match self.protocol {
+            Protocol::Framed | Protocol::Grpc => self.service.settings.connections_max,
+            Protocol::Http1 => 1,
         }
     }
 
@@ -252,8 +276,15 @@ impl Keeper {
             changed.notify_one();
         });
         self.slot.connected.notify_one();
+        self.delivery.on_room();
         Ok(())
     }
+}
+
+/// What came before a connection had settled.
+enum Early {
+    Lost,
+    Wanted,
 }
 
 /// How a connection ended.

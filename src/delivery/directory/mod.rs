@@ -2,7 +2,8 @@
 //!
 //! It stands between the story and the endpoint of each call, which costs one slab entry per call and one
 //! look-up per event. For that, ids of ended calls are recognised whatever the endpoint, calls are
-//! counted exactly, and an endpoint that breaks calls is noticed.
+//! counted exactly, and an endpoint that breaks calls is noticed. A call that no endpoint has room for waits here
+//! (`waiting`).
 //!
 //! # Invariants
 //! - Y1. Each call that was opened counts in exactly one outcome, and leaves the counts of its service and
@@ -15,6 +16,7 @@
 mod registrations;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -23,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use slotmap::{DefaultKey, Key, KeyData, SlotMap};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -32,7 +35,7 @@ use crate::delivery::metrics::{Metrics, outcome_of_cancel, outcome_of_error, out
 use crate::delivery::service::Service;
 use crate::delivery::settings::{ServiceSettings, Services, Settings};
 use crate::delivery::shared::SharedDirectory;
-use crate::delivery::slot::{Link, Slot};
+use crate::delivery::slot::{Link, Slot, Wish};
 use crate::model::{
     CallId, Callee, Caller, CallerRef, Endpoint, Name, Outcome, Reason, Refused, RelayError, ReplyEvent, Request,
     RequestEvent, Retry, ServiceName,
@@ -70,6 +73,10 @@ pub struct Delivery {
     calls: RefCell<SlotMap<DefaultKey, Call>>,
     /// Endpoints that registered on other shards, by registration.
     elsewhere: RefCell<HashMap<u64, Rc<Slot>>>,
+    /// Services with calls that wait.
+    lines: RefCell<Vec<Rc<Service>>>,
+    /// Something has changed for calls that wait.
+    room: Notify,
     draining: Cell<bool>,
     directory: Arc<SharedDirectory>,
     metrics: Metrics,
@@ -81,8 +88,10 @@ pub struct Delivery {
 struct Call {
     caller: CallerRef,
     service: Rc<Service>,
-    /// Empty only while the call is being offered to endpoints.
+    /// Empty while the call waits or is being offered to endpoints.
     target: Option<Target>,
+    /// Set while it waits for an endpoint with room.
+    waits: Option<Box<waiting::Wait>>,
 }
 
 #[derive(Clone)]
@@ -103,6 +112,8 @@ impl Delivery {
             services: RefCell::default(),
             calls: RefCell::default(),
             elsewhere: RefCell::default(),
+            lines: RefCell::default(),
+            room: Notify::new(),
             draining: Cell::new(false),
             directory: parts.directory,
             metrics: parts.metrics,
@@ -123,13 +134,15 @@ impl Delivery {
         let mut batch = VecDeque::new();
         loop {
             tokio::select! {
-                () = shutdown.cancelled() => return,
+                () = shutdown.cancelled() => return self.end_waiting(),
                 () = registrations::next_news(news.as_ref(), &mut batch) => {}
-                () = tokio::time::sleep(TICK) => {}
+                () = self.room.notified() => {}
+                () = tokio::time::sleep(self.tick()) => {}
             }
             for news in batch.drain(..) {
                 self.on_news(news);
             }
+            self.advance();
             let now = tokio::time::Instant::now().into_std();
             for service in self.services.borrow().values() {
                 service.on_tick(now);
@@ -219,7 +232,9 @@ impl Delivery {
     }
 
     /// Offers the call to endpoints until one takes it.
-    fn offer(&self, key: DefaultKey, service: &Service, mut request: Request) -> Result<Target, Refused> {
+    fn offer(&self, key: DefaultKey, service: &Service, mut request: Request, waits: bool) -> Result<Target, Refused> {
+        let streams = request.body.is_partial();
+        let wish = Wish { streams, waits };
         let Some(me) = self.me.upgrade() else {
             let error = RelayError::new(Reason::Draining, Retry::Safe, "this relay is shutting down");
             return Err(refused(error, request));
@@ -227,7 +242,7 @@ impl Delivery {
         let mut tried = Vec::new();
         let mut last = None;
         while tried.len() < OFFERS_MAX {
-            let Some((slot, link)) = service.pick(&tried, || fastrand::u64(..)) else {
+            let Some((slot, link)) = service.pick(&tried, wish, || fastrand::u64(..)) else {
                 break;
             };
             let caller = CallerRef {
@@ -268,8 +283,23 @@ impl Delivery {
             }
             ReplyEvent::Credit(_) => Outcome::Failed,
         };
-        call.on_ended(outcome);
+        self.on_ended(&call, outcome);
         call.caller.send(event);
+    }
+
+    /// A call is over, and may have left its place to one that waits.
+    fn on_ended(&self, call: &Call, outcome: Outcome) {
+        call.on_ended(outcome);
+        if call.service.waiting.borrow().len() > 0 {
+            self.on_room();
+        }
+    }
+
+    fn hand_over(&self, key: DefaultKey, target: Target) {
+        target.slot.on_opened();
+        if let Some(call) = self.calls.borrow_mut().get_mut(key) {
+            call.target = Some(target);
+        }
     }
 }
 
@@ -297,16 +327,23 @@ impl Callee for Delivery {
             caller,
             service: Rc::clone(&service),
             target: None,
+            waits: None,
         };
         let key = self.calls.borrow_mut().insert(call);
-        match self.offer(key, &service, request) {
+        let offered = if service.waiting.borrow().has(request.body.is_partial()) {
+            Err(refused(service.limited(), request))
+        } else {
+            self.offer(key, &service, request, true)
+        };
+        let taken = match offered {
             Ok(target) => {
-                target.slot.on_opened();
-                if let Some(call) = self.calls.borrow_mut().get_mut(key) {
-                    call.target = Some(target);
-                }
-                Ok(CallId(key.data().as_ffi()))
+                self.hand_over(key, target);
+                Ok(())
             }
+            Err(refused) => self.wait(key, &service, refused),
+        };
+        match taken {
+            Ok(()) => Ok(CallId(key.data().as_ffi())),
             Err(refused) => {
                 self.calls.borrow_mut().remove(key);
                 service.leave();
@@ -321,9 +358,18 @@ impl Callee for Delivery {
             let Some(call) = self.calls.borrow_mut().remove(key_of(id)) else {
                 return;
             };
-            call.on_ended(outcome_of_cancel(*reason));
+            call.leave_line(key_of(id));
+            self.on_ended(&call, outcome_of_cancel(*reason));
             call.target.map(|target| (target.link.endpoint, target.id))
         } else {
+            if self
+                .calls
+                .borrow()
+                .get(key_of(id))
+                .is_some_and(|call| call.waits.is_some())
+            {
+                return self.on_early(id, event);
+            }
             let calls = self.calls.borrow();
             let target = calls.get(key_of(id)).and_then(|call| call.target.as_ref());
             target.map(|target| (Rc::clone(&target.link.endpoint), target.id))

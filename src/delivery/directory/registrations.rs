@@ -48,6 +48,7 @@ impl Registry for Delivery {
         });
         let slot = self.slot(&service, "registered", "framed", Some(endpoint));
         service.add(Rc::clone(&slot));
+        self.on_room();
         tracing::info!(local.service = %name, "service registered");
         let (directory, own) = (Arc::clone(&self.directory), self.shard);
         Ok(Registration::new(move || {

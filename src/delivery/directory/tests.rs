@@ -150,6 +150,7 @@ fn the_limits_of_service_and_endpoint_hold_and_are_given_back() {
     let settings = ServiceSettings {
         in_flight_max: 3,
         endpoint_in_flight_max: 2,
+        waiting_max: 0,
         ..ServiceSettings::default()
     };
     let alone = fixture(1, settings.clone());
@@ -191,6 +192,70 @@ fn the_limits_of_service_and_endpoint_hold_and_are_given_back() {
         ),
         (1, 3, 1)
     );
+}
+
+// C-F2
+#[test]
+fn calls_above_the_limit_wait_in_order_and_their_callers_may_leave() {
+    on_shard(async {
+        let settings = ServiceSettings {
+            endpoint_in_flight_max: 2,
+            waiting_max: 4,
+            ..ServiceSettings::default()
+        };
+        let fixture = fixture(1, settings);
+        let shutdown = CancellationToken::new();
+        let run = fixture.delivery.clone().run(shutdown.clone());
+        let run = fixture.delivery.tracker.spawn_local(run);
+        let mut ids: Vec<_> = (1..=6)
+            .map(|id| {
+                let mut early = request("/im.Echo/Say");
+                early.body.end = id != 4;
+                fixture.delivery.open(early, fixture.caller.call(id)).unwrap()
+            })
+            .collect();
+        let error = fixture.open(7).unwrap_err();
+        assert_eq!((error.reason, error.retry), (Reason::Limited, Retry::Safe));
+        assert!(error.pushback.is_some());
+        // Call 3 is given up, the rest of call 4 comes while it waits.
+        let cancel = RequestEvent::Cancel(CancelReason::Deadline);
+        fixture.delivery.on_request(ids.remove(2), cancel);
+        let rest = crate::model::RequestBody {
+            chunk: bytes::Bytes::from_static(b" pong"),
+            end: true,
+        };
+        fixture.delivery.on_request(ids[2], RequestEvent::Body(rest));
+        ids.push(fixture.open(8).unwrap());
+        let endpoint = &fixture.endpoints[0];
+        for seen in [4, 6] {
+            endpoint.answer_all(Code::Ok);
+            wait_for("the next two", || endpoint.opened.borrow().len() == seen).await;
+            assert_eq!(endpoint.in_flight(), 2, "the limit holds");
+        }
+        let bodies: Vec<_> = endpoint
+            .opened
+            .borrow()
+            .iter()
+            .map(|(_, request)| request.body.chunk.clone())
+            .collect();
+        // The line of calls with a body to come takes turns with the other.
+        assert_eq!(bodies, ["ping", "ping", "ping pong", "ping", "ping", "ping"]);
+        assert_eq!(fixture.calls("expired"), 1);
+        // What still waits when the shard ends is told.
+        endpoint.ready.set(true);
+        let late = fixture.open(9).unwrap();
+        shutdown.cancel();
+        run.await.unwrap();
+        let ended = fixture.caller.endings();
+        assert!(ended.contains(&(9, "draining".to_owned())), "{ended:?}");
+        fixture.delivery.on_request(late, RequestEvent::Credit(1));
+        endpoint.answer_all(Code::Ok);
+        assert_eq!(
+            (fixture.calls("ok"), fixture.calls("failed"), fixture.calls("shed")),
+            (6, 1, 1)
+        );
+        assert_eq!(fixture.delivery.open_calls(), 0);
+    });
 }
 
 // Y1

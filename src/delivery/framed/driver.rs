@@ -16,6 +16,7 @@ use super::session::Session;
 use super::{Connection, Ended, Limits, SessionError, Surroundings};
 use crate::wire::frame::Decoder;
 use crate::wire::io::{return_read_buffer, take_read_buffer};
+use crate::wire::pace::{LeastPace, Progress};
 
 /// Events are left in the mailbox while more than this waits to be written.
 const EVENTS_BELOW: usize = 256 * 1024;
@@ -36,8 +37,11 @@ struct Driver<I> {
     timer: Timer,
     /// Bytes of a frame wait for the rest of it.
     frame_since: Option<Instant>,
-    /// The socket takes nothing.
-    stalled_since: Option<Instant>,
+    /// The socket takes no more.
+    stalled: Option<Progress>,
+    written: u64,
+    /// When to look for calls that are too slow, if there are any that may be.
+    look_at: Option<Instant>,
     /// Last frame in either direction.
     active: Instant,
 }
@@ -59,7 +63,9 @@ pub(super) async fn run(
         drain_since: None,
         timer: Timer::default(),
         frame_since: None,
-        stalled_since: None,
+        stalled: None,
+        written: 0,
+        look_at: None,
         active: now(),
     };
     let ended = match driver.parse(now()) {
@@ -176,16 +182,17 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
                 Poll::Ready(Ok(0)) => return Err(SessionError::Io(std::io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(written)) => {
                     self.session.out.advance(written);
-                    self.stalled_since = None;
+                    self.written = self.written.saturating_add(u64::try_from(written).unwrap_or(0));
                     progress = true;
                 }
                 Poll::Ready(Err(error)) => return Err(SessionError::Io(error)),
                 Poll::Pending => {
-                    self.stalled_since.get_or_insert(now);
+                    self.stalled.get_or_insert(Progress::new(now, self.written));
                     return Ok(progress);
                 }
             }
         }
+        self.stalled = None;
         if progress && self.session.out.capacity() > READ_BELOW {
             self.session.out = BytesMut::new(); // a burst must not cost memory for ever
         }
@@ -204,22 +211,36 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
     /// Nothing to do: looks what has taken too long and sets the timer for what will.
     fn watch(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Round, SessionError> {
         let limits = &self.limits;
+        let write = LeastPace {
+            time: limits.write_timeout,
+            ..limits.body_pace
+        };
+        let written = self.written;
+        let is_slow = |stalled: &mut Progress| stalled.is_slow(now, written, 0, &write);
+        if self.stalled.as_mut().is_some_and(is_slow) {
+            return Err(SessionError::SlowReader(limits.write_timeout));
+        }
+        let has_long = limits.body_pace.is_some() && self.session.has_long_calls();
+        self.look_at = has_long.then(|| self.look_at.unwrap_or(now + limits.body_pace.look_again()));
         let idle = !limits.idle_timeout.is_zero() && self.session.is_quiet();
         let watched = [
             self.frame_since.map(|since| since + limits.frame_timeout),
-            self.stalled_since.map(|since| since + limits.write_timeout),
+            self.stalled.map(|stalled| stalled.due(&write)),
+            self.look_at,
             idle.then(|| self.active + limits.idle_timeout),
             // Looked at by `may_end` when it comes; with calls open it means nothing.
             self.drain_since
                 .map(|since| since + DRAIN_GRACE)
                 .filter(|due| *due > now),
         ];
-        let [frame, stall, idle, _] = watched.map(|due| due.is_some_and(|due| due <= now));
+        let [frame, _, look, idle, _] = watched.map(|due| due.is_some_and(|due| due <= now));
         if frame {
             return Err(SessionError::SlowFrame(limits.frame_timeout));
         }
-        if stall {
-            return Err(SessionError::SlowReader(limits.write_timeout));
+        if look {
+            self.look_at = None;
+            self.session.end_slow_calls(now);
+            return Ok(Round::Again);
         }
         if idle {
             return Err(SessionError::Idle(limits.idle_timeout));

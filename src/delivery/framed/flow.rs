@@ -25,6 +25,7 @@ pub(super) struct Outbox {
     used: usize,
     /// Not yet credited to the giver.
     owed: usize,
+    sent: u64,
 }
 
 /// A piece of a body to send now.
@@ -69,6 +70,7 @@ impl Outbox {
             return None;
         }
         let bytes = chunk.split_to(chunk.len().min(fits).min(CHUNK_BYTES));
+        self.sent = self.sent.saturating_add(u64::try_from(bytes.len()).unwrap_or(0));
         let last = chunk.is_empty();
         let end = last && *end;
         if last {
@@ -82,6 +84,13 @@ impl Outbox {
         };
         let credit = if end { credit + self.settle(usize::MAX) } else { credit };
         Some(Piece { bytes, end, credit })
+    }
+
+    /// What was sent, and how much of that the receiver has not credited, while nothing more may be sent: the rest
+    /// waits here or at the giver.
+    pub(super) fn blocked(&self, window: usize) -> Option<(u64, u64)> {
+        let used = u64::try_from(self.used).unwrap_or(u64::MAX);
+        (!self.waiting.is_empty() || self.used >= window).then_some((self.sent, used))
     }
 
     /// The receiver has passed bytes on. Gives back what to credit to the giver.
@@ -110,6 +119,11 @@ impl Inbox {
             self.0 = self.0.saturating_add(chunk_bytes);
         }
         self.0 <= window
+    }
+
+    /// Whether the sender may send more.
+    pub(super) fn has_room(&self, window: usize) -> bool {
+        self.0 < window
     }
 
     /// Credit is on its way to the sender.

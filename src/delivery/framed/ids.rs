@@ -102,6 +102,11 @@ impl<T> Calls<T> {
         Some(call)
     }
 
+    /// All calls with their numbers.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u64, &mut T)> {
+        self.slots.iter_mut().flatten().map(|(id, call)| (*id, call))
+    }
+
     /// Takes all calls out.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = (u64, T)> + use<T> {
         self.len = 0;

@@ -1,16 +1,18 @@
 //! Calls of the other side: the service calls out through us.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use super::flow::{Inbox, Outbox};
 use super::ids::{self, Calls};
 use super::session::Wire;
-use super::{Connection, SessionError};
+use super::{Connection, Limits, SessionError};
 use crate::model::{
     CallId, Callee, Caller, CallerRef, CancelReason, Ending, Envelope, Facts, Metadata, Part, Reason, RelayError,
     ReplyBody, ReplyEvent, Request, RequestBody, RequestEvent, Retry,
 };
 use crate::wire::frame;
+use crate::wire::pace::Progress;
 
 /// Open calls of the other side.
 ///
@@ -21,6 +23,15 @@ use crate::wire::frame;
 pub(super) struct Incoming {
     calls: Calls<Call>,
     generation: u32,
+    /// Calls with a [`Watch`].
+    watched: usize,
+}
+
+/// What moved of a call that was not over at once.
+struct Watch {
+    got: u64,
+    request: Progress,
+    reply: Option<Progress>,
 }
 
 struct Call {
@@ -35,6 +46,8 @@ struct Call {
     head: Option<(u16, Metadata)>,
     /// Waiting for the last piece of the reply.
     ending: Option<Ending>,
+    /// Set if the request was not whole at once, or the reply had to wait for credit.
+    watch: Option<Box<Watch>>,
 }
 
 impl Incoming {
@@ -106,7 +119,9 @@ impl Incoming {
                     reply: Outbox::default(),
                     head: None,
                     ending: None,
+                    watch: (!request_ended).then(|| Box::new(Watch::new(wire.now))),
                 };
+                self.watched += usize::from(call.watch.is_some());
                 self.calls.put(local, call);
             }
             Err(refused) => frame::put_failed(wire.out, id, &refused.error),
@@ -129,11 +144,14 @@ impl Incoming {
         if let Some(error) = error {
             call.callee
                 .on_request(call.id, RequestEvent::Cancel(CancelReason::Protocol));
-            self.calls.take(local);
+            self.take(local);
             refuse(wire, id, &error);
             return;
         }
         call.request_ended = body.end;
+        if let Some(watch) = &mut call.watch {
+            watch.got = watch.got.saturating_add(u64::try_from(body.chunk.len()).unwrap_or(0));
+        }
         call.callee.on_request(call.id, RequestEvent::Body(body));
     }
 
@@ -141,7 +159,7 @@ impl Incoming {
     pub(super) fn on_cancel(&mut self, id: u64, reason: CancelReason) {
         let Some((local, call)) = self.find(id) else { return };
         call.callee.on_request(call.id, RequestEvent::Cancel(reason));
-        self.calls.take(local);
+        self.take(local);
     }
 
     /// The other side has passed on reply bytes.
@@ -152,7 +170,7 @@ impl Incoming {
             call.callee.on_request(call.id, RequestEvent::Credit(credit));
         }
         if call.pump(wire) {
-            self.calls.take(local);
+            self.take(local);
         }
     }
 
@@ -175,8 +193,46 @@ impl Incoming {
             }
         };
         if ended {
-            self.calls.take(local);
+            self.take(local);
+        } else if call.watch.is_none() && call.reply.blocked(wire.agreed.bytes_max).is_some() {
+            call.watch = Some(Box::new(Watch::new(wire.now)));
+            self.watched += 1;
         }
+    }
+
+    /// Calls that the other side may hold up.
+    pub(super) fn watched(&self) -> usize {
+        self.watched
+    }
+
+    /// Ends calls of which too little moved. A framed call has one message in each direction, so all of a body is
+    /// under way from its first byte to its last.
+    pub(super) fn end_slow(&mut self, wire: &mut Wire<'_>) {
+        let (limits, window) = (&wire.surroundings.limits, wire.agreed.bytes_max);
+        let slow: Vec<_> = self
+            .calls
+            .iter_mut()
+            .filter_map(|(local, call)| Some((local, call.slow(wire.now, limits, window)?)))
+            .collect();
+        for (local, what) in slow {
+            let Some(call) = self.take(local) else { continue };
+            call.callee
+                .on_request(call.id, RequestEvent::Cancel(CancelReason::Deadline));
+            let pace = &wire.surroundings.limits.body_pace;
+            let detail = format!(
+                "{what} less than {} bytes per second for {:?}",
+                pace.bytes_per_second, pace.time
+            );
+            wire.surroundings.metrics.on_slow();
+            let error = RelayError::new(Reason::DeadlineExceeded, Retry::Ambiguous, detail);
+            frame::put_failed(wire.out, call.remote, &error);
+        }
+    }
+
+    fn take(&mut self, local: u64) -> Option<Call> {
+        let call = self.calls.take(local)?;
+        self.watched = self.watched.saturating_sub(usize::from(call.watch.is_some()));
+        Some(call)
     }
 
     /// The open call to which the other side gave this number, and our number of it.
@@ -198,7 +254,34 @@ impl Incoming {
     }
 }
 
+impl Watch {
+    fn new(now: Instant) -> Self {
+        Self {
+            got: 0,
+            request: Progress::new(now, 0),
+            reply: None,
+        }
+    }
+}
+
 impl Call {
+    /// What the caller is too slow in, if it is.
+    fn slow(&mut self, now: Instant, limits: &Limits, window: usize) -> Option<&'static str> {
+        let watch = self.watch.as_mut()?;
+        if self.request_ended || !self.request.has_room(limits.call_bytes_max) {
+            watch.request = Progress::new(now, watch.got);
+        } else if watch.request.is_slow(now, watch.got, 0, &limits.body_pace) {
+            return Some("the request body was begun and then came at");
+        }
+        let Some((sent, ahead)) = self.reply.blocked(window) else {
+            watch.reply = None;
+            return None;
+        };
+        let reply = watch.reply.get_or_insert(Progress::new(now, sent));
+        let is_slow = reply.is_slow(now, sent, ahead, &limits.body_pace);
+        is_slow.then_some("the reply waited for credit that came at")
+    }
+
     /// `true` if the reply has been sent to its end.
     fn on_part(&mut self, part: Part, wire: &mut Wire<'_>) -> bool {
         let (len, end) = (part.body.0.len(), part.end.is_some());

@@ -10,6 +10,7 @@ pub struct Metrics {
     connections: IntGaugeVec,
     ended: IntCounterVec,
     refused: IntCounterVec,
+    slow: IntCounterVec,
 }
 
 /// Series of the connections of one side: those that services made, or those that relays made.
@@ -19,6 +20,7 @@ pub struct Side {
     connections: IntGauge,
     ended: IntCounterVec,
     refused: IntCounter,
+    slow: IntCounter,
 }
 
 impl Metrics {
@@ -31,6 +33,7 @@ impl Metrics {
         registry.register(Box::new(metrics.connections.clone()))?;
         registry.register(Box::new(metrics.ended.clone()))?;
         registry.register(Box::new(metrics.refused.clone()))?;
+        registry.register(Box::new(metrics.slow.clone()))?;
         Ok(metrics)
     }
 
@@ -48,6 +51,13 @@ impl Metrics {
                 Opts::new(
                     "strait_framed_calls_refused_total",
                     "Calls refused on a framed connection before any story saw them.",
+                ),
+                &["side"],
+            )?,
+            slow: IntCounterVec::new(
+                Opts::new(
+                    "strait_framed_calls_slow_total",
+                    "Calls on framed connections that were ended because the caller sent or read a body too slowly.",
                 ),
                 &["side"],
             )?,
@@ -73,6 +83,7 @@ impl Metrics {
             connections: self.connections.with_label_values(&[name]),
             ended: self.ended.clone(),
             refused: self.refused.with_label_values(&[name]),
+            slow: self.slow.with_label_values(&[name]),
         }
     }
 }
@@ -90,6 +101,11 @@ impl Side {
         if let Ended::Failed(error) = ended {
             tracing::debug!(side = self.name, %error, "framed connection ended");
         }
+    }
+
+    /// A call was too slow.
+    pub(super) fn on_slow(&self) {
+        self.slow.inc();
     }
 
     /// A call was refused here.

@@ -49,6 +49,7 @@ use crate::model::{
     CallId, Callee, Caller, CallerRef, Endpoint, Reason, Refused, Registry, RelayError, ReplyEvent, Request,
     RequestEvent, Retry, Source,
 };
+use crate::wire::pace::LeastPace;
 
 /// Limits of a framed connection.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -67,8 +68,11 @@ pub struct Limits {
     pub hello_timeout: Duration,
     /// Time from the first to the last byte of a frame.
     pub frame_timeout: Duration,
-    /// Time for which the other side may read nothing while something is to be written.
+    /// Time for which the other side may read nothing, or less than `body_pace` says, while something is to be
+    /// written.
     pub write_timeout: Duration,
+    /// Least pace of bodies of calls of the other side.
+    pub body_pace: LeastPace,
     /// Time without a frame and without a call after which the connection is ended; zero = never.
     pub idle_timeout: Duration,
 }
@@ -84,6 +88,10 @@ impl Default for Limits {
             hello_timeout: Duration::from_secs(5),
             frame_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(30),
+            body_pace: LeastPace {
+                bytes_per_second: 1024,
+                time: Duration::from_secs(10),
+            },
             idle_timeout: Duration::ZERO,
         }
     }

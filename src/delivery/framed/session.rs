@@ -131,6 +131,17 @@ impl Session {
         self.incoming.len() == 0 && self.connection.ids.borrow().in_use() == 0
     }
 
+    /// Whether there are calls that the other side may hold up.
+    pub(super) fn has_long_calls(&self) -> bool {
+        self.incoming.watched() > 0
+    }
+
+    /// Ends calls whose caller drips or hardly reads (T13).
+    pub(super) fn end_slow_calls(&mut self, now: Instant) {
+        let (incoming, _, mut wire) = self.parts(now);
+        incoming.end_slow(&mut wire);
+    }
+
     /// The connection has ended: unregisters, cancels calls of the other side, ends calls to it (S2).
     pub(super) fn close(&mut self) {
         self.registrations.clear();

@@ -15,6 +15,8 @@ pub(super) struct Call {
     pub(super) id: CallId,
     pub(super) caller: CallerRef,
     pub(super) stream: Option<StreamRef>,
+    /// The request body was not whole at once.
+    pub(super) is_streaming: bool,
     /// Waits for a stream.
     pub(super) waiting: Option<Box<Request>>,
     /// Set while a Framed request is collected.
@@ -27,12 +29,13 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub(super) fn new(id: CallId, caller: CallerRef, envelope: Envelope, limit: usize, now: Instant) -> Self {
-        let is_framed = envelope == Envelope::Framed;
+    pub(super) fn new(id: CallId, caller: CallerRef, request: &Request, limit: usize, now: Instant) -> Self {
+        let is_framed = request.envelope == Envelope::Framed;
         Self {
             id,
             caller,
             stream: None,
+            is_streaming: request.body.is_partial(),
             waiting: None,
             wrap: is_framed.then(|| UnaryWrap::new(limit)),
             strip: is_framed.then(|| UnaryStrip::new(limit)),

@@ -14,6 +14,10 @@ pub struct Connection {
     pub(super) streams_max: Cell<usize>,
     pub(super) is_taking: Cell<bool>,
     pub(super) is_retired: Cell<bool>,
+    /// Calls whose request body is, or was, not whole at once.
+    streaming: Cell<usize>,
+    /// The service gives no room for the bodies of this connection.
+    pub(super) is_blocked: Cell<bool>,
     pending_max: usize,
 }
 
@@ -36,6 +40,8 @@ impl Connection {
             streams_max: Cell::new(settings.streams_max),
             is_taking: Cell::new(true),
             is_retired: Cell::new(false),
+            streaming: Cell::new(0),
+            is_blocked: Cell::new(false),
             pending_max: settings.pending_max,
         }
     }
@@ -52,10 +58,22 @@ impl Connection {
         self.is_taking.get()
     }
 
+    /// Calls here that can use up the window which the service gives to the connection as a whole.
+    pub fn streaming(&self) -> usize {
+        self.streaming.get()
+    }
+
+    /// Whether they have used it up.
+    pub fn is_blocked(&self) -> bool {
+        self.is_blocked.get()
+    }
+
     /// A call has ended: its id may be used again.
-    pub(super) fn release(&self, id: CallId) {
+    pub(super) fn release(&self, id: CallId, is_streaming: bool) {
         if self.ids.borrow_mut().release(id) {
             self.in_flight.set(self.in_flight.get().saturating_sub(1));
+            self.streaming
+                .set(self.streaming.get().saturating_sub(usize::from(is_streaming)));
         }
     }
 }
@@ -78,6 +96,8 @@ impl Callee for Connection {
         }
         let id = self.ids.borrow_mut().allot();
         self.in_flight.set(self.in_flight.get() + 1);
+        self.streaming
+            .set(self.streaming.get() + usize::from(request.body.is_partial()));
         self.mailbox.push(Post::Open(id, request, caller));
         Ok(id)
     }

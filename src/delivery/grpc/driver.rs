@@ -12,7 +12,7 @@ use super::connection::{Connection, Post, split};
 use super::{Metrics, Settings};
 use crate::model::{
     CallId, CallerRef, Endpoint, Envelope, Reason, RelayError, ReplyEvent, Request, RequestBody, RequestEvent, Retry,
-    wants_credit,
+    SMALL_BODY_BYTES, wants_credit,
 };
 use crate::wire::http2::{Event, Link, LinkEnd, Part, RequestHead, SessionError, Side, code};
 use crate::wire::io::BoxIo;
@@ -90,6 +90,7 @@ impl Driver {
             }
             self.advance();
             self.link.poll_write(cx)?;
+            self.look_for_room();
             while let Some(event) = self.link.session.next_event() {
                 self.on_event(event, None);
             }
@@ -105,6 +106,14 @@ impl Driver {
         Ok(())
     }
 
+    /// Whether the bodies of streaming calls have used up what the service gives to the connection (C-F1).
+    fn look_for_room(&mut self) {
+        let is_blocked = self.shared.streaming() > 0 && self.link.session.peer_room() < SMALL_BODY_BYTES;
+        if self.shared.is_blocked.replace(is_blocked) != is_blocked {
+            self.metrics.on_blocked(is_blocked);
+        }
+    }
+
     // ---- from callers
 
     fn on_post(&mut self, post: Post, now: Instant) {
@@ -115,7 +124,7 @@ impl Driver {
     }
 
     fn on_open(&mut self, id: CallId, request: Request, caller: CallerRef, now: Instant) {
-        let mut call = Call::new(id, caller, request.envelope, self.translated_max, now);
+        let mut call = Call::new(id, caller, &request, self.translated_max, now);
         if self.streams < self.streams_max && self.waiting.is_empty() {
             self.keep(call);
             self.send(id, request, now);
@@ -133,13 +142,7 @@ impl Driver {
         match event {
             RequestEvent::Body(body) => match (&mut call.waiting, stream) {
                 (Some(request), _) => {
-                    // What may come before a stream is there is bounded by the credit of the call.
-                    let mut joined = bytes::BytesMut::from(&request.body.chunk[..]);
-                    joined.extend_from_slice(&body.chunk);
-                    request.body = RequestBody {
-                        chunk: joined.freeze(),
-                        end: body.end,
-                    };
+                    request.body.append(body);
                 }
                 (None, Some(_)) => self.send_body(id, body),
                 (None, None) => {}
@@ -371,7 +374,7 @@ impl Driver {
         } else {
             self.waiting.retain(|waiting| *waiting != id);
         }
-        self.shared.release(id);
+        self.shared.release(id, call.is_streaming);
         Some(call)
     }
 
@@ -403,8 +406,8 @@ impl Driver {
         }
         self.shared.mailbox.close();
         while let Some(post) = self.shared.mailbox.pop() {
-            if let Post::Open(id, _, caller) = post {
-                self.shared.release(id);
+            if let Post::Open(id, request, caller) = post {
+                self.shared.release(id, request.body.is_partial());
                 let error = RelayError::new(Reason::ServiceUnavailable, Retry::Safe, why);
                 caller.send(ReplyEvent::Failed(Box::new(error)));
             }
@@ -415,6 +418,9 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         self.fail_all("the connection to the service was closed");
+        if self.shared.is_blocked.take() {
+            self.metrics.on_blocked(false);
+        }
         self.metrics.on_disconnected();
     }
 }

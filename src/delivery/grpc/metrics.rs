@@ -8,6 +8,7 @@ use crate::wire::http2::LinkEnd;
 #[derive(Clone, Debug)]
 pub struct Metrics {
     connections: IntGauge,
+    blocked: IntGauge,
     ended: Vec<(&'static str, IntCounter)>,
     calls: IntCounter,
     lost: IntCounter,
@@ -23,6 +24,10 @@ impl Metrics {
         let connections = IntGauge::new(
             "strait_delivery_grpc_connections",
             "Open connections to local gRPC services",
+        )?;
+        let blocked = IntGauge::new(
+            "strait_delivery_grpc_blocked_connections",
+            "Connections to local gRPC services whose window is used up by bodies that the service does not read",
         )?;
         let ended = IntCounterVec::new(
             Opts::new(
@@ -44,12 +49,14 @@ impl Metrics {
             "Calls that waited because the service allowed no more streams",
         )?;
         registry.register(Box::new(connections.clone()))?;
+        registry.register(Box::new(blocked.clone()))?;
         registry.register(Box::new(ended.clone()))?;
         registry.register(Box::new(calls.clone()))?;
         registry.register(Box::new(lost.clone()))?;
         registry.register(Box::new(waited.clone()))?;
         Ok(Self {
             connections,
+            blocked,
             ended: LinkEnd::WORDS
                 .map(|word| (word, ended.with_label_values(&[word])))
                 .into(),
@@ -61,6 +68,10 @@ impl Metrics {
 
     pub(super) fn on_connected(&self) {
         self.connections.inc();
+    }
+
+    pub(super) fn on_blocked(&self, is_blocked: bool) {
+        self.blocked.add(if is_blocked { 1 } else { -1 });
     }
 
     /// The connection's task is gone, however it went.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::ByteSize;
 use crate::wire::http2::{Limits, Pace};
+use crate::wire::pace::LeastPace;
 
 /// `[delivery.grpc]`: how local services are called over cleartext HTTP/2.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -13,8 +14,8 @@ use crate::wire::http2::{Limits, Pace};
 pub struct Settings {
     /// Calls under way on one connection, if the service does not allow fewer. Default 1024.
     pub streams_max: usize,
-    /// Calls that may wait on a connection for the service to allow another stream; more are answered
-    /// `limited`. Default 256.
+    /// Calls that may wait on a connection for the service to allow another stream; more wait for any connection
+    /// (`services.<name>.waiting_max`). Default 256.
     pub pending_max: usize,
     /// Fields of a reply's header block. A larger one fails the call as `too_large`. Default 64.
     pub header_fields_max: usize,
@@ -90,7 +91,10 @@ impl Settings {
         Pace {
             settings: self.preface_timeout,
             headers: self.header_timeout,
-            stall: self.write_timeout,
+            write: LeastPace {
+                bytes_per_second: 0,
+                time: self.write_timeout,
+            },
             keepalive: self.keepalive,
             keepalive_answer: self.keepalive_timeout,
         }

@@ -12,6 +12,7 @@ use crate::wire::envelope::MESSAGE_BYTES_DEFAULT;
 use crate::wire::hello::{
     CALL_BYTES_DEFAULT, CALL_BYTES_MIN, FRAME_BYTES_DEFAULT, FRAME_BYTES_HARD_MAX, FRAME_BYTES_MIN,
 };
+use crate::wire::pace::LeastPace;
 
 /// `[ingress.framed]`: where local services reach this relay with the framed protocol.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -44,8 +45,16 @@ pub struct Settings {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub frame_timeout: Duration,
-    /// Time for which a client may read nothing while replies wait for it; then the connection is
-    /// closed. Default 30s.
+    /// Bytes per second at which a body moves at least: a request body that has begun and not ended, while this relay
+    /// gives credit for it, and a reply that waits for the client's credit. A slower call is ended. Default 1KiB.
+    /// 0: any byte will do.
+    pub body_rate_min: ByteSize,
+    /// Time over which that is measured. Default 10s; 0s switches it off.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub body_rate_time: Duration,
+    /// Time for which a client may read nothing, or less than `body_rate_min`, while replies wait for it; then the
+    /// connection is closed. Default 30s.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub write_timeout: Duration,
@@ -91,6 +100,8 @@ impl Default for Settings {
             services_max: limits.services_max,
             hello_timeout: limits.hello_timeout,
             frame_timeout: limits.frame_timeout,
+            body_rate_min: ByteSize::bytes(limits.body_pace.bytes_per_second),
+            body_rate_time: limits.body_pace.time,
             write_timeout: limits.write_timeout,
             idle_timeout: limits.idle_timeout,
         }
@@ -126,6 +137,10 @@ impl Settings {
             hello_timeout: self.hello_timeout,
             frame_timeout: self.frame_timeout,
             write_timeout: self.write_timeout,
+            body_pace: LeastPace {
+                bytes_per_second: self.body_rate_min.as_u64(),
+                time: self.body_rate_time,
+            },
             idle_timeout: self.idle_timeout,
         })
     }

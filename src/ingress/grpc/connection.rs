@@ -6,13 +6,15 @@ use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Instant;
 
+use super::metrics::Slow;
+use super::slow::{self, Look, Watch};
 use super::{Context, request};
 use crate::mailbox::Mailbox;
 use crate::model::{
-    CallId, Caller, CallerRef, CancelReason, Metadata, Part as ReplyPart, RelayError, ReplyEvent, RequestBody,
-    RequestEvent, wants_credit,
+    CallId, Caller, CallerRef, CancelReason, Metadata, Part as ReplyPart, Reason, RelayError, ReplyEvent, RequestBody,
+    RequestEvent, Retry, wants_credit,
 };
-use crate::wire::http2::{Event, Link, LinkEnd, Part, SessionError, Side, StreamRef, code};
+use crate::wire::http2::{Event, Head, Link, LinkEnd, Part, SessionError, Side, StreamRef, code};
 use crate::wire::io::BoxIo;
 use crate::wire::status;
 
@@ -25,6 +27,9 @@ pub(super) struct Connection {
     calls: Vec<Option<Call>>,
     now: Instant,
     stage: Stage,
+    look: Look,
+    /// Calls with a [`Watch`].
+    watched: usize,
 }
 
 /// Where replies wait for the connection's task.
@@ -35,6 +40,8 @@ struct Call {
     callee: CallId,
     is_grpc: bool,
     has_head: bool,
+    /// Set if the request was not whole at once.
+    watch: Option<Box<Watch>>,
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -56,6 +63,8 @@ impl Connection {
             calls: Vec::new(),
             now: tokio::time::Instant::now().into_std(),
             stage: Stage::Serving,
+            look: Look::default(),
+            watched: 0,
         })
     }
 
@@ -84,6 +93,9 @@ impl Connection {
             self.link.session.announce_goaway();
             self.link.ask();
         }
+        if self.look.is_due(cx) {
+            self.end_slow_calls();
+        }
         for _ in 0..ROUNDS_MAX {
             let mut any = false;
             if let Poll::Ready(read) = self.link.poll_read(cx) {
@@ -98,12 +110,60 @@ impl Connection {
             self.link.poll_write(cx)?;
             self.take_events();
             if !any && self.port.0.poll_some(cx).is_pending() {
+                if self.watched > 0 || self.link.session.backlog() > 0 {
+                    self.look_later(cx);
+                }
                 return Ok(());
             }
         }
         // Others on this thread are served before more of the same.
         cx.waker().wake_by_ref();
         Ok(())
+    }
+
+    fn look_later(&mut self, cx: &mut TaskContext<'_>) {
+        let least = self.context.settings.body_pace();
+        if least.is_some() {
+            self.look.later(&least, cx);
+        }
+    }
+
+    /// Ends calls whose caller drips or hardly reads (T13).
+    fn end_slow_calls(&mut self) {
+        let now = tokio::time::Instant::now().into_std();
+        let least = self.context.settings.body_pace();
+        // A socket that takes nothing is timed as a whole.
+        if !self.link.is_write_blocked() {
+            for stream in self.link.session.slow(now, &least) {
+                self.context.metrics.on_slow(Slow::Reply);
+                self.link.session.reset(stream, code::CANCEL);
+                self.give_up(stream);
+            }
+        }
+        let session = &mut self.link.session;
+        let mut drip = |call: &mut Call| {
+            let takes = session.own_room(call.stream) > 0;
+            let watch = call.watch.as_mut()?;
+            watch
+                .is_slow(now, takes, &least)
+                .then_some((call.stream, call.is_grpc, call.has_head))
+        };
+        let slow: Vec<_> = self.calls.iter_mut().flatten().filter_map(&mut drip).collect();
+        for (stream, is_grpc, has_head) in slow {
+            self.context.metrics.on_slow(Slow::Request);
+            self.give_up(stream);
+            let error = RelayError::new(Reason::DeadlineExceeded, Retry::Ambiguous, slow::dripped(&least));
+            self.fail(stream, is_grpc, has_head, error);
+        }
+    }
+
+    /// The callee is told that nobody waits for a call any longer.
+    fn give_up(&mut self, stream: StreamRef) {
+        if let Some(call) = self.remove(stream) {
+            self.context
+                .callee
+                .on_request(call.callee, RequestEvent::Cancel(CancelReason::Deadline));
+        }
     }
 
     fn take_events(&mut self) {
@@ -136,11 +196,20 @@ impl Connection {
             ..
         } = part;
         let len = chunk.len();
+        let now = self.now;
         let body = RequestBody { chunk, end };
         if let Some(head) = head {
             self.context.metrics.on_call();
             let is_grpc = request::is_grpc(&head);
-            let opened = request::parse(head, body, self.now, self.context.source.as_ref()).and_then(|request| {
+            let watch = (is_grpc && !end).then(|| {
+                let mut watch = Box::new(Watch::new(now));
+                watch.on_body(&body.chunk, end, now);
+                watch
+            });
+            let admitted = self.admit(&head);
+            let source = self.context.source.as_ref();
+            let request = admitted.and_then(|()| request::parse(head, body, now, source));
+            let opened = request.and_then(|request| {
                 let caller = CallerRef {
                     port: Rc::<Port>::clone(&self.port),
                     id: CallId(stream.pack()),
@@ -156,19 +225,35 @@ impl Connection {
                     callee,
                     is_grpc,
                     has_head: false,
+                    watch,
                 }),
                 Err(error) => {
                     self.context.metrics.on_refused(error.reason);
                     self.fail(stream, is_grpc, false, error);
                 }
             }
-        } else if let Some(callee) = self.call(stream).map(|call| call.callee)
+        } else if let Some(call) = self.call(stream)
             && (len > 0 || end)
         {
+            if let Some(watch) = &mut call.watch {
+                watch.on_body(&body.chunk, end, now);
+            }
+            let callee = call.callee;
             self.context.callee.on_request(callee, RequestEvent::Body(body));
         }
         if len > 0 && !wants_credit(len, end) {
             self.link.session.consume(stream, len);
+        }
+    }
+
+    /// Asks for the token, where there is one (G5).
+    fn admit(&self, head: &Head) -> Result<(), RelayError> {
+        match &self.context.token {
+            Some(token) if !token.admits(head.apart.value("strait-local-token")) => {
+                let detail = "calls to this address need the relay's token in strait-local-token";
+                Err(RelayError::new(Reason::Policy, Retry::Never, detail))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -240,6 +325,7 @@ impl Connection {
     }
 
     fn keep(&mut self, call: Call) {
+        self.watched += usize::from(call.watch.is_some());
         let index = usize::try_from(call.stream.index).unwrap_or(usize::MAX);
         if index >= self.calls.len() {
             // Bounded by the streams the session allows.
@@ -257,7 +343,9 @@ impl Connection {
 
     fn remove(&mut self, stream: StreamRef) -> Option<Call> {
         self.call(stream)?;
-        self.calls.get_mut(usize::try_from(stream.index).ok()?)?.take()
+        let call = self.calls.get_mut(usize::try_from(stream.index).ok()?)?.take()?;
+        self.watched = self.watched.saturating_sub(usize::from(call.watch.is_some()));
+        Some(call)
     }
 }
 

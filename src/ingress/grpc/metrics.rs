@@ -13,6 +13,16 @@ pub struct Metrics {
     calls: IntCounter,
     cancelled: IntCounter,
     refused: Vec<(Reason, IntCounter)>,
+    slow: [IntCounter; 2],
+}
+
+/// What of a call was too slow.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Slow {
+    /// The client dripped it.
+    Request,
+    /// The client hardly read it.
+    Reply,
 }
 
 impl Metrics {
@@ -41,6 +51,14 @@ impl Metrics {
             ),
             &["reason"],
         )?;
+        let slow = IntCounterVec::new(
+            Opts::new(
+                "strait_ingress_grpc_slow_total",
+                "Calls of gRPC clients that were ended because the client sent or read a body too slowly",
+            ),
+            &["part"],
+        )?;
+        registry.register(Box::new(slow.clone()))?;
         registry.register(Box::new(connections.clone()))?;
         registry.register(Box::new(ended.clone()))?;
         registry.register(Box::new(calls.clone()))?;
@@ -56,7 +74,17 @@ impl Metrics {
             refused: Reason::ALL
                 .map(|reason| (reason, refused.with_label_values(&[reason.as_str()])))
                 .into(),
+            slow: ["request", "reply"].map(|part| slow.with_label_values(&[part])),
         })
+    }
+
+    /// A call ends because its client is too slow.
+    pub(super) fn on_slow(&self, what: Slow) {
+        let [request, reply] = &self.slow;
+        match what {
+            Slow::Request => request.inc(),
+            Slow::Reply => reply.inc(),
+        }
     }
 
     pub(super) fn on_connected(&self) {

@@ -10,6 +10,7 @@
 //!   connection is gone.
 //! - G3. What a client says about its own identity is dropped (C-E2).
 //! - G4. The window of a stream grows only when the callee has passed the bytes on.
+//! - G5. Where a token is asked for, no call without it is opened (O-S3).
 //!
 //! # Not here
 //! Deadlines are enforced by the story; here they are only read.
@@ -18,10 +19,12 @@ mod connection;
 mod metrics;
 mod request;
 mod settings;
+mod slow;
 
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +32,7 @@ pub use metrics::Metrics;
 pub use settings::Settings;
 
 use crate::model::{Callee, Place, Source};
+use crate::token::TokenFile;
 use crate::wire::io::BoxIo;
 
 /// What the connections of a listener share on one shard.
@@ -43,6 +47,8 @@ pub struct Context {
     pub place: Place,
     /// Who calls: this unit, and the service where the listener knows it.
     pub source: Option<Source>,
+    /// What calls have to name in `strait-local-token`, if anything.
+    pub token: Option<Arc<TokenFile>>,
 }
 
 /// Serves one connection until it ends. When `drain` is cancelled the client is told in two steps, calls

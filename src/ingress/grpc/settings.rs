@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::model::ByteSize;
-use crate::wire::http2::{Limits, Pace};
+use crate::wire::http2::{Limits, Pace, ResetLimits};
+use crate::wire::pace::LeastPace;
 
 /// `[ingress.grpc]`: local services call us over cleartext HTTP/2.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -32,10 +33,16 @@ pub struct Settings {
     pub connection_window: ByteSize,
     /// Request bytes of a connection that may wait in this relay; more are not read. Default 16 MiB.
     pub held_bytes_max: ByteSize,
-    /// Calls a client may cancel at once before it counts as an attack and is disconnected. Default 1000.
+    /// Calls a client may cancel within `resets_within` before it counts as an attack and is disconnected, beyond
+    /// as many as it lets this relay answer. Default 1000.
     pub resets_burst: u64,
     /// How many more of them it may cancel per second. Default 200.
     pub resets_per_second: u64,
+    /// A call that is cancelled later than this after it began does not count: however many calls of a gateway
+    /// reach their deadline at once, it stays connected. Default 20ms.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub resets_within: Duration,
     /// Time for the client's preface and settings. Default 5 s.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
@@ -44,7 +51,16 @@ pub struct Settings {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub header_timeout: Duration,
-    /// A client that takes nothing for so long while there is something to write is disconnected. Default 30 s.
+    /// Bytes per second at which a body moves at least: a request message that has begun and not ended, while this
+    /// relay takes it, and a reply that waits for the client to give room. A slower call is ended; silence between
+    /// messages never counts. Default 1KiB. 0: any byte will do.
+    pub body_rate_min: ByteSize,
+    /// Time over which that is measured. Default 10 s; 0s switches it off.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub body_rate_time: Duration,
+    /// A client that reads nothing, or less than `body_rate_min`, for so long while there is something to write is
+    /// disconnected. Default 30 s.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub write_timeout: Duration,
@@ -71,8 +87,11 @@ impl Default for Settings {
             held_bytes_max: ByteSize::mib(16),
             resets_burst: 1000,
             resets_per_second: 200,
+            resets_within: Duration::from_millis(20),
             preface_timeout: Duration::from_secs(5),
             header_timeout: Duration::from_secs(10),
+            body_rate_min: ByteSize::kib(1),
+            body_rate_time: Duration::from_secs(10),
             write_timeout: Duration::from_secs(30),
             keepalive: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(10),
@@ -89,8 +108,20 @@ impl Settings {
             stream_window: u32::try_from(self.stream_window.as_u64()).unwrap_or(u32::MAX >> 1),
             connection_window: u32::try_from(self.connection_window.as_u64()).unwrap_or(u32::MAX >> 1),
             held_bytes_max: self.held_bytes_max.as_usize(),
-            resets: (self.resets_burst, self.resets_per_second),
+            resets: ResetLimits {
+                burst: self.resets_burst,
+                per_second: self.resets_per_second,
+                within: self.resets_within,
+            },
             ..Limits::default()
+        }
+    }
+
+    /// The least pace of bodies.
+    pub(super) fn body_pace(&self) -> LeastPace {
+        LeastPace {
+            bytes_per_second: self.body_rate_min.as_u64(),
+            time: self.body_rate_time,
         }
     }
 
@@ -98,7 +129,10 @@ impl Settings {
         Pace {
             settings: self.preface_timeout,
             headers: self.header_timeout,
-            stall: self.write_timeout,
+            write: LeastPace {
+                bytes_per_second: self.body_rate_min.as_u64(),
+                time: self.write_timeout,
+            },
             keepalive: self.keepalive,
             keepalive_answer: self.keepalive_timeout,
         }

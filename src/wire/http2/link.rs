@@ -17,6 +17,7 @@ use tokio::time::Sleep;
 
 use super::{Limits, Session, SessionError, Side, code};
 use crate::wire::io::{self as buffers, BoxIo};
+use crate::wire::pace::{LeastPace, Progress};
 
 /// How slow a peer may be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -25,8 +26,8 @@ pub struct Pace {
     pub settings: Duration,
     /// From the first to the last byte of a header block.
     pub headers: Duration,
-    /// A write that makes no progress.
-    pub stall: Duration,
+    /// A write that goes on at less than this.
+    pub write: LeastPace,
     /// Silence after which the peer is asked for a sign of life; zero for never.
     pub keepalive: Duration,
     /// How long it may take to answer that.
@@ -153,7 +154,7 @@ impl Link {
                     Poll::Ready(Ok(written)) => {
                         done += written;
                         any = true;
-                        self.vitals.on_written();
+                        self.vitals.on_written(written);
                     }
                     Poll::Ready(Err(error)) => return Err(LinkEnd::Io(error)),
                     Poll::Pending => {
@@ -164,9 +165,15 @@ impl Link {
                     }
                 }
             }
+            self.vitals.on_all_written();
             buffer.clear();
             buffers::return_write_buffer(buffer);
         }
+    }
+
+    /// Whether the socket takes nothing more for now.
+    pub fn is_write_blocked(&self) -> bool {
+        self.rest.is_some()
     }
 
     /// Looks after the timers; asks for a sign of life if need be.
@@ -236,7 +243,8 @@ struct Vitals {
     pace: Pace,
     settings_by: Option<Instant>,
     headers_by: Option<Instant>,
-    written_by: Option<Instant>,
+    written: u64,
+    blocked: Option<Progress>,
     last_read: Instant,
     answer_by: Option<Instant>,
 }
@@ -254,7 +262,8 @@ impl Vitals {
             pace,
             settings_by: Some(now + pace.settings),
             headers_by: None,
-            written_by: None,
+            written: 0,
+            blocked: None,
             last_read: now,
             answer_by: None,
         }
@@ -270,12 +279,16 @@ impl Vitals {
         }
     }
 
-    fn on_written(&mut self) {
-        self.written_by = None;
+    fn on_written(&mut self, bytes: usize) {
+        self.written = self.written.saturating_add(u64::try_from(bytes).unwrap_or(0));
+    }
+
+    fn on_all_written(&mut self) {
+        self.blocked = None;
     }
 
     fn on_write_blocked(&mut self, now: Instant) {
-        self.written_by.get_or_insert(now + self.pace.stall);
+        self.blocked.get_or_insert(Progress::new(now, self.written));
     }
 
     fn check(&mut self, now: Instant) -> Verdict {
@@ -286,7 +299,9 @@ impl Vitals {
         if is_past(self.headers_by) {
             return Verdict::Slow("complete a header block");
         }
-        if is_past(self.written_by) {
+        let (written, write) = (self.written, self.pace.write);
+        let blocked = self.blocked.as_mut();
+        if blocked.is_some_and(|blocked| blocked.is_slow(now, written, 0, &write)) {
             return Verdict::Slow("read what was written to it");
         }
         if is_past(self.answer_by) {
@@ -302,7 +317,8 @@ impl Vitals {
     /// When to check again.
     fn next(&self) -> Instant {
         let life = self.answer_by.or(self.keepalive_at());
-        [self.settings_by, self.headers_by, self.written_by]
+        let write_by = self.blocked.map(|blocked| blocked.due(&self.pace.write));
+        [self.settings_by, self.headers_by, write_by]
             .into_iter()
             .flatten()
             .chain(life)
@@ -328,7 +344,10 @@ mod tests {
         let pace = Pace {
             settings: 5 * SECOND,
             headers: 10 * SECOND,
-            stall: 30 * SECOND,
+            write: LeastPace {
+                bytes_per_second: 1024,
+                time: 30 * SECOND,
+            },
             keepalive: 20 * SECOND,
             keepalive_answer: 3 * SECOND,
         };
@@ -354,8 +373,12 @@ mod tests {
         vitals.on_write_blocked(start);
         vitals.on_write_blocked(start + 20 * SECOND);
         assert!(matches!(vitals.check(start + 30 * SECOND), Verdict::Slow(_)));
-        vitals.on_written();
+        // A few bytes are not enough, and what keeps the pace begins anew.
+        vitals.on_written(100);
+        assert!(matches!(vitals.check(start + 30 * SECOND), Verdict::Slow(_)));
+        vitals.on_written(30 * 1024);
         assert_eq!(vitals.check(start + 29 * SECOND), Verdict::Ping);
+        vitals.on_all_written();
         assert_eq!(vitals.next(), start + 32 * SECOND);
         assert!(matches!(vitals.check(start + 32 * SECOND), Verdict::Slow(_)));
         vitals.on_read(start + 31 * SECOND, false);

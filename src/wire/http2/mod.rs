@@ -11,6 +11,7 @@
 //! - H2. A [`StreamRef`] of a stream that is gone is recognised and ignored.
 //! - H3. Header blocks, open streams, bytes held and frames without effect are bounded by [`Limits`].
 //! - H4. A stream that is reset in the batch that opened it is never seen outside (rapid reset).
+//! - H5. A body that the peer does not read leaves half of the connection's window to others.
 //!
 //! # Not here
 //! What a call is: this module knows streams, header blocks and body chunks.
@@ -20,12 +21,13 @@ mod fields;
 mod limits;
 mod link;
 mod outgoing;
+mod resets;
 mod session;
 mod state;
 
 use bytes::Bytes;
 
-pub use limits::Limits;
+pub use limits::{Limits, ResetLimits};
 pub use link::{Link, LinkEnd, Pace};
 pub use session::{RequestHead, Session, SessionError};
 

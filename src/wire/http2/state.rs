@@ -9,8 +9,11 @@ use bytes::{Bytes, BytesMut};
 
 use super::batch::{RawEvent, RawHead, RawPart};
 use super::fields::{self, Block, Kind};
+use super::outgoing::Room;
+use super::resets::Resets;
 use super::{Event, Limits, Side, StreamRef};
 use crate::model::Metadata;
+use crate::wire::pace::Progress;
 
 /// State of one session; the library's user pointer points at it.
 #[derive(Debug)]
@@ -32,11 +35,18 @@ pub(super) struct State {
     pub(super) answered_early: Vec<StreamRef>,
     /// Streams that went over their share of this write.
     pub(super) over_share: Vec<StreamRef>,
+    /// Body bytes that wait to go out, over all streams.
+    pub(super) backlog: usize,
+    /// What the peer's windows leave to long bodies.
+    pub(super) room: Room,
     /// Received bytes not given back to the connection's window yet.
     pub(super) owed: usize,
     /// Received bytes not passed on yet.
     pub(super) held: usize,
     pub(super) open: usize,
+    resets: Resets,
+    /// Time of the batch.
+    now: Option<Instant>,
     idle_frames: u32,
     idle_since: Option<Instant>,
 }
@@ -49,6 +59,8 @@ pub(super) struct State {
 pub(super) struct Slot {
     pub(super) id: u32,
     pub(super) token: u64,
+    /// Time of the batch in which the peer opened it.
+    opened: Option<Instant>,
     pub(super) out: VecDeque<OutChunk>,
     pub(super) out_bytes: usize,
     pub(super) trailers: Option<Metadata>,
@@ -62,6 +74,10 @@ pub(super) struct Slot {
     pub(super) remote_end: bool,
     pub(super) held: usize,
     pub(super) share: usize,
+    /// Body bytes that went out.
+    pub(super) sent: usize,
+    /// Since when there is always something that waits to go out.
+    pub(super) waits: Option<Progress>,
     pub(super) event: usize,
     pub(super) batch: u64,
 }
@@ -74,6 +90,7 @@ pub(super) struct OutChunk {
 
 impl State {
     pub(super) fn new(side: Side, limits: Limits) -> Self {
+        let resets = Resets::new(limits.resets);
         Self {
             side,
             limits,
@@ -91,6 +108,10 @@ impl State {
             owed: 0,
             held: 0,
             open: 0,
+            resets,
+            now: None,
+            room: Room::default(),
+            backlog: 0,
             idle_frames: 0,
             idle_since: None,
         }
@@ -100,6 +121,7 @@ impl State {
 
     /// A read of `len` bytes follows.
     pub(super) fn begin_batch(&mut self, len: usize, now: Instant) {
+        self.now = Some(now);
         if self.arena.capacity() - self.arena.len() < len {
             self.arena.reserve(len.max(ARENA_BYTES));
         }
@@ -112,9 +134,9 @@ impl State {
         }
     }
 
-    /// Whether the peer sent more frames without effect than [`Limits::idle_frames_max`].
+    /// Whether the peer sent more frames without effect than [`Limits::idle_frames_max`], or floods with resets.
     pub(super) fn is_flooded(&self) -> bool {
-        self.idle_frames > self.limits.idle_frames_max
+        self.idle_frames > self.limits.idle_frames_max || self.resets.is_flooding()
     }
 
     pub(super) fn on_idle_frame(&mut self) {
@@ -218,6 +240,7 @@ impl State {
     pub(super) fn on_closed(&mut self, index: usize, code: u32) {
         let Some(slot) = self.slots.get_mut(index) else { return };
         self.held = self.held.saturating_sub(slot.held);
+        self.backlog = self.backlog.saturating_sub(slot.out_bytes);
         self.open = self.open.saturating_sub(1);
         let stream = StreamRef {
             index: to_u32(index),
@@ -225,11 +248,16 @@ impl State {
         };
         let token = slot.token;
         let is_done = slot.is_done;
+        let opened = slot.opened;
         let event = (slot.batch == self.batch).then_some(slot.event);
         slot.clear();
         self.free.push(to_u32(index));
-        if code != 0 && !is_done {
-            self.idle_frames = self.idle_frames.saturating_add(1);
+        self.room.on_closed();
+        match (self.side, self.now) {
+            (Side::Client, _) if code != 0 && !is_done => self.on_idle_frame(),
+            (Side::Server, _) if is_done => self.resets.on_answered(),
+            (Side::Server, Some(now)) => self.resets.on_reset(opened, now),
+            _ => {}
         }
         if is_done {
             return;
@@ -328,6 +356,7 @@ impl State {
         if let Some(slot) = self.slots.get_mut(index) {
             slot.id = id;
             slot.token = token;
+            slot.opened = self.now;
         }
         index
     }

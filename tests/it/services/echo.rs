@@ -96,9 +96,6 @@ impl Echo {
             let incoming = TcpIncoming::from(TcpListener::from_std(listener).unwrap()).with_nodelay(Some(true));
             let _ = Server::builder()
                 .max_concurrent_streams(10_000)
-                // hyper gives a stream that is not read the window of the whole connection; with its
-                // default of 1 MiB one such stream would stop all others at the service itself.
-                .initial_connection_window_size(64 << 20)
                 .add_service(handler)
                 .serve_with_incoming(incoming)
                 .await;

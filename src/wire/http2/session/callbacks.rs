@@ -9,7 +9,7 @@ use libnghttp2_sys as ffi;
 use super::SessionError;
 use crate::model::Metadata;
 use crate::wire::http2::Event;
-use crate::wire::http2::outgoing::Supply;
+use crate::wire::http2::outgoing::{Supply, Windows};
 use crate::wire::http2::state::State;
 
 /// The table of callbacks.
@@ -114,8 +114,9 @@ extern "C" fn on_header(
     })
 }
 
-/// A field that is not allowed in HTTP/2. Without this the library would leave it out and go on; a request
-/// with such a field is malformed as a whole (RFC 9113, 8.1.1), so its stream is reset.
+/// A field with a character that is not allowed. Without this the library would leave it out and go on; a request
+/// with such a field is malformed as a whole (RFC 9113, 8.1.1), so its stream is reset. For other malformed blocks
+/// the library ends the connection without asking anyone (`inflate_header_block` and what follows it, 1.68.1).
 extern "C" fn on_invalid_header(
     _session: *mut ffi::nghttp2_session,
     _frame: *const ffi::nghttp2_frame,
@@ -189,6 +190,8 @@ extern "C" fn on_frame(
         ffi::NGHTTP2_SETTINGS => with_state(user_data, |state| {
             if flags & ffi::NGHTTP2_FLAG_ACK == 0 {
                 state.on_idle_frame();
+                // The windows of streams may have grown with it.
+                state.room.has_changed = true;
                 state.push_event(Event::Settings);
             }
             0
@@ -197,6 +200,14 @@ extern "C" fn on_frame(
             state.push_event(Event::Pong);
             0
         }),
+        ffi::NGHTTP2_WINDOW_UPDATE => {
+            // SAFETY: U1: the library passes its own session.
+            let room = unsafe { ffi::nghttp2_session_get_remote_window_size(session) };
+            with_state(user_data, |state| {
+                state.room.on_grown(usize::try_from(room).unwrap_or(0));
+                0
+            })
+        }
         ffi::NGHTTP2_GOAWAY => {
             // SAFETY: U3; this is a GOAWAY frame.
             let goaway = unsafe { (*frame).goaway };
@@ -240,7 +251,7 @@ extern "C" fn read_data(
     let mut supply = Supply::Deferred;
     let mut trailers = None;
     let result = with_state(user_data, |state| {
-        supply = state.supply(index, max);
+        supply = state.supply(index, max, || windows(session, id));
         if matches!(supply, Supply::Data { end: true, .. }) {
             trailers = state.take_trailers(index);
         }
@@ -262,6 +273,23 @@ extern "C" fn read_data(
             unsafe { *data_flags = flags };
             isize::try_from(len).unwrap_or(0)
         }
+    }
+}
+
+/// What the peer lets this side send on a stream now.
+pub(super) fn windows(session: *mut ffi::nghttp2_session, id: i32) -> Windows {
+    // SAFETY: U1: the library passes its own session.
+    let (connection, stream, stream_max) = unsafe {
+        (
+            ffi::nghttp2_session_get_remote_window_size(session),
+            ffi::nghttp2_session_get_stream_remote_window_size(session, id),
+            ffi::nghttp2_session_get_remote_settings(session, ffi::NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE),
+        )
+    };
+    Windows {
+        connection: usize::try_from(connection).unwrap_or(0),
+        stream: usize::try_from(stream).unwrap_or(0),
+        stream_max: usize::try_from(stream_max).unwrap_or(usize::MAX),
     }
 }
 

@@ -32,6 +32,7 @@ use self::options::Options;
 use super::state::State;
 use super::{Event, Limits, Side, StreamRef, code};
 use crate::model::Metadata;
+use crate::wire::pace::LeastPace;
 
 /// Why a session is over.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -351,6 +352,41 @@ impl Session {
             ffi::nghttp2_session_get_remote_settings(self.raw.as_ptr(), ffi::NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS)
         };
         value as usize
+    }
+
+    /// Body bytes that wait to go out, over all streams.
+    pub fn backlog(&mut self) -> usize {
+        self.state().backlog
+    }
+
+    /// Streams whose bytes wait for a peer that gives room too slowly. Ask again and again.
+    pub fn slow(&mut self, now: Instant, least: &LeastPace) -> Vec<StreamRef> {
+        let raw = self.raw();
+        let ahead = |id: u32| {
+            let windows = callbacks::windows(raw, i32::try_from(id).unwrap_or(0));
+            let ahead = windows.stream_max.saturating_sub(windows.stream);
+            u64::try_from(ahead).unwrap_or(u64::MAX)
+        };
+        self.state().slow(now, least, ahead)
+    }
+
+    /// Body bytes that the peer may send on a stream now.
+    pub fn own_room(&mut self, stream: StreamRef) -> usize {
+        // SAFETY: U1.
+        let (of_stream, of_connection) = unsafe {
+            (
+                ffi::nghttp2_session_get_stream_local_window_size(self.raw(), id(stream)),
+                ffi::nghttp2_session_get_local_window_size(self.raw()),
+            )
+        };
+        usize::try_from(of_stream.min(of_connection)).unwrap_or(0)
+    }
+
+    /// Body bytes that the peer takes now, over all streams.
+    pub fn peer_room(&self) -> usize {
+        // SAFETY: U1.
+        let room = unsafe { ffi::nghttp2_session_get_remote_window_size(self.raw.as_ptr()) };
+        usize::try_from(room).unwrap_or(0)
     }
 
     /// Open streams.

@@ -20,7 +20,8 @@ impl Options {
             }
             ffi::nghttp2_option_set_no_auto_window_update(raw, 1);
             ffi::nghttp2_option_set_no_closed_streams(raw, 1);
-            ffi::nghttp2_option_set_stream_reset_rate_limit(raw, limits.resets.0, limits.resets.1);
+            // `resets` counts better: it knows how old a stream is.
+            ffi::nghttp2_option_set_stream_reset_rate_limit(raw, u64::MAX, u64::MAX);
             ffi::nghttp2_option_set_glitch_rate_limit(raw, limits.glitches.0, limits.glitches.1);
             ffi::nghttp2_option_set_max_continuations(raw, limits.continuations_max);
             ffi::nghttp2_option_set_max_settings(raw, limits.settings_max);
