@@ -26,7 +26,9 @@ impl StatusSource for Pages {
             .iter()
             .map(|link| {
                 let own_is_old = link.own.fingerprint != own.fingerprint;
-                let peer_is_old = newest.get(&link.relay_key()).is_some_and(|newest| link.peer.not_before < *newest);
+                let peer_is_old = newest
+                    .get(&link.relay_key())
+                    .is_some_and(|newest| link.peer.not_before < *newest);
                 let mut row = match serde_json::to_value(link) {
                     Ok(Value::Object(row)) => row,
                     _ => Map::new(),

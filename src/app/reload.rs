@@ -190,7 +190,9 @@ fn services(running: &Settings, new: &Settings) -> Services {
     let own: Vec<_> = ingress::api::services_for(&Services::new()).collect();
     let kept = running.services.iter().filter(|(name, _)| own.contains(name));
     let others = new.services.iter().filter(|(name, _)| !own.contains(name));
-    kept.chain(others).map(|(name, of)| (name.clone(), of.clone())).collect()
+    kept.chain(others)
+        .map(|(name, of)| (name.clone(), of.clone()))
+        .collect()
 }
 
 struct Metrics {

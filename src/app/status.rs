@@ -96,7 +96,10 @@ impl Status {
     /// Whether every unit that is dialled has a link.
     pub(super) fn all_dialled_units_have_links(&self) -> bool {
         let known = locked(&self.known).clone();
-        known.units.iter().all(|(unit, (_, dial))| !dial || self.links(unit) > 0)
+        known
+            .units
+            .iter()
+            .all(|(unit, (_, dial))| !dial || self.links(unit) > 0)
     }
 
     /// Calls open at this relay, in both directions.
@@ -153,7 +156,9 @@ impl Known {
     fn of(settings: &Settings) -> Self {
         let units = settings.units.iter();
         Self {
-            units: units.map(|(unit, of)| (unit.clone(), (of.geo.clone(), of.dial))).collect(),
+            units: units
+                .map(|(unit, of)| (unit.clone(), (of.geo.clone(), of.dial)))
+                .collect(),
             services: settings.services.keys().map(ToString::to_string).collect(),
         }
     }

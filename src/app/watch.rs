@@ -112,7 +112,9 @@ mod tests {
     }
 
     async fn changes(watch: &Watch) -> bool {
-        tokio::time::timeout(Duration::from_secs(1), watch.changed(MS)).await.is_ok()
+        tokio::time::timeout(Duration::from_secs(1), watch.changed(MS))
+            .await
+            .is_ok()
     }
 
     // O-C3: the way Kubernetes exchanges mounted files: `..data` is a link to a folder, and is renamed over.

@@ -63,7 +63,11 @@ fn print(page: &Value, out: &mut impl Write) -> io::Result<()> {
     writeln!(out)?;
     for link in links(page) {
         let direction = if is(link, "dialled") { "dialled " } else { "accepted" };
-        let retiring = if is(link, "retiring") { "  (ends with its last call)" } else { "" };
+        let retiring = if is(link, "retiring") {
+            "  (ends with its last call)"
+        } else {
+            ""
+        };
         writeln!(
             out,
             "{}/{}/{}  {direction}  shard {}  ends by {}{retiring}",

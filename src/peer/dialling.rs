@@ -142,7 +142,10 @@ impl Peers {
         let mut before: Option<Rc<Link>> = None;
         while !kept.stop.is_cancelled() {
             let addresses = kept.relay.borrow().addresses.clone();
-            let address = addresses.get(turn % addresses.len().max(1)).cloned().unwrap_or_default();
+            let address = addresses
+                .get(turn % addresses.len().max(1))
+                .cloned()
+                .unwrap_or_default();
             let limit = self.parts.settings.handshake_timeout;
             let dialled = tokio::select! {
                 dialled = timeout(limit, self.dial(&kept, &configs, &address)) => dialled,
@@ -210,12 +213,7 @@ impl Peers {
         Ok(Configs { dialled, lanes, bodies })
     }
 
-    async fn dial(
-        &self,
-        kept: &Kept,
-        configs: &Configs,
-        address: &str,
-    ) -> Result<Greetings, ConnectError> {
+    async fn dial(&self, kept: &Kept, configs: &Configs, address: &str) -> Result<Greetings, ConnectError> {
         let made = Made {
             dialled: Some(configs.dialled.clone()),
             own: self.parts.quic.credentials().current(),

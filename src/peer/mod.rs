@@ -30,11 +30,11 @@ pub mod tls;
 mod upkeep;
 pub mod verify;
 
+pub use dialling::ConnectError;
 pub use elsewhere::Elsewhere;
 pub use handshake::HandshakeError;
 pub use link::LinkPeer;
 pub use metrics::Metrics;
-pub use dialling::ConnectError;
 pub use pool::{Parts, Peers};
 pub use roster::{LinkRow, Roster};
 /// A bound socket for connections of peers.

@@ -173,7 +173,9 @@ impl Peers {
     fn tell_links(&self, unit: &UnitId) {
         let (own, elsewhere) = &self.parts.elsewhere;
         // Links that retire are no reason to send calls to this shard.
-        let links = self.unit(unit).map_or(0, |known| known.count(|link| !link.is_retiring()));
+        let links = self
+            .unit(unit)
+            .map_or(0, |known| known.count(|link| !link.is_retiring()));
         elsewhere.on_links(*own, unit, links);
     }
 
@@ -225,7 +227,9 @@ impl Peers {
     /// Links that take calls, by unit, for status pages.
     pub fn ready_links(&self) -> Vec<(UnitId, usize)> {
         let units = self.units.borrow();
-        let ready = units.iter().map(|(unit, known)| (unit.clone(), known.count(|link| link.is_ready())));
+        let ready = units
+            .iter()
+            .map(|(unit, known)| (unit.clone(), known.count(|link| link.is_ready())));
         ready.collect()
     }
 
@@ -233,7 +237,10 @@ impl Peers {
     pub fn open_calls(&self) -> usize {
         let open = |known: &Rc<UnitLinks>| {
             let links = known.links.borrow();
-            links.iter().map(|link| link.in_flight() + link.calls_in()).sum::<usize>()
+            links
+                .iter()
+                .map(|link| link.in_flight() + link.calls_in())
+                .sum::<usize>()
         };
         self.units.borrow().values().map(open).sum()
     }
@@ -402,10 +409,7 @@ impl Peers {
     }
 
     /// Greets a connection. One for lanes waits until its partner for bodies is there too (P3).
-    async fn answer(
-        &self,
-        connecting: quinn::Connecting,
-    ) -> Result<Option<Greetings>, HandshakeError> {
+    async fn answer(&self, connecting: quinn::Connecting) -> Result<Option<Greetings>, HandshakeError> {
         let made = Made {
             dialled: None,
             own: self.parts.quic.credentials().current(),

@@ -328,7 +328,10 @@ mod tests {
             |settings| settings.handshake_timeout = Duration::ZERO,
             "handshake_timeout",
         );
-        named(|settings| settings.link_age_max = Duration::from_secs(1), "link_age_max");
+        named(
+            |settings| settings.link_age_max = Duration::from_secs(1),
+            "link_age_max",
+        );
     }
 
     #[test]

@@ -167,9 +167,7 @@ impl Upkeep {
 /// Time until the first certificate expires of those that the two sides have shown.
 fn valid_for(own: &Credentials, connections: [&quinn::Connection; 2], wall: UnixTime) -> Duration {
     let chains = connections.into_iter().filter_map(quic::chain_of).flatten();
-    let first = chains
-        .filter_map(|der| not_after(&der))
-        .fold(own.not_after(), i64::min);
+    let first = chains.filter_map(|der| not_after(&der)).fold(own.not_after(), i64::min);
     Duration::from_secs(u64::try_from(first).unwrap_or(0).saturating_sub(wall.as_secs()))
 }
 

@@ -25,6 +25,7 @@ mod fidelity;
 mod flow;
 mod harness;
 mod links;
+mod lives;
 mod relays;
 mod reload;
 mod routing;
