@@ -4,6 +4,7 @@
 //! `pool` dials and accepts, `tls` and `verify` decide who may, `handshake` makes two connections a link,
 //! `session` runs it, `lane` and `bodies` carry what `link` says; `life` and `upkeep` decide when it is replaced or ended.
 
+mod accepting;
 mod backoff;
 mod bodies;
 pub mod credentials;

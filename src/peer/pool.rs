@@ -1,12 +1,10 @@
-//! The links of one shard: keeps one to each relay that may be dialled, takes those that peers open,
-//! and picks one for a call.
+//! The links of one shard: those dialled and those that peers opened; picks one for a call.
 //!
 //! # Invariants
 //! - P2. A link carries calls of both sides, whoever dialled it (C-L5).
-//! - P3. Two connections become one link only if both have the same link id and the same identity.
 //!
 //! # Not here
-//! Dialling (`dialling`), what happens on a link (`link`), who may connect (`tls`, `verify`).
+//! Dialling (`dialling`), accepting (`accepting`), what happens on a link (`link`), who may connect (`tls`, `verify`).
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -14,25 +12,22 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::accepting::Partner;
 use super::dialling::Kept;
 use super::elsewhere::{Elsewhere, Gate};
-use super::handshake::{self, Greeted, HandshakeError, LaneStreams};
+use super::handshake::{Greeted, LaneStreams};
 use super::life::Terms;
 use super::link::{Limits, Link, LinkPeer};
 use super::metrics::Metrics;
-use super::quic::{self, Quic};
-use super::refusals::Direction;
+use super::quic::Quic;
 use super::roster::Roster;
 use super::session::{self, Ended};
 use super::settings::{Settings, Units};
 use super::upkeep::{Made, Upkeep};
 use crate::model::{Callee, Endpoint, Geo, Place, Reason, RelayError, RelayName, Retry, UnitId};
-use crate::telemetry::Chain;
 use crate::wire::hello::{Hello, Purpose};
 
 /// What the links of a shard are made of.
@@ -65,17 +60,14 @@ pub struct Peers {
     units: RefCell<HashMap<UnitId, Rc<UnitLinks>>>,
     pub(super) kept: RefCell<Vec<Rc<Kept>>>,
     /// Accepted connections for lanes that wait for the one for bodies (P3).
-    half: RefCell<HashMap<Vec<u8>, Partner>>,
+    pub(super) half: RefCell<HashMap<Vec<u8>, Partner>>,
     /// Ways to the other shards.
     crossings: RefCell<HashMap<usize, Rc<dyn Callee>>>,
-    handshakes: Cell<usize>,
+    pub(super) handshakes: Cell<usize>,
     draining: Cell<bool>,
     pub(super) closing: CancellationToken,
     tracker: TaskTracker,
 }
-
-/// Who waits for the second connection of a link, and how it is handed over.
-type Partner = (LinkPeer, oneshot::Sender<quinn::Connection>);
 
 /// A link whose two sides have said hello.
 pub(super) struct Greetings {
@@ -367,98 +359,6 @@ impl Peers {
             peer.geo = %peer.geo, peer.unit = %peer.unit, peer.relay = %peer.relay, ended = ended.as_str(), reason = %why,
             "link down"
         );
-    }
-
-    /// Takes connections of peers until the shard ends.
-    async fn accept(self: Rc<Self>, listener: quinn::Endpoint) {
-        loop {
-            let incoming = tokio::select! {
-                incoming = listener.accept() => incoming,
-                () = self.closing.cancelled() => None,
-            };
-            let Some(incoming) = incoming else { break };
-            let Some(connecting) = self.parts.quic.accept(incoming, self.handshakes.get()) else {
-                continue;
-            };
-            self.handshakes.set(self.handshakes.get() + 1);
-            self.tracker.spawn_local(self.clone().take(connecting));
-        }
-        listener.close(session::CODE_GOODBYE, b"shutting down");
-        listener.wait_idle().await;
-    }
-
-    async fn take(self: Rc<Self>, connecting: quinn::Connecting) {
-        let from = connecting.remote_address();
-        let limit = self.parts.settings.handshake_timeout;
-        let greeted = tokio::select! {
-            greeted = timeout(limit, self.answer(connecting)) => greeted,
-            () = self.closing.cancelled() => return,
-        };
-        self.handshakes.set(self.handshakes.get().saturating_sub(1));
-        match greeted {
-            Ok(Ok(Some(greetings))) => drop(self.adopt(greetings)),
-            Ok(Ok(None)) => {}
-            Ok(Err(error)) => {
-                if let Some(error) = error.lost() {
-                    self.parts.quic.report(Direction::Accepted, from, error);
-                }
-                tracing::debug!(peer.address = %from, error = %Chain(&error), "handshake of a peer failed");
-            }
-            Err(_) => tracing::debug!(peer.address = %from, "peer too slow to say hello"),
-        }
-    }
-
-    /// Greets a connection. One for lanes waits until its partner for bodies is there too (P3).
-    async fn answer(&self, connecting: quinn::Connecting) -> Result<Option<Greetings>, HandshakeError> {
-        let made = Made {
-            dialled: None,
-            own: self.parts.quic.credentials().current(),
-        };
-        let connection = connecting.await?;
-        let heard = handshake::hear(connection.clone()).await?;
-        let link_id = heard.theirs.link_id.clone();
-        let ours = self.hello(heard.theirs.purpose(), link_id.clone());
-        if heard.theirs.purpose() == Purpose::Bodies {
-            self.parts.quic.adopt(&connection, quic::Purpose::Bodies);
-            let partner = self
-                .half
-                .borrow_mut()
-                .remove(&link_id)
-                .filter(|(peer, _)| *peer == heard.peer);
-            let (_, partner) = partner.ok_or(HandshakeError::NoPartner)?;
-            let greeted = heard.reply(&ours).await?;
-            // Gone if the partner gave up meanwhile; the dialling side then sees that connection end.
-            let _ = partner.send(greeted.connection);
-            return Ok(None);
-        }
-        let (sender, partner) = oneshot::channel();
-        let waiting = Half {
-            peers: self,
-            link_id: link_id.clone(),
-        };
-        self.half.borrow_mut().insert(link_id, (heard.peer.clone(), sender));
-        let greeted = heard.reply(&ours).await?;
-        let streams = handshake::accept_lanes(&connection).await?;
-        let bodies = partner.await.map_err(|_| HandshakeError::NoPartner)?;
-        drop(waiting);
-        Ok(Some(Greetings {
-            lanes: greeted,
-            streams,
-            bodies,
-            made,
-        }))
-    }
-}
-
-/// Takes a waiting connection out of the table when its wait ends, however it ends.
-struct Half<'a> {
-    peers: &'a Peers,
-    link_id: Vec<u8>,
-}
-
-impl Drop for Half<'_> {
-    fn drop(&mut self) {
-        self.peers.half.borrow_mut().remove(&self.link_id);
     }
 }
 

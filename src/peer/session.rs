@@ -222,10 +222,12 @@ impl LastWords {
     /// Tells the peer when none of our calls is left. True once the link can be closed.
     fn say(&self, link: &Link, now: Instant, out: &mut BytesMut) -> bool {
         let Some(retired) = self.retired else { return false };
-        if link.finish() {
+        let since = now.duration_since(retired);
+        // The word on this link may be here before the last packet of the handshake of the other one.
+        if since >= SETTLED_AFTER && link.finish() {
             frame::put_retire(out, true);
         }
-        link.is_over(now.duration_since(retired) > OLDER_AFTER)
+        link.is_over(since > OLDER_AFTER)
     }
 }
 
@@ -275,6 +277,8 @@ pub(super) const CODE_GOODBYE: quinn::VarInt = quinn::VarInt::from_u32(0);
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// After this long without an answer new calls go elsewhere.
 const SILENT_AFTER: Duration = Duration::from_millis(3500);
+/// By then the link that takes the place of another one is up on both sides.
+const SETTLED_AFTER: Duration = Duration::from_secs(1);
 /// A peer that has not answered the word that a link retires after so long is an older one.
 const OLDER_AFTER: Duration = Duration::from_secs(5);
 const PREFACE_WAIT: Duration = Duration::from_secs(5);

@@ -181,7 +181,7 @@ async fn endpoints_change_without_a_restart_and_without_a_failed_call() {
     })
     .await;
     wait_for("the service to be gone", LIMIT, async || {
-        (code_for(&cluster, "uid=b:1").await == Code::Unimplemented).then_some(())
+        (code_for(&cluster, "uid=b:1").await == Code::NotFound).then_some(())
     })
     .await;
     reload(cluster.relay("b-1"), "applied", |config| {
