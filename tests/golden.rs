@@ -211,6 +211,13 @@ fn frames() -> Vec<(&'static str, &'static str, BytesMut)> {
         frame::put_pong(out, 7);
     });
     add("drain", "no new calls, please", &|out| frame::put_drain(out));
+    add("renew", "please put another link in the place of this one", &|out| {
+        frame::put_renew(out)
+    });
+    add("retire", "another link has taken over; then no call is left", &|out| {
+        frame::put_retire(out, false);
+        frame::put_retire(out, true);
+    });
     add("register", "a service says what it serves", &|out| {
         let register = Register {
             services: vec!["im.Receiver".to_owned()],
@@ -232,7 +239,7 @@ fn frames() -> Vec<(&'static str, &'static str, BytesMut)> {
     list
 }
 
-const KINDS: [&str; 14] = [
+const KINDS: [&str; 16] = [
     "?",
     "HELLO",
     "NAME",
@@ -247,6 +254,8 @@ const KINDS: [&str; 14] = [
     "DRAIN",
     "REGISTER",
     "REGISTERED",
+    "RENEW",
+    "RETIRE",
 ];
 
 const TAGS: [&str; 33] = [

@@ -297,6 +297,7 @@ fn relay(
         metrics: peer::Metrics::register(&registry, &name(unit)).unwrap(),
         dialler,
         elsewhere,
+        roster: Arc::default(),
     });
     peers.start(Some(listener.clone()));
     Relay { peers, echo, listener }

@@ -126,6 +126,7 @@ impl Side {
             metrics: peer::Metrics::register(&self.registry, &self.own.unit).unwrap(),
             dialler: self.quic.client_endpoint([127, 0, 0, 1].into()).unwrap(),
             elsewhere: (0, Elsewhere::new(1, 16)),
+            roster: Arc::default(),
         });
         peers.start(listener);
         peers

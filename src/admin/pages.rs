@@ -23,6 +23,7 @@ GET  /livez                                      200 while the process runs
 GET  /readyz[?verbose]                           200 if the relay may get work, else 503 and why
 GET  /explain?dimension=D&key=K[&service=S]      which unit owns a key, and why; also unit=U
 GET  /status                                     units, links and services, as JSON
+GET  /certificates                               certificates of this relay and its links, as JSON
 POST /drain                                      finish running calls, then end
 PUT  /log?level=info,strait::peer=debug          log levels
 ";
@@ -112,6 +113,10 @@ pub(super) async fn status(State(parts): Shared) -> Json<Map<String, Value>> {
     status.insert("ready".to_owned(), json!(parts.health.is_ready()));
     status.insert("conditions".to_owned(), json!(parts.health.conditions()));
     Json(status)
+}
+
+pub(super) async fn certificates(State(parts): Shared) -> Json<Map<String, Value>> {
+    Json(parts.status.certificates())
 }
 
 pub(super) async fn drain(State(parts): Shared) -> Response {

@@ -46,6 +46,9 @@ pub type MissingKeys = Arc<dyn Fn(Option<&str>) -> MissingKey + Send + Sync>;
 pub trait StatusSource: Send + Sync {
     /// A JSON object; its fields are added to the answer.
     fn status(&self) -> serde_json::Map<String, serde_json::Value>;
+
+    /// The certificates in use: this relay's, and on each open link both sides'.
+    fn certificates(&self) -> serde_json::Map<String, serde_json::Value>;
 }
 
 /// Why the admin address cannot be served.
@@ -153,6 +156,7 @@ fn router(address: SocketAddr, parts: Parts) -> Router {
         .route("/readyz", get(pages::readyz))
         .route("/explain", get(pages::explain))
         .route("/status", get(pages::status))
+        .route("/certificates", get(pages::certificates))
         .route("/drain", post(pages::drain))
         .route("/log", put(pages::log))
         .layer(from_fn_with_state(Arc::new(rules), guard))

@@ -19,6 +19,10 @@ impl StatusSource for Links {
     fn status(&self) -> Map<String, Value> {
         Map::from_iter([("links".to_owned(), json!([{ "unit": "b" }]))])
     }
+
+    fn certificates(&self) -> Map<String, Value> {
+        Map::from_iter([("identity".to_owned(), json!("spiffe://x"))])
+    }
 }
 
 struct Fixture {

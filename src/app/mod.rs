@@ -9,10 +9,13 @@
 //! `relay.drain_timeout` -> links close -> shards end -> admin last. A second signal ends at once.
 
 mod accept;
+mod certificates;
 mod contexts;
+mod policies;
 mod reload;
 mod shard;
 mod status;
+mod watch;
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -20,17 +23,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use prometheus::IntCounter;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use self::policies::policies;
 use self::reload::Reload;
 use self::shard::{Command, Shard};
 use crate::admin::{self, Admin};
-use crate::calls::{CallPolicies, CallPolicy};
+use crate::calls::CallPolicies;
 use crate::delivery::SharedDirectory;
-use crate::model::{Geo, MissingKey, Place};
+use crate::model::{Geo, Place};
 use crate::peer::credentials::{Credentials, CredentialsError, CredentialsHandle, Own};
 use crate::peer::quic::{Quic, QuicError};
 use crate::peer::refusals::Refusals;
@@ -39,6 +44,7 @@ use crate::telemetry::calls::CallSeries;
 use crate::telemetry::{LogHandle, Registry};
 use crate::{delivery, ingress, peer, routing};
 
+use self::certificates::Pages;
 use self::status::{ShardStatus, Status};
 
 /// Why the relay cannot run. The text says what to do.
@@ -103,21 +109,22 @@ struct Shared {
     geo: Geo,
     place: Place,
     data_dir: PathBuf,
-    policies: CallPolicies,
+    policies: ArcSwap<CallPolicies>,
     framed: delivery::framed::Limits,
     routing: routing::Handle,
     quic: Quic,
     directory: Arc<SharedDirectory>,
     elsewhere: Arc<peer::Elsewhere>,
+    roster: Arc<peer::Roster>,
     series: Series,
     status: Arc<Status>,
     health: admin::Health,
 }
 
 impl Shared {
-    fn missing_keys(&self) -> admin::MissingKeys {
-        let policies = self.policies.clone();
-        Arc::new(move |service| policies.of(service).missing_key.clone())
+    fn missing_keys(self: &Arc<Self>) -> admin::MissingKeys {
+        let shared = self.clone();
+        Arc::new(move |service| shared.policies.load().of(service).missing_key.clone())
     }
 
     /// How connections to local services speak.
@@ -176,7 +183,7 @@ async fn serve(source: Source, checked: Checked, log: LogHandle) -> Result<(), A
         routing: shared.routing.clone(),
         place: shared.place.clone(),
         missing_key: shared.missing_keys(),
-        status: shared.status.clone(),
+        status: Arc::new(Pages(shared.clone())),
         drain: drain.clone(),
         access: admin::Access {
             read: contexts::token(&settings.admin.read_token_file)?,
@@ -204,7 +211,7 @@ async fn serve(source: Source, checked: Checked, log: LogHandle) -> Result<(), A
     let forced = tokio::select! {
         ((), ()) = async { tokio::join!(accepting, life) } => false,
         () = signals(&drain) => true,
-        () = reload.run() => true,
+        () = reload.run(shards.iter().map(Shard::commands).collect()) => true,
     };
     if !forced {
         end(shards).await;
@@ -245,7 +252,8 @@ fn build(checked: Checked, registry: &Registry) -> Result<Shared, AppError> {
         quic,
         directory: SharedDirectory::new(shards),
         elsewhere: peer::Elsewhere::new(shards, settings.delivery.crossing_in_flight_max),
-        policies: policies(&settings),
+        roster: Arc::default(),
+        policies: ArcSwap::from_pointee(policies(&settings)),
         framed: settings.ingress.framed.limits()?,
         series: Series {
             calls: CallSeries::register(series)?,
@@ -272,38 +280,6 @@ fn connections_refused(registry: &prometheus::Registry) -> Result<IntCounter, pr
     )?;
     registry.register(Box::new(refused.clone()))?;
     Ok(refused)
-}
-
-/// Time limits and missing-key policies, by service.
-fn policies(settings: &Settings) -> CallPolicies {
-    let named = settings.services.iter().map(|(service, of)| {
-        let policy = CallPolicy {
-            timeout: of.timeout,
-            idle_timeout: of.idle_timeout,
-            duration_max: of.duration_max,
-            missing_key: of.missing_key.clone(),
-        };
-        (service.clone(), policy)
-    });
-    let calls = &settings.calls;
-    let others = CallPolicy {
-        timeout: calls.timeout,
-        idle_timeout: calls.idle_timeout,
-        duration_max: calls.duration_max,
-        missing_key: calls.missing_key.clone(),
-    };
-    // Whoever asks a relay for its health or its API means that relay, whatever the policy for others.
-    let own = ingress::api::services_for(&settings.services).map(|service| {
-        let policy = CallPolicy {
-            missing_key: MissingKey::Local,
-            // Nothing moves on a watch for as long as nothing changes.
-            idle_timeout: others.duration_max,
-            ..others.clone()
-        };
-        (service, policy)
-    });
-    let named = named.chain(own).collect();
-    CallPolicies::new(named, others)
 }
 
 fn shard_count(wanted: usize) -> usize {

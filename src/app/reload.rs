@@ -1,26 +1,33 @@
-//! SIGHUP: the settings are read again (O-C3).
+//! The settings are read again, on SIGHUP or when a file has changed (O-C3).
 //!
 //! # Invariants
 //! - R1. Settings with any mistake change nothing.
-//! - R2. What can change without a restart is in force at once: routes, credentials, log. What cannot is
-//!   named in the log, each time.
+//! - R2. What can change without a restart is in force at once: routes, units, services, policies of calls, credentials,
+//!   log. What cannot is named in the log, each time.
 //!
 //! # Not here
-//! Connections that are open keep the credentials they were made with.
+//! What becomes of open links (`peer`) and of connections to local services (`delivery`).
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use prometheus::{IntCounterVec, IntGauge, Opts};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 
+use super::policies::policies;
+use super::shard::{Command, Reloaded};
+use super::watch::Watch;
 use super::{AppError, Shared};
+use crate::delivery::Services;
+use crate::ingress;
 use crate::peer;
 use crate::peer::credentials::{Credentials, CredentialsError, Own, wall_clock};
 use crate::routing::{self, RouteTable};
-use crate::settings::{Problems, Settings, Source, differences};
+use crate::settings::{self, Problems, Settings, Source, differences};
 use crate::telemetry::{self, Chain, LogError, LogHandle};
 
-/// Reads the settings again on SIGHUP.
+/// Reads the settings again on SIGHUP, and when a file has changed.
 pub(super) struct Reload {
     hangup: Signal,
     source: Source,
@@ -40,7 +47,7 @@ enum ReloadError {
     Log(#[from] LogError),
     #[error("{0}")]
     Problems(#[from] Problems),
-    #[error("{0}; a unit that is new in [units] can own keys only after a restart")]
+    #[error("{0}; another relay.unit is in force only after a restart")]
     Routes(String),
 }
 
@@ -59,32 +66,45 @@ impl Reload {
         Ok(Self {
             hangup,
             source,
+            metrics: Metrics::register(registry, &shared.settings)?,
             settings: shared.settings.clone(),
             shared,
             log,
-            metrics: Metrics::register(registry)?,
         })
     }
 
-    /// Waits for signals; never ends.
-    pub(super) async fn run(mut self) {
-        while self.hangup.recv().await.is_some() {
+    /// Waits for signals and changes; never ends.
+    pub(super) async fn run(mut self, shards: Vec<mpsc::Sender<Command>>) {
+        let mut watch = Watch::new(&self.source, &self.settings);
+        loop {
+            tokio::select! {
+                Some(()) = self.hangup.recv() => {}
+                () = watch.changed(self.settings.relay.watch_interval) => tracing::info!("a file has changed"),
+            }
+            // Taken before the files are read: what changes meanwhile is a change to come.
+            watch = Watch::new(&self.source, &self.settings);
             match self.reload() {
-                Ok(()) => self.metrics.on_applied(),
+                Ok(reloaded) => {
+                    self.metrics.on_applied(&self.settings);
+                    for shard in &shards {
+                        let _ = shard.send(Command::Reload(Arc::clone(&reloaded))).await;
+                    }
+                    // Other files may be named now.
+                    watch.follow(&self.source, &self.settings);
+                }
                 Err(error) => {
                     tracing::warn!(error = %Chain(&error), "settings refused; those before stay in force");
-                    self.metrics.reloads.with_label_values(&[REFUSED]).inc();
+                    self.metrics.on_refused();
                 }
             }
         }
-        std::future::pending::<()>().await;
     }
 
     /// Everything that can fail comes before anything changes (R1).
-    fn reload(&mut self) -> Result<(), ReloadError> {
+    fn reload(&mut self) -> Result<Arc<Reloaded>, ReloadError> {
         let new = self.source.load()?.check(self.source.base())?.settings;
         let next = apply(&self.settings, &new);
-        let routes = self.routes(&next.routing)?;
+        let routes = self.routes(&next)?;
         let own = Own {
             geo: self.shared.geo.clone(),
             unit: self.shared.place.unit.clone(),
@@ -101,23 +121,31 @@ impl Reload {
                     "the routes changed, but routing.version did not rise: other units cannot tell which is newer"
                 );
             }
+        }
+        if next.routing != self.settings.routing || next.units != self.settings.units {
             self.shared.routing.replace(routes);
         }
+        let policies = policies(&next);
+        self.shared.policies.store(Arc::new(policies.clone()));
+        self.shared.status.reload(&next);
         telemetry::access::set_share(next.log.access);
         telemetry::span::set_enabled(next.log.spans);
         let changed = differences(&self.settings, &next).join(", ");
         let restart = differences(&next, &new).join(", ");
-        self.settings = next;
+        self.settings = next.clone();
         tracing::info!(%changed, "settings loaded");
         if !restart.is_empty() {
             tracing::warn!(settings = %restart, "these settings take effect only after a restart");
         }
-        Ok(())
+        Ok(Arc::new(Reloaded {
+            settings: next,
+            policies,
+        }))
     }
 
-    fn routes(&self, routing: &routing::Settings) -> Result<RouteTable, ReloadError> {
-        let units = self.settings.units.keys();
-        RouteTable::build(routing, &self.shared.place.unit, units).map_err(|errors| {
+    fn routes(&self, next: &Settings) -> Result<RouteTable, ReloadError> {
+        let unit = &self.shared.place.unit;
+        RouteTable::build(&next.routing, unit, next.units.keys()).map_err(|errors| {
             let mut text = Vec::new();
             for error in errors {
                 text.push(format!("{}: {}", error.path(), error.problem));
@@ -142,6 +170,13 @@ fn apply(running: &Settings, new: &Settings) -> Settings {
             crl_expired: new.peer.crl_expired,
             ..running.peer.clone()
         },
+        relay: settings::Relay {
+            watch_interval: new.relay.watch_interval,
+            ..running.relay.clone()
+        },
+        units: new.units.clone(),
+        services: services(running, new),
+        calls: new.calls.clone(),
         log: telemetry::Settings {
             format: running.log.format,
             ..new.log.clone()
@@ -150,13 +185,30 @@ fn apply(running: &Settings, new: &Settings) -> Settings {
     }
 }
 
+/// The services that change without a restart: all but those that the relay itself answers if nobody else does.
+fn services(running: &Settings, new: &Settings) -> Services {
+    let own: Vec<_> = ingress::api::services_for(&Services::new()).collect();
+    let kept = running.services.iter().filter(|(name, _)| own.contains(name));
+    let others = new.services.iter().filter(|(name, _)| !own.contains(name));
+    kept.chain(others)
+        .map(|(name, of)| (name.clone(), of.clone()))
+        .collect()
+}
+
 struct Metrics {
     reloads: IntCounterVec,
     loaded: IntGauge,
+    refused: IntGauge,
+    version: IntGauge,
 }
 
 impl Metrics {
-    fn register(registry: &prometheus::Registry) -> Result<Self, prometheus::Error> {
+    fn register(registry: &prometheus::Registry, settings: &Settings) -> Result<Self, prometheus::Error> {
+        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
         let reloads = IntCounterVec::new(
             Opts::new(
                 "strait_settings_reload_total",
@@ -164,29 +216,53 @@ impl Metrics {
             ),
             &["outcome"],
         )?;
-        let loaded = IntGauge::new(
-            "strait_settings_loaded_timestamp_seconds",
-            "When the settings in force were read, in seconds since 1970.",
-        )?;
         for outcome in [APPLIED, REFUSED] {
             reloads.with_label_values(&[outcome]);
         }
         registry.register(Box::new(reloads.clone()))?;
-        registry.register(Box::new(loaded.clone()))?;
-        let metrics = Self { reloads, loaded };
-        metrics.on_loaded();
+        let metrics = Self {
+            reloads,
+            loaded: gauge(
+                "strait_settings_loaded_timestamp_seconds",
+                "When the settings in force were read, in seconds since 1970.",
+            )?,
+            refused: gauge(
+                "strait_settings_refused",
+                "1 if the settings or credentials read last were refused, and those before are still in force.",
+            )?,
+            version: gauge(
+                "strait_settings_version",
+                "A number that changes with the settings in force; 48 bits of a hash.",
+            )?,
+        };
+        metrics.on_loaded(settings);
         Ok(metrics)
     }
 
-    fn on_applied(&self) {
+    fn on_applied(&self, settings: &Settings) {
         self.reloads.with_label_values(&[APPLIED]).inc();
-        self.on_loaded();
+        self.on_loaded(settings);
     }
 
-    fn on_loaded(&self) {
+    fn on_refused(&self) {
+        self.reloads.with_label_values(&[REFUSED]).inc();
+        self.refused.set(1);
+    }
+
+    fn on_loaded(&self, settings: &Settings) {
+        self.refused.set(0);
+        self.version.set(version(settings));
         self.loaded
             .set(i64::try_from(wall_clock().as_secs()).unwrap_or(i64::MAX));
     }
+}
+
+fn version(settings: &Settings) -> i64 {
+    let mut hasher = DefaultHasher::new();
+    let text = serde_json::to_string(settings).unwrap_or_default();
+    text.hash(&mut hasher);
+    // So many bits survive in a floating-point number.
+    i64::try_from(hasher.finish() >> 16).unwrap_or_default()
 }
 
 const APPLIED: &str = "applied";

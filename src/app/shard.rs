@@ -21,8 +21,10 @@ use tokio_util::task::TaskTracker;
 
 use super::contexts::{Contexts, Pair};
 use super::{AppError, ShardStatus, Shared};
+use crate::calls::{CallPolicies, ShardPolicies};
 use crate::delivery::{self, Delivery};
 use crate::peer::{self, Peers};
+use crate::settings::Settings;
 use crate::telemetry::calls::CallMetrics;
 use crate::wire::io::BoxIo;
 use crate::{inbound, ingress, outbound};
@@ -39,10 +41,18 @@ pub(super) enum Command {
     Link,
     /// Serve this connection.
     Serve(Protocol, Socket),
+    /// Other settings are in force (C-L2).
+    Reload(Arc<Reloaded>),
     /// Tell clients and peers that no new calls are taken (C-L1).
     Drain,
     /// Close everything and end.
     End,
+}
+
+/// What shards need of settings that were read again.
+pub(super) struct Reloaded {
+    pub(super) settings: Settings,
+    pub(super) policies: CallPolicies,
 }
 
 /// What a local connection speaks.
@@ -116,6 +126,7 @@ struct Parts {
     delivery: Rc<Delivery>,
     calls: CallMetrics,
     contexts: Contexts,
+    policies: Rc<ShardPolicies>,
     /// Connections of local services, and how many this shard takes.
     connections: TaskTracker,
     connections_max: usize,
@@ -146,6 +157,7 @@ async fn live(
             command = queue.recv() => match command {
                 Some(Command::Link) => parts.link(),
                 Some(Command::Serve(protocol, socket)) => parts.serve(protocol, socket),
+                Some(Command::Reload(new)) => parts.reload(&new),
                 Some(Command::Drain) => {
                     parts.drain.cancel();
                     parts.peers.drain();
@@ -171,7 +183,7 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
     let listener = shared.quic.server_endpoint(settings.peer.listen).map_err(bind)?;
     let dialler = shared.quic.client_endpoint(settings.peer.listen.ip()).map_err(bind)?;
     let calls = shared.series.calls.on_shard();
-    let policies = Rc::new(shared.policies.clone());
+    let policies = ShardPolicies::new((**shared.policies.load()).clone());
     let delivery = delivery(shared, index, &tasks);
     let inbound = inbound::Rpc::new(inbound::Parts {
         place: shared.place.clone(),
@@ -191,6 +203,7 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
         metrics: shared.series.peer.clone(),
         dialler,
         elsewhere: (index, shared.elsewhere.clone()),
+        roster: shared.roster.clone(),
     });
     let outbound = outbound::Rpc::new(outbound::Parts {
         place: shared.place.clone(),
@@ -218,6 +231,7 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
         delivery,
         calls,
         contexts,
+        policies,
         connections: TaskTracker::new(),
         connections_max: settings.ingress.connections_max.div_ceil(shared.status.shards().max(1)),
         connections_refused: shared.series.connections_refused.clone(),
@@ -248,7 +262,6 @@ fn api_parts(shared: &Shared, delivery: &Rc<Delivery>, drain: &CancellationToken
     ingress::api::Parts {
         delivery: delivery.clone(),
         own: ingress::api::services_for(&settings.services).collect(),
-        services: settings.services.keys().cloned().collect(),
         ready: Arc::new(move || health.is_ready()),
         settings: settings.delivery.grpc.clone(),
         metrics: shared.series.delivery_grpc.clone(),
@@ -259,6 +272,12 @@ fn api_parts(shared: &Shared, delivery: &Rc<Delivery>, drain: &CancellationToken
 impl Parts {
     fn link(&self) {
         self.peers.start(self.listener.take());
+    }
+
+    fn reload(&self, new: &Reloaded) {
+        self.policies.replace(new.policies.clone());
+        self.delivery.reload(&new.settings.services);
+        self.peers.reload(&new.settings.units);
     }
 
     fn serve(&self, protocol: Protocol, socket: Socket) {
@@ -297,11 +316,7 @@ impl Parts {
             .store(self.outbound.open_calls(), Ordering::Relaxed);
         status.calls_inbound.store(self.inbound.open_calls(), Ordering::Relaxed);
         status.connections.store(self.connections.len(), Ordering::Relaxed);
-        for (unit, links) in self.peers.ready_links() {
-            if let Some(number) = status.links.get(&unit) {
-                number.store(links, Ordering::Relaxed);
-            }
-        }
+        status.set_links(self.peers.ready_links());
     }
 
     /// Closes what is left, each with its own goodbye.

@@ -2,16 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
-use crate::admin::StatusSource;
 use crate::model::{Geo, UnitId};
 use crate::settings::Settings;
 
 /// The state of the relay as its shards last told it. Shared; written by each shard a few times a second.
 pub(super) struct Status {
     shards: Vec<ShardStatus>,
+    known: Mutex<Known>,
+}
+
+/// What the settings in force name.
+#[derive(Clone)]
+struct Known {
     units: BTreeMap<UnitId, (Geo, bool)>,
     services: Vec<String>,
 }
@@ -26,7 +32,7 @@ pub(super) struct ShardStatus {
     /// Connections of local services.
     pub(super) connections: AtomicUsize,
     /// Links that take calls, by unit.
-    pub(super) links: BTreeMap<UnitId, AtomicUsize>,
+    links: Mutex<BTreeMap<UnitId, usize>>,
 }
 
 /// One other unit, as status pages show it.
@@ -60,21 +66,15 @@ pub(super) struct Overview {
 impl Status {
     /// Nothing said yet.
     pub(super) fn new(settings: &Settings, shards: usize) -> Self {
-        let units: BTreeMap<_, _> = settings
-            .units
-            .iter()
-            .map(|(unit, of)| (unit.clone(), (of.geo.clone(), of.dial)))
-            .collect();
-        let shard = || ShardStatus {
-            links: units.keys().map(|unit| (unit.clone(), AtomicUsize::new(0))).collect(),
-            ..ShardStatus::default()
-        };
-        let services = settings.services.keys().map(ToString::to_string).collect();
         Self {
-            shards: (0..shards).map(|_| shard()).collect(),
-            units,
-            services,
+            shards: (0..shards).map(|_| ShardStatus::default()).collect(),
+            known: Mutex::new(Known::of(settings)),
         }
+    }
+
+    /// Other units and services are in the settings.
+    pub(super) fn reload(&self, settings: &Settings) {
+        *locked(&self.known) = Known::of(settings);
     }
 
     /// Number of shards.
@@ -89,12 +89,17 @@ impl Status {
 
     /// Links to a unit that take calls.
     pub(super) fn links(&self, unit: &UnitId) -> usize {
-        self.sum(|shard| shard.links.get(unit))
+        let links = |shard: &ShardStatus| locked(&shard.links).get(unit).copied();
+        self.shards.iter().filter_map(links).sum()
     }
 
     /// Whether every unit that is dialled has a link.
     pub(super) fn all_dialled_units_have_links(&self) -> bool {
-        self.units.iter().all(|(unit, (_, dial))| !dial || self.links(unit) > 0)
+        let known = locked(&self.known).clone();
+        known
+            .units
+            .iter()
+            .all(|(unit, (_, dial))| !dial || self.links(unit) > 0)
     }
 
     /// Calls open at this relay, in both directions.
@@ -104,6 +109,7 @@ impl Status {
 
     /// Everything, for status pages.
     pub(super) fn overview(&self) -> Overview {
+        let known = locked(&self.known).clone();
         let unit = |(unit, (geo, dial)): (&UnitId, &(Geo, bool))| {
             let status = UnitStatus {
                 geo: geo.clone(),
@@ -117,8 +123,16 @@ impl Status {
             calls_outbound: self.sum(|shard| Some(&shard.calls_outbound)),
             calls_inbound: self.sum(|shard| Some(&shard.calls_inbound)),
             connections: self.sum(|shard| Some(&shard.connections)),
-            units: self.units.iter().map(unit).collect(),
-            services: self.services.clone(),
+            units: known.units.iter().map(unit).collect(),
+            services: known.services,
+        }
+    }
+
+    /// The overview as fields of a JSON object.
+    pub(super) fn fields(&self) -> serde_json::Map<String, serde_json::Value> {
+        match serde_json::to_value(self.overview()) {
+            Ok(serde_json::Value::Object(fields)) => fields,
+            _ => serde_json::Map::new(),
         }
     }
 
@@ -131,11 +145,26 @@ impl Status {
     }
 }
 
-impl StatusSource for Status {
-    fn status(&self) -> serde_json::Map<String, serde_json::Value> {
-        match serde_json::to_value(self.overview()) {
-            Ok(serde_json::Value::Object(fields)) => fields,
-            _ => serde_json::Map::new(),
+impl ShardStatus {
+    /// The links of this shard that take calls, by unit.
+    pub(super) fn set_links(&self, links: Vec<(UnitId, usize)>) {
+        *locked(&self.links) = links.into_iter().collect();
+    }
+}
+
+impl Known {
+    fn of(settings: &Settings) -> Self {
+        let units = settings.units.iter();
+        Self {
+            units: units
+                .map(|(unit, of)| (unit.clone(), (of.geo.clone(), of.dial)))
+                .collect(),
+            services: settings.services.keys().map(ToString::to_string).collect(),
         }
     }
+}
+
+fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each statement under the lock leaves a valid state.
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }

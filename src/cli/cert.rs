@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Subcommand;
 use time::OffsetDateTime;
 
+use super::{CliError, Output, cert_status};
 use crate::model::{Geo, Name, NameError, RelayName, UnitId};
 use crate::peer::credentials::CredentialsError;
 use crate::peer::dev_ca::{self, Ca, DevCaError};
@@ -30,6 +31,9 @@ enum Command {
     /// Show who a certificate is for, and how long
     #[command(after_help = "Example:\n  strait cert show certs/a-1.pem")]
     Show(Show),
+    /// Show which certificates a running relay and its peers use, and until when
+    #[command(after_help = cert_status::HELP)]
+    Status(cert_status::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -83,22 +87,22 @@ pub enum CertError {
     Output(#[from] io::Error),
 }
 
-/// Runs `strait cert`; prints to standard output.
+/// Runs `strait cert`.
 ///
 /// # Errors
-/// [`CertError`] says what failed and what to do.
-pub fn run(args: &Args) -> Result<(), CertError> {
+/// Says what failed and what to do.
+pub(super) fn run(args: &Args, output: Output, out: &mut impl Write) -> Result<(), CliError> {
     let now = OffsetDateTime::now_utc();
-    let mut out = io::stdout().lock();
     match &args.command {
-        Command::Dev(dev) => make(dev, now, &mut out),
+        Command::Dev(dev) => Ok(make(dev, now, out)?),
         Command::Show(show) => {
-            let descriptions = inspect::describe(&show.file)?;
+            let descriptions = inspect::describe(&show.file).map_err(CertError::from)?;
             for description in &descriptions {
-                print(description, now, &mut out)?;
+                print(description, now, out)?;
             }
             Ok(())
         }
+        Command::Status(status) => cert_status::run(status, output, out),
     }
 }
 
@@ -151,7 +155,7 @@ fn print(description: &Description, now: OffsetDateTime, out: &mut impl Write) -
 }
 
 /// A time as people and scripts read it: RFC 3339 in UTC.
-fn moment(seconds: i64) -> String {
+pub(super) fn moment(seconds: i64) -> String {
     let since = u64::try_from(seconds).unwrap_or(0);
     let time = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(since);
     humantime::format_rfc3339_seconds(time).to_string()

@@ -8,8 +8,10 @@
 //! # Not here
 //! What the relay does (`app`).
 
+mod admin;
 mod call;
 pub mod cert;
+mod cert_status;
 mod configuration;
 mod demo;
 mod explain;
@@ -97,6 +99,14 @@ struct SourceArgs {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 enum CliError {
+    /// The admin address of a relay does not answer.
+    #[error("cannot ask the relay at its admin address {address}; is it running there? (admin.listen)")]
+    Admin {
+        /// Where it was asked.
+        address: String,
+        /// What came back.
+        source: io::Error,
+    },
     /// The relay could not start, or broke.
     #[error(transparent)]
     App(#[from] AppError),
@@ -166,7 +176,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), CliError> {
     match cli.command {
         Command::Call(args) => call::run(&args, cli.output, out),
-        Command::Cert(args) => Ok(cert::run(&args)?),
+        Command::Cert(args) => cert::run(&args, cli.output, out),
         Command::Completions { shell } => {
             // Into memory first: the generator panics if it cannot write.
             let mut script = Vec::new();

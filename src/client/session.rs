@@ -121,7 +121,7 @@ impl Session {
                 let registered = hello::decode(&body).map_err(|error| error.to_string())?;
                 return Ok(Event::Registered(registered));
             }
-            Frame::Pong(_) | Frame::Unknown(_) => {}
+            Frame::Pong(_) | Frame::Renew | Frame::Retire { .. } | Frame::Unknown(_) => {}
             Frame::Hello(_) | Frame::Register { .. } => return Err("the relay broke the protocol".to_owned()),
         }
         Ok(Event::None)

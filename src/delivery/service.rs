@@ -1,11 +1,14 @@
 //! One service on one shard: its settings, its endpoints, how many calls it may have.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio_util::sync::CancellationToken;
+
+use super::address::EndpointAddress;
 use super::balance;
 use super::metrics::ServiceMetrics;
 use super::settings::ServiceSettings;
@@ -18,13 +21,25 @@ const PUSHBACK: Duration = Duration::from_millis(50);
 
 pub(super) struct Service {
     pub(super) name: ServiceName,
-    pub(super) settings: ServiceSettings,
+    settings: RefCell<Rc<ServiceSettings>>,
+    /// Keepers of the endpoints in the settings.
+    pub(super) kept: RefCell<Vec<Kept>>,
     pub(super) metrics: ServiceMetrics,
+    /// The relay itself answers; not of the settings.
+    pub(super) attached: Cell<bool>,
     slots: RefCell<Vec<Rc<Slot>>>,
     /// Calls of this shard that wait for an endpoint with room.
     pub(super) waiting: RefCell<Waiting>,
     /// Calls of all shards.
     in_flight: Arc<AtomicUsize>,
+}
+
+/// The keeper of one line of `endpoints`.
+pub(super) struct Kept {
+    pub(super) address: EndpointAddress,
+    /// Label of its series.
+    pub(super) label: usize,
+    pub(super) retired: CancellationToken,
 }
 
 impl Service {
@@ -36,12 +51,34 @@ impl Service {
     ) -> Rc<Self> {
         Rc::new(Self {
             name,
-            settings,
+            settings: RefCell::new(Rc::new(settings)),
+            kept: RefCell::default(),
             metrics,
+            attached: Cell::new(false),
             slots: RefCell::default(),
             waiting: RefCell::default(),
             in_flight,
         })
+    }
+
+    /// The settings in force.
+    pub(super) fn settings(&self) -> Rc<ServiceSettings> {
+        Rc::clone(&self.settings.borrow())
+    }
+
+    /// Puts other settings in force.
+    pub(super) fn set_settings(&self, settings: ServiceSettings) {
+        self.settings.replace(Rc::new(settings));
+    }
+
+    /// Asks all connections of all endpoints to end when their calls have, and keeps none.
+    pub(super) fn retire(&self) {
+        for kept in self.kept.take() {
+            kept.retired.cancel();
+        }
+        for slot in self.slots.take() {
+            slot.retire();
+        }
     }
 
     pub(super) fn add(&self, slot: Rc<Slot>) {
@@ -54,7 +91,7 @@ impl Service {
 
     /// Takes a place for a call, or says that there is none.
     pub(super) fn admit(&self) -> Result<(), RelayError> {
-        let limit = self.settings.in_flight_max;
+        let limit = self.settings.borrow().in_flight_max;
         if self.in_flight.fetch_add(1, Ordering::Relaxed) < limit {
             return Ok(());
         }
@@ -128,6 +165,11 @@ impl Service {
             (Reason::ServiceUnavailable, detail)
         };
         RelayError::new(reason, Retry::Safe, detail).pushed_back(PUSHBACK)
+    }
+
+    /// Endpoints with a connection.
+    pub(super) fn connected(&self) -> usize {
+        self.slots.borrow().iter().filter(|slot| slot.open_links() > 0).count()
     }
 
     /// Whether a call would be handed over now.

@@ -14,7 +14,7 @@ use std::rc::{Rc, Weak};
 
 use tokio::time::Instant;
 
-use crate::calls::{CallPolicies, CallRecord, Calls, Limited, TimeLimits};
+use crate::calls::{CallRecord, Calls, Limited, ShardPolicies, TimeLimits};
 use crate::model::{
     CallId, Callee, Caller, CallerRef, CancelReason, Part, Place, Reason, Refused, RelayError, ReplyEvent, Request,
     RequestEvent, Retry,
@@ -31,7 +31,7 @@ pub struct Parts {
     /// Hands calls to local services.
     pub delivery: Rc<dyn Callee>,
     /// Time limits of a service.
-    pub policies: Rc<CallPolicies>,
+    pub policies: Rc<ShardPolicies>,
     /// Series of calls.
     pub metrics: CallMetrics,
     /// Units a call may pass.
@@ -83,7 +83,8 @@ impl Rpc {
         if let Err(error) = self.check_hops(&request).and_then(|()| self.check_owner(&request)) {
             return Err(Box::new((record, refused(error, request))));
         }
-        let policy = self.parts.policies.of(request.service());
+        let policies = self.parts.policies.current();
+        let policy = policies.of(request.service());
         let limits = TimeLimits::new(policy, request.received, request.deadline);
         let now = Instant::now().into_std();
         record.on_sent(now, &self.parts.metrics);
@@ -135,7 +136,8 @@ impl Rpc {
             return Ok(());
         }
         let here = &self.parts.place.unit;
-        let policy = self.parts.policies.of(request.service());
+        let policies = self.parts.policies.current();
+        let policy = policies.of(request.service());
         let table = self.parts.routing.table();
         let decision = table.resolve(&request.hints, &policy.missing_key, here)?;
         if decision.unit == here {

@@ -56,8 +56,6 @@ pub struct Parts {
     pub delivery: Rc<Delivery>,
     /// What to answer: [`services_for`] the settings.
     pub own: Vec<ServiceName>,
-    /// Services whose health is told, besides the relay's own.
-    pub services: Vec<ServiceName>,
     /// Health of the relay as a whole.
     pub ready: Ready,
     /// How calls go through the pipe.
@@ -129,22 +127,19 @@ async fn serve(pipe: &Pipe, routes: &Routes, settings: &grpc::Settings, metrics:
 
 /// Brings the health of services up to date until the relay drains, then ends all watches (A2).
 async fn tell_health(parts: Parts, mut reporter: HealthReporter) {
-    let names: Vec<String> = parts
-        .own
-        .iter()
-        .chain(&parts.services)
-        .map(ToString::to_string)
-        .collect();
-    let mut told = HashMap::new();
+    let mut told: HashMap<String, bool> = HashMap::new();
     while !parts.drain.is_cancelled() {
-        let services = names
-            .iter()
-            .map(|name| (name.as_str(), parts.delivery.is_available(name)));
-        for (name, serving) in services.chain([("", Some((parts.ready)()))]) {
-            let serving = serving.unwrap_or_default();
+        let mut now = parts.delivery.availability();
+        now.insert(String::new(), (parts.ready)());
+        // A service that left the settings.
+        for name in told.keys().filter(|name| !now.contains_key(*name)) {
+            reporter.set_service_status(name, ServingStatus::NotServing).await;
+            reporter.clear_service_status(name).await;
+        }
+        for (name, serving) in &now {
             // Telling the same again would send it to every watcher again.
-            if told.insert(name, serving) != Some(serving) {
-                let status = if serving {
+            if told.get(name) != Some(serving) {
+                let status = if *serving {
                     ServingStatus::Serving
                 } else {
                     ServingStatus::NotServing
@@ -152,12 +147,13 @@ async fn tell_health(parts: Parts, mut reporter: HealthReporter) {
                 reporter.set_service_status(name, status).await;
             }
         }
+        told = now;
         tokio::select! {
             () = parts.drain.cancelled() => {}
             () = tokio::time::sleep(TICK) => {}
         }
     }
-    for name in names.iter().map(String::as_str).chain([""]) {
+    for name in told.keys() {
         reporter.set_service_status(name, ServingStatus::NotServing).await;
         reporter.clear_service_status(name).await;
         reporter.set_service_status(name, ServingStatus::NotServing).await;

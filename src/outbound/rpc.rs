@@ -16,7 +16,7 @@ use std::rc::{Rc, Weak};
 use tokio::time::Instant;
 
 use crate::admission::RetryBudget;
-use crate::calls::{CallPolicies, CallRecord, Calls, Limited, TimeLimits};
+use crate::calls::{CallRecord, Calls, Limited, ShardPolicies, TimeLimits};
 use crate::model::{
     CallId, Callee, Caller, CallerRef, CancelReason, Ending, Metadata, MetadataBuilder, Part, Place, Reason, Refused,
     RelayError, ReplyEvent, Request, RequestBody, RequestEvent, Retry, SMALL_BODY_BYTES, UnitId,
@@ -36,7 +36,7 @@ pub struct Parts {
     /// Takes the calls whose owner is this unit.
     pub local: Rc<dyn Callee>,
     /// Time limits and missing-key policy of a service.
-    pub policies: Rc<CallPolicies>,
+    pub policies: Rc<ShardPolicies>,
     /// Series of calls.
     pub metrics: CallMetrics,
     /// First request id; ids count up from here, so relays and shards start far apart.
@@ -99,7 +99,8 @@ impl Rpc {
             Ok(way) => way,
             Err(error) => return Err(Box::new((record, refused(error, request)))),
         };
-        let policy = self.parts.policies.of(request.service());
+        let policies = self.parts.policies.current();
+        let policy = policies.of(request.service());
         let limits = TimeLimits::new(policy, request.received, request.deadline);
         let now = Instant::now().into_std();
         record.on_sent(now, &self.parts.metrics);
@@ -131,7 +132,8 @@ impl Rpc {
             let detail = "the path of a call must be /package.Service/Method".to_owned();
             return Err(RelayError::new(Reason::BadInput, Retry::Never, detail));
         }
-        let policy = self.parts.policies.of(request.service());
+        let policies = self.parts.policies.current();
+        let policy = policies.of(request.service());
         let table = self.parts.routing.table();
         let decision = table.resolve(&request.hints, &policy.missing_key, &self.parts.place.unit)?;
         request.facts.epoch = decision.epoch;

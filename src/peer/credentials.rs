@@ -20,6 +20,7 @@ use rustls::sign::CertifiedKey;
 use crate::model::{Geo, RelayName, UnitId};
 
 use super::identity::{IdentityError, Leaf, PeerIdentity};
+use super::inspect::Shown;
 use super::pem;
 use super::refusals::Direction;
 use super::reset::ResetSecret;
@@ -205,6 +206,16 @@ impl Credentials {
     /// Last second in which the own chain is valid, in seconds since 1970.
     pub fn not_after(&self) -> i64 {
         self.not_after
+    }
+
+    /// The own certificate, as status pages show it.
+    pub fn shown(&self) -> Shown {
+        self.key.cert.first().map(Shown::of).unwrap_or_default()
+    }
+
+    /// Whether both show the same certificate to peers.
+    pub fn shows_same_as(&self, other: &Self) -> bool {
+        self.key.cert == other.key.cert
     }
 
     /// Whom this relay trusts.

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
+use rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
 use rustls::pki_types::CertificateDer;
+use serde::Serialize;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::credentials::CredentialsError;
 use super::identity::{IdentityError, Leaf, PeerIdentity};
@@ -25,6 +28,43 @@ pub struct Description {
     pub not_before: i64,
     /// Last second of its validity, in seconds since 1970.
     pub not_after: i64,
+}
+
+/// A certificate in use, as status pages show it: enough to find the file it came from.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct Shown {
+    /// SHA-256 of the certificate, in hexadecimal, as `openssl x509 -fingerprint -sha256` writes it.
+    pub fingerprint: String,
+    /// Serial number, in hexadecimal; what a revocation list names.
+    pub serial: String,
+    /// First second of its validity, in seconds since 1970.
+    pub not_before: i64,
+    /// Last second of its validity, in seconds since 1970.
+    pub not_after: i64,
+}
+
+impl Shown {
+    /// Empty for what is no certificate; links have none of that kind.
+    pub(super) fn of(der: &CertificateDer<'_>) -> Self {
+        let Ok((_, certificate)) = X509Certificate::from_der(der) else {
+            return Self::default();
+        };
+        Self {
+            fingerprint: fingerprint(der),
+            serial: certificate.raw_serial_as_string(),
+            not_before: certificate.validity().not_before.timestamp(),
+            not_after: certificate.validity().not_after.timestamp(),
+        }
+    }
+}
+
+fn fingerprint(der: &[u8]) -> String {
+    let Some(suite) = TLS13_AES_128_GCM_SHA256.tls13() else {
+        return String::new();
+    };
+    let hash = suite.common.hash_provider.hash(der);
+    let bytes: Vec<String> = hash.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
+    bytes.join(":")
 }
 
 impl Description {

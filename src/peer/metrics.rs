@@ -3,6 +3,7 @@
 use prometheus::core::Collector;
 use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
+use super::session::Ended;
 use crate::model::{Name, UnitId};
 
 /// Series of all links of this relay.
@@ -14,6 +15,8 @@ pub struct Metrics {
     credit_bytes: IntGaugeVec,
     cwnd: IntGaugeVec,
     lane_writes: IntCounterVec,
+    links_ended: IntCounterVec,
+    links_retiring: IntGaugeVec,
     links_up: IntGaugeVec,
     lost: IntCounterVec,
     packets: IntCounterVec,
@@ -39,6 +42,7 @@ pub(super) struct LinkMetrics {
     credit: Share,
     cwnd: Share,
     streams: Share,
+    retiring: Share,
     up: Share,
     rtt: Gauge,
 }
@@ -101,6 +105,16 @@ impl Metrics {
                 "Writes to lanes; calls per write tell how well they batch.",
                 &pair,
             )?,
+            links_ended: counters(
+                "strait_peer_links_ended_total",
+                "Links that ended, by why: lost and age, expired and refused cut calls off; replaced and shutdown do not.",
+                &["src_unit", "dst_unit", "reason"],
+            )?,
+            links_retiring: gauges(
+                "strait_peer_links_retiring",
+                "Links whose place another one has taken, and which end with their last call.",
+                &pair,
+            )?,
             links_up: gauges(
                 "strait_peer_links_up",
                 "Established links, one per shard, relay and direction of dialling.",
@@ -135,6 +149,17 @@ impl Metrics {
         self.links_up
             .with_label_values(&[self.local.as_str(), unit.as_str()])
             .add(0);
+        for why in Ended::ALL {
+            self.links_ended
+                .with_label_values(&[self.local.as_str(), unit.as_str(), why.as_str()]);
+        }
+    }
+
+    /// A link has ended.
+    pub(super) fn on_ended(&self, unit: &Name, why: Ended) {
+        self.links_ended
+            .with_label_values(&[self.local.as_str(), unit.as_str(), why.as_str()])
+            .inc();
     }
 
     /// One link has been established.
@@ -160,6 +185,7 @@ impl Metrics {
             credit: share(self.credit_bytes.with_label_values(&pair)),
             cwnd: share(self.cwnd.with_label_values(&pair)),
             streams: share(self.streams.with_label_values(&pair)),
+            retiring: share(self.links_retiring.with_label_values(&pair)),
             up: share(self.links_up.with_label_values(&pair)),
             rtt: self.rtt.with_label_values(&pair),
         };
@@ -176,6 +202,11 @@ impl Metrics {
 }
 
 impl LinkMetrics {
+    /// Another link has taken the place of this one.
+    pub(super) fn on_retired(&self) {
+        self.retiring.set(1);
+    }
+
     pub(super) fn on_lane_write(&self) {
         self.lane_writes.inc();
     }

@@ -2,18 +2,21 @@
 //!
 //! # Path
 //! `pool` dials and accepts, `tls` and `verify` decide who may, `handshake` makes two connections a link,
-//! `session` runs it, `lane` and `bodies` carry what `link` says.
+//! `session` runs it, `lane` and `bodies` carry what `link` says; `life` and `upkeep` decide when it is replaced or ended.
 
+mod accepting;
 mod backoff;
 mod bodies;
 pub mod credentials;
 mod credit;
 pub mod dev_ca;
+mod dialling;
 mod elsewhere;
 mod handshake;
 pub mod identity;
 pub mod inspect;
 mod lane;
+mod life;
 mod link;
 mod metrics;
 mod pem;
@@ -21,16 +24,20 @@ mod pool;
 pub mod quic;
 pub mod refusals;
 mod reset;
+mod roster;
 mod session;
 pub mod settings;
 pub mod tls;
+mod upkeep;
 pub mod verify;
 
+pub use dialling::ConnectError;
 pub use elsewhere::Elsewhere;
 pub use handshake::HandshakeError;
 pub use link::LinkPeer;
 pub use metrics::Metrics;
-pub use pool::{ConnectError, Parts, Peers};
+pub use pool::{Parts, Peers};
+pub use roster::{LinkRow, Roster};
 /// A bound socket for connections of peers.
 pub type Listener = quinn::Endpoint;
 pub use settings::{RelaySettings, Settings, UnitSettings, Units};

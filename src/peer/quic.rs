@@ -199,8 +199,14 @@ impl Quic {
         }
     }
 
-    /// Asks the policy in force about the peer of an open connection again, after a reload or before its certificate
-    /// expires. `dialled` as the connection was made, `None` if it was accepted. Closes and reports nothing.
+    /// Reports that an open link ends because its peer would be refused now, see [`Quic::recheck`].
+    pub fn report_link(&self, direction: Direction, remote: SocketAddr, refusal: &Refusal) {
+        let detail = format_args!("{remote}: {refusal}; its link is closed").to_string();
+        self.sink.on_refused(direction, refusal.reason(), &detail);
+    }
+
+    /// Asks the policy in force about the peer of an open connection again, after a reload or because time has passed.
+    /// `dialled` as the connection was made, `None` if it was accepted. Closes and reports nothing.
     ///
     /// # Errors
     /// [`Refusal`] says why a new connection of this peer would be refused; this one should be closed.
@@ -308,7 +314,8 @@ pub fn peer_of(connection: &Connection) -> Option<Leaf> {
     Leaf::from_der(chain_of(connection)?.first()?).ok()
 }
 
-fn chain_of(connection: &Connection) -> Option<Vec<CertificateDer<'static>>> {
+/// The chain the peer of an open connection has shown, leaf first.
+pub(super) fn chain_of(connection: &Connection) -> Option<Vec<CertificateDer<'static>>> {
     connection.peer_identity()?.downcast().ok().map(|chain| *chain)
 }
 

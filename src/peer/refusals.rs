@@ -26,7 +26,8 @@ pub enum Direction {
 
 /// Hears of each refused peer.
 pub trait RefusalSink: fmt::Debug + Send + Sync {
-    /// A peer was refused before any of its application bytes were read. `detail` says what was found, for the log.
+    /// A peer was refused before any of its application bytes were read, or its open link ends because it would be
+    /// refused now. `detail` says what was found, for the log.
     fn on_refused(&self, direction: Direction, reason: &'static str, detail: &dyn fmt::Display);
 }
 
@@ -55,7 +56,7 @@ impl Refusals {
         let refused = IntCounterVec::new(
             Opts::new(
                 "strait_peer_refused_total",
-                "Connections refused in the handshake, by who opened them and why.",
+                "Connections refused in the handshake, and open links whose peer would be refused now, by who opened them and why.",
             ),
             &["direction", "reason"],
         )?;

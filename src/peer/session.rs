@@ -13,17 +13,62 @@ use super::handshake::{Control, Greeted, LaneStreams};
 use super::lane::{self, LaneError};
 use super::link::Link;
 use super::metrics::Reading;
+use super::upkeep::{Upkeep, Verdict};
 use crate::model::Endpoint;
 use crate::telemetry::Chain;
 use crate::wire::frame::{self, Decoder, Frame};
 
-/// Runs a link until one of its connections ends or `closing` says so. Returns why it ended.
+/// Why a link ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Ended {
+    /// It reached its longest age with calls left on it.
+    Age,
+    /// A certificate it was made with expires, with calls left on it.
+    Expired,
+    /// A connection broke, or the peer closed it.
+    Lost,
+    /// Its peer would be refused now.
+    Refused,
+    /// Another link took its place, and its last call is over.
+    Replaced,
+    /// This relay ends.
+    Shutdown,
+}
+
+impl Ended {
+    pub(super) const ALL: [Self; 6] = [
+        Self::Age,
+        Self::Expired,
+        Self::Lost,
+        Self::Refused,
+        Self::Replaced,
+        Self::Shutdown,
+    ];
+
+    /// Label in metrics.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Age => "age",
+            Self::Expired => "expired",
+            Self::Lost => "lost",
+            Self::Refused => "refused",
+            Self::Replaced => "replaced",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// How a link ended, and the text about it.
+pub(super) type End = (Ended, String);
+
+/// Runs a link until one of its connections ends, its upkeep or `closing` says so. Returns why it ended.
 pub(super) async fn run(
     link: Rc<Link>,
     lanes: Greeted,
     streams: Vec<LaneStreams>,
+    upkeep: &mut Upkeep,
     closing: CancellationToken,
-) -> String {
+) -> End {
     let Greeted {
         connection,
         control,
@@ -38,19 +83,23 @@ pub(super) async fn run(
             .spawn_local(until_end(link.clone(), lane::read(link.clone(), index, recv, decoder)));
     }
     link.tracker.spawn_local(take_bodies(link.clone()));
-    let why = tokio::select! {
-        error = connection.closed() => error.to_string(),
-        error = link.bodies.closed() => error.to_string(),
-        () = link.closed.cancelled() => "a lane ended".to_owned(),
-        () = closing.cancelled() => "this relay is shutting down".to_owned(),
-        why = watch(&link, &connection, control) => why,
+    let (mut ended, why) = tokio::select! {
+        error = connection.closed() => (Ended::Lost, error.to_string()),
+        error = link.bodies.closed() => (Ended::Lost, error.to_string()),
+        () = link.closed.cancelled() => (Ended::Lost, "a lane ended".to_owned()),
+        () = closing.cancelled() => (Ended::Shutdown, "this relay is shutting down".to_owned()),
+        end = watch(&link, &connection, control, upkeep) => end,
     };
+    if ended == Ended::Lost && link.is_done() {
+        // The peer closed first: our last word and its closing may cross.
+        ended = Ended::Replaced;
+    }
     link.shut(&why);
     connection.close(CODE_GOODBYE, why.as_bytes());
     link.bodies.close(CODE_GOODBYE, why.as_bytes());
     link.tracker.close();
     link.tracker.wait().await;
-    why
+    (ended, why)
 }
 
 /// A lane that ends takes the link with it: order and call state would be lost.
@@ -90,8 +139,8 @@ async fn take_bodies(link: Rc<Link>) {
     }
 }
 
-/// Probes the peer, takes readings, and serves the control stream. Ends when the control stream does.
-async fn watch(link: &Rc<Link>, connection: &quinn::Connection, control: Control) -> String {
+/// Probes the peer, takes readings, looks after the link, and serves the control stream. Ends when the link should.
+async fn watch(link: &Rc<Link>, connection: &quinn::Connection, control: Control, upkeep: &mut Upkeep) -> End {
     let Control {
         mut send,
         mut recv,
@@ -103,6 +152,7 @@ async fn watch(link: &Rc<Link>, connection: &quinn::Connection, control: Control
     let mut before = Reading::default();
     let mut number = 0;
     let mut drain_said = false;
+    let mut last_words = LastWords::default();
     loop {
         let mut out = BytesMut::new();
         tokio::select! {
@@ -113,27 +163,71 @@ async fn watch(link: &Rc<Link>, connection: &quinn::Connection, control: Control
                 before = read_off(link, connection, &before);
                 number += 1;
                 frame::put_ping(&mut out, number);
+                match upkeep.on_tick(now) {
+                    Verdict::Keep => {}
+                    Verdict::Leave => link.retire(),
+                    Verdict::Replace => last_words.ask(link, upkeep.has_dialled(), &mut out),
+                    Verdict::End(ended, why) => return (ended, why),
+                }
+                if last_words.say(link, now, &mut out) {
+                    return (Ended::Replaced, "another link has taken its place".to_owned());
+                }
             }
             () = link.drain_wanted(), if !drain_said => {
                 drain_said = true;
                 frame::put_drain(&mut out);
             }
+            () = link.retired(), if last_words.retired.is_none() => {
+                // May be the answer to the peer's word; either way the peer hears that this side knows.
+                last_words.retired = Some(Instant::now());
+                frame::put_retire(&mut out, false);
+            }
             chunk = recv.read_chunk(4096, true) => match chunk {
                 Ok(Some(chunk)) => {
                     decoder.feed(&chunk.bytes);
                     if let Err(why) = on_control(link, &mut decoder, &mut out, &answered) {
-                        return why;
+                        return (Ended::Lost, why);
                     }
                 }
-                Ok(None) => return "the peer closed its control stream".to_owned(),
-                Err(error) => return error.to_string(),
+                Ok(None) => return (Ended::Lost, "the peer closed its control stream".to_owned()),
+                Err(error) => return (Ended::Lost, error.to_string()),
             }
         }
         if !out.is_empty()
             && let Err(error) = send.write_chunk(out.freeze()).await
         {
-            return error.to_string();
+            return (Ended::Lost, error.to_string());
         }
+    }
+}
+
+/// What is said about the end of a link, each once.
+#[derive(Default)]
+struct LastWords {
+    asked: bool,
+    retired: Option<Instant>,
+}
+
+impl LastWords {
+    /// Has another link made, or asks the peer for one: only the side that dialled can.
+    fn ask(&mut self, link: &Link, dialled: bool, out: &mut BytesMut) {
+        if dialled {
+            link.on_renewal_wanted();
+        } else if !self.asked {
+            self.asked = true;
+            frame::put_renew(out);
+        }
+    }
+
+    /// Tells the peer when none of our calls is left. True once the link can be closed.
+    fn say(&self, link: &Link, now: Instant, out: &mut BytesMut) -> bool {
+        let Some(retired) = self.retired else { return false };
+        let since = now.duration_since(retired);
+        // The word on this link may be here before the last packet of the handshake of the other one.
+        if since >= SETTLED_AFTER && link.finish() {
+            frame::put_retire(out, true);
+        }
+        link.is_over(since > OLDER_AFTER)
     }
 }
 
@@ -147,6 +241,8 @@ fn on_control(link: &Link, decoder: &mut Decoder, out: &mut BytesMut, answered: 
                 link.set_silent(false);
             }
             Ok(Some(Frame::Drain)) => link.on_peer_drains(),
+            Ok(Some(Frame::Renew)) => link.on_renewal_wanted(),
+            Ok(Some(Frame::Retire { done })) => link.on_peer_retires(done),
             Ok(Some(_)) => {}
             Ok(None) => return Ok(()),
             Err(error) => return Err(error.to_string()),
@@ -181,6 +277,10 @@ pub(super) const CODE_GOODBYE: quinn::VarInt = quinn::VarInt::from_u32(0);
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// After this long without an answer new calls go elsewhere.
 const SILENT_AFTER: Duration = Duration::from_millis(3500);
+/// By then the link that takes the place of another one is up on both sides.
+const SETTLED_AFTER: Duration = Duration::from_secs(1);
+/// A peer that has not answered the word that a link retires after so long is an older one.
+const OLDER_AFTER: Duration = Duration::from_secs(5);
 const PREFACE_WAIT: Duration = Duration::from_secs(5);
 /// What a lane carries fits easily: a small body, metadata and hints.
 const FRAME_BYTES_MAX: usize = 256 * 1024;

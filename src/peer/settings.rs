@@ -62,6 +62,21 @@ pub struct Settings {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub handshake_timeout: Duration,
+    /// Longest life of a link. Default `24h`. Between half and three quarters of it the relay that dialled puts another
+    /// link in its place; calls that are still open on the old one at the end are cut off. At least `2s`.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub link_age_max: Duration,
+    /// Links are replaced so long before the first certificate they were made with expires, some later, at the latest
+    /// after half of it; what is left is for the last calls. Default `1h`. Renew certificates earlier than that.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub link_expiry_margin: Duration,
+    /// Links made with an earlier certificate of this relay are replaced within so long after a reload, each at a
+    /// moment drawn at random. Default `30s`.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub link_replace_spread: Duration,
     /// Handshakes in progress per shard above which a caller must first prove its address (one more round trip).
     /// Default 32.
     pub handshakes_unproven_max: usize,
@@ -124,6 +139,9 @@ pub enum SettingsError {
     /// Links would be lost between two keep-alives.
     #[error("must be at most half of idle_timeout, or quiet links are lost with one packet")]
     KeepAlive,
+    /// Links would be replaced faster than they are looked at.
+    #[error("must be at least 2s")]
+    LinkAge,
     /// A handshake that may take no time at all never ends well.
     #[error("must be longer than zero")]
     HandshakeTimeout,
@@ -136,6 +154,7 @@ impl SettingsError {
             Self::Range { key, .. } => key,
             Self::KeepAlive => "keep_alive",
             Self::HandshakeTimeout => "handshake_timeout",
+            Self::LinkAge => "link_age_max",
         }
     }
 }
@@ -196,6 +215,9 @@ impl Settings {
         if self.handshake_timeout.is_zero() {
             return Err(SettingsError::HandshakeTimeout);
         }
+        if self.link_age_max < Duration::from_secs(2) {
+            return Err(SettingsError::LinkAge);
+        }
         Ok(())
     }
 
@@ -229,6 +251,9 @@ impl Default for Settings {
             keep_alive: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(30),
             handshake_timeout: Duration::from_secs(5),
+            link_age_max: Duration::from_secs(24 * 3600),
+            link_expiry_margin: Duration::from_secs(3600),
+            link_replace_spread: Duration::from_secs(30),
             handshakes_unproven_max: 32,
             handshakes_max: 1024,
             mtu_max: 6500,
@@ -304,6 +329,10 @@ mod tests {
         named(
             |settings| settings.handshake_timeout = Duration::ZERO,
             "handshake_timeout",
+        );
+        named(
+            |settings| settings.link_age_max = Duration::from_secs(1),
+            "link_age_max",
         );
     }
 

@@ -27,6 +27,11 @@ pub struct Relay {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub drain_timeout: Duration,
+    /// How often to look whether a file of the settings, a certificate, a key, a bundle or a revocation list has
+    /// changed; what has not changed again by the next look is read, as on SIGHUP. Default `5s`; `0s`: on SIGHUP only.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub watch_interval: Duration,
 }
 
 impl Default for Relay {
@@ -38,6 +43,7 @@ impl Default for Relay {
             data_dir: PathBuf::from("data"),
             shards: 0,
             drain_timeout: Duration::from_secs(30),
+            watch_interval: Duration::from_secs(5),
         }
     }
 }

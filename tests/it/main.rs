@@ -25,6 +25,7 @@ mod fidelity;
 mod flow;
 mod harness;
 mod links;
+mod lives;
 mod local;
 mod relays;
 mod reload;

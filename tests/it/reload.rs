@@ -1,4 +1,4 @@
-//! O-C3: SIGHUP puts the file in force as a whole or not at all, and says what needs a restart.
+//! O-C3, C-L2: the file is put in force as a whole or not at all, and the log says what needs a restart.
 
 use std::fs;
 use std::time::Duration;
@@ -21,7 +21,7 @@ async fn code_for(cluster: &Cluster, key: &str) -> Code {
 }
 
 /// Changes the file of a relay, has it read, and waits until it was applied or refused.
-async fn reload(relay: &Relay, outcome: &str, change: impl FnOnce(&mut Table)) {
+pub async fn reload(relay: &Relay, outcome: &str, change: impl FnOnce(&mut Table)) {
     let mut config: Table = fs::read_to_string(relay.config()).unwrap().parse().unwrap();
     change(&mut config);
     fs::write(relay.config(), config.to_string()).unwrap();
@@ -60,6 +60,7 @@ async fn routes_change_without_a_restart() {
     assert_eq!(code_for(&cluster, "uid=b:1").await, Code::Ok);
     assert!(!cluster.relay("a-1").log().contains("only after a restart"));
     let metrics = cluster.relay("a-1").metrics().await;
+    assert!(metrics.sum("strait_settings_version", &[]) > 0.0);
     assert!(metrics.sum("strait_settings_loaded_timestamp_seconds", &[]) > 1.7e9);
 }
 
@@ -83,16 +84,13 @@ async fn a_file_with_a_mistake_changes_nothing() {
     assert!(relay.log().contains("missing.key"), "the file is named");
     reload(relay, "refused", |config| {
         put(config, "peer", "key", "relay.key");
-        let unit: Table = "geo = \"geo-b\"\ndial = false".parse().unwrap();
-        config["units"]
-            .as_table_mut()
-            .unwrap()
-            .insert("n".to_owned(), Value::Table(unit));
         for rule in config["routing"]["rules"].as_array_mut().unwrap() {
             rule["unit"] = Value::from("n");
         }
     })
     .await;
+    let metrics = relay.metrics().await;
+    assert_eq!(metrics.sum("strait_settings_refused", &[]), 1.0, "an alarm can see it");
     assert_eq!(code_for(&cluster, "uid=c:1").await, Code::NotFound);
     assert_eq!(code_for(&cluster, "uid=b:1").await, Code::Ok);
 }
@@ -139,4 +137,215 @@ async fn a_new_certificate_is_used_without_a_restart() {
     relay.start().await;
     cluster.until_all_linked().await;
     assert_eq!(code_for(&cluster, "uid=b:1").await, Code::Ok);
+}
+
+/// A call that stays at the service until it is told otherwise by its delay.
+fn slow_call(client: &Client, delay: &str) -> tokio::task::JoinHandle<Result<Bytes, tonic::Status>> {
+    let client = client.clone();
+    let asked = request(
+        Bytes::from_static(b"slow"),
+        &[("strait-key", "uid=b:1"), ("x-delay-ms", delay)],
+    );
+    tokio::spawn(async move { client.unary("Unary", asked).await.map(tonic::Response::into_inner) })
+}
+
+// C-L2: an endpoint that left gets no new calls and finishes those it has; calls find the other one at every moment.
+#[tokio::test]
+async fn endpoints_change_without_a_restart_and_without_a_failed_call() {
+    let (first, second) = (Echo::start(), Echo::start());
+    let cluster = Cluster::pair(&first.endpoint()).start().await;
+    let client = Client::connect(&cluster.relay("a-1").grpc()).await;
+    let slow = slow_call(&client, "3000");
+    wait_for("the slow call to arrive", LIMIT, async || {
+        (first.seen.open() == 1).then_some(())
+    })
+    .await;
+    let endpoints = |echo: &Echo| vec![Value::from(echo.endpoint())];
+    reload(cluster.relay("b-1"), "applied", |config| {
+        config["services"]["im.Echo"]["endpoints"] = Value::from(endpoints(&second));
+    })
+    .await;
+    wait_for("calls to go to the other endpoint alone", LIMIT, async || {
+        let before = [&first, &second].map(|echo| echo.seen.get(|seen| &seen.opened));
+        for _ in 0..20 {
+            assert_eq!(code_for(&cluster, "uid=b:1").await, Code::Ok);
+        }
+        let after = [&first, &second].map(|echo| echo.seen.get(|seen| &seen.opened));
+        (after == [before[0], before[1] + 20]).then_some(())
+    })
+    .await;
+    assert_eq!(within("the slow call", LIMIT, slow).await.unwrap().unwrap(), "slow");
+
+    reload(cluster.relay("b-1"), "applied", |config| {
+        config.remove("services");
+    })
+    .await;
+    wait_for("the service to be gone", LIMIT, async || {
+        (code_for(&cluster, "uid=b:1").await == Code::NotFound).then_some(())
+    })
+    .await;
+    reload(cluster.relay("b-1"), "applied", |config| {
+        let services = format!("[\"im.Echo\"]\nendpoints = [\"{}\"]", first.endpoint());
+        config.insert("services".to_owned(), Value::Table(services.parse().unwrap()));
+    })
+    .await;
+    wait_for("the service to be back", LIMIT, async || {
+        (code_for(&cluster, "uid=b:1").await == Code::Ok).then_some(())
+    })
+    .await;
+    assert!(!cluster.relay("b-1").log().contains("only after a restart"));
+}
+
+// C-L2: connections to endpoints that stay are left alone.
+#[tokio::test]
+async fn a_hundred_reloads_leave_connections_to_services_alone() {
+    let echo = Echo::start();
+    let cluster = Cluster::pair(&echo.endpoint()).start().await;
+    let relay = cluster.relay("b-1");
+    let connects = async || {
+        let metrics = relay.metrics().await;
+        metrics.sum("strait_delivery_connects_total", &[("service", "im.Echo")])
+    };
+    assert_eq!(code_for(&cluster, "uid=b:1").await, Code::Ok);
+    let before = connects().await;
+    for number in 0..100 {
+        reload(relay, "applied", |config| {
+            let service = config["services"]["im.Echo"].as_table_mut().unwrap();
+            service.insert("timeout".to_owned(), Value::from(format!("{}s", 20 + number)));
+        })
+        .await;
+        assert_eq!(code_for(&cluster, "uid=b:1").await, Code::Ok);
+    }
+    assert_eq!(connects().await, before);
+}
+
+// C-L2: limits of calls that begin from then on.
+#[tokio::test]
+async fn policies_of_calls_change_without_a_restart() {
+    let echo = Echo::start();
+    let cluster = Cluster::pair(&echo.endpoint()).start().await;
+    let client = Client::connect(&cluster.relay("a-1").grpc()).await;
+    let before = slow_call(&client, "4000");
+    wait_for("the slow call to arrive", LIMIT, async || {
+        (echo.seen.open() == 1).then_some(())
+    })
+    .await;
+    reload(cluster.relay("a-1"), "applied", |config| {
+        let calls: Table = "timeout = \"1s\"\nmissing_key = \"unit:b\"".parse().unwrap();
+        config.insert("calls".to_owned(), Value::Table(calls));
+    })
+    .await;
+    wait_for("the limit to be in force", LIMIT, async || {
+        let ended = within("call", LIMIT, slow_call(&client, "4000")).await.unwrap();
+        ended
+            .is_err_and(|status| status.code() == Code::DeadlineExceeded)
+            .then_some(())
+    })
+    .await;
+    let without_key = client.unary("Unary", request(Bytes::from_static(b"m"), &[]));
+    within("a call without key", LIMIT, without_key).await.unwrap();
+    assert_eq!(within("the call before", LIMIT, before).await.unwrap().unwrap(), "slow");
+    assert!(!cluster.relay("a-1").log().contains("only after a restart"));
+}
+
+// C-L2: a unit that leaves is drained and no longer trusted; one that comes is dialled.
+#[tokio::test]
+async fn units_change_without_a_restart() {
+    let echo = Echo::start();
+    let cluster = Cluster::pair(&echo.endpoint())
+        .unit("c", 1)
+        .service("c", "im.Echo", &[echo.endpoint()])
+        .start()
+        .await;
+    let relay = cluster.relay("a-1");
+    assert_eq!(code_for(&cluster, "uid=c:1").await, Code::Ok);
+    let before: Table = fs::read_to_string(relay.config()).unwrap().parse().unwrap();
+    reload(relay, "applied", |config| {
+        config["units"].as_table_mut().unwrap().remove("c");
+        let rules = config["routing"]["rules"].as_array_mut().unwrap();
+        rules.retain(|rule| rule["unit"].as_str() != Some("c"));
+    })
+    .await;
+    cluster.until_unlinked("a-1", "c").await;
+    wait_for("the unit that left to be refused", LIMIT, async || {
+        let metrics = relay.metrics().await;
+        let refused = metrics.sum(
+            "strait_peer_refused_total",
+            &[("reason", "unknown_unit"), ("direction", "accepted")],
+        );
+        (refused > 0.0).then_some(())
+    })
+    .await;
+    assert_eq!(code_for(&cluster, "uid=c:1").await, Code::NotFound);
+    assert_eq!(code_for(&cluster, "uid=b:1").await, Code::Ok);
+    reload(relay, "applied", |config| *config = before).await;
+    cluster.until_linked("a-1", "c").await;
+    assert_eq!(code_for(&cluster, "uid=c:1").await, Code::Ok);
+    let ended = relay.metrics().await;
+    assert_eq!(
+        ended.sum("strait_peer_links_ended_total", &[("dst_unit", "b")]),
+        0.0,
+        "links to b stay"
+    );
+    assert!(!relay.log().contains("only after a restart"));
+}
+
+// C-L2: another address of a relay is dialled first, then the link to the earlier one ends.
+#[tokio::test]
+async fn a_relay_that_moved_is_reached_at_its_new_address_without_a_failed_call() {
+    let echo = Echo::start();
+    let cluster = Cluster::pair(&echo.endpoint()).impaired(7).start().await;
+    let relay = cluster.relay("a-1");
+    let direct = cluster.relay("b-1").peer();
+    reload(relay, "applied", |config| {
+        config["units"]["b"]["relays"][0]["addresses"] = Value::from(vec![Value::from(direct)]);
+    })
+    .await;
+    wait_for("the links to be replaced", LIMIT, async || {
+        assert_eq!(code_for(&cluster, "uid=b:1").await, Code::Ok);
+        let metrics = relay.metrics().await;
+        (metrics.sum("strait_peer_links_ended_total", &[("reason", "replaced")]) >= 2.0).then_some(())
+    })
+    .await;
+    // What is dialled no longer passes the path that was dialled before; the other direction does.
+    cluster.path("a-1", "b-1").partition_both(true);
+    for _ in 0..20 {
+        assert_eq!(code_for(&cluster, "uid=b:1").await, Code::Ok);
+    }
+}
+
+// O-C3: no signal is needed.
+#[tokio::test]
+async fn a_changed_file_is_read_without_a_signal() {
+    let echo = Echo::start();
+    let cluster = Cluster::pair(&echo.endpoint())
+        .set("a", "relay.watch_interval", "50ms")
+        .set("b", "relay.watch_interval", "50ms")
+        .start()
+        .await;
+    for relay in cluster.relays() {
+        let mut config: Table = fs::read_to_string(relay.config()).unwrap().parse().unwrap();
+        add_rule(&mut config);
+        fs::write(relay.config(), config.to_string()).unwrap();
+    }
+    wait_for("the new rule to be in force", LIMIT, async || {
+        (code_for(&cluster, "uid=c:1").await == Code::Ok).then_some(())
+    })
+    .await;
+    // So is a certificate, whose file the settings only name.
+    let relay = cluster.relay("a-1");
+    let expiry = async || {
+        relay
+            .metrics()
+            .await
+            .sum("strait_peer_certificate_expiry_timestamp_seconds", &[])
+    };
+    let before = expiry().await;
+    let mut leaf = Leaf::relay(DOMAIN, "geo-a", "a", "a-1");
+    leaf.ends = time::Duration::days(2);
+    cluster.authority("a").issue(&leaf, relay.directory(), "relay");
+    wait_for("the certificate to be in force", LIMIT, async || {
+        (expiry().await != before).then_some(())
+    })
+    .await;
 }

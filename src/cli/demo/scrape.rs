@@ -1,28 +1,6 @@
-//! Reads the admin address of a relay.
+//! Reads the series of a relay.
 
-use std::io;
-
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-
-/// `GET`; gives status and body.
-///
-/// # Errors
-/// Nothing answers, or not in HTTP.
-pub(super) async fn get(address: &str, path: &str) -> io::Result<(u16, String)> {
-    let mut stream = TcpStream::connect(address).await?;
-    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
-    // A page of metrics of a demo is some tens of kilobytes.
-    stream.take(8 << 20).read_to_end(&mut answer).await?;
-    let answer = String::from_utf8_lossy(&answer);
-    let status = answer.split(' ').nth(1).and_then(|text| text.parse().ok());
-    match (status, answer.split_once("\r\n\r\n")) {
-        (Some(status), Some((_, body))) => Ok((status, body.to_owned())),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "not an HTTP answer")),
-    }
-}
+pub(super) use crate::cli::admin::get;
 
 /// Sum of the whole-numbered series of this name that carry all these labels.
 pub(super) fn sum(metrics: &str, name: &str, labels: &[(&str, &str)]) -> u64 {

@@ -4,6 +4,7 @@
 //! - K1. While an endpoint can be reached and takes calls, it has a connection before a call needs one.
 //! - K2. Attempts that fail are spread out with full jitter; the first one after a loss is made at once.
 //! - K3. What a name resolves to is kept when the resolver fails: a broken resolver breaks no service.
+//! - K4. An endpoint that leaves the settings goes when those that take its place are connected.
 //!
 //! # Not here
 //! Protocols (`dial`), choice of endpoint (`directory`).
@@ -25,37 +26,84 @@ use crate::delivery::backoff;
 use crate::delivery::dial::{Dial, DialError, Opened, Place, Work};
 use crate::delivery::directory::Delivery;
 use crate::delivery::health;
-use crate::delivery::service::Service;
+use crate::delivery::service::{self, Service};
 use crate::delivery::slot::{Link, Slot};
 
 /// Addresses of one name that are used; the rest is ignored.
 const ADDRESSES_MAX: usize = 64;
 /// A connection that lived for less counts like an attempt that failed.
 const SETTLED: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_millis(10);
 
-/// Starts to keep all endpoints of all services, until `shutdown`; then connections end with their calls.
-pub(in crate::delivery) fn start(delivery: &Rc<Delivery>, dial: &Rc<dyn Dial>, shutdown: &CancellationToken) {
-    for service in delivery.services() {
-        for (index, address) in service.settings.endpoints.iter().enumerate() {
-            let site = Kept {
-                delivery: Rc::clone(delivery),
-                service: Rc::clone(&service),
-                dial: Rc::clone(dial),
-                protocol: address.protocol,
-                label: index.to_string(),
-                kind: address.kind(),
-            };
-            match &address.site {
-                Site::Dns(name) => {
-                    let name = name.clone();
-                    let follow = site.follow(name, shutdown.clone());
-                    delivery.tracker.spawn_local(follow);
-                }
-                Site::Tcp(_) | Site::Unix(_) => {
-                    site.keep(place_of(address), shutdown.clone());
-                }
+/// Keeps the endpoints in the settings of a service, until `shutdown`; then connections end with their calls. Endpoints
+/// that are kept already are left alone. Those that the settings no longer have end with their calls, as soon as those
+/// that take their place are connected or had time to (K4). With `anew`, all are replaced like this.
+pub(in crate::delivery) fn keep(
+    delivery: &Rc<Delivery>,
+    service: &Rc<Service>,
+    dial: &Rc<dyn Dial>,
+    shutdown: &CancellationToken,
+    anew: bool,
+) {
+    let wanted = service.settings().endpoints.clone();
+    let (stay, go): (Vec<_>, Vec<_>) = service
+        .kept
+        .take()
+        .into_iter()
+        .partition(|kept| !anew && wanted.contains(&kept.address));
+    let added: Vec<_> = wanted
+        .into_iter()
+        .filter(|address| !stay.iter().any(|kept| kept.address == *address))
+        .collect();
+    let mut kept = stay;
+    let connected = service.connected() + added.len();
+    for address in added {
+        // Series are told apart by the line; those that go have theirs until they are gone.
+        let taken = |label: &usize| kept.iter().chain(&go).any(|kept| kept.label == *label);
+        let label = (0..).find(|label| !taken(label)).unwrap_or_default();
+        let retired = shutdown.child_token();
+        let line = Kept {
+            delivery: Rc::clone(delivery),
+            service: Rc::clone(service),
+            dial: Rc::clone(dial),
+            protocol: address.protocol,
+            label: label.to_string(),
+            kind: address.kind(),
+        };
+        match &address.site {
+            Site::Dns(name) => {
+                let follow = line.follow(name.clone(), retired.clone());
+                delivery.tracker.spawn_local(follow);
             }
+            Site::Tcp(_) | Site::Unix(_) => line.keep(place_of(&address), retired.clone()),
         }
+        kept.push(service::Kept {
+            address,
+            label,
+            retired,
+        });
+    }
+    service.kept.replace(kept);
+    if !go.is_empty() {
+        let retire = retire(Rc::clone(service), go, connected, shutdown.clone());
+        delivery.tracker.spawn_local(retire);
+    }
+}
+
+/// Ends keepers once so many endpoints are connected, or time is over.
+async fn retire(service: Rc<Service>, go: Vec<service::Kept>, connected: usize, shutdown: CancellationToken) {
+    let others = async {
+        while service.connected() < connected {
+            sleep(POLL).await;
+        }
+    };
+    let limit = service.settings().connect_timeout;
+    tokio::select! {
+        _ = timeout(limit, others) => {}
+        () = shutdown.cancelled() => {}
+    }
+    for kept in go {
+        kept.retired.cancel();
     }
 }
 
@@ -74,12 +122,12 @@ impl Kept {
     fn keep(&self, place: Place, retired: CancellationToken) {
         let slot = self.delivery.slot(&self.service, &self.label, self.kind, None);
         if self.protocol == Protocol::Grpc {
-            slot.set_sharing(self.service.settings.connections_max);
+            slot.set_sharing(self.service.settings().connections_max);
         }
         self.service.add(Rc::clone(&slot));
-        let health = &self.service.settings.health;
+        let health = self.service.settings().health.clone();
         if health.enabled && self.protocol == Protocol::Grpc {
-            let watch = health::watch(Rc::clone(&slot), health.clone(), retired.clone());
+            let watch = health::watch(Rc::clone(&slot), health, retired.clone());
             self.delivery.tracker.spawn_local(watch);
         }
         let keeper = Keeper {
@@ -103,7 +151,7 @@ impl Kept {
                 () = shutdown.cancelled() => return,
                 looked_up = self.dial.resolve(&name) => looked_up,
             };
-            let interval = self.service.settings.resolve_interval;
+            let interval = self.service.settings().resolve_interval;
             let wait = match looked_up {
                 Ok(addresses) if !addresses.is_empty() => {
                     failures = 0;
@@ -247,13 +295,13 @@ impl Keeper {
     /// Connections there may be. An HTTP/1.1 endpoint has connections of its own, as many as it may.
     fn max(&self) -> usize {
         match self.protocol {
-            Protocol::Framed | Protocol::Grpc => self.service.settings.connections_max,
+            Protocol::Framed | Protocol::Grpc => self.service.settings().connections_max,
             Protocol::Http1 => 1,
         }
     }
 
     async fn connect(&self) -> Result<(), DialError> {
-        let limit = self.service.settings.connect_timeout;
+        let limit = self.service.settings().connect_timeout;
         let opened = timeout(
             limit,
             self.dial.dial(self.protocol, &self.place, &self.delivery.tracker),
@@ -271,7 +319,7 @@ impl Keeper {
             let ended = attend(work, &link, &changed).await;
             slot.remove(&link.endpoint);
             if !ended.orderly && ended.had_calls {
-                slot.on_failure(&service.settings.outlier);
+                slot.on_failure(&service.settings().outlier);
             }
             changed.notify_one();
         });

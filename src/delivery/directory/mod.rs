@@ -14,6 +14,7 @@
 //! Deadlines (the stories cancel), retries after `open` (the origin relay decides, C-T2).
 
 mod registrations;
+mod reload;
 #[cfg(test)]
 mod tests;
 mod waiting;
@@ -80,7 +81,9 @@ pub struct Delivery {
     draining: Cell<bool>,
     directory: Arc<SharedDirectory>,
     metrics: Metrics,
-    dial: Rc<dyn Dial>,
+    pub(in crate::delivery) dial: Rc<dyn Dial>,
+    /// Keepers of endpoints end.
+    pub(in crate::delivery) ends: CancellationToken,
     pub(in crate::delivery) tracker: TaskTracker,
 }
 
@@ -118,6 +121,7 @@ impl Delivery {
             directory: parts.directory,
             metrics: parts.metrics,
             dial: Rc::new(parts.transports),
+            ends: CancellationToken::new(),
             tracker: parts.tracker,
         });
         for (name, settings) in parts.services {
@@ -129,12 +133,17 @@ impl Delivery {
     /// Keeps connections to the endpoints in the settings, follows registrations on other shards and keeps
     /// gauges up to date, until `shutdown`. From then on connections end with the calls they have.
     pub async fn run(self: Rc<Self>, shutdown: CancellationToken) {
-        connector::start(&self, &self.dial, &shutdown);
+        for service in self.services() {
+            connector::keep(&self, &service, &self.dial, &self.ends, false);
+        }
         let news = self.directory.news(self.shard);
         let mut batch = VecDeque::new();
         loop {
             tokio::select! {
-                () = shutdown.cancelled() => return self.end_waiting(),
+                () = shutdown.cancelled() => {
+                    self.ends.cancel();
+                    return self.end_waiting();
+                }
                 () = registrations::next_news(news.as_ref(), &mut batch) => {}
                 () = self.room.notified() => {}
                 () = tokio::time::sleep(self.tick()) => {}
@@ -153,6 +162,7 @@ impl Delivery {
     /// Makes a service of the relay itself callable on this shard, with default settings.
     pub fn attach(&self, service: &ServiceName, endpoint: Rc<dyn Endpoint>) {
         let service = self.set_up(service, ServiceSettings::default());
+        service.attached.set(true);
         service.add(self.slot(&service, "attached", "pipe", Some(endpoint)));
     }
 
@@ -185,7 +195,7 @@ impl Delivery {
         kind: &str,
         fixed: Option<Rc<dyn Endpoint>>,
     ) -> Rc<Slot> {
-        let limit = match service.settings.endpoint_in_flight_max {
+        let limit = match service.settings().endpoint_in_flight_max {
             0 => None,
             limit => Some((
                 self.directory.counter(&format!("{}|{label}|{kind}", service.name)),
@@ -270,8 +280,8 @@ impl Delivery {
         let outcome = match &event {
             ReplyEvent::Failed(error) => {
                 if let Some(target) = &call.target {
-                    let settings = &call.service.settings.outlier;
-                    target.slot.on_call_failed(&target.link, error, settings);
+                    let settings = call.service.settings();
+                    target.slot.on_call_failed(&target.link, error, &settings.outlier);
                 }
                 outcome_of_error(error)
             }

@@ -38,7 +38,7 @@ impl Registry for Delivery {
     fn register(&self, name: &ServiceName, endpoint: Rc<dyn Endpoint>) -> Result<Registration, RegisterError> {
         let known = self.services.borrow().get(name.as_str()).cloned();
         let service = known.ok_or_else(|| RegisterError::Unknown(name.clone()))?;
-        let id = self.directory.begin(name, service.settings.registered_max)?;
+        let id = self.directory.begin(name, service.settings().registered_max)?;
         let limit = self.settings.crossing_in_flight_max;
         self.directory.tell_others(self.shard, || {
             let (near, far) = bridge(limit);

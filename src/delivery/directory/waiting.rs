@@ -36,7 +36,7 @@ impl Delivery {
     /// Puts a call in line that was refused for want of room.
     pub(super) fn wait(&self, key: DefaultKey, service: &Rc<Service>, refused: Refused) -> Result<(), Refused> {
         let mut waiting = service.waiting.borrow_mut();
-        if !is_for_room(&refused.error) || waiting.len() >= service.settings.waiting_max {
+        if !is_for_room(&refused.error) || waiting.len() >= service.settings().waiting_max {
             return Err(refused);
         }
         let mut calls = self.calls.borrow_mut();

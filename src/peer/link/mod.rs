@@ -19,6 +19,7 @@
 mod incoming;
 mod large;
 mod outgoing;
+mod retirement;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -29,6 +30,7 @@ use slotmap::{DefaultKey, Key, KeyData, SlotMap};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::retirement::Retirement;
 use crate::mailbox::Mailbox;
 use crate::model::{
     CallId, Callee, Caller, CallerRef, CancelReason, Ending, Endpoint, Geo, Part, Reason, Refused, RelayError,
@@ -86,6 +88,7 @@ pub(in crate::peer) struct Link {
     we_drain: CancellationToken,
     body_streams: Cell<u64>,
     silent: Cell<bool>,
+    retirement: Retirement,
     me: Weak<Self>,
 }
 
@@ -205,6 +208,7 @@ impl Link {
             we_drain: CancellationToken::new(),
             body_streams: Cell::new(0),
             silent: Cell::new(false),
+            retirement: Retirement::default(),
             me: me.clone(),
         })
     }
@@ -311,7 +315,7 @@ impl Link {
 
 impl Callee for Link {
     fn open(&self, request: Request, caller: CallerRef) -> Result<CallId, Refused> {
-        if !self.is_ready() {
+        if !self.takes_calls() {
             let detail = format!(
                 "relay {} of unit {} takes no new calls",
                 self.peer.relay, self.peer.unit
@@ -417,7 +421,7 @@ impl Endpoint for Link {
     }
 
     fn is_ready(&self) -> bool {
-        !(self.closed.is_cancelled() || self.peer_drains.get() || self.silent.get())
+        self.takes_calls() && !self.is_retiring()
     }
 }
 

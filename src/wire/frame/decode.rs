@@ -119,6 +119,10 @@ impl Decoder {
             kind::PING => Frame::Ping(id),
             kind::PONG => Frame::Pong(id),
             kind::DRAIN => Frame::Drain,
+            kind::RENEW => Frame::Renew,
+            kind::RETIRE => Frame::Retire {
+                done: raw.has(flag::END),
+            },
             kind::HELLO => Frame::Hello(raw.body),
             kind::REGISTER => Frame::Register { id, body: raw.body },
             kind::REGISTERED => Frame::Registered { id, body: raw.body },

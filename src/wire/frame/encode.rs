@@ -181,6 +181,16 @@ pub fn put_drain(out: &mut BytesMut) {
     frame(out, kind::DRAIN, 0, 0, &[], |_| {});
 }
 
+/// Please put another link in the place of this one.
+pub fn put_renew(out: &mut BytesMut) {
+    frame(out, kind::RENEW, 0, 0, &[], |_| {});
+}
+
+/// Another link has taken the place of this one; with `done`, no call of the sender is left on it.
+pub fn put_retire(out: &mut BytesMut, done: bool) {
+    frame(out, kind::RETIRE, if done { flag::END } else { 0 }, 0, &[], |_| {});
+}
+
 /// What a local service serves; a protobuf `Register`.
 pub fn put_register(out: &mut BytesMut, id: u64, body: &[u8]) {
     frame(out, kind::REGISTER, 0, id, body, |_| {});

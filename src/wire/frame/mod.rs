@@ -36,7 +36,7 @@ use bytes::Bytes;
 pub use self::decode::Decoder;
 pub use self::encode::{
     Encoder, put_cancel, put_credit, put_drain, put_failed, put_hello, put_ping, put_pong, put_register,
-    put_registered, put_reply, put_request_body,
+    put_registered, put_renew, put_reply, put_request_body, put_retire,
 };
 use super::attributes::AttributeError;
 use crate::model::{CancelReason, MetadataError, Part, RelayError, Request, RequestBody};
@@ -103,6 +103,14 @@ pub enum Frame {
         id: u64,
         /// The message.
         body: Bytes,
+    },
+    /// The accepting side of a link asks the dialling side to put another link in its place.
+    Renew,
+    /// Another link has taken the place of this one: the sender opens calls here only if it has no other
+    /// way. With `done` it opens none at all and has none open.
+    Retire {
+        /// The sender is done with the link.
+        done: bool,
     },
     /// Some of a reply. With `large`, further body bytes come on a stream of their own.
     Reply {
@@ -198,10 +206,12 @@ mod kind {
     pub(super) const DRAIN: u8 = 11;
     pub(super) const REGISTER: u8 = 12;
     pub(super) const REGISTERED: u8 = 13;
+    pub(super) const RENEW: u8 = 14;
+    pub(super) const RETIRE: u8 = 15;
 }
 
 mod flag {
-    /// Last body bytes (request) or end of the reply.
+    /// Last body bytes (request), end of the reply, or no call left (retire).
     pub(super) const END: u8 = 0x01;
     /// Further body bytes travel on a stream of their own.
     pub(super) const LARGE: u8 = 0x02;

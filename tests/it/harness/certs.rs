@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -25,6 +25,8 @@ pub struct Leaf {
     pub ends: Duration,
     /// Claims to be an authority itself.
     pub is_ca: bool,
+    /// Its serial number, for one that is to be revoked.
+    pub serial: Option<u8>,
 }
 
 /// Paths of a certificate and its key.
@@ -44,6 +46,7 @@ impl Leaf {
             begins: -Duration::HOUR,
             ends: Duration::DAY,
             is_ca: false,
+            serial: None,
         }
     }
 }
@@ -70,6 +73,32 @@ impl Authority {
         fs::write(path, self.certificate.pem()).unwrap();
     }
 
+    /// Writes the authority's certificate behind those that a bundle has already.
+    pub fn add_to_bundle(&self, path: &Path) {
+        let bundle = fs::read_to_string(path).unwrap() + &self.certificate.pem();
+        fs::write(path, bundle).unwrap();
+    }
+
+    /// Writes a revocation list of these serial numbers that is good for so long.
+    pub fn write_crl(&self, path: &Path, serials: &[u8], valid_for: Duration) {
+        let now = OffsetDateTime::now_utc();
+        let revoked = |serial: &u8| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(&[*serial]),
+            revocation_time: now,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: now - Duration::HOUR,
+            next_update: now + valid_for,
+            crl_number: SerialNumber::from_slice(&[1]),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        fs::write(path, params.signed_by(&self.issuer).unwrap().pem().unwrap()).unwrap();
+    }
+
     /// Issues a leaf and writes `<stem>.pem` and `<stem>.key`. The DNS name `localhost` and the address
     /// 127.0.0.1 are in it for other programs that measure themselves against the relay.
     pub fn issue(&self, leaf: &Leaf, directory: &Path, stem: &str) -> Pair {
@@ -86,6 +115,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
+        params.serial_number = leaf.serial.map(|serial| SerialNumber::from_slice(&[serial]));
         if leaf.is_ca {
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         }
