@@ -20,11 +20,15 @@
 
 mod abuse;
 mod api;
+mod canaries;
+mod dashboards;
 mod deadlines;
+mod endurance;
 mod fidelity;
 mod flow;
 mod harness;
 mod links;
+mod logs;
 mod relays;
 mod reload;
 mod routing;

@@ -13,7 +13,6 @@ use super::{Event, Limits, Side, StreamRef};
 use crate::model::Metadata;
 
 /// State of one session; the library's user pointer points at it.
-#[derive(Debug)]
 pub(super) struct State {
     pub(super) side: Side,
     pub(super) limits: Limits,
@@ -41,7 +40,7 @@ pub(super) struct State {
     idle_since: Option<Instant>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each says something that is independent of the others"
@@ -66,7 +65,6 @@ pub(super) struct Slot {
     pub(super) batch: u64,
 }
 
-#[derive(Debug)]
 pub(super) struct OutChunk {
     pub(super) bytes: Bytes,
     pub(super) credit: bool,
@@ -225,13 +223,15 @@ impl State {
         };
         let token = slot.token;
         let is_done = slot.is_done;
+        // A request whose block was not accepted; a client hears of its own streams in any case.
+        let is_unheard = self.side == Side::Server && !slot.has_head;
         let event = (slot.batch == self.batch).then_some(slot.event);
         slot.clear();
         self.free.push(to_u32(index));
         if code != 0 && !is_done {
             self.idle_frames = self.idle_frames.saturating_add(1);
         }
-        if is_done {
+        if is_done || is_unheard {
             return;
         }
         let unseen = event.and_then(|event| self.raw.get_mut(event.checked_sub(self.taken)?));
