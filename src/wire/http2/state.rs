@@ -125,8 +125,8 @@ impl State {
     }
 
     pub(super) fn on_data(&mut self, index: usize, bytes: &[u8]) {
-        let Some(slot) = self.slots.get_mut(index) else { return };
         self.owed += bytes.len();
+        let Some(slot) = self.slots.get_mut(index) else { return };
         if slot.is_done {
             return;
         }
