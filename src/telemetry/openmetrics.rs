@@ -1,4 +1,4 @@
-//! The series in the OpenMetrics text format 1.0 (O-M1), made of the older one.
+//! The series in the `OpenMetrics` text format 1.0 (O-M1), made of the older one.
 //!
 //! The formats share the lines of samples. They differ in three places: a counter's family is named without
 //! `_total`, bounds of buckets are always written with a point, and a last line says that nothing is missing.

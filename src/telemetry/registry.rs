@@ -64,7 +64,7 @@ impl Registry {
         Ok(text)
     }
 
-    /// All series in the OpenMetrics text format 1.0, [`super::OPENMETRICS`].
+    /// All series in the `OpenMetrics` text format 1.0, [`super::OPENMETRICS`].
     ///
     /// # Errors
     /// If a series breaks the format.

@@ -56,6 +56,10 @@ struct Run {
 }
 
 #[derive(Default)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each says something that is independent of the others"
+)]
 struct Stream {
     token: u64,
     has_head: bool,
@@ -93,61 +97,63 @@ impl Run {
         run
     }
 
-    /// One step; `None` once the session is broken, as a link ends then.
+    /// One step; `None` at the end of the input, and once the session is broken, as a link ends then.
     fn step(&mut self, step: u8, steps: &mut Steps<'_>) -> Option<()> {
         match step % 16 {
-            0 => self.receive(steps.piece()),
-            1 | 2 => {
-                let (kind, flags, stream) = (steps.byte()? % 12, steps.byte()?, self.number(steps.byte()?));
-                let payload = steps.piece();
-                self.receive(&frame(kind, flags, stream, payload))
-            }
-            3 | 4 => {
-                let (flags, stream) = (steps.byte()?, self.number(steps.byte()?));
-                let head: &[u8] = match self.side {
-                    Side::Server => b"\x83\x86\x84\x41\x01a",
-                    Side::Client => b"\x88",
-                };
-                let block = [head, &field(steps.piece())].concat();
-                self.receive(&frame(1, 4 | (flags & 1), stream, &block))
-            }
-            5 => {
-                let (flags, stream) = (steps.byte()?, self.number(steps.byte()?));
-                let body = vec![7; usize::from(steps.byte()?) * 64];
-                self.receive(&frame(0, flags & 1, stream, &body))
-            }
-            6 => {
-                let (stream, code) = (self.number(steps.byte()?), [0, 0, 0, steps.byte()? % 14]);
-                self.receive(&frame(3, 0, stream, &code))
-            }
-            7 => {
-                let (stream, bytes) = (self.number(steps.byte()?), steps.byte()?);
-                self.receive(&frame(8, 0, stream, &[0, 0, bytes, 1]))
+            kind @ 0..8 => {
+                let bytes = self.frame(kind, steps)?;
+                self.receive(&bytes)?;
             }
             8 => self.open(steps.piece()),
             9 => self.answer(steps.byte()?, steps.byte()? & 1 == 1),
             10 => {
                 let (at, length) = (steps.byte()?, usize::from(steps.byte()?) * 100);
-                self.submit(at, length, steps.byte()? & 1 == 1)
+                self.submit(at, length, steps.byte()? & 1 == 1);
             }
             11 => self.finish(steps.byte()?, steps.byte()? & 1 == 1),
             12 => {
-                let stream = self.stream(steps.byte()?)?;
+                let stream = self.stream(steps.byte()?);
                 self.session.reset(stream, code::CANCEL);
                 self.leave(stream);
-                Some(())
             }
             13 => {
-                let (stream, bytes) = (self.stream(steps.byte()?)?, usize::from(steps.byte()?) * 32);
+                let (stream, bytes) = (self.stream(steps.byte()?), usize::from(steps.byte()?) * 32);
                 self.session.consume(stream, bytes);
-                Some(())
             }
-            14 => self.write(usize::from(steps.byte()?) * 256).map(|_| ()),
+            14 => {
+                self.write(usize::from(steps.byte()?) * 256)?;
+            }
             _ => self.rest(steps.byte()?),
         }
+        Some(())
     }
 
-    fn rest(&mut self, what: u8) -> Option<()> {
+    /// What the peer sends in a step: anything, any frame, or a frame of a kind that matters.
+    fn frame(&self, kind: u8, steps: &mut Steps<'_>) -> Option<Vec<u8>> {
+        if kind == 0 {
+            return Some(steps.piece().to_vec());
+        }
+        if kind < 3 {
+            let (kind, flags, stream) = (steps.byte()? % 12, steps.byte()?, self.number(steps.byte()?));
+            return Some(frame(kind, flags, stream, steps.piece()));
+        }
+        let (extra, stream) = (steps.byte()?, self.number(steps.byte()?));
+        Some(match kind {
+            3 | 4 => {
+                let head: &[u8] = match self.side {
+                    Side::Server => b"\x83\x86\x84\x41\x01a",
+                    Side::Client => b"\x88",
+                };
+                let block = [head, &field(steps.piece())].concat();
+                frame(1, 4 | (extra & 1), stream, &block)
+            }
+            5 => frame(0, extra & 1, stream, &vec![7; usize::from(steps.byte()?) * 64]),
+            6 => frame(3, 0, stream, &[0, 0, 0, extra % 14]),
+            _ => frame(8, 0, stream, &[0, 0, extra, 1]),
+        })
+    }
+
+    fn rest(&mut self, what: u8) {
         match what % 5 {
             0 => self.session.ping(),
             1 => self.session.announce_goaway(),
@@ -158,16 +164,15 @@ impl Run {
                 self.session.terminate(code::NO_ERROR);
             }
         }
-        Some(())
     }
 
     // ---- the owner
 
     /// A client opens a stream.
-    fn open(&mut self, piece: &[u8]) -> Option<()> {
+    fn open(&mut self, piece: &[u8]) {
         let is_full = self.session.open_streams() >= self.session.peer_streams_max();
         if self.side == Side::Server || is_full || !self.session.takes_requests() {
-            return Some(());
+            return;
         }
         let value = text(piece);
         self.tokens += 1;
@@ -178,7 +183,7 @@ impl Run {
             added: &[(b"te", b"trailers")],
         };
         let Ok(stream) = self.session.request(self.tokens, &head) else {
-            return Some(());
+            return;
         };
         let known = Stream {
             token: self.tokens,
@@ -189,11 +194,10 @@ impl Run {
             "a number is used twice"
         );
         self.order.push(stream);
-        Some(())
     }
 
-    fn answer(&mut self, at: u8, end: bool) -> Option<()> {
-        let stream = self.stream(at)?;
+    fn answer(&mut self, at: u8, end: bool) {
+        let stream = self.stream(at);
         let is_first = |known: &mut Stream| !std::mem::replace(&mut known.is_answered, true);
         if self.side == Side::Server && self.streams.get_mut(&stream.id).is_some_and(is_first) {
             self.session.respond(stream, 200, &fields("ok"), end);
@@ -201,29 +205,26 @@ impl Run {
                 self.leave(stream);
             }
         }
-        Some(())
     }
 
-    fn submit(&mut self, at: u8, length: usize, credit: bool) -> Option<()> {
-        let stream = self.stream(at)?;
+    fn submit(&mut self, at: u8, length: usize, credit: bool) {
+        let stream = self.stream(at);
         self.session.body(stream, Bytes::from(vec![9; length]), credit);
         if credit && let Some(known) = self.streams.get_mut(&stream.id) {
             known.credited += length;
         }
-        Some(())
     }
 
-    fn finish(&mut self, at: u8, trailers: bool) -> Option<()> {
-        let stream = self.stream(at)?;
+    fn finish(&mut self, at: u8, trailers: bool) {
+        let stream = self.stream(at);
         let is_answered = |known: &Stream| known.is_answered;
         if self.side == Side::Server && !self.streams.get(&stream.id).is_some_and(is_answered) {
-            return Some(());
+            return;
         }
         self.session.finish(stream, trailers.then(|| fields("0")));
         if self.side == Side::Server {
             self.leave(stream);
         }
-        Some(())
     }
 
     fn leave(&mut self, stream: StreamRef) {
@@ -331,11 +332,11 @@ impl Run {
     }
 
     /// A stream by its place, those that are gone included.
-    fn stream(&self, at: u8) -> Option<StreamRef> {
+    fn stream(&self, at: u8) -> StreamRef {
         let count = self.order.len().max(1);
         // Steps without a stream do nothing: this number is never given out.
         let nobody = StreamRef { index: 0, id: 1 << 30 };
-        Some(self.order.get(usize::from(at) % count).copied().unwrap_or(nobody))
+        self.order.get(usize::from(at) % count).copied().unwrap_or(nobody)
     }
 
     /// The number of a stream of the peer's frames: small ones, so that they meet.
