@@ -5,20 +5,20 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::Parts;
 use crate::model::{Key, Name, RouteHints};
-use crate::telemetry::Chain;
+use crate::telemetry::{Chain, OPENMETRICS};
 
 type Shared = State<Arc<Parts>>;
 
 const INDEX: &str = "\
 strait relay
-GET  /metrics                                    series in the Prometheus text format
+GET  /metrics                                    series, as Prometheus text or OpenMetrics
 GET  /livez                                      200 while the process runs
 GET  /readyz[?verbose]                           200 if the relay may get work, else 503 and why
 GET  /explain?dimension=D&key=K[&service=S]      which unit owns a key, and why; also unit=U
@@ -28,6 +28,8 @@ POST /drain                                      finish running calls, then end
 PUT  /log?level=info,strait::peer=debug          log levels
 ";
 
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
 pub(super) async fn index() -> &'static str {
     INDEX
 }
@@ -36,13 +38,16 @@ pub(super) async fn livez() -> &'static str {
     "alive\n"
 }
 
-pub(super) async fn metrics(State(parts): Shared) -> Response {
-    match parts.registry.to_text() {
-        Ok(text) => (
-            [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-            text,
-        )
-            .into_response(),
+pub(super) async fn metrics(State(parts): Shared, headers: HeaderMap) -> Response {
+    // Who asks for OpenMetrics at all, as Prometheus does, prefers it.
+    let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let (format, text) = if accepted.is_some_and(|accepted| accepted.contains("application/openmetrics-text")) {
+        (OPENMETRICS, parts.registry.to_openmetrics())
+    } else {
+        (TEXT, parts.registry.to_text())
+    };
+    match text {
+        Ok(text) => ([(header::CONTENT_TYPE, format)], text).into_response(),
         Err(error) => {
             tracing::error!(error = %Chain(&error), "series cannot be written as text");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()

@@ -104,6 +104,11 @@ fn series_status_and_explanations_can_be_read() {
     let relay = start();
     let (status, text) = relay.send("GET", "/metrics");
     assert!(status == 200 && text.contains("strait_build_info"), "{text}");
+    assert!(!text.contains("# EOF"), "nobody asked for OpenMetrics");
+    let host = relay.admin.address();
+    let accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
+    let (status, text) = relay.send_with("GET", "/metrics", &format!("host: {host}\r\naccept: {accept}\r\n"));
+    assert!(status == 200 && text.ends_with("# EOF\n"), "{text}");
     let json = |path: &str| -> Value { serde_json::from_str(&relay.send("GET", path).1).unwrap() };
     let status = json("/status");
     assert_eq!(

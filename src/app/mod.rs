@@ -18,7 +18,7 @@ mod status;
 mod watch;
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -289,15 +289,19 @@ fn shard_count(wanted: usize) -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// Creates the data directory, readable by the owner's group at most (O-S5).
+/// Creates the data directory (O-S5).
 fn prepare_data_dir(path: &Path) -> Result<(), AppError> {
     let failed = |source| AppError::DataDir {
         path: path.to_path_buf(),
         source,
     };
     if !path.exists() {
-        std::fs::create_dir_all(path).map_err(failed)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o750)).map_err(failed)?;
+        let mut builder = std::fs::DirBuilder::new();
+        builder
+            .recursive(true)
+            .mode(DATA_DIR_MODE)
+            .create(path)
+            .map_err(failed)?;
     }
     Ok(())
 }
@@ -377,6 +381,8 @@ async fn end(shards: Vec<Shard>) {
     }
 }
 
+/// The group may pass to the sockets (O-S3), but neither list nor read.
+const DATA_DIR_MODE: u32 = 0o710;
 const POLL: Duration = Duration::from_millis(20);
 const LINK_WAIT: Duration = Duration::from_secs(3);
 /// Two ticks of the shards, so that their counts are of after the drain was told.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::trace::CallSpan;
-use crate::model::{Code, Outcome, Reason, RelayError, Request, Timing, UnitId};
+use crate::model::{Code, Envelope, Outcome, Reason, RelayError, Request, Timing, UnitId};
 use crate::telemetry::access::{self, Access};
 use crate::telemetry::calls::{CallMetrics, Direction, Ended, PairMetrics};
 use crate::telemetry::span::{self, Span};
@@ -18,6 +18,7 @@ pub struct CallRecord {
     request_id: u64,
     epoch: u64,
     attempt: u8,
+    flags: &'static str,
     source: UnitId,
     unit: UnitId,
     received: Instant,
@@ -42,6 +43,7 @@ impl CallRecord {
             request_id: request.facts.request_id,
             epoch: request.facts.epoch,
             attempt: request.facts.attempt,
+            flags: access::flags(request.hints.idempotent, request.envelope == Envelope::Framed),
             unit: source.clone(),
             source,
             received: request.received,
@@ -178,6 +180,7 @@ impl CallRecord {
             dst_unit: &self.unit,
             epoch: self.epoch,
             attempt: self.attempt,
+            flags: self.flags,
             outcome,
             reason,
             total,

@@ -77,7 +77,7 @@ pub struct Refused {
 }
 
 /// The request of a call with the first part of its body.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Request {
     /// `/package.Service/Method`, as in gRPC. Names the service in the framed protocol too.
     pub path: Bytes,
@@ -112,6 +112,21 @@ impl Request {
         let path = std::str::from_utf8(&self.path).ok()?;
         let (service, method) = path.strip_prefix('/')?.rsplit_once('/')?;
         (!service.is_empty() && !method.is_empty()).then_some(method)
+    }
+}
+
+impl fmt::Debug for Request {
+    /// What of the path is names, and nothing else that the caller wrote (O-S5).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.split(|byte| *byte == b'?').next().unwrap_or_default();
+        f.debug_struct("Request")
+            .field("path", &String::from_utf8_lossy(path))
+            .field("envelope", &self.envelope)
+            .field("metadata", &self.metadata)
+            .field("hints", &self.hints)
+            .field("facts", &self.facts)
+            .field("body", &self.body)
+            .finish_non_exhaustive()
     }
 }
 
@@ -162,7 +177,7 @@ pub enum Envelope {
 }
 
 /// What the caller said about where the call should go and what may be done with it.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Default, Eq, PartialEq)]
 pub struct RouteHints {
     /// Keys, each of a dimension; the order of dimensions in the settings decides which counts.
     pub keys: Vec<Key>,
@@ -176,6 +191,20 @@ pub struct RouteHints {
     pub idempotent: bool,
     /// What to do while the unit is away.
     pub on_failure: OnFailure,
+}
+
+impl fmt::Debug for RouteHints {
+    /// Whether there is a token, not which: it says where a customer lives (O-S5).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RouteHints")
+            .field("keys", &self.keys)
+            .field("unit", &self.unit)
+            .field("has_token", &self.token.is_some())
+            .field("class", &self.class)
+            .field("idempotent", &self.idempotent)
+            .field("on_failure", &self.on_failure)
+            .finish()
+    }
 }
 
 /// A business key.
@@ -355,7 +384,7 @@ impl fmt::Debug for ReplyBody {
 }
 
 /// How a service ended a reply.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Ending {
     /// The status the service gave, from trailers or, trailers-only, from the head (C-T6).
     pub status: Code,
@@ -365,6 +394,17 @@ pub struct Ending {
     pub trailers: Metadata,
     /// Where the time went at the destination.
     pub timing: Timing,
+}
+
+impl fmt::Debug for Ending {
+    /// Not what the service said: that is for its caller (O-S5).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ending")
+            .field("status", &self.status)
+            .field("trailers", &self.trailers)
+            .field("timing", &self.timing)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Where the time of a call went, as the destination relay measured it.

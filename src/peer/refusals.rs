@@ -6,11 +6,12 @@
 
 use std::fmt;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prometheus::{IntCounterVec, Opts, Registry};
 
 use super::verify::Refusal;
+use crate::telemetry::Repeats;
 
 /// Lines per second and process that refused peers may add to the log.
 pub const LINES_PER_SECOND: u32 = 10;
@@ -34,7 +35,7 @@ pub trait RefusalSink: fmt::Debug + Send + Sync {
 /// The sink of a running relay: counter and log.
 pub struct Refusals {
     refused: IntCounterVec,
-    lines: Mutex<Lines>,
+    lines: Mutex<Repeats>,
 }
 
 impl Direction {
@@ -68,7 +69,7 @@ impl Refusals {
         registry.register(Box::new(refused.clone()))?;
         Ok(Self {
             refused,
-            lines: Mutex::default(),
+            lines: Mutex::new(Repeats::new(LINES_PER_SECOND, Duration::from_secs(1))),
         })
     }
 
@@ -95,7 +96,7 @@ impl RefusalSink for Refusals {
             .lines
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .take(now);
+            .admit(now);
         if let Some(skipped) = line {
             tracing::warn!(
                 direction = direction.as_str(),
@@ -113,47 +114,9 @@ impl fmt::Debug for Refusals {
     }
 }
 
-/// How many lines the log took in the second that began at `since`. Pure.
-#[derive(Debug, Default)]
-struct Lines {
-    since: Option<Instant>,
-    written: u32,
-    skipped: u64,
-}
-
-impl Lines {
-    /// Whether a line may be written now; with the number of lines left out since the last one.
-    fn take(&mut self, now: Instant) -> Option<u64> {
-        let fresh = self
-            .since
-            .is_none_or(|since| now.saturating_duration_since(since) >= Duration::from_secs(1));
-        if fresh {
-            self.since = Some(now);
-            self.written = 0;
-        }
-        if self.written >= LINES_PER_SECOND {
-            self.skipped += 1;
-            return None;
-        }
-        self.written += 1;
-        Some(std::mem::take(&mut self.skipped))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    // D5: a flood of strangers costs ten lines a second, and the next line says how many were left out.
-    #[tokio::test]
-    async fn a_flood_of_refusals_writes_a_bounded_number_of_lines() {
-        let start = tokio::time::Instant::now().into_std();
-        let mut lines = Lines::default();
-        let written = (0..1000).filter(|_| lines.take(start).is_some()).count();
-        assert_eq!(written, 10);
-        assert_eq!(lines.take(start + Duration::from_secs(1)), Some(990));
-        assert_eq!(lines.take(start + Duration::from_secs(1)), Some(0));
-    }
 
     // D4: a dashboard sees each reason at zero before the first refusal.
     #[test]

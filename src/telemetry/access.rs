@@ -22,6 +22,8 @@ pub struct Access<'a> {
     pub epoch: u64,
     /// Attempts before this one.
     pub attempt: u8,
+    /// What the caller said about the call, see [`flags`].
+    pub flags: &'static str,
     /// How it ended.
     pub outcome: Outcome,
     /// Why a relay ended it.
@@ -56,6 +58,16 @@ pub fn is_sampled(request_id: u64) -> bool {
     }
 }
 
+/// Words for the marks of a call: whether it may be executed twice, and came over the framed protocol.
+pub fn flags(idempotent: bool, framed: bool) -> &'static str {
+    match (idempotent, framed) {
+        (false, false) => "",
+        (false, true) => "framed",
+        (true, false) => "idempotent",
+        (true, true) => "idempotent,framed",
+    }
+}
+
 /// Writes the line.
 pub fn log(access: &Access<'_>) {
     let (service, method) = split_path(access.path);
@@ -69,6 +81,7 @@ pub fn log(access: &Access<'_>) {
         dst_unit = %access.dst_unit,
         epoch = access.epoch,
         attempt = access.attempt,
+        flags = access.flags,
         outcome = access.outcome.as_str(),
         reason = access.reason.map(Reason::as_str),
         total_ms = millis(access.total),
@@ -103,8 +116,10 @@ fn is_below(request_id: u64, threshold: u64) -> bool {
 }
 
 fn split_path(path: &[u8]) -> (String, String) {
-    // A path is the caller's text: only what a name may hold reaches the log as it is.
-    let text: String = path.iter().take(512).map(|byte| printable(*byte)).collect();
+    // A path is the caller's text: only what a name may hold reaches the log as it is, and nothing of a
+    // query, which in HTTP is where tokens are put.
+    let path = path.iter().take_while(|byte| **byte != b'?');
+    let text: String = path.take(512).map(|byte| printable(*byte)).collect();
     let text = text.strip_prefix('/').unwrap_or(&text);
     match text.rsplit_once('/') {
         Some((service, method)) => (service.to_owned(), method.to_owned()),
@@ -139,5 +154,6 @@ mod tests {
         assert_eq!(split_path(b"/im.Echo/Say"), ("im.Echo".into(), "Say".into()));
         assert_eq!(split_path(b"/a\nb\x1b[0m/c"), ("a?b?[0m".into(), "c".into()));
         assert_eq!(split_path(b"x"), ("x".into(), String::new()));
+        assert_eq!(split_path(b"/a/b?token=c/d"), ("a".into(), "b".into()));
     }
 }

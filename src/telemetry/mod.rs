@@ -13,6 +13,7 @@ pub mod access;
 pub mod calls;
 mod chain;
 mod logging;
+mod openmetrics;
 mod registry;
 mod repeats;
 mod settings;
@@ -20,6 +21,7 @@ pub mod span;
 
 pub use chain::Chain;
 pub use logging::{LogError, LogHandle, init};
+pub use openmetrics::OPENMETRICS;
 pub use registry::{LATENCY_BUCKETS, Registry, SIZE_BUCKETS};
 pub use repeats::Repeats;
 pub use settings::{Format, Settings};

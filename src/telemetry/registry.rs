@@ -3,6 +3,8 @@
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{Encoder, Error, IntGaugeVec, Opts, TextEncoder};
 
+use super::openmetrics;
+
 /// Bounds for latencies, in seconds: from 10 microseconds, because a call between two services through
 /// two relays of one machine takes about a hundred.
 pub const LATENCY_BUCKETS: [f64; 20] = [
@@ -60,6 +62,14 @@ impl Registry {
         let mut text = Vec::with_capacity(64 * 1024);
         TextEncoder::new().encode(&self.0.gather(), &mut text)?;
         Ok(text)
+    }
+
+    /// All series in the `OpenMetrics` text format 1.0, [`super::OPENMETRICS`].
+    ///
+    /// # Errors
+    /// If a series breaks the format.
+    pub fn to_openmetrics(&self) -> Result<Vec<u8>, Error> {
+        openmetrics::encode(&self.0.gather()).map(String::into_bytes)
     }
 }
 

@@ -1,6 +1,9 @@
 //! What must hold for any bytes. One function per decoder; see README.md.
 #![allow(dead_code, reason = "each fuzz binary uses one of the functions")]
 
+#[path = "http2.rs"]
+mod sessions;
+
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
@@ -10,15 +13,18 @@ use strait::wire::envelope::{UnaryStrip, percent_decode, percent_encode};
 use strait::wire::frame::{Decoder, Encoder, Frame, HEADER_BYTES, put_failed, put_reply};
 use strait::wire::hello::{self, Hello, Purpose, Register, Registered};
 
+pub use self::sessions::http2;
+
 /// A function that takes bytes from an enemy.
 pub type Target = fn(&[u8]);
 
 /// All targets by name; the name is that of the corpus folder and of the fuzz binary.
-pub const TARGETS: [(&str, Target); 5] = [
+pub const TARGETS: [(&str, Target); 6] = [
     ("attributes", attributes),
     ("envelope", envelope),
     ("frame_decoder", frame_decoder),
     ("handshake", handshake),
+    ("http2", http2),
     ("metadata", metadata),
 ];
 

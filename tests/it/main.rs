@@ -20,13 +20,17 @@
 
 mod abuse;
 mod api;
+mod canaries;
+mod dashboards;
 mod deadlines;
+mod endurance;
 mod fidelity;
 mod flow;
 mod harness;
 mod links;
 mod lives;
 mod local;
+mod logs;
 mod relays;
 mod reload;
 mod routing;

@@ -1,8 +1,13 @@
 //! What is counted about framed connections.
 
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::Ended;
+use crate::model::Name;
+use crate::telemetry::Repeats;
 
 /// Series of all framed connections of a relay.
 #[derive(Clone)]
@@ -11,6 +16,7 @@ pub struct Metrics {
     ended: IntCounterVec,
     refused: IntCounterVec,
     slow: IntCounterVec,
+    registrations: Arc<Mutex<Repeats>>,
 }
 
 /// Series of the connections of one side: those that services made, or those that relays made.
@@ -21,6 +27,7 @@ pub struct Side {
     ended: IntCounterVec,
     refused: IntCounter,
     slow: IntCounter,
+    registrations: Arc<Mutex<Repeats>>,
 }
 
 impl Metrics {
@@ -61,6 +68,7 @@ impl Metrics {
                 ),
                 &["side"],
             )?,
+            registrations: Arc::new(Mutex::new(Repeats::new(LINES_PER_SECOND, Duration::from_secs(1)))),
         })
     }
 
@@ -84,6 +92,7 @@ impl Metrics {
             ended: self.ended.clone(),
             refused: self.refused.with_label_values(&[name]),
             slow: self.slow.with_label_values(&[name]),
+            registrations: Arc::clone(&self.registrations),
         }
     }
 }
@@ -108,8 +117,25 @@ impl Side {
         self.slow.inc();
     }
 
+    /// A service may not register. Clients that try again and again write a bounded number of lines.
+    pub(super) fn on_registration_refused(&self, service: &str, reason: &str, now: Instant) {
+        let line = self
+            .registrations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .admit(now);
+        if let Some(skipped) = line {
+            // What is no name may be anything, in any length.
+            let service = Name::new(service).map_or("?", |_| service);
+            tracing::warn!(local.service = service, reason, skipped, "registration refused");
+        }
+    }
+
     /// A call was refused here.
     pub(super) fn on_refused(&self) {
         self.refused.inc();
     }
 }
+
+/// Lines per second about refused registrations.
+const LINES_PER_SECOND: u32 = 10;

@@ -95,7 +95,7 @@ impl Session {
             Frame::Pong(DRAIN_PING) if draining => self.draining = Drain::Known,
             Frame::Pong(_) | Frame::Renew | Frame::Retire { .. } | Frame::Unknown(_) => {}
             Frame::Drain => connection.taking.set(false),
-            Frame::Register { id, body } => return self.register(id, &body),
+            Frame::Register { id, body } => return self.register(id, &body, now),
             Frame::Registered { .. } => return Err(SessionError::Violation("REGISTERED is for services, not relays")),
             Frame::Hello(_) => return Err(SessionError::Violation("HELLO was sent twice")),
         }
@@ -166,7 +166,7 @@ impl Session {
         (&mut self.incoming, &mut self.outgoing, wire)
     }
 
-    fn register(&mut self, id: u64, body: &[u8]) -> Result<(), SessionError> {
+    fn register(&mut self, id: u64, body: &[u8], now: Instant) -> Result<(), SessionError> {
         let request: Register = hello::decode(body).map_err(SessionError::Hello)?;
         let mut answer = Registered::default();
         let wanted = usize::try_from(request.max_in_flight).unwrap_or(usize::MAX);
@@ -177,11 +177,9 @@ impl Session {
             match self.register_one(&service) {
                 Ok(()) => answer.accepted.push(service),
                 Err(reason) => {
-                    tracing::warn!(
-                        local.service = service.escape_debug().to_string(),
-                        reason,
-                        "registration refused"
-                    );
+                    self.surroundings
+                        .metrics
+                        .on_registration_refused(&service, &reason, now);
                     answer.refused.push(RefusedService { service, reason });
                 }
             }

@@ -5,7 +5,7 @@ use bytes::{BufMut, BytesMut};
 use super::{Limits, Side};
 
 /// A header block while it is read. One per session: blocks cannot interleave in HTTP/2.
-#[derive(Debug, Default)]
+#[derive(Default)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each says something that is independent of the others"

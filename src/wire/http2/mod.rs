@@ -10,7 +10,8 @@
 //!   ends the session, never the process.
 //! - H2. A [`StreamRef`] of a stream that is gone is recognised and ignored.
 //! - H3. Header blocks, open streams, bytes held and frames without effect are bounded by [`Limits`].
-//! - H4. A stream that is reset in the batch that opened it is never seen outside (rapid reset).
+//! - H4. A stream that is reset in the batch that opened it is never seen outside (rapid reset), nor is one
+//!   whose header block was not accepted.
 //! - H5. A body that the peer does not read leaves half of the connection's window to others.
 //!
 //! # Not here
@@ -24,6 +25,8 @@ mod outgoing;
 mod resets;
 mod session;
 mod state;
+
+use std::fmt;
 
 use bytes::Bytes;
 
@@ -121,7 +124,6 @@ pub enum Event {
 }
 
 /// Whatever of a message arrived in one batch.
-#[derive(Debug)]
 pub struct Part {
     /// Which stream.
     pub stream: StreamRef,
@@ -139,8 +141,22 @@ pub struct Part {
     pub end: bool,
 }
 
+impl fmt::Debug for Part {
+    /// No payload (O-S5).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Part")
+            .field("stream", &self.stream)
+            .field("token", &self.token)
+            .field("head", &self.head)
+            .field("bytes", &self.chunk.len())
+            .field("trailers", &self.trailers)
+            .field("is_cut", &self.is_cut)
+            .field("end", &self.end)
+            .finish()
+    }
+}
+
 /// The head of a request or a response.
-#[derive(Debug)]
 pub struct Head {
     /// `:path`; empty in responses.
     pub path: Bytes,
@@ -156,6 +172,19 @@ pub struct Head {
     pub is_post: bool,
     /// The block went over [`Limits`]; what did is missing.
     pub is_too_large: bool,
+}
+
+impl fmt::Debug for Head {
+    /// Names of fields, and no address or path: what stands behind a `?` may be a secret (O-S5).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Head")
+            .field("fields", &self.fields)
+            .field("apart", &self.apart)
+            .field("status", &self.status)
+            .field("is_post", &self.is_post)
+            .field("is_too_large", &self.is_too_large)
+            .finish_non_exhaustive()
+    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,6 @@ use crate::model::Metadata;
 use crate::wire::pace::Progress;
 
 /// State of one session; the library's user pointer points at it.
-#[derive(Debug)]
 pub(super) struct State {
     pub(super) side: Side,
     pub(super) limits: Limits,
@@ -51,7 +50,7 @@ pub(super) struct State {
     idle_since: Option<Instant>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each says something that is independent of the others"
@@ -82,7 +81,6 @@ pub(super) struct Slot {
     pub(super) batch: u64,
 }
 
-#[derive(Debug)]
 pub(super) struct OutChunk {
     pub(super) bytes: Bytes,
     pub(super) credit: bool,
@@ -149,8 +147,8 @@ impl State {
     }
 
     pub(super) fn on_data(&mut self, index: usize, bytes: &[u8]) {
-        let Some(slot) = self.slots.get_mut(index) else { return };
         self.owed += bytes.len();
+        let Some(slot) = self.slots.get_mut(index) else { return };
         if slot.is_done {
             return;
         }
@@ -249,6 +247,8 @@ impl State {
         let token = slot.token;
         let is_done = slot.is_done;
         let opened = slot.opened;
+        // A request whose block was not accepted; a client hears of its own streams in any case.
+        let is_unheard = self.side == Side::Server && !slot.has_head;
         let event = (slot.batch == self.batch).then_some(slot.event);
         slot.clear();
         self.free.push(to_u32(index));
@@ -259,7 +259,7 @@ impl State {
             (Side::Server, Some(now)) => self.resets.on_reset(opened, now),
             _ => {}
         }
-        if is_done {
+        if is_done || is_unheard {
             return;
         }
         let unseen = event.and_then(|event| self.raw.get_mut(event.checked_sub(self.taken)?));

@@ -21,6 +21,14 @@ pub async fn http_post(address: &str, path: &str) -> io::Result<(u16, String)> {
     http(address, "POST", path).await
 }
 
+/// `PUT` without a body; gives status and body.
+///
+/// # Errors
+/// If nothing answers, or not in HTTP.
+pub async fn http_put(address: &str, path: &str) -> io::Result<(u16, String)> {
+    http(address, "PUT", path).await
+}
+
 async fn http(address: &str, method: &str, path: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address).await?;
     let request =

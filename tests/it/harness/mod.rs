@@ -13,7 +13,7 @@ pub mod usage;
 
 use std::time::Duration;
 
-pub use admin::{Metrics, http_get, http_post};
+pub use admin::{Metrics, http_get, http_post, http_put};
 pub use background::Background;
 pub use certs::{Authority, Leaf};
 pub use cluster::{Cluster, ClusterBuilder, DOMAIN};

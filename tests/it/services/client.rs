@@ -27,6 +27,17 @@ impl Client {
         Self::open(Endpoint::from_shared(format!("http://{address}")).unwrap()).await
     }
 
+    /// The same, with this `:authority`.
+    pub async fn connect_as(address: &str, authority: &str) -> Self {
+        let origin = format!("http://{authority}").parse().unwrap();
+        Self::open(
+            Endpoint::from_shared(format!("http://{address}"))
+                .unwrap()
+                .origin(origin),
+        )
+        .await
+    }
+
     /// Connects to a Unix socket, for the service `im.Echo`.
     pub async fn connect_unix(path: &Path) -> Self {
         Self::open(Endpoint::from_shared(format!("unix:{}", path.display())).unwrap()).await

@@ -3,10 +3,12 @@
 mod client;
 mod codec;
 mod echo;
+mod prometheus;
 mod python;
 mod raw;
 
 pub use client::{Client, channel, request, stream_of, to_b};
 pub use echo::Echo;
+pub use prometheus::{Prometheus, promtool_complaints};
 pub use python::{PythonEcho, python_client};
 pub use raw::{RawClient, RawReply, RawService, grpc_message, read_all, reset, trailers_only};

@@ -50,7 +50,6 @@ pub enum SessionError {
 }
 
 /// The head of a request to send.
-#[derive(Debug)]
 pub struct RequestHead<'a> {
     /// `:authority`.
     pub authority: &'a [u8],
@@ -392,6 +391,11 @@ impl Session {
     /// Open streams.
     pub fn open_streams(&mut self) -> usize {
         self.state().open
+    }
+
+    /// Received body bytes that were neither passed on nor given up.
+    pub fn held_bytes(&mut self) -> usize {
+        self.state().held
     }
 
     /// Whether a header block has begun and not ended.
