@@ -115,12 +115,10 @@ impl Reload {
             self.log.set_levels(&next.log.level)?;
         }
         self.shared.quic.credentials().replace(credentials);
-        if next.routing != self.settings.routing {
-            if routes.version() <= self.settings.routing.version {
-                tracing::warn!(
-                    "the routes changed, but routing.version did not rise: other units cannot tell which is newer"
-                );
-            }
+        if next.routing != self.settings.routing && routes.version() <= self.settings.routing.version {
+            tracing::warn!(
+                "the routes changed, but routing.version did not rise: other units cannot tell which is newer"
+            );
         }
         if next.routing != self.settings.routing || next.units != self.settings.units {
             self.shared.routing.replace(routes);
