@@ -27,9 +27,10 @@ use tokio_util::sync::CancellationToken;
 use self::reload::Reload;
 use self::shard::{Command, Shard};
 use crate::admin::{self, Admin};
+use crate::admission::RetryBudgets;
 use crate::calls::{CallPolicies, CallPolicy};
 use crate::delivery::SharedDirectory;
-use crate::model::{Geo, MissingKey, Place};
+use crate::model::{Geo, MissingKey, Place, UnitId};
 use crate::peer::credentials::{Credentials, CredentialsError, CredentialsHandle, Own};
 use crate::peer::quic::{Quic, QuicError};
 use crate::peer::refusals::Refusals;
@@ -97,6 +98,7 @@ struct Shared {
     place: Place,
     data_dir: PathBuf,
     policies: CallPolicies,
+    retries: Arc<RetryBudgets>,
     framed: delivery::framed::Limits,
     routing: routing::Handle,
     quic: Quic,
@@ -235,6 +237,7 @@ fn build(checked: Checked, registry: &Registry) -> Result<Shared, AppError> {
         directory: SharedDirectory::new(shards),
         elsewhere: peer::Elsewhere::new(shards, settings.delivery.crossing_in_flight_max),
         policies: policies(&settings),
+        retries: retries(&settings, &unit, shards),
         framed: settings.ingress.framed.limits()?,
         series: Series {
             calls: CallSeries::register(series)?,
@@ -293,6 +296,12 @@ fn policies(settings: &Settings) -> CallPolicies {
     });
     let named = named.chain(own).collect();
     CallPolicies::new(named, others)
+}
+
+/// Retry budgets of all units that calls can go to.
+fn retries(settings: &Settings, own: &UnitId, shards: usize) -> Arc<RetryBudgets> {
+    let units = settings.units.keys().chain([own]).cloned();
+    RetryBudgets::new(units, shards, settings.retry.clone())
 }
 
 fn shard_count(wanted: usize) -> usize {

@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //! - R1. Settings with any mistake change nothing.
-//! - R2. What can change without a restart is in force at once: routes, credentials, log. What cannot is
+//! - R2. What can change without a restart is in force at once: routes, credentials, retries, log. What cannot is
 //!   named in the log, each time.
 //!
 //! # Not here
@@ -103,6 +103,7 @@ impl Reload {
             }
             self.shared.routing.replace(routes);
         }
+        self.shared.retries.replace_settings(next.retry.clone());
         telemetry::access::set_share(next.log.access);
         telemetry::span::set_enabled(next.log.spans);
         let changed = differences(&self.settings, &next).join(", ");
@@ -142,6 +143,7 @@ fn apply(running: &Settings, new: &Settings) -> Settings {
             crl_expired: new.peer.crl_expired,
             ..running.peer.clone()
         },
+        retry: new.retry.clone(),
         log: telemetry::Settings {
             format: running.log.format,
             ..new.log.clone()

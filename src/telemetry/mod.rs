@@ -15,6 +15,7 @@ mod chain;
 mod logging;
 mod registry;
 mod repeats;
+pub mod retries;
 mod settings;
 pub mod span;
 
