@@ -30,7 +30,7 @@ use crate::admin::{self, Admin};
 use crate::admission::RetryBudgets;
 use crate::calls::{CallPolicies, CallPolicy};
 use crate::delivery::SharedDirectory;
-use crate::model::{Geo, MissingKey, Place, UnitId};
+use crate::model::{Geo, MissingKey, Place};
 use crate::peer::credentials::{Credentials, CredentialsError, CredentialsHandle, Own};
 use crate::peer::quic::{Quic, QuicError};
 use crate::peer::refusals::Refusals;
@@ -237,7 +237,11 @@ fn build(checked: Checked, registry: &Registry) -> Result<Shared, AppError> {
         directory: SharedDirectory::new(shards),
         elsewhere: peer::Elsewhere::new(shards, settings.delivery.crossing_in_flight_max),
         policies: policies(&settings),
-        retries: retries(&settings, &unit, shards),
+        retries: RetryBudgets::new(
+            settings.units.keys().chain([&unit]).cloned(),
+            shards,
+            settings.retry.clone(),
+        ),
         framed: settings.ingress.framed.limits()?,
         series: Series {
             calls: CallSeries::register(series)?,
@@ -296,12 +300,6 @@ fn policies(settings: &Settings) -> CallPolicies {
     });
     let named = named.chain(own).collect();
     CallPolicies::new(named, others)
-}
-
-/// Retry budgets of all units that calls can go to.
-fn retries(settings: &Settings, own: &UnitId, shards: usize) -> Arc<RetryBudgets> {
-    let units = settings.units.keys().chain([own]).cloned();
-    RetryBudgets::new(units, shards, settings.retry.clone())
 }
 
 fn shard_count(wanted: usize) -> usize {

@@ -9,8 +9,9 @@
 //!
 //! # Invariants
 //! - A1. A call holds at most one permit or place in line, and gives it up when it ends, however it ends.
-//! - A2. A permit whose retries were not answered is out for at least twice as long as they were on the wire. Attempts
-//!   of one kind take about the same time, so a fifth of the active calls becomes a tenth of the attempts: 1.10 (C-T3).
+//! - A2. A permit whose retries were not answered is out for at least three times as long as they were on the wire. A
+//!   fifth of the active calls is then a fifteenth of all attempts, if attempts take about the same time: below 1.10
+//!   (C-T3) however slowly calls fail. Those that fail fast are held back by their pauses.
 //! - A3. A call that waits keeps the failure it waits with; it is the answer if there will be no further attempt.
 //!
 //! # Not here
@@ -210,6 +211,10 @@ impl Rpc {
             open.record.on_retry(RetryOutcome::SwitchedOff, &self.parts.metrics);
             return Some(Err(failure));
         }
+        if let Err(error) = self.way(open.record.unit()) {
+            open.record.on_retry(RetryOutcome::Away, &self.parts.metrics);
+            return Some(Err(Failure::Relay(Box::new(error))));
+        }
         let turn = open.turn.as_mut()?;
         turn.alarm = None;
         turn.sent = Some(clock());
@@ -342,13 +347,18 @@ impl Drop for Turn {
         let Some(Seat::Permit(permit, since)) = self.seat.take() else {
             return;
         };
-        match since.checked_add(self.on_wire.saturating_mul(2)) {
+        match held_until(since, self.on_wire) {
             Some(until) if until > now && !self.answered => {
                 self.alarms.keep(until, Due::Return(permit));
             }
             _ => drop(permit),
         }
     }
+}
+
+/// How long a permit is out that was taken at `since` and had attempts on the wire for so long, in vain (A2).
+fn held_until(since: Instant, on_wire: Duration) -> Option<Instant> {
+    since.checked_add(on_wire.saturating_mul(3))
 }
 
 /// Where to send a call whose owner is another unit than was thought (C-R1).

@@ -27,6 +27,7 @@ mod harness;
 mod links;
 mod relays;
 mod reload;
+mod retries;
 mod routing;
 mod services;
 mod trace;
