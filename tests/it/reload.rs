@@ -10,6 +10,7 @@ use toml::{Table, Value};
 use tonic::Code;
 
 use crate::harness::{Cluster, DOMAIN, Leaf, Relay, wait_for, within};
+use crate::retries::until_served;
 use crate::services::{Client, Echo, RawService, request, reset};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -156,6 +157,7 @@ async fn retries_are_switched_off_and_on_without_a_restart() {
         .set("b", "services.\"im.Echo\".outlier.failures", 0)
         .start()
         .await;
+    until_served(&cluster).await;
     let relay = cluster.relay("a-1");
     let client = Client::connect(&relay.grpc()).await;
     let attempts_of_a_call = async || {
