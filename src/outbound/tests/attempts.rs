@@ -108,37 +108,37 @@ fn an_answer_stays_the_answer_where_another_attempt_is_not_wanted() {
     };
     let lost = || ReplyEvent::Failed(Box::new(RelayError::new(Reason::LinkLost, Retry::Ambiguous, "test")));
     let never = [("grpc-retry-pushback-ms", "-1")];
-    let some = || Part {
+    let beginning = || Part {
         body: ReplyBody(b"some"[..].into()),
         ..Part::default()
     };
     let plain: Bend = |request| request.hints.idempotent = false;
     let large: Bend = |request| request.body.chunk = vec![0; 20_000].into();
-    let same: Bend = |_| {};
+    let as_it_is: Bend = |_| {};
     check(plain, None, status(Code::Unavailable, &[], false), "Unavailable", None);
-    check(same, None, status(Code::Internal, &[], false), "Internal", None);
+    check(as_it_is, None, status(Code::Internal, &[], false), "Internal", None);
     check(
-        same,
+        as_it_is,
         None,
         status(Code::Unavailable, &never, false),
         "Unavailable",
         Some("pushed_back"),
     );
     check(
-        same,
+        as_it_is,
         None,
         status(Code::Unavailable, &never, true),
         "Unavailable",
         Some("pushed_back"),
     );
     check(
-        same,
-        Some(some()),
+        as_it_is,
+        Some(beginning()),
         status(Code::Unavailable, &[], false),
         "Unavailable",
         None,
     );
-    check(same, Some(some()), lost(), "link_lost", Some("reply_started"));
+    check(as_it_is, Some(beginning()), lost(), "link_lost", Some("reply_started"));
     check(large, None, lost(), "link_lost", Some("too_large"));
     check(plain, None, lost(), "link_lost", Some("not_idempotent"));
     check(
