@@ -27,7 +27,6 @@ use tokio_util::sync::CancellationToken;
 use self::reload::Reload;
 use self::shard::{Command, Shard};
 use crate::admin::{self, Admin};
-use crate::admission::RetryBudgets;
 use crate::calls::{CallPolicies, CallPolicy};
 use crate::delivery::SharedDirectory;
 use crate::model::{Geo, MissingKey, Place};
@@ -37,7 +36,7 @@ use crate::peer::refusals::Refusals;
 use crate::settings::{Checked, Settings, Source};
 use crate::telemetry::calls::CallSeries;
 use crate::telemetry::{LogHandle, Registry};
-use crate::{delivery, ingress, peer, routing};
+use crate::{admission, delivery, ingress, peer, routing};
 
 use self::status::{ShardStatus, Status};
 
@@ -98,7 +97,7 @@ struct Shared {
     place: Place,
     data_dir: PathBuf,
     policies: CallPolicies,
-    retries: Arc<RetryBudgets>,
+    retries: Arc<admission::RetryBudgets>,
     framed: delivery::framed::Limits,
     routing: routing::Handle,
     quic: Quic,
@@ -231,17 +230,14 @@ fn build(checked: Checked, registry: &Registry) -> Result<Shared, AppError> {
         Arc::new(Refusals::register(series)?),
     )?;
     let shards = shard_count(settings.relay.shards);
+    let units = settings.units.keys().chain([&unit]).cloned();
     Ok(Shared {
         routing: routing::Handle::new(routes),
         quic,
         directory: SharedDirectory::new(shards),
         elsewhere: peer::Elsewhere::new(shards, settings.delivery.crossing_in_flight_max),
         policies: policies(&settings),
-        retries: RetryBudgets::new(
-            settings.units.keys().chain([&unit]).cloned(),
-            shards,
-            settings.retry.clone(),
-        ),
+        retries: admission::RetryBudgets::new(units, shards, settings.retry.clone()),
         framed: settings.ingress.framed.limits()?,
         series: Series {
             calls: CallSeries::register(series)?,

@@ -236,7 +236,7 @@ impl Rpc {
         let Some(open) = self.calls.take(id) else { return };
         match failure {
             Failure::Relay(error) => self.fail(open, *error),
-            Failure::Service(part) => self.answer(open, *part),
+            Failure::Service(part) => self.answer(open, *part, clock()),
         }
     }
 

@@ -216,13 +216,12 @@ impl Rpc {
             return self.on_failed(id, Failure::Service(Box::new(part)));
         }
         if let Some(open) = self.calls.take(id) {
-            self.answer(open, part);
+            self.answer(open, part, now);
         }
     }
 
     /// The caller gets the end of the reply.
-    pub(super) fn answer(&self, mut open: Open, mut part: Part) {
-        let now = Instant::now().into_std();
+    pub(super) fn answer(&self, mut open: Open, mut part: Part, now: std::time::Instant) {
         part.head = part.head.or(open.head.take());
         add_answer_fields(&mut part, open.record.unit());
         open.record.on_reply_bytes(part.body.0.len());
