@@ -1,69 +1,148 @@
-//! Retry budget: how many calls may be sent again (C-T3). Pure.
+//! Retry budget of one destination unit: how many retries at a time, and who waits for one (C-T3). Pure.
+//!
+//! # Invariants
+//! - B1. A permit is given only while fewer than [`permits`] are out.
+//! - B2. Whoever waits gets a permit before whoever comes later.
+//! - B3. Nobody waits while a permit is free, if [`Line::next`] is asked until it says no whenever one comes back.
 
-use std::cell::Cell;
+use std::collections::BTreeMap;
 
-/// Lets at most a fifth of the calls be sent again, and a few when there are few calls.
-///
-/// Each first attempt earns a fifth of a retry; what is earned is capped, so that a quiet hour does
-/// not pay for a storm of retries.
-#[derive(Debug)]
-pub struct RetryBudget {
-    /// Fifths of a retry.
-    fifths: Cell<u32>,
+/// Retries that may be under way at a time while this many calls are: a fifth, but three at least.
+pub(super) fn permits(active: usize) -> usize {
+    (active / SHARE).max(PERMITS_MIN)
 }
 
-impl Default for RetryBudget {
+/// The permits that are out, and those who wait for one in the order in which they came.
+#[derive(Debug)]
+pub(super) struct Line<W> {
+    out: usize,
+    waiting: BTreeMap<u64, W>,
+    last: u64,
+}
+
+impl<W> Default for Line<W> {
     fn default() -> Self {
         Self {
-            fifths: Cell::new(RESERVE),
+            out: 0,
+            waiting: BTreeMap::new(),
+            last: 0,
         }
     }
 }
 
-impl RetryBudget {
-    /// A first attempt was sent.
-    pub fn on_sent(&self) {
-        self.fifths.set((self.fifths.get() + 1).min(CAP));
+impl<W> Line<W> {
+    /// Takes a permit, unless all are out or somebody waits (B1, B2).
+    pub(super) fn take(&mut self, permits: usize) -> bool {
+        let free = self.waiting.is_empty() && self.out < permits;
+        self.out += usize::from(free);
+        free
     }
 
-    /// Whether one more retry may be sent; takes it.
-    pub fn take(&self) -> bool {
-        let Some(left) = self.fifths.get().checked_sub(PRICE) else {
-            return false;
-        };
-        self.fifths.set(left);
-        true
+    /// Gets in line; the number is for [`Line::leave`].
+    pub(super) fn wait(&mut self, who: W) -> u64 {
+        self.last += 1;
+        self.waiting.insert(self.last, who);
+        self.last
+    }
+
+    /// Gets out of line. Without effect once a permit was given.
+    pub(super) fn leave(&mut self, number: u64) {
+        self.waiting.remove(&number);
+    }
+
+    /// A permit came back.
+    pub(super) fn give_back(&mut self) {
+        self.out = self.out.saturating_sub(1);
+    }
+
+    /// Takes a permit for the first in line, if one is free.
+    pub(super) fn next(&mut self, permits: usize) -> Option<(u64, W)> {
+        if self.out >= permits {
+            return None;
+        }
+        let next = self.waiting.pop_first()?;
+        self.out += 1;
+        Some(next)
     }
 }
 
-/// Fifths of a retry that one retry costs: 20 %.
-const PRICE: u32 = 5;
-/// Retries that are there at first: what a relay loses at once when one link of a quiet pair breaks. C-T3 asks for three
-/// at least.
-const RESERVE: u32 = 32 * PRICE;
-/// A hundred retries saved at most.
-const CAP: u32 = 100 * PRICE;
+/// One retry for so many calls: 20 %.
+const SHARE: usize = 5;
+/// Retries at a time when there are few calls.
+const PERMITS_MIN: usize = 3;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use proptest::prelude::*;
 
     use super::*;
 
+    // C-T3
+    #[test]
+    fn a_fifth_of_the_active_calls_and_three_at_least() {
+        for (active, expected) in [(0, 3), (15, 3), (19, 3), (20, 4), (64, 12), (1000, 200)] {
+            assert_eq!(permits(active), expected, "{active}");
+        }
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Take,
+        Wait,
+        Leave(usize),
+        Back,
+        Active(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            Just(Step::Take),
+            Just(Step::Wait),
+            (0_usize..8).prop_map(Step::Leave),
+            Just(Step::Back),
+            (0_usize..200).prop_map(Step::Active),
+        ]
+    }
+
     proptest! {
-        // C-T3: retries never exceed a fifth of the calls plus the reserve.
+        // C-T3, B1 to B3: whatever happens in whatever order.
         #[test]
-        fn retries_stay_within_a_fifth_of_the_calls(steps in prop::collection::vec(any::<bool>(), 0..2000)) {
-            let budget = RetryBudget::default();
-            let (mut calls, mut retries) = (0_u32, 0_u32);
-            for retry in steps {
-                if retry {
-                    retries += u32::from(budget.take());
-                } else {
-                    calls += 1;
-                    budget.on_sent();
+        fn permits_stay_within_the_budget_and_go_to_whoever_came_first(steps in prop::collection::vec(step(), 0..400)) {
+            let mut line = Line::default();
+            let (mut active, mut out, mut comers) = (0, 0_usize, 0_u32);
+            let mut waiting: VecDeque<(u64, u32)> = VecDeque::new();
+            for step in steps {
+                match step {
+                    Step::Active(now) => active = now,
+                    Step::Take => {
+                        let free = out < permits(active) && waiting.is_empty();
+                        prop_assert_eq!(line.take(permits(active)), free);
+                        out += usize::from(free);
+                    }
+                    Step::Wait => {
+                        comers += 1;
+                        waiting.push_back((line.wait(comers), comers));
+                    }
+                    Step::Leave(at) => {
+                        if let Some((number, _)) = waiting.remove(at) {
+                            line.leave(number);
+                            line.leave(number);
+                        }
+                    }
+                    Step::Back if out > 0 => {
+                        line.give_back();
+                        out -= 1;
+                    }
+                    Step::Back => {}
                 }
-                prop_assert!(retries * 5 <= calls + RESERVE);
+                while let Some(next) = line.next(permits(active)) {
+                    prop_assert!(out < permits(active), "B1");
+                    prop_assert_eq!(Some(next), waiting.pop_front(), "B2");
+                    out += 1;
+                }
+                prop_assert!(waiting.is_empty() || out >= permits(active), "B3");
             }
         }
     }

@@ -42,7 +42,7 @@ use crate::peer::refusals::Refusals;
 use crate::settings::{Checked, Settings, Source};
 use crate::telemetry::calls::CallSeries;
 use crate::telemetry::{LogHandle, Registry};
-use crate::{delivery, ingress, peer, routing};
+use crate::{admission, delivery, ingress, peer, routing};
 
 use self::certificates::Pages;
 use self::status::{ShardStatus, Status};
@@ -110,6 +110,7 @@ struct Shared {
     place: Place,
     data_dir: PathBuf,
     policies: ArcSwap<CallPolicies>,
+    retries: Arc<admission::RetryBudgets>,
     framed: delivery::framed::Limits,
     routing: routing::Handle,
     quic: Quic,
@@ -247,6 +248,7 @@ fn build(checked: Checked, registry: &Registry) -> Result<Shared, AppError> {
         Arc::new(Refusals::register(series)?),
     )?;
     let shards = shard_count(settings.relay.shards);
+    let units = settings.units.keys().chain([&unit]).cloned();
     Ok(Shared {
         routing: routing::Handle::new(routes),
         quic,
@@ -254,6 +256,7 @@ fn build(checked: Checked, registry: &Registry) -> Result<Shared, AppError> {
         elsewhere: peer::Elsewhere::new(shards, settings.delivery.crossing_in_flight_max),
         roster: Arc::default(),
         policies: ArcSwap::from_pointee(policies(&settings)),
+        retries: admission::RetryBudgets::new(units, shards, settings.retry.clone()),
         framed: settings.ingress.framed.limits()?,
         series: Series {
             calls: CallSeries::register(series)?,

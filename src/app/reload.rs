@@ -2,8 +2,8 @@
 //!
 //! # Invariants
 //! - R1. Settings with any mistake change nothing.
-//! - R2. What can change without a restart is in force at once: routes, units, services, policies of calls, credentials,
-//!   log. What cannot is named in the log, each time.
+//! - R2. What can change without a restart is in force at once: routes, units, services, policies of calls, retries,
+//!   credentials, log. What cannot is named in the log, each time.
 //!
 //! # Not here
 //! What becomes of open links (`peer`) and of connections to local services (`delivery`).
@@ -126,6 +126,8 @@ impl Reload {
         let policies = policies(&next);
         self.shared.policies.store(Arc::new(policies.clone()));
         self.shared.status.reload(&next);
+        self.shared.retries.add_units(next.units.keys().cloned());
+        self.shared.retries.replace_settings(next.retry.clone());
         telemetry::access::set_share(next.log.access);
         telemetry::span::set_enabled(next.log.spans);
         let changed = differences(&self.settings, &next).join(", ");
@@ -175,6 +177,7 @@ fn apply(running: &Settings, new: &Settings) -> Settings {
         units: new.units.clone(),
         services: services(running, new),
         calls: new.calls.clone(),
+        retry: new.retry.clone(),
         log: telemetry::Settings {
             format: running.log.format,
             ..new.log.clone()

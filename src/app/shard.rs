@@ -211,6 +211,7 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
         peers: peers.clone(),
         local: inbound.clone(),
         policies: policies.clone(),
+        budgets: shared.retries.on_shard(index),
         metrics: calls.clone(),
         first_request_id: fastrand::u64(1..),
     });
@@ -323,6 +324,7 @@ impl Parts {
     async fn end(&self) {
         self.drain.cancel();
         self.delivery.drain();
+        self.outbound.end_retries();
         self.peers.close().await;
         self.end.cancel();
         self.connections.close();

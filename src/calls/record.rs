@@ -9,6 +9,7 @@ use super::trace::CallSpan;
 use crate::model::{Code, Envelope, Outcome, Reason, RelayError, Request, Timing, UnitId};
 use crate::telemetry::access::{self, Access};
 use crate::telemetry::calls::{CallMetrics, Direction, Ended, PairMetrics};
+use crate::telemetry::retries::RetryOutcome;
 use crate::telemetry::span::{self, Span};
 
 /// The record of one call.
@@ -19,6 +20,7 @@ pub struct CallRecord {
     epoch: u64,
     attempt: u8,
     flags: &'static str,
+    retry: Option<RetryOutcome>,
     source: UnitId,
     unit: UnitId,
     received: Instant,
@@ -44,6 +46,7 @@ impl CallRecord {
             epoch: request.facts.epoch,
             attempt: request.facts.attempt,
             flags: access::flags(request.hints.idempotent, request.envelope == Envelope::Framed),
+            retry: None,
             unit: source.clone(),
             source,
             received: request.received,
@@ -72,8 +75,15 @@ impl CallRecord {
     }
 
     /// It goes out once more.
-    pub fn on_retry(&mut self) {
+    pub fn on_attempt(&mut self) {
         self.attempt = self.attempt.saturating_add(1);
+    }
+
+    /// Something happened to a retry of it, or there will be none (C-T5).
+    pub fn on_retry(&mut self, outcome: RetryOutcome, metrics: &CallMetrics) {
+        self.retry = outcome.is_final().then_some(outcome);
+        let retries = metrics.retries();
+        retries.on_retry(self.request_id, &self.source, &self.unit, outcome);
     }
 
     /// More of the request came.
@@ -183,6 +193,7 @@ impl CallRecord {
             flags: self.flags,
             outcome,
             reason,
+            retry: self.retry,
             total,
             queue,
             wire,

@@ -11,6 +11,9 @@ use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+/// The field in which a service sees how many attempts of a call there were before, as gRPC names it.
+pub const PREVIOUS_ATTEMPTS: &[u8] = b"grpc-previous-rpc-attempts";
+
 /// An immutable block of metadata fields in the order in which they came.
 #[derive(Clone, Default, Eq, PartialEq)]
 pub struct Metadata(Bytes);
@@ -73,14 +76,16 @@ impl Metadata {
         self.value(name).and_then(|value| std::str::from_utf8(value).ok())
     }
 
-    /// The block without fields whose name starts with `prefix`; the same block if there is none.
+    /// The block without fields that only relays may set; the same block if there is none. Those are ours (`strait-`)
+    /// and the number of attempts before (C-T2).
     #[must_use]
-    pub fn without(self, prefix: &[u8]) -> Self {
-        if !self.iter().any(|(name, _)| name.starts_with(prefix)) {
+    pub fn distrusted(self) -> Self {
+        let is_ours = |name: &[u8]| name.starts_with(b"strait-") || name == PREVIOUS_ATTEMPTS;
+        if !self.iter().any(|(name, _)| is_ours(name)) {
             return self;
         }
         let mut kept = MetadataBuilder::new();
-        for (name, value) in self.iter().filter(|(name, _)| !name.starts_with(prefix)) {
+        for (name, value) in self.iter().filter(|(name, _)| !is_ours(name)) {
             // Every field of a block is well-formed.
             let _ = kept.push(name, value);
         }

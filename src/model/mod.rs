@@ -22,7 +22,7 @@ pub use call::{
 };
 pub use error::{Code, Place, Reason, RelayError, Retry};
 pub use identity::{Geo, Name, NameError, RelayName, Source, UnitId};
-pub use metadata::{Metadata, MetadataBuilder, MetadataError};
+pub use metadata::{Metadata, MetadataBuilder, MetadataError, PREVIOUS_ATTEMPTS};
 pub use registry::{RegisterError, Registration, Registry};
 pub use size::{ByteSize, ByteSizeError};
 

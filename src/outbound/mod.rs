@@ -1,5 +1,30 @@
 //! Stories of what local services send to other units.
 
+mod alarms;
+mod retries;
 mod rpc;
+#[cfg(test)]
+mod tests;
+mod verdict;
+
+use std::rc::Rc;
 
 pub use rpc::{Parts, Rpc};
+
+use crate::model::{Callee, RelayError, UnitId};
+use crate::peer::Peers;
+
+/// Finds ways to other units.
+pub trait Ways {
+    /// A way to a unit.
+    ///
+    /// # Errors
+    /// The unit is not known, or away.
+    fn to(&self, unit: &UnitId) -> Result<Rc<dyn Callee>, RelayError>;
+}
+
+impl Ways for Peers {
+    fn to(&self, unit: &UnitId) -> Result<Rc<dyn Callee>, RelayError> {
+        Self::to(self, unit)
+    }
+}

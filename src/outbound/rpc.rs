@@ -2,28 +2,31 @@
 //!
 //! # Invariants
 //! - O1. Every call that comes in here ends with exactly one outcome (I1), whoever ends it.
-//! - O2. A call is sent again only if no byte of it reached a service, or to the owner that a relay named
-//!   with a newer epoch (C-R1, C-T1). Only this story does so (C-T2).
+//! - O2. A call is sent again only if no byte of it reached a service or it is marked idempotent, or to the owner that a
+//!   relay named with a newer epoch (C-R1, C-T1). Only this story does so (C-T2).
 //! - O3. Without a deadline of its own a call gets the route's default, a stream its idle and longest
 //!   time (C-D3); they are enforced here and not sent along as if the caller had asked for them.
 //!
 //! # Not here
-//! What happens at the destination (`inbound`).
+//! What happens at the destination (`inbound`), and when a call is tried again (`retries`).
 
 use std::cell::Cell;
 use std::rc::{Rc, Weak};
 
 use tokio::time::Instant;
 
-use crate::admission::RetryBudget;
+use super::Ways;
+use super::retries::{Retries, Turn};
+use super::verdict::{self, Failure};
+use crate::admission::{Active, ShardBudget, ShardBudgets};
 use crate::calls::{CallRecord, Calls, Limited, ShardPolicies, TimeLimits};
 use crate::model::{
     CallId, Callee, Caller, CallerRef, CancelReason, Ending, Metadata, MetadataBuilder, Part, Place, Reason, Refused,
     RelayError, ReplyEvent, Request, RequestBody, RequestEvent, Retry, SMALL_BODY_BYTES, UnitId,
 };
-use crate::peer::Peers;
 use crate::routing;
 use crate::telemetry::calls::{CallMetrics, Direction};
+use crate::telemetry::retries::RetryOutcome;
 
 /// What the story is made of.
 pub struct Parts {
@@ -32,11 +35,13 @@ pub struct Parts {
     /// The route table.
     pub routing: routing::Handle,
     /// Links to other units.
-    pub peers: Rc<Peers>,
+    pub peers: Rc<dyn Ways>,
     /// Takes the calls whose owner is this unit.
     pub local: Rc<dyn Callee>,
     /// Time limits and missing-key policy of a service.
     pub policies: Rc<ShardPolicies>,
+    /// How many calls may be sent again.
+    pub budgets: ShardBudgets,
     /// Series of calls.
     pub metrics: CallMetrics,
     /// First request id; ids count up from here, so relays and shards start far apart.
@@ -45,23 +50,30 @@ pub struct Parts {
 
 /// Calls that local services make, on one shard.
 pub struct Rpc {
-    parts: Parts,
-    budget: RetryBudget,
-    calls: Calls<Open>,
+    pub(super) parts: Parts,
+    pub(super) calls: Calls<Open>,
+    pub(super) retries: Retries,
     next_request_id: Cell<u64>,
     me: Weak<Self>,
 }
 
 /// One call under way.
-struct Open {
+pub(super) struct Open {
     caller: CallerRef,
-    callee: Option<(Rc<dyn Callee>, CallId)>,
-    limits: TimeLimits,
-    record: CallRecord,
+    /// Who has it; nobody while it waits to be sent again.
+    pub(super) callee: Option<(Rc<dyn Callee>, CallId)>,
+    pub(super) limits: TimeLimits,
+    pub(super) record: CallRecord,
     /// The request as it was sent, while it may be sent again.
-    again: Option<Box<Request>>,
+    pub(super) again: Option<Box<Request>>,
+    /// Why it may not, without `again`.
+    pub(super) lost: RetryOutcome,
     /// Status and initial metadata of a repeatable call, kept back while nothing else of the reply is there.
-    head: Option<(u16, Metadata)>,
+    pub(super) head: Option<(u16, Metadata)>,
+    /// Counts it while its first attempt is under way.
+    pub(super) active: Option<Active>,
+    /// Set from its first failure on.
+    pub(super) turn: Option<Box<Turn>>,
 }
 
 impl Rpc {
@@ -70,16 +82,16 @@ impl Rpc {
         let next_request_id = Cell::new(parts.first_request_id);
         Rc::new_cyclic(|me| Self {
             parts,
-            budget: RetryBudget::default(),
             calls: Calls::default(),
+            retries: Retries::default(),
             next_request_id,
             me: me.clone(),
         })
     }
 
-    /// Ends calls whose time is over; runs as long as the shard.
+    /// Ends calls whose time is over and sends those again that are due; runs as long as the shard.
     pub async fn watch(&self) {
-        self.calls.watch(|id| self.on_overdue(id)).await;
+        tokio::join!(self.calls.watch(|id| self.on_overdue(id)), self.watch_retries());
     }
 
     /// Calls under way.
@@ -109,15 +121,18 @@ impl Rpc {
             return Err(Box::new((record, refused(error, request))));
         }
         let again = (request.body.chunk.len() <= SMALL_BODY_BYTES).then(|| Box::new(request.clone()));
+        let active = self.parts.budgets.of(record.unit()).map(ShardBudget::count);
         let id = self.calls.insert(Open {
             caller,
             callee: None,
             limits,
             record,
             again,
+            lost: RetryOutcome::TooLarge,
             head: None,
+            active,
+            turn: None,
         });
-        self.budget.on_sent();
         match self.send(way, request, id) {
             Ok(()) => Ok(id),
             Err(refused) => match self.calls.take(id) {
@@ -141,16 +156,22 @@ impl Rpc {
         self.way_to(decision.unit, request)
     }
 
-    fn way_to(&self, unit: &UnitId, request: &mut Request) -> Result<Rc<dyn Callee>, RelayError> {
+    pub(super) fn way_to(&self, unit: &UnitId, request: &mut Request) -> Result<Rc<dyn Callee>, RelayError> {
+        if *unit != self.parts.place.unit {
+            request.facts.visited.push(self.parts.place.unit.clone());
+            request.facts.destination = Some(unit.clone());
+        }
+        self.way(unit)
+    }
+
+    pub(super) fn way(&self, unit: &UnitId) -> Result<Rc<dyn Callee>, RelayError> {
         if *unit == self.parts.place.unit {
             return Ok(self.parts.local.clone());
         }
-        request.facts.visited.push(self.parts.place.unit.clone());
-        request.facts.destination = Some(unit.clone());
         self.parts.peers.to(unit)
     }
 
-    fn send(&self, callee: Rc<dyn Callee>, request: Request, id: CallId) -> Result<(), Refused> {
+    pub(super) fn send(&self, callee: Rc<dyn Callee>, request: Request, id: CallId) -> Result<(), Refused> {
         let Some(me) = self.me.upgrade() else { return Ok(()) };
         let callee_id = callee.open(request, CallerRef { port: me, id })?;
         self.calls.with(id, |open| open.callee = Some((callee, callee_id)));
@@ -158,7 +179,8 @@ impl Rpc {
     }
 
     fn on_overdue(&self, id: CallId) {
-        let Some(open) = self.calls.take(id) else { return };
+        let Some(mut open) = self.calls.take(id) else { return };
+        open.on_overdue(&self.parts.metrics);
         open.tell(RequestEvent::Cancel(CancelReason::Deadline));
         let now = Instant::now().into_std();
         let detail = open.limits.describe(now);
@@ -177,7 +199,7 @@ impl Rpc {
                     return None;
                 }
                 add_answer_fields(&mut part, open.record.unit());
-                open.again = None;
+                open.on_answered();
                 open.record.on_reply_bytes(bytes);
                 open.limits.on_stream_activity(now);
                 Some((open.caller.clone(), open.limits.limit()))
@@ -188,10 +210,24 @@ impl Rpc {
             }
             return;
         }
-        let Some(mut open) = self.calls.take(id) else { return };
+        let status = part.end.as_ref().map(|end| end.status).unwrap_or_default();
+        if verdict::is_in_retry_set(status)
+            && bytes == 0
+            && self.calls.with(id, |open| open.is_repeatable()) == Some(true)
+        {
+            return self.on_failed(id, Failure::Service(Box::new(part)));
+        }
+        if let Some(open) = self.calls.take(id) {
+            self.answer(open, part, now);
+        }
+    }
+
+    /// The caller gets the end of the reply.
+    pub(super) fn answer(&self, mut open: Open, mut part: Part, now: std::time::Instant) {
         part.head = part.head.or(open.head.take());
         add_answer_fields(&mut part, open.record.unit());
-        open.record.on_reply_bytes(bytes);
+        open.record.on_reply_bytes(part.body.0.len());
+        open.on_ended(&part);
         let (status, timing) = part
             .end
             .as_ref()
@@ -201,52 +237,7 @@ impl Rpc {
         open.record.answered(status, timing, now, &self.parts.metrics);
     }
 
-    /// A relay or link ended the attempt: once more if that is safe, else tell the caller.
-    fn on_failed(&self, id: CallId, error: RelayError) {
-        let plan = self.calls.with(id, |open| self.plan_again(open, &error)).flatten();
-        let sent = plan.map(|(unit, request)| self.send_again(id, &unit, request));
-        let error = match sent {
-            Some(Ok(())) => return,
-            Some(Err(later)) => later,
-            None => error,
-        };
-        if let Some(open) = self.calls.take(id) {
-            self.fail(open, error);
-        }
-    }
-
-    /// Where to send a call again, and what (O2).
-    fn plan_again(&self, open: &mut Open, error: &RelayError) -> Option<(UnitId, Box<Request>)> {
-        let mut request = open.again.take_if(|request| request.body.end)?;
-        let unit = match (&error.owner, error.retry) {
-            // Adopt the owner only if the other relay knows more than we do, and only once: two
-            // static tables that disagree would send a call to and fro for ever.
-            (Some((owner, epoch)), _) if *epoch > request.facts.epoch && request.facts.attempt == 0 => {
-                request.facts.epoch = *epoch;
-                owner.clone()
-            }
-            (None, _)
-                if is_repeatable(&request, error) && request.facts.attempt < ATTEMPTS_MAX && self.budget.take() =>
-            {
-                open.record.unit().clone()
-            }
-            _ => return None,
-        };
-        request.facts.attempt += 1;
-        request.facts.visited.clear();
-        open.record.on_retry();
-        open.record.on_routed(&unit, request.facts.epoch);
-        open.again = Some(request.clone());
-        open.head = None;
-        Some((unit, request))
-    }
-
-    fn send_again(&self, id: CallId, unit: &UnitId, mut request: Box<Request>) -> Result<(), RelayError> {
-        let callee = self.way_to(unit, &mut request)?;
-        self.send(callee, *request, id).map_err(|refused| *refused.error)
-    }
-
-    fn fail(&self, open: Open, error: RelayError) {
+    pub(super) fn fail(&self, open: Open, error: RelayError) {
         let error = error.at(&self.parts.place.unit, &self.parts.place.relay);
         open.record
             .failed(&error, Instant::now().into_std(), &self.parts.metrics);
@@ -302,7 +293,7 @@ impl Caller for Rpc {
     fn on_reply(&self, id: CallId, event: ReplyEvent) {
         match event {
             ReplyEvent::Part(part) => self.on_part(id, part),
-            ReplyEvent::Failed(error) => self.on_failed(id, *error),
+            ReplyEvent::Failed(error) => self.on_failed(id, Failure::Relay(error)),
             ReplyEvent::Credit(bytes) => {
                 if let Some(caller) = self.calls.with(id, |open| open.caller.clone()) {
                     caller.send(ReplyEvent::Credit(bytes));
@@ -333,13 +324,17 @@ impl Open {
     /// waits for that byte. Many services send the head long before. Returns whether `part` was only a head;
     /// otherwise the head that was kept is put into it.
     fn keeps_head(&mut self, part: &mut Part) -> bool {
-        let repeatable = self.again.as_ref().is_some_and(|request| request.hints.idempotent);
-        if repeatable && part.body.0.is_empty() && part.head.is_some() {
+        if self.is_repeatable() && part.body.0.is_empty() && part.head.is_some() {
             self.head = part.head.take();
             return true;
         }
         part.head = part.head.take().or(self.head.take());
         false
+    }
+
+    /// Whether it may be executed twice, as things stand.
+    fn is_repeatable(&self) -> bool {
+        self.again.as_ref().is_some_and(|request| request.hints.idempotent)
     }
 
     fn tell(&self, event: RequestEvent) {
@@ -352,16 +347,6 @@ impl Open {
 impl Limited for Open {
     fn limit(&self) -> Option<std::time::Instant> {
         self.limits.limit()
-    }
-}
-
-/// Whether sending the request again is right: no byte of it reached a service, or the caller says that
-/// the method may be executed twice and the way to the service broke (C-T1).
-fn is_repeatable(request: &Request, error: &RelayError) -> bool {
-    match error.retry {
-        Retry::Safe => true,
-        Retry::Ambiguous => request.hints.idempotent && matches!(error.reason, Reason::LinkLost | Reason::ServiceLost),
-        Retry::Never => false,
     }
 }
 
@@ -393,6 +378,3 @@ fn answer_fields(block: &Metadata, unit: Option<&UnitId>, service: Option<std::t
     }
     fields.build()
 }
-
-/// Times a call that reached no service is sent again.
-const ATTEMPTS_MAX: u8 = 4;

@@ -82,6 +82,7 @@ impl Settings {
         self.check_ingress(&mut problems);
         self.check_units(&mut problems);
         self.check_services(&mut problems);
+        self.check_retry(&mut problems);
         self.check_log(&mut problems);
         if self.routing.hops_max < 2 {
             problems.add(
@@ -224,10 +225,19 @@ impl Settings {
     }
 
     fn check_missing_key(&self, key: &str, missing_key: &MissingKey, problems: &mut Problems) {
-        if let MissingKey::Unit(unit) = missing_key
-            && !self.units.contains_key(unit)
-            && Some(unit) != self.relay.unit.as_ref()
-        {
+        if let MissingKey::Unit(unit) = missing_key {
+            self.check_known(key, unit, problems);
+        }
+    }
+
+    fn check_retry(&self, problems: &mut Problems) {
+        for unit in self.retry.units.keys() {
+            self.check_known(&path::join("retry.units", unit.as_str()), unit, problems);
+        }
+    }
+
+    fn check_known(&self, key: &str, unit: &UnitId, problems: &mut Problems) {
+        if !self.units.contains_key(unit) && Some(unit) != self.relay.unit.as_ref() {
             let text = format!("unit {unit} is neither in [units] nor this relay's own");
             problems.add(None, key, text);
         }

@@ -37,7 +37,7 @@ pub use schema::Schema;
 pub use show::{Shown, differences, show};
 pub use source::{Loaded, Source};
 
-use crate::{admin, delivery, ingress, peer, routing, telemetry};
+use crate::{admin, admission, delivery, ingress, peer, routing, telemetry};
 
 /// All settings of a relay.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize, schemars::JsonSchema)]
@@ -61,6 +61,8 @@ pub struct Settings {
     pub routing: routing::Settings,
     /// For calls to services that have no table of their own.
     pub calls: Calls,
+    /// Whether calls of local services that failed are sent again.
+    pub retry: admission::RetrySettings,
     /// What is written to standard error.
     pub log: telemetry::Settings,
 }

@@ -38,12 +38,14 @@ const INTRODUCTION: &str = "\
 ";
 
 /// Tables whose keys the operator names; each with an example.
-const OPEN: [(&str, &str); 4] = [
+const OPEN: [(&str, &str); 6] = [
     (
         "peer.trust",
         "# cn-east = \"certs/cn-east-ca.pem\"\n# sg = \"certs/sg-ca.pem\"\n",
     ),
     ("peer.crls", "# sg = [\"certs/sg.crl\"]\n"),
+    ("retry.services", "# \"im.Echo\" = false\n"),
+    ("retry.units", "# b = false\n"),
     (
         "units",
         "# [units.b]\n# geo = \"sg\"\n# dial = true\n# [[units.b.relays]]\n# name = \"b-1\"\n# addresses = [\"relay-b1.example:7443\"]\n",

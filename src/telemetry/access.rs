@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::calls::Direction;
+use super::retries::RetryOutcome;
 use crate::model::{Outcome, Reason, UnitId};
 
 /// What a line says. Names and numbers only: no key, no payload, no metadata.
@@ -28,6 +29,8 @@ pub struct Access<'a> {
     pub outcome: Outcome,
     /// Why a relay ended it.
     pub reason: Option<Reason>,
+    /// Why it was not tried again, if that was asked.
+    pub retry: Option<RetryOutcome>,
     /// From its first byte until its end.
     pub total: Duration,
     /// Of that, waiting in this relay.
@@ -84,6 +87,7 @@ pub fn log(access: &Access<'_>) {
         flags = access.flags,
         outcome = access.outcome.as_str(),
         reason = access.reason.map(Reason::as_str),
+        retry = access.retry.map(RetryOutcome::as_str),
         total_ms = millis(access.total),
         queue_ms = millis(access.queue),
         wire_ms = millis(access.wire),

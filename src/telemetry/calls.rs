@@ -15,6 +15,7 @@ use prometheus::local::LocalHistogram;
 use prometheus::{Error, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::LATENCY_BUCKETS;
+use super::retries::RetrySeries;
 use crate::model::{Map, Outcome, Reason, UnitId};
 
 /// Which way a call passes a relay.
@@ -61,6 +62,7 @@ pub struct CallSeries {
     calls: IntCounterVec,
     errors: IntCounterVec,
     in_flight: IntGaugeVec,
+    retries: RetrySeries,
     total: HistogramVec,
     queue: HistogramVec,
     wire: HistogramVec,
@@ -77,6 +79,7 @@ impl CallSeries {
         registry.register(Box::new(series.calls.clone()))?;
         registry.register(Box::new(series.errors.clone()))?;
         registry.register(Box::new(series.in_flight.clone()))?;
+        series.retries.register(registry)?;
         for histograms in [&series.total, &series.queue, &series.wire, &series.service] {
             registry.register(Box::new(histograms.clone()))?;
         }
@@ -105,6 +108,7 @@ impl CallSeries {
                 Opts::new("strait_calls_in_flight", "Calls that were routed and have not ended."),
                 &PAIR,
             )?,
+            retries: RetrySeries::new()?,
             total: histograms(
                 "strait_call_duration_seconds",
                 "From the first byte of a call to its end.",
@@ -190,6 +194,11 @@ impl CallMetrics {
         let destinations = sources.entry(src.clone()).or_default();
         destinations.insert(dst.clone(), Rc::clone(&pair));
         pair
+    }
+
+    /// What becomes of retries.
+    pub fn retries(&self) -> &RetrySeries {
+        &self.0.series.retries
     }
 
     /// Adds what was counted since the last time to the shared series.

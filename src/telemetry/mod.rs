@@ -3,7 +3,8 @@
 //! # Invariants
 //! - T1. Keys, payloads and secrets never become labels or fields; label values come from settings or
 //!   from closed enums.
-//! - T2. What is counted per call is counted without shared memory; shards add it up ten times a second.
+//! - T2. What is counted for each call is counted without shared memory; shards add it up ten times a second. Retries are
+//!   counted where they happen.
 //! - T3. Logs go to standard error. Standard output belongs to the commands.
 //!
 //! # Not here
@@ -16,6 +17,7 @@ mod logging;
 mod openmetrics;
 mod registry;
 mod repeats;
+pub mod retries;
 mod settings;
 pub mod span;
 

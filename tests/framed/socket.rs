@@ -215,7 +215,7 @@ async fn refusals_and_statuses_come_back_with_reason_and_text() {
     }
 }
 
-// C-E2, S3
+// C-E2, C-T2, S3
 #[tokio::test]
 async fn what_a_client_says_about_its_source_and_path_is_ignored() {
     let relay = Relay::start();
@@ -236,6 +236,7 @@ async fn what_a_client_says_about_its_source_and_path_is_ignored() {
     };
     let mut fields = MetadataBuilder::new();
     fields.push(b"strait-source-unit", b"evil").unwrap();
+    fields.push(b"grpc-previous-rpc-attempts", b"666").unwrap();
     fields.push(b"x-own", b"kept").unwrap();
     forged.metadata = fields.build();
     let mut out = BytesMut::new();

@@ -181,7 +181,7 @@ pub fn made(body: &'static [u8], end: bool) -> Request {
     }
 }
 
-// C-G1, C-D1, C-E2
+// C-G1, C-D1, C-E2, C-T2
 #[test]
 fn a_service_sees_the_request_its_source_and_the_time_that_is_left() {
     on_a_shard(async {
@@ -190,6 +190,7 @@ fn a_service_sees_the_request_its_source_and_the_time_that_is_left() {
         let name = |text| Name::new(text).unwrap();
         let mut request = made(b"\0\0\0\0\x02hi", true);
         request.deadline = Some(now() + Duration::from_secs(7));
+        request.facts.attempt = 3;
         request.facts.source = Some(Source {
             geo: name("sg"),
             unit: name("b"),
@@ -204,6 +205,7 @@ fn a_service_sees_the_request_its_source_and_the_time_that_is_left() {
         assert_eq!(reply.head.text("x-saw-strait-source-unit"), Some("b"));
         assert_eq!(reply.head.text("x-saw-strait-source-geo"), Some("sg"));
         assert_eq!(reply.head.text("x-saw-strait-source-service"), Some("im.Web"));
+        assert_eq!(reply.head.text("x-saw-grpc-previous-rpc-attempts"), Some("3"));
         assert_eq!(
             reply.head.text("strait-error"),
             None,

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::*;
 
-// C-G1
+// C-G1, C-T2
 #[test]
 fn a_unary_call_passes_with_fields_body_and_trailers() {
     on_a_shard(async {
@@ -22,6 +22,7 @@ fn a_unary_call_passes_with_fields_body_and_trailers() {
             .header("grpc-encoding", "gzip")
             .header("strait-key", "uid=4711")
             .header("strait-source-unit", "forged")
+            .header("grpc-previous-rpc-attempts", "7")
             .header("grpc-timeout", "5S")
             .body(())
             .unwrap();
@@ -43,7 +44,7 @@ fn a_unary_call_passes_with_fields_body_and_trailers() {
             seen.deadline.unwrap() - seen.received,
             std::time::Duration::from_secs(5)
         );
-        // te, grpc-timeout and strait fields are of this hop.
+        // te, grpc-timeout, the number of attempts and strait fields are of this hop.
         assert_eq!(seen.metadata.len(), 5);
     });
 }

@@ -33,6 +33,7 @@ mod local;
 mod logs;
 mod relays;
 mod reload;
+mod retries;
 mod routing;
 mod services;
 mod trace;

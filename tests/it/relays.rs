@@ -78,12 +78,13 @@ async fn two_relays_at_b(echo: &Echo) -> Cluster {
     builder.start().await
 }
 
-// C-L3: one of two relays crashes under load. Calls marked idempotent are tried again at the other one.
+// C-L3, C-T3: one of two relays crashes under load. Calls marked idempotent are tried again at the other one: many more
+// at once than the budget allows, so that they have to wait for each other.
 #[tokio::test]
 async fn a_crash_of_one_of_two_relays_is_invisible_to_retryable_calls() {
     let echo = Echo::start();
     let mut cluster = two_relays_at_b(&echo).await;
-    let load = Load::start(&cluster.relay("a-1").grpc(), 16, "true").await;
+    let load = Load::start(&cluster.relay("a-1").grpc(), 64, "true").await;
     load.goes_on(500).await;
     for name in ["b-1", "b-2"] {
         cluster.relay_mut(name).kill();
@@ -111,7 +112,7 @@ async fn a_crash_of_one_of_two_relays_is_invisible_to_retryable_calls() {
 async fn an_orderly_end_of_one_of_two_relays_loses_no_call() {
     let echo = Echo::start();
     let mut cluster = two_relays_at_b(&echo).await;
-    let load = Load::start(&cluster.relay("a-1").grpc(), 16, "false").await;
+    let load = Load::start(&cluster.relay("a-1").grpc(), 64, "false").await;
     load.goes_on(500).await;
     let status = cluster.relay_mut("b-1").terminate().await;
     assert!(status.success(), "{status}");

@@ -1,6 +1,8 @@
 //! O-C3, C-L2: the file is put in force as a whole or not at all, and the log says what needs a restart.
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,7 +10,8 @@ use toml::{Table, Value};
 use tonic::Code;
 
 use crate::harness::{Cluster, DOMAIN, Leaf, Relay, wait_for, within};
-use crate::services::{Client, Echo, request};
+use crate::retries::until_served;
+use crate::services::{Client, Echo, RawService, request, reset};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -348,4 +351,48 @@ async fn a_changed_file_is_read_without_a_signal() {
         (expiry().await != before).then_some(())
     })
     .await;
+}
+// C-T7: per service, per unit and everywhere, while the relay runs.
+#[tokio::test]
+async fn retries_are_switched_off_and_on_without_a_restart() {
+    let attempts = Arc::new(AtomicU64::new(0));
+    let seen = attempts.clone();
+    let service = RawService::start(move |_, respond| {
+        seen.fetch_add(1, Ordering::SeqCst);
+        async move { reset(respond, h2::Reason::INTERNAL_ERROR) }
+    });
+    let cluster = Cluster::pair(&service.endpoint())
+        .set("b", "services.\"im.Echo\".outlier.failures", 0)
+        .start()
+        .await;
+    until_served(&cluster).await;
+    let relay = cluster.relay("a-1");
+    let client = Client::connect(&relay.grpc()).await;
+    let attempts_of_a_call = async || {
+        let before = attempts.load(Ordering::SeqCst);
+        let fields = [("strait-key", "uid=b:1"), ("strait-idempotent", "true")];
+        let call = client.unary("Any", request(Bytes::from_static(b"m"), &fields));
+        assert_eq!(within("call", LIMIT, call).await.unwrap_err().code(), Code::Unavailable);
+        attempts.load(Ordering::SeqCst) - before
+    };
+    assert_eq!(attempts_of_a_call().await, 5);
+    for (retry, expected) in [
+        ("services.\"im.Echo\" = false", 1),
+        ("services.\"im.Other\" = false", 5),
+        ("units.b = false", 1),
+        ("enabled = false", 1),
+        ("enabled = true", 5),
+    ] {
+        reload(relay, "applied", |config| {
+            config.insert("retry".to_owned(), Value::Table(retry.parse().unwrap()));
+        })
+        .await;
+        assert_eq!(attempts_of_a_call().await, expected, "{retry}");
+    }
+    reload(relay, "refused", |config| {
+        config.insert("retry".to_owned(), Value::Table("units.x = false".parse().unwrap()));
+    })
+    .await;
+    assert!(relay.log().contains("retry.units.x"), "the mistake is named");
+    assert!(!relay.log().contains("only after a restart"));
 }

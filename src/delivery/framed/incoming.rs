@@ -346,5 +346,5 @@ fn distrust(request: &mut Request, wire: &Wire<'_>) {
         source: wire.surroundings.source.clone(),
         ..Facts::default()
     };
-    request.metadata = std::mem::take(&mut request.metadata).without(b"strait-");
+    request.metadata = std::mem::take(&mut request.metadata).distrusted();
 }

@@ -11,8 +11,8 @@ use super::call::{self, Call};
 use super::connection::{Connection, Post, split};
 use super::{Metrics, Settings};
 use crate::model::{
-    CallId, CallerRef, Endpoint, Envelope, Reason, RelayError, ReplyEvent, Request, RequestBody, RequestEvent, Retry,
-    SMALL_BODY_BYTES, wants_credit,
+    CallId, CallerRef, Endpoint, Envelope, PREVIOUS_ATTEMPTS, Reason, RelayError, ReplyEvent, Request, RequestBody,
+    RequestEvent, Retry, SMALL_BODY_BYTES, wants_credit,
 };
 use crate::wire::http2::{Event, Link, LinkEnd, Part, RequestHead, SessionError, Side, code};
 use crate::wire::io::BoxIo;
@@ -171,7 +171,8 @@ impl Driver {
         }
         let timeout = left.map(TimeoutText::new);
         let source = request.facts.source.as_ref();
-        let mut added: [(&[u8], &[u8]); 6] = [(b"te", b"trailers"); 6];
+        let attempts = (request.facts.attempt > 0).then(|| request.facts.attempt.to_string());
+        let mut added: [(&[u8], &[u8]); 7] = [(b"te", b"trailers"); 7];
         let mut count = 1;
         let mut add = |name: &'static [u8], value| {
             if let Some(place) = added.get_mut(count) {
@@ -181,6 +182,9 @@ impl Driver {
         };
         if let Some(timeout) = &timeout {
             add(b"grpc-timeout", timeout.as_bytes());
+        }
+        if let Some(attempts) = &attempts {
+            add(PREVIOUS_ATTEMPTS, attempts.as_bytes());
         }
         if let Some(source) = source {
             add(b"strait-source-geo", source.geo.as_str().as_bytes());

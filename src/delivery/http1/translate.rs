@@ -66,6 +66,14 @@ pub(super) fn request(
         let left = TimeoutText::new(deadline.saturating_duration_since(now));
         insert(fields, HeaderName::from_static("grpc-timeout"), left.as_bytes());
     }
+    if call.facts.attempt > 0 {
+        let attempts = call.facts.attempt.to_string();
+        insert(
+            fields,
+            HeaderName::from_static("grpc-previous-rpc-attempts"),
+            attempts.as_bytes(),
+        );
+    }
     if let Some(source) = &call.facts.source {
         insert(
             fields,
@@ -208,6 +216,7 @@ mod tests {
         }
         call.metadata = metadata.build();
         call.deadline = Some(call.received + Duration::from_secs(3));
+        call.facts.attempt = 2;
         let request = request(&call, "h:1", Bytes::new(), call.received).unwrap();
         let fields = request.headers();
         assert_eq!(request.uri(), "/im.Echo/Say");
@@ -215,6 +224,7 @@ mod tests {
         assert_eq!(fields.get("content-type").unwrap(), "application/json");
         assert_eq!(fields.get("host").unwrap(), "h:1");
         assert_eq!(fields.get_all("x-a").iter().count(), 2);
+        assert_eq!(fields.get("grpc-previous-rpc-attempts").unwrap(), "2", "C-T2");
         let timeout = fields.get("grpc-timeout").unwrap().as_bytes();
         assert_eq!(
             crate::wire::status::parse_timeout(timeout).unwrap(),

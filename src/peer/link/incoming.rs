@@ -35,7 +35,7 @@ impl Link {
             service,
         });
         // Names of ours are set by relays in frames, never taken from fields (C-E2).
-        request.metadata = std::mem::take(&mut request.metadata).without(b"strait-");
+        request.metadata = std::mem::take(&mut request.metadata).distrusted();
         let Some(me) = self.me.upgrade() else { return };
         match self.handler.open(
             request,

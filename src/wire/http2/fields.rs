@@ -3,6 +3,7 @@
 use bytes::{BufMut, BytesMut};
 
 use super::{Limits, Side};
+use crate::model::PREVIOUS_ATTEMPTS;
 
 /// A header block while it is read. One per session: blocks cannot interleave in HTTP/2.
 #[derive(Default)]
@@ -138,7 +139,7 @@ fn place(name: &[u8]) -> Place {
             b"status" => Place::Status,
             _ => Place::Nowhere,
         },
-        [b's', b't', b'r', b'a', b'i', b't', b'-', ..] | b"te" | b"grpc-timeout" => Place::Apart,
+        [b's', b't', b'r', b'a', b'i', b't', b'-', ..] | b"te" | b"grpc-timeout" | PREVIOUS_ATTEMPTS => Place::Apart,
         b"host" => Place::Host,
         _ => Place::Fields,
     }
