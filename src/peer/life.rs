@@ -137,7 +137,7 @@ mod tests {
     fn a_link_is_replaced_by_age_and_ends_at_its_longest_age() {
         let now = start();
         let life = Life::new(now, &TERMS, 24 * 90 * HOUR, 0.0);
-        assert_eq!(life.step(now + 12 * HOUR - HOUR / 60), Step::Keep);
+        assert_eq!(life.step(now + 11 * HOUR), Step::Keep);
         assert_eq!(life.step(now + 12 * HOUR), Step::Replace);
         assert_eq!(life.step(now + 24 * HOUR), Step::End(Limit::Age));
     }
@@ -153,8 +153,11 @@ mod tests {
         assert_eq!(first.step(now + 5 * HOUR), Step::Replace);
         assert_eq!(last.step(now + 5 * HOUR + HOUR / 3), Step::Keep);
         assert_eq!(last.step(now + 5 * HOUR + HOUR / 2), Step::Replace);
-        assert_eq!(last.step(now + 6 * HOUR - GUARD), Step::End(Limit::Expiry));
-        assert_eq!(last.step(now + 6 * HOUR - 2 * GUARD), Step::Replace);
+        assert_eq!(
+            last.step(now + (6 * HOUR).saturating_sub(GUARD)),
+            Step::End(Limit::Expiry)
+        );
+        assert_eq!(last.step(now + (6 * HOUR).saturating_sub(2 * GUARD)), Step::Replace);
     }
 
     #[test]

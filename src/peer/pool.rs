@@ -221,7 +221,7 @@ impl Peers {
         let units = self.units.borrow();
         let ready = units
             .iter()
-            .map(|(unit, known)| (unit.clone(), known.count(|link| link.is_ready())));
+            .map(|(unit, known)| (unit.clone(), known.count(Endpoint::is_ready)));
         ready.collect()
     }
 
