@@ -137,7 +137,7 @@ mod tests {
     fn a_link_is_replaced_by_age_and_ends_at_its_longest_age() {
         let now = start();
         let life = Life::new(now, &TERMS, 24 * 90 * HOUR, 0.0);
-        assert_eq!(life.step(now + 11 * HOUR + 59 * HOUR / 60), Step::Keep);
+        assert_eq!(life.step(now + 11 * HOUR), Step::Keep);
         assert_eq!(life.step(now + 12 * HOUR), Step::Replace);
         assert_eq!(life.step(now + 24 * HOUR), Step::End(Limit::Age));
     }

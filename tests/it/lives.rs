@@ -284,7 +284,7 @@ async fn links_are_replaced_by_age() {
     let echo = Echo::start();
     let mut builder = Cluster::pair(&echo.endpoint());
     for unit in ["a", "b"] {
-        builder = builder.set(unit, "peer.link_age_max", "12s");
+        builder = builder.set(unit, "peer.link_age_max", "20s");
     }
     let cluster = builder.start().await;
     let load = Load::start(&cluster, "uid=b:1").await;

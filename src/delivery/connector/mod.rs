@@ -60,7 +60,9 @@ pub(in crate::delivery) fn keep(
     for address in added {
         // Series are told apart by the line; those that go have theirs until they are gone.
         let taken = |label: &usize| kept.iter().chain(&go).any(|kept| kept.label == *label);
-        let label = (0..usize::MAX).find(|label| !taken(label)).unwrap_or_default();
+        let label = (0..=kept.len() + go.len())
+            .find(|label| !taken(label))
+            .unwrap_or_default();
         let retired = shutdown.child_token();
         let line = Kept {
             delivery: Rc::clone(delivery),
