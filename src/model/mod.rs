@@ -10,17 +10,18 @@
 
 mod call;
 mod error;
+mod hints;
 mod identity;
 mod metadata;
 mod registry;
 mod size;
 
 pub use call::{
-    CallId, Callee, Caller, CallerRef, CancelReason, Class, Ending, Endpoint, Envelope, Facts, Key, MissingKey,
-    MissingKeyError, OnFailure, Outcome, Part, Refused, ReplyBody, ReplyEvent, Request, RequestBody, RequestEvent,
-    RouteHints, SMALL_BODY_BYTES, ServiceName, Timing, wants_credit,
+    CallId, Callee, Caller, CallerRef, CancelReason, Ending, Endpoint, Envelope, Facts, Outcome, Part, Refused,
+    ReplyBody, ReplyEvent, Request, RequestBody, RequestEvent, SMALL_BODY_BYTES, Timing, wants_credit,
 };
 pub use error::{Code, Place, Reason, RelayError, Retry};
+pub use hints::{Class, Key, MissingKey, MissingKeyError, OnFailure, RouteHints, ServiceName};
 pub use identity::{Geo, Name, NameError, RelayName, Source, UnitId};
 pub use metadata::{Metadata, MetadataBuilder, MetadataError, PREVIOUS_ATTEMPTS};
 pub use registry::{RegisterError, Registration, Registry};

@@ -71,6 +71,9 @@ async fn ended(relay: &Relay, reason: &str) -> f64 {
     metrics.sum("strait_peer_links_ended_total", &[("reason", reason)])
 }
 
+/// Makes the certificate or key of `a` unusable.
+type Spoil = fn(&Cluster);
+
 /// Nothing but replacements has ended links, so far.
 async fn only_replaced(cluster: &Cluster) {
     for relay in cluster.relays() {
@@ -232,7 +235,7 @@ async fn links_are_replaced_before_their_certificates_expire() {
     let mut cluster = builder.prepare();
     for unit in ["a", "b"] {
         issue(&cluster, cluster.authority(unit), unit, |leaf| {
-            leaf.ends = Span::seconds(30)
+            leaf.ends = Span::seconds(30);
         });
     }
     start_all(&mut cluster).await;
@@ -253,7 +256,7 @@ async fn links_whose_certificate_is_not_renewed_end_before_it_expires() {
     let echo = Echo::start();
     let mut cluster = Cluster::pair(&echo.endpoint()).prepare();
     issue(&cluster, cluster.authority("b"), "b", |leaf| {
-        leaf.ends = Span::seconds(20)
+        leaf.ends = Span::seconds(20);
     });
     start_all(&mut cluster).await;
     let page = certificates(cluster.relay("a-1")).await;
@@ -339,9 +342,9 @@ async fn a_bad_new_certificate_is_refused_and_the_old_one_kept() {
     let load = Load::start(&cluster, "uid=b:1").await;
     let own = certificates(relay).await["own"].clone();
     let refused = async || relay.metrics().await.sum("strait_settings_refused", &[]);
-    let bad: [(&str, fn(&Cluster)); 4] = [
+    let bad: [(&str, Spoil); 4] = [
         ("expired", |cluster| {
-            issue(cluster, cluster.authority("a"), "a", |leaf| leaf.ends = -Span::MINUTE)
+            issue(cluster, cluster.authority("a"), "a", |leaf| leaf.ends = -Span::MINUTE);
         }),
         ("of another unit", |cluster| {
             issue(cluster, cluster.authority("a"), "a", |leaf| {
@@ -349,7 +352,7 @@ async fn a_bad_new_certificate_is_refused_and_the_old_one_kept() {
             });
         }),
         ("of another authority", |cluster| {
-            issue(cluster, cluster.authority("b"), "a", |_| {})
+            issue(cluster, cluster.authority("b"), "a", |_| {});
         }),
         ("with another key", |cluster| {
             let key = std::fs::read(cluster.relay("b-1").directory().join("relay.key")).unwrap();

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use toml::{Table, Value};
 use tonic::Code;
 
-use crate::harness::{Cluster, DOMAIN, Leaf, Relay, wait_for, within};
+use crate::harness::{Cluster, DOMAIN, Leaf, Relay, free_port, wait_for, within};
 use crate::retries::until_served;
 use crate::services::{Client, Echo, RawService, request, reset};
 
@@ -155,19 +155,28 @@ fn slow_call(client: &Client, delay: &str) -> tokio::task::JoinHandle<Result<Byt
 // C-L2: an endpoint that left gets no new calls and finishes those it has; calls find the other one at every moment.
 #[tokio::test]
 async fn endpoints_change_without_a_restart_and_without_a_failed_call() {
-    let (first, second) = (Echo::start(), Echo::start());
-    let cluster = Cluster::pair(&first.endpoint()).start().await;
+    let first = Echo::start();
+    let cluster = Cluster::pair(&first.endpoint())
+        .set("b", "services.\"im.Echo\".connect_timeout", "60s")
+        .start()
+        .await;
     let client = Client::connect(&cluster.relay("a-1").grpc()).await;
-    let slow = slow_call(&client, "3000");
+    let slow = slow_call(&client, "4000");
     wait_for("the slow call to arrive", LIMIT, async || {
         (first.seen.open() == 1).then_some(())
     })
     .await;
-    let endpoints = |echo: &Echo| vec![Value::from(echo.endpoint())];
+    let other = format!("127.0.0.1:{}", free_port());
     reload(cluster.relay("b-1"), "applied", |config| {
-        config["services"]["im.Echo"]["endpoints"] = Value::from(endpoints(&second));
+        let endpoints = vec![Value::from(format!("http://{other}"))];
+        config["services"]["im.Echo"]["endpoints"] = Value::from(endpoints);
     })
     .await;
+    // The other one is not there yet, so the first one stays.
+    for _ in 0..20 {
+        assert_eq!(code_for(&cluster, "uid=b:1").await, Code::Ok);
+    }
+    let second = Echo::start_on(std::net::TcpListener::bind(&other).unwrap());
     wait_for("calls to go to the other endpoint alone", LIMIT, async || {
         let before = [&first, &second].map(|echo| echo.seen.get(|seen| &seen.opened));
         for _ in 0..20 {
