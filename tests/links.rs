@@ -59,7 +59,7 @@ struct Call {
 }
 
 impl Callee for Echo {
-    fn open(&self, request: Request, caller: CallerRef) -> Result<CallId, Refused> {
+    fn open(&self, request: Box<Request>, caller: CallerRef) -> Result<CallId, Refused> {
         let id = self.next.get();
         self.next.set(id + 1);
         // C-E2: what a peer writes into fields does not become who it is; other fields pass.
@@ -164,7 +164,8 @@ impl Client {
             id: CallId(id),
         };
         self.replies.borrow_mut().insert(id, Reply::default());
-        to.open(request, caller).map_err(|refused| refused.error.reason)
+        to.open(Box::new(request), caller)
+            .map_err(|refused| refused.error.reason)
     }
 
     async fn until(&self, done: impl Fn(&HashMap<u64, Reply>) -> bool) {

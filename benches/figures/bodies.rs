@@ -138,7 +138,7 @@ async fn over_link(link: Rc<dyn Callee>, body: &Bytes, echo: bool, time: Duratio
             id: CallId(id),
         };
         let request = link::request(path, body.slice(..PIECE.min(body.len())), body.len() <= PIECE);
-        let callee = link.open(request, caller).unwrap();
+        let callee = link.open(Box::new(request), caller).unwrap();
         let sent = PIECE.min(body.len());
         let mut sending = Sending {
             callee,

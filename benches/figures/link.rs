@@ -218,7 +218,7 @@ struct Call {
 }
 
 impl Callee for Echo {
-    fn open(&self, request: Request, caller: CallerRef) -> Result<CallId, Refused> {
+    fn open(&self, request: Box<Request>, caller: CallerRef) -> Result<CallId, Refused> {
         let id = self.next.get();
         self.next.set(id + 1);
         let takes = request.path.ends_with(b"/Take");

@@ -98,7 +98,7 @@ impl Way {
                     id: CallId(index as u64),
                 };
                 let request = link::request("/bench.Small/Echo", body.clone(), true);
-                link.open(request, caller).expect("the link takes calls");
+                link.open(Box::new(request), caller).expect("the link takes calls");
             }
             Self::Plain(plain) => {
                 let (plain, body, answers) = (plain.clone(), body.clone(), answers.clone());

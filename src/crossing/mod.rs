@@ -167,12 +167,12 @@ impl NearPort {
 }
 
 impl Callee for NearPort {
-    fn open(&self, request: Request, caller: CallerRef) -> Result<CallId, Refused> {
+    fn open(&self, request: Box<Request>, caller: CallerRef) -> Result<CallId, Refused> {
         let refuse = |reason, detail: &str, request| {
             let error = RelayError::new(reason, Retry::Safe, detail).pushed_back(PUSHBACK);
             Refused {
                 error: Box::new(error),
-                request: Box::new(request),
+                request,
             }
         };
         if !self.requests.is_open() {
@@ -185,7 +185,7 @@ impl Callee for NearPort {
             return Err(refuse(Reason::Limited, detail, request));
         }
         let key = self.calls.borrow_mut().insert(caller);
-        self.requests.push(Going::Open(key, Box::new(request)));
+        self.requests.push(Going::Open(key, request));
         Ok(CallId(key.data().as_ffi()))
     }
 
@@ -240,7 +240,7 @@ impl FarCalls {
                 let port: Rc<dyn Caller> = self.port.clone();
                 let id = CallId(key.data().as_ffi());
                 let caller = CallerRef { port, id };
-                match self.endpoint.open(*request, caller) {
+                match self.endpoint.open(request, caller) {
                     Ok(id) => {
                         self.open.insert(key, id);
                     }

@@ -96,16 +96,16 @@ pub(crate) fn request(path: &'static str) -> Request {
 }
 
 impl Callee for Service {
-    fn open(&self, request: Request, caller: CallerRef) -> Result<CallId, Refused> {
+    fn open(&self, request: Box<Request>, caller: CallerRef) -> Result<CallId, Refused> {
         if let Some((reason, retry)) = self.refuse.get() {
             self.refused.set(self.refused.get() + 1);
             return Err(Refused {
                 error: Box::new(RelayError::new(reason, retry, "test")),
-                request: Box::new(request),
+                request,
             });
         }
         let id = CallId(self.calls.borrow_mut().insert(caller).data().as_ffi());
-        self.opened.borrow_mut().push((id, request));
+        self.opened.borrow_mut().push((id, *request));
         Ok(id)
     }
 

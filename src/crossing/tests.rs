@@ -44,7 +44,7 @@ fn ten_thousand_calls_cross_two_threads_and_each_ends_once() {
         |endpoint| async move {
             let caller = Recorder::new();
             for id in 0..10_000 {
-                endpoint.open(request("/a/b"), caller.call(id)).unwrap();
+                endpoint.open(Box::new(request("/a/b")), caller.call(id)).unwrap();
             }
             wait_for("all end", || caller.events.borrow().len() == 10_000).await;
             let mut ids: Vec<_> = caller.endings().into_iter().map(|(id, _)| id).collect();
@@ -64,9 +64,9 @@ fn a_full_bridge_refuses_with_pushback_and_retry_is_safe() {
         1,
         |endpoint| async move {
             let caller = Recorder::new();
-            endpoint.open(request("/a/b"), caller.call(1)).unwrap();
+            endpoint.open(Box::new(request("/a/b")), caller.call(1)).unwrap();
             assert!(!endpoint.is_ready());
-            let refused = endpoint.open(request("/a/b"), caller.call(2)).unwrap_err();
+            let refused = endpoint.open(Box::new(request("/a/b")), caller.call(2)).unwrap_err();
             assert_eq!(
                 (refused.error.reason, refused.error.retry),
                 (Reason::Limited, Retry::Safe)
@@ -74,7 +74,7 @@ fn a_full_bridge_refuses_with_pushback_and_retry_is_safe() {
             assert!(refused.error.pushback.is_some());
             assert_eq!(refused.request.path, "/a/b");
             wait_for("the first ends", || endpoint.in_flight() == 0).await;
-            endpoint.open(request("/a/b"), caller.call(3)).unwrap();
+            endpoint.open(Box::new(request("/a/b")), caller.call(3)).unwrap();
         },
         answering,
     );
@@ -86,7 +86,7 @@ fn body_credit_and_cancel_reach_the_far_endpoint_in_order() {
         8,
         |endpoint| async move {
             let caller = Recorder::new();
-            let id = endpoint.open(request("/a/b"), caller.call(1)).unwrap();
+            let id = endpoint.open(Box::new(request("/a/b")), caller.call(1)).unwrap();
             let chunk = RequestBody {
                 chunk: Bytes::from_static(b"more"),
                 end: false,
@@ -97,7 +97,7 @@ fn body_credit_and_cancel_reach_the_far_endpoint_in_order() {
             endpoint.on_request(id, RequestEvent::Cancel(CancelReason::Deadline));
             assert_eq!(endpoint.in_flight(), 0);
             // The far side answers after the cancel; nothing of that may arrive.
-            let probe = endpoint.open(request("/a/probe"), caller.call(2)).unwrap();
+            let probe = endpoint.open(Box::new(request("/a/probe")), caller.call(2)).unwrap();
             wait_for("the probe is answered", || !caller.endings().is_empty()).await;
             assert_eq!(caller.endings(), [(2, "Ok".to_owned())]);
             endpoint.on_request(probe, RequestEvent::Credit(1));
@@ -134,14 +134,14 @@ fn calls_fail_when_the_far_side_ends_and_later_ones_are_refused_safely() {
         8,
         |endpoint| async move {
             let caller = Recorder::new();
-            endpoint.open(request("/a/b"), caller.call(1)).unwrap();
+            endpoint.open(Box::new(request("/a/b")), caller.call(1)).unwrap();
             end.send(()).unwrap();
             wait_for("the call fails", || {
                 caller.endings() == [(1, "service_lost".to_owned())]
             })
             .await;
             assert!(!endpoint.is_ready());
-            let refused = endpoint.open(request("/a/b"), caller.call(2)).unwrap_err();
+            let refused = endpoint.open(Box::new(request("/a/b")), caller.call(2)).unwrap_err();
             assert_eq!(
                 (refused.error.reason, refused.error.retry),
                 (Reason::ServiceUnavailable, Retry::Safe)
@@ -169,7 +169,9 @@ fn calls_are_cancelled_when_the_near_side_is_dropped() {
     two_shards(
         8,
         |endpoint| async move {
-            endpoint.open(request("/a/b"), Recorder::new().call(1)).unwrap();
+            endpoint
+                .open(Box::new(request("/a/b")), Recorder::new().call(1))
+                .unwrap();
         },
         |far| async move {
             let service = Service::new();
@@ -188,10 +190,10 @@ fn a_refusal_at_the_far_side_comes_back_with_its_retry_and_readiness_follows() {
         100_000,
         |endpoint| async move {
             let caller = Recorder::new();
-            endpoint.open(request("/a/b"), caller.call(1)).unwrap();
+            endpoint.open(Box::new(request("/a/b")), caller.call(1)).unwrap();
             wait_for("the refusal", || caller.endings() == [(1, "limited".to_owned())]).await;
             wait_for("not ready is seen with a later call", || {
-                endpoint.open(request("/a/b"), caller.call(2)).unwrap();
+                endpoint.open(Box::new(request("/a/b")), caller.call(2)).unwrap();
                 !endpoint.is_ready()
             })
             .await;

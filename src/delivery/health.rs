@@ -72,7 +72,7 @@ async fn ask(link: &Link, settings: &HealthSettings) -> Verdict {
         port: question,
         id: CallId(0),
     };
-    let Ok(id) = link.endpoint.open(request(settings), caller) else {
+    let Ok(id) = link.endpoint.open(Box::new(request(settings)), caller) else {
         return Verdict::Silent;
     };
     if let Ok(Ok(verdict)) = timeout(settings.timeout, answered).await {

@@ -76,7 +76,7 @@ impl Rpc {
     /// The story: check that it is ours, hand it over.
     fn accept(
         &self,
-        request: Request,
+        request: Box<Request>,
         caller: CallerRef,
         mut record: CallRecord,
     ) -> Result<CallId, Box<(CallRecord, Refused)>> {
@@ -199,7 +199,7 @@ impl Rpc {
 }
 
 impl Callee for Rpc {
-    fn open(&self, mut request: Request, caller: CallerRef) -> Result<CallId, Refused> {
+    fn open(&self, mut request: Box<Request>, caller: CallerRef) -> Result<CallId, Refused> {
         let source = request
             .facts
             .source
@@ -266,10 +266,10 @@ impl Limited for Open {
     }
 }
 
-fn refused(error: RelayError, request: Request) -> Refused {
+fn refused(error: RelayError, request: Box<Request>) -> Refused {
     Refused {
         error: Box::new(error),
-        request: Box::new(request),
+        request,
     }
 }
 

@@ -205,7 +205,7 @@ impl Pipe {
 }
 
 impl Callee for Pipe {
-    fn open(&self, request: Request, caller: CallerRef) -> Result<CallId, Refused> {
+    fn open(&self, request: Box<Request>, caller: CallerRef) -> Result<CallId, Refused> {
         match self.connection() {
             Some(connection) => connection.open(request, caller),
             None => Err(Refused {
@@ -214,7 +214,7 @@ impl Callee for Pipe {
                     Retry::Safe,
                     "the relay is starting; try again",
                 )),
-                request: Box::new(request),
+                request,
             }),
         }
     }

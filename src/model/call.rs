@@ -47,7 +47,7 @@ pub trait Callee {
     ///
     /// # Errors
     /// [`Refused`] if no byte of the request was passed on; the request comes back with it.
-    fn open(&self, request: Request, caller: CallerRef) -> Result<CallId, Refused>;
+    fn open(&self, request: Box<Request>, caller: CallerRef) -> Result<CallId, Refused>;
 
     /// Takes an event of a call that was opened here. Events of ended calls are ignored.
     fn on_request(&self, id: CallId, event: RequestEvent);

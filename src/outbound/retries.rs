@@ -225,7 +225,7 @@ impl Rpc {
     fn send_again(&self, id: CallId, unit: &UnitId, mut request: Box<Request>) {
         let sent = self
             .way_to(unit, &mut request)
-            .and_then(|callee| self.send(callee, *request, id).map_err(|refused| *refused.error));
+            .and_then(|callee| self.send(callee, request, id).map_err(|refused| *refused.error));
         if let Err(error) = sent {
             self.on_failed(id, Failure::Relay(Box::new(error)));
         }

@@ -102,7 +102,7 @@ impl Rpc {
     /// The story: route, admit, send.
     fn forward(
         &self,
-        mut request: Request,
+        mut request: Box<Request>,
         caller: CallerRef,
         record: CallRecord,
     ) -> Result<CallId, Box<(CallRecord, Refused)>> {
@@ -120,7 +120,7 @@ impl Rpc {
             let error = RelayError::new(Reason::DeadlineExceeded, Retry::Never, limits.describe(now));
             return Err(Box::new((record, refused(error, request))));
         }
-        let again = (request.body.chunk.len() <= SMALL_BODY_BYTES).then(|| Box::new(request.clone()));
+        let again = (request.body.chunk.len() <= SMALL_BODY_BYTES).then(|| request.clone());
         let active = self.parts.budgets.of(record.unit()).map(ShardBudget::count);
         let id = self.calls.insert(Open {
             caller,
@@ -171,7 +171,7 @@ impl Rpc {
         self.parts.peers.to(unit)
     }
 
-    pub(super) fn send(&self, callee: Rc<dyn Callee>, request: Request, id: CallId) -> Result<(), Refused> {
+    pub(super) fn send(&self, callee: Rc<dyn Callee>, request: Box<Request>, id: CallId) -> Result<(), Refused> {
         let Some(me) = self.me.upgrade() else { return Ok(()) };
         let callee_id = callee.open(request, CallerRef { port: me, id })?;
         self.calls.with(id, |open| open.callee = Some((callee, callee_id)));
@@ -252,7 +252,7 @@ impl Rpc {
 }
 
 impl Callee for Rpc {
-    fn open(&self, mut request: Request, caller: CallerRef) -> Result<CallId, Refused> {
+    fn open(&self, mut request: Box<Request>, caller: CallerRef) -> Result<CallId, Refused> {
         request.facts.request_id = self.next_request_id.get();
         self.next_request_id.set(request.facts.request_id.wrapping_add(1));
         let record = CallRecord::new(Direction::Outbound, self.parts.place.unit.clone(), &mut request);
@@ -350,10 +350,10 @@ impl Limited for Open {
     }
 }
 
-fn refused(error: RelayError, request: Request) -> Refused {
+fn refused(error: RelayError, request: Box<Request>) -> Refused {
     Refused {
         error: Box::new(error),
-        request: Box::new(request),
+        request,
     }
 }
 

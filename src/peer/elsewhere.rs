@@ -127,13 +127,13 @@ impl Gate {
 }
 
 impl Callee for Gate {
-    fn open(&self, request: Request, caller: CallerRef) -> Result<CallId, Refused> {
+    fn open(&self, request: Box<Request>, caller: CallerRef) -> Result<CallId, Refused> {
         let link = match self.link_for(&request) {
             Ok(link) => link,
             Err(error) => {
                 return Err(Refused {
                     error: Box::new(error),
-                    request: Box::new(request),
+                    request,
                 });
             }
         };

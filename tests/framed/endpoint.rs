@@ -291,7 +291,9 @@ async fn a_full_or_draining_service_is_not_ready_and_refuses_safely() {
         assert!(endpoint.is_ready());
         open(&*endpoint, request("/a.B/C", b""), story.caller()).unwrap();
         assert!(!endpoint.is_ready());
-        let refused = endpoint.open(request("/a.B/C", b"mine"), story.caller()).unwrap_err();
+        let refused = endpoint
+            .open(Box::new(request("/a.B/C", b"mine")), story.caller())
+            .unwrap_err();
         assert_eq!(
             (refused.error.reason, refused.error.retry),
             (Reason::Limited, Retry::Safe)
@@ -350,7 +352,7 @@ async fn calls_above_what_a_registered_service_takes_wait_for_their_turn() {
         let mut ids = Vec::new();
         for (number, story) in stories.iter().enumerate() {
             let request = request("/im.Echo/Say", &[u8::try_from(number).unwrap()]);
-            ids.push(delivery.open(request, story.caller()).unwrap());
+            ids.push(delivery.open(Box::new(request), story.caller()).unwrap());
         }
         // One of those that wait is given up: it is never sent.
         delivery.on_request(ids[7], RequestEvent::Cancel(strait::model::CancelReason::Deadline));

@@ -112,5 +112,7 @@ pub fn request(path: &str, body: &[u8]) -> strait::model::Request {
 
 /// Opens a call at a callee, or says why not.
 pub fn open(callee: &dyn Callee, request: strait::model::Request, back: CallerRef) -> Result<CallId, String> {
-    callee.open(request, back).map_err(|refused| refused.error.to_string())
+    callee
+        .open(Box::new(request), back)
+        .map_err(|refused| refused.error.to_string())
 }

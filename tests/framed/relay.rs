@@ -203,7 +203,7 @@ struct Own {
 const WINDOW: usize = 256 * 1024;
 
 impl Callee for Services {
-    fn open(&self, request: Request, caller: CallerRef) -> Result<CallId, Refused> {
+    fn open(&self, request: Box<Request>, caller: CallerRef) -> Result<CallId, Refused> {
         self.seen.opened.fetch_add(1, Ordering::Relaxed);
         self.seen.requests.lock().unwrap().push(format!(
             "{} {:?} facts={:?}",
@@ -228,11 +228,11 @@ impl Callee for Services {
             let error = RelayError::new(Reason::NoRoute, Retry::Never, "no rule owns this key");
             return Err(Refused {
                 error: Box::new(error),
-                request: Box::new(request),
+                request: Box::new(*request),
             });
         }
         self.seen.open.fetch_add(1, Ordering::Relaxed);
-        self.mailbox.push((id, Event::Open(Box::new(request), caller)));
+        self.mailbox.push((id, Event::Open(Box::new(*request), caller)));
         Ok(CallId(id))
     }
 

@@ -196,7 +196,7 @@ fn a_service_sees_the_request_its_source_and_the_time_that_is_left() {
             unit: name("b"),
             service: Some(name("im.Web")),
         });
-        service.open(request, to(&desk, 1)).unwrap();
+        service.open(Box::new(request), to(&desk, 1)).unwrap();
         let reply = desk.reply(1).await;
         assert_eq!((reply.http_status, reply.status), (200, Some(Code::Ok)));
         assert_eq!(&reply.body[..], b"\0\0\0\0\x02hi");
@@ -227,7 +227,7 @@ fn a_call_whose_time_is_over_never_reaches_the_service() {
         let desk = Rc::new(Desk::default());
         let mut request = made(b"", true);
         request.deadline = Some(now());
-        service.open(request, to(&desk, 1)).unwrap();
+        service.open(Box::new(request), to(&desk, 1)).unwrap();
         assert_eq!(desk.reply(1).await.error, Some((Reason::DeadlineExceeded, Retry::Safe)));
     });
 }
@@ -241,7 +241,7 @@ fn a_framed_call_is_wrapped_and_its_reply_unwrapped() {
         let mut request = made(b"hel", false);
         request.envelope = Envelope::Framed;
         request.metadata = fields(&[("x-custom", "v")]);
-        let id = service.open(request, to(&desk, 1)).unwrap();
+        let id = service.open(Box::new(request), to(&desk, 1)).unwrap();
         until("the first chunk is credited", || desk.credit(1) == 3).await;
         let body = RequestBody {
             chunk: Bytes::from_static(b"lo"),
@@ -270,7 +270,7 @@ fn a_status_is_read_from_trailers_only_replies() {
             respond.send_response(response.body(()).unwrap(), true).unwrap();
         });
         let desk = Rc::new(Desk::default());
-        service.open(made(b"", true), to(&desk, 1)).unwrap();
+        service.open(Box::new(made(b"", true)), to(&desk, 1)).unwrap();
         let reply = desk.reply(1).await;
         assert_eq!(reply.status, Some(Code::FailedPrecondition));
         assert_eq!(reply.message, "not now");
@@ -294,8 +294,8 @@ fn a_refused_stream_may_be_tried_again_and_a_broken_one_may_not() {
         let desk = Rc::new(Desk::default());
         let mut request = made(b"", true);
         request.metadata = fields(&[("x-refuse", "1")]);
-        service.open(request, to(&desk, 1)).unwrap();
-        service.open(made(b"", true), to(&desk, 2)).unwrap();
+        service.open(Box::new(request), to(&desk, 1)).unwrap();
+        service.open(Box::new(made(b"", true)), to(&desk, 2)).unwrap();
         assert_eq!(
             desk.reply(1).await.error,
             Some((Reason::ServiceUnavailable, Retry::Safe))
@@ -311,13 +311,13 @@ fn a_lost_connection_loses_its_calls_and_takes_no_more() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let service = deliver(ours, &Settings::default());
         let desk = Rc::new(Desk::default());
-        service.open(made(b"", true), to(&desk, 1)).unwrap();
+        service.open(Box::new(made(b"", true)), to(&desk, 1)).unwrap();
         let mut server = h2::server::handshake(theirs).await.unwrap();
         let accepted = server.accept().await.unwrap().unwrap();
         drop((server, accepted));
         assert_eq!(desk.reply(1).await.error, Some((Reason::ServiceLost, Retry::Ambiguous)));
         assert!(!service.is_ready());
-        let refused = service.open(made(b"", true), to(&desk, 2)).unwrap_err();
+        let refused = service.open(Box::new(made(b"", true)), to(&desk, 2)).unwrap_err();
         assert_eq!(refused.error.retry, Retry::Safe);
         assert_eq!(service.in_flight(), 0);
     });
@@ -336,7 +336,7 @@ fn a_cancel_resets_the_stream_at_the_service() {
             }
         });
         let desk = Rc::new(Desk::default());
-        let id = service.open(made(b"", true), to(&desk, 1)).unwrap();
+        let id = service.open(Box::new(made(b"", true)), to(&desk, 1)).unwrap();
         tokio::time::sleep(Duration::from_millis(5)).await;
         service.on_request(id, RequestEvent::Cancel(CancelReason::Deadline));
         assert_eq!(resets.recv().await, Some(h2::Reason::CANCEL));
@@ -363,17 +363,17 @@ fn calls_above_the_services_limit_wait_and_then_are_refused() {
             }
         });
         let desk = Rc::new(Desk::default());
-        service.open(made(b"a", true), to(&desk, 1)).unwrap();
-        service.open(made(b"b", true), to(&desk, 2)).unwrap();
+        service.open(Box::new(made(b"a", true)), to(&desk, 1)).unwrap();
+        service.open(Box::new(made(b"b", true)), to(&desk, 2)).unwrap();
         until("the service has said how many streams it allows", || {
             !service.is_ready()
         })
         .await;
         for id in 3..=5 {
-            service.open(made(b"b", true), to(&desk, id)).unwrap();
+            service.open(Box::new(made(b"b", true)), to(&desk, id)).unwrap();
         }
         assert!(!service.is_ready());
-        let refused = service.open(made(b"c", true), to(&desk, 6)).unwrap_err();
+        let refused = service.open(Box::new(made(b"c", true)), to(&desk, 6)).unwrap_err();
         assert_eq!(
             (refused.error.reason, refused.error.retry),
             (Reason::Limited, Retry::Safe)
@@ -402,11 +402,11 @@ fn a_retired_connection_finishes_its_calls_and_ends() {
         let desk = Rc::new(Desk::default());
         let mut request = made(b"x", false);
         request.path = Bytes::from_static(b"/t.Echo/Stream");
-        let id = service.open(request, to(&desk, 1)).unwrap();
+        let id = service.open(Box::new(request), to(&desk, 1)).unwrap();
         let rest = async {
             until("the reply begins", || !desk.events.borrow().is_empty()).await;
             service.retire();
-            assert!(service.open(made(b"", true), to(&desk, 2)).is_err());
+            assert!(service.open(Box::new(made(b"", true)), to(&desk, 2)).is_err());
             let body = RequestBody {
                 chunk: Bytes::from_static(b"y"),
                 end: true,
@@ -517,14 +517,14 @@ fn metadata_of_a_reply_over_the_limit_fails_its_call_only() {
         for (id, large) in [(1, "head"), (2, "trailers")] {
             let mut request = made(b"", true);
             request.metadata = fields(&[("x-large", large)]);
-            service.open(request, to(&desk, id)).unwrap();
+            service.open(Box::new(request), to(&desk, id)).unwrap();
             assert_eq!(
                 desk.reply(id).await.error,
                 Some((Reason::TooLarge, Retry::Never)),
                 "{large}"
             );
         }
-        service.open(made(b"", true), to(&desk, 3)).unwrap();
+        service.open(Box::new(made(b"", true)), to(&desk, 3)).unwrap();
         assert_eq!(desk.reply(3).await.status, Some(Code::Ok));
     });
 }
@@ -542,12 +542,12 @@ fn a_cancelled_call_gives_its_stream_to_one_that_waits() {
         let desk = Rc::new(Desk::default());
         let mut never = made(b"", true);
         never.metadata = fields(&[("x-never", "1")]);
-        let id = service.open(never, to(&desk, 1)).unwrap();
+        let id = service.open(Box::new(never), to(&desk, 1)).unwrap();
         until("the service has said how many streams it allows", || {
             !service.is_ready()
         })
         .await;
-        service.open(made(b"x", true), to(&desk, 2)).unwrap();
+        service.open(Box::new(made(b"x", true)), to(&desk, 2)).unwrap();
         service.on_request(id, RequestEvent::Cancel(CancelReason::Caller));
         assert_eq!(desk.reply(2).await.status, Some(Code::Ok));
     });

@@ -157,20 +157,20 @@ fn ending() -> Ending {
 }
 
 impl Callee for Echo {
-    fn open(&self, request: Request, caller: CallerRef) -> Result<CallId, Refused> {
+    fn open(&self, request: Box<Request>, caller: CallerRef) -> Result<CallId, Refused> {
         let method = request.method().unwrap_or_default().to_owned();
         if method == "Refused" {
             let error = Box::new(RelayError::new(Reason::Shed, Retry::Safe, "too much"));
             return Err(Refused {
                 error,
-                request: Box::new(request),
+                request: Box::new(*request),
             });
         }
         let id = self.next.get() + 1;
         self.next.set(id);
         let (chunk, end) = (request.body.chunk.clone(), request.body.end);
         let head = request.metadata.clone();
-        self.requests.borrow_mut().push(request);
+        self.requests.borrow_mut().push(*request);
         self.calls.borrow_mut().insert(
             id,
             Call {

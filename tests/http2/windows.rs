@@ -114,7 +114,7 @@ impl Service {
         let mut request = made(b"", false);
         request.path = Bytes::from_static(b"/t.Echo/Swallow");
         request.body.chunk = Bytes::from(vec![1; 64 * 1024]);
-        let call = self.delivery.open(request, to(&self.desk, id)).unwrap();
+        let call = self.delivery.open(Box::new(request), to(&self.desk, id)).unwrap();
         for _ in 0..3 {
             let body = RequestBody {
                 chunk: Bytes::from(vec![1; 64 * 1024]),
@@ -127,7 +127,7 @@ impl Service {
     async fn answers(&self, id: u64, body: Bytes) {
         let mut request = made(b"", true);
         request.body.chunk = body.clone();
-        self.delivery.open(request, to(&self.desk, id)).unwrap();
+        self.delivery.open(Box::new(request), to(&self.desk, id)).unwrap();
         let reply = self.desk.reply(id).await;
         assert_eq!(reply.status, Some(Code::Ok), "{reply:?}");
         assert_eq!(reply.body, body);
@@ -287,7 +287,7 @@ fn ten_times_the_calls_an_http1_endpoint_takes_are_answered_in_turn() {
         for id in 0..30 {
             let mut request = made(b"\0\0\0\0\x04body", true);
             request.deadline = Some(crate::delivery::now() + Duration::from_secs(60));
-            service.delivery.open(request, to(&service.desk, id)).unwrap();
+            service.delivery.open(Box::new(request), to(&service.desk, id)).unwrap();
         }
         until("the limit is used", || most.get() == (3, 3)).await;
         assert!((service.gauge("strait_delivery_waiting_calls") - 27.0).abs() < 0.1);
@@ -315,9 +315,9 @@ fn an_http1_service_that_drips_is_left_when_the_caller_gives_up_and_the_next_cal
         let service = Service::new(&endpoint, ServiceSettings::default(), limits);
         service.is_up().await;
         let slow = made(b"\0\0\0\0\x09slow body", true);
-        let slow = service.delivery.open(slow, to(&service.desk, 1)).unwrap();
+        let slow = service.delivery.open(Box::new(slow), to(&service.desk, 1)).unwrap();
         let next = made(b"\0\0\0\0\x04body", true);
-        service.delivery.open(next, to(&service.desk, 2)).unwrap();
+        service.delivery.open(Box::new(next), to(&service.desk, 2)).unwrap();
         until("the service drips", || most.get().0 == 1).await;
         assert!(!service.desk.is_done(2), "it waits");
         service

@@ -145,7 +145,10 @@ impl Shard {
 
     fn open(&self) -> Option<u64> {
         let id = self.next.replace(self.next.get() + 1);
-        self.delivery.open(check(), self.caller.call(id)).ok().map(|_| id)
+        self.delivery
+            .open(Box::new(check()), self.caller.call(id))
+            .ok()
+            .map(|_| id)
     }
 
     /// Makes a call; its status in words, or the reason a relay gave.
@@ -386,7 +389,7 @@ fn the_service_sees_who_called() {
             unit: name("b"),
             service: Some(name("im.Sender")),
         });
-        shard.delivery.open(request, shard.caller.call(1)).unwrap();
+        shard.delivery.open(Box::new(request), shard.caller.call(1)).unwrap();
         wait_for("the call ends", || !shard.caller.endings().is_empty()).await;
         let last = server.last.lock().unwrap();
         let field = |name: &str| last.get(name).map(|value| value.to_str().unwrap().to_owned());

@@ -242,7 +242,13 @@ impl Delivery {
     }
 
     /// Offers the call to endpoints until one takes it.
-    fn offer(&self, key: DefaultKey, service: &Service, mut request: Request, waits: bool) -> Result<Target, Refused> {
+    fn offer(
+        &self,
+        key: DefaultKey,
+        service: &Service,
+        mut request: Box<Request>,
+        waits: bool,
+    ) -> Result<Target, Refused> {
         let streams = request.body.is_partial();
         let wish = Wish { streams, waits };
         let Some(me) = self.me.upgrade() else {
@@ -264,7 +270,7 @@ impl Delivery {
                 Err(refused) if refused.error.retry == Retry::Safe => {
                     tried.push(slot);
                     last = Some(refused.error);
-                    request = *refused.request;
+                    request = refused.request;
                 }
                 Err(refused) => return Err(refused),
             }
@@ -325,7 +331,7 @@ impl Call {
 }
 
 impl Callee for Delivery {
-    fn open(&self, request: Request, caller: CallerRef) -> Result<CallId, Refused> {
+    fn open(&self, request: Box<Request>, caller: CallerRef) -> Result<CallId, Refused> {
         let service = match self.find(&request) {
             Ok(service) => service,
             Err(error) => return Err(refused(error, request)),
@@ -408,10 +414,10 @@ impl Caller for Delivery {
     }
 }
 
-fn refused(error: RelayError, request: Request) -> Refused {
+fn refused(error: RelayError, request: Box<Request>) -> Refused {
     Refused {
         error: Box::new(error),
-        request: Box::new(request),
+        request,
     }
 }
 

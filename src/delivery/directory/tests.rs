@@ -53,7 +53,9 @@ fn fixture(endpoints: usize, settings: ServiceSettings) -> Fixture {
 
 impl Fixture {
     fn open(&self, id: u64) -> Result<CallId, RelayError> {
-        let opened = self.delivery.open(request("/im.Echo/Say"), self.caller.call(id));
+        let opened = self
+            .delivery
+            .open(Box::new(request("/im.Echo/Say")), self.caller.call(id));
         opened.map_err(|refused| *refused.error)
     }
 
@@ -97,14 +99,17 @@ fn an_unknown_service_is_told_what_to_add() {
     let fixture = fixture(1, ServiceSettings::default());
     let refused = fixture
         .delivery
-        .open(request("/im.Ech/Say"), fixture.caller.call(1))
+        .open(Box::new(request("/im.Ech/Say")), fixture.caller.call(1))
         .unwrap_err();
     assert_eq!(
         (refused.error.reason, refused.error.retry),
         (Reason::UnknownService, Retry::Never)
     );
     assert!(refused.error.detail.contains("im.Ech "), "{}", refused.error.detail);
-    let refused = fixture.delivery.open(request("/"), fixture.caller.call(1)).unwrap_err();
+    let refused = fixture
+        .delivery
+        .open(Box::new(request("/")), fixture.caller.call(1))
+        .unwrap_err();
     assert_eq!(refused.error.reason, Reason::BadInput);
 }
 
@@ -211,7 +216,7 @@ fn calls_above_the_limit_wait_in_order_and_their_callers_may_leave() {
             .map(|id| {
                 let mut early = request("/im.Echo/Say");
                 early.body.end = id != 4;
-                fixture.delivery.open(early, fixture.caller.call(id)).unwrap()
+                fixture.delivery.open(Box::new(early), fixture.caller.call(id)).unwrap()
             })
             .collect();
         let error = fixture.open(7).unwrap_err();
@@ -373,7 +378,9 @@ fn a_service_registered_on_one_shard_is_called_from_another_until_it_goes() {
         })
         .await;
         for id in 0..100 {
-            delivery.open(request("/im.Echo/Say"), caller.call(id)).unwrap();
+            delivery
+                .open(Box::new(request("/im.Echo/Say")), caller.call(id))
+                .unwrap();
         }
         wait_for("all are answered", || caller.endings().len() == 100).await;
         wait_for("the service is gone", || {

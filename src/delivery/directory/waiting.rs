@@ -14,7 +14,7 @@ use crate::model::{CallId, Reason, Refused, RelayError, ReplyEvent, Request, Req
 
 /// A call in line.
 pub(super) struct Wait {
-    request: Request,
+    request: Box<Request>,
     since: Instant,
 }
 
@@ -45,7 +45,7 @@ impl Delivery {
         };
         let streams = refused.request.body.is_partial();
         call.waits = Some(Box::new(Wait {
-            request: *refused.request,
+            request: refused.request,
             since: tokio::time::Instant::now().into_std(),
         }));
         if waiting.len() == 0 {
@@ -98,7 +98,7 @@ impl Delivery {
                 }
                 Err(refused) if is_for_room(&refused.error) => {
                     if let Some(call) = self.calls.borrow_mut().get_mut(key) {
-                        let request = *refused.request;
+                        let request = refused.request;
                         call.waits = Some(Box::new(Wait { request, since }));
                     }
                     service.waiting.borrow_mut().put_back(key, streams);

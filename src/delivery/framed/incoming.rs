@@ -55,7 +55,7 @@ impl Incoming {
     pub(super) fn on_open(
         &mut self,
         id: u64,
-        mut request: Request,
+        mut request: Box<Request>,
         connection: &Rc<Connection>,
         draining: bool,
         wire: &mut Wire<'_>,

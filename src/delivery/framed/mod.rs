@@ -164,7 +164,7 @@ impl Connection {
 }
 
 impl Callee for Connection {
-    fn open(&self, request: Request, caller: CallerRef) -> Result<CallId, Refused> {
+    fn open(&self, request: Box<Request>, caller: CallerRef) -> Result<CallId, Refused> {
         let id = match self.refusal() {
             Some(error) => Err(error),
             None => self.ids.borrow_mut().take(self.calls_max.get()).ok_or_else(|| {
@@ -174,13 +174,12 @@ impl Callee for Connection {
         };
         match id {
             Ok(id) => {
-                let request = Box::new(request);
                 self.mailbox.push(Event::Open { id, request, caller });
                 Ok(CallId(id))
             }
             Err(error) => Err(Refused {
                 error: Box::new(error),
-                request: Box::new(request),
+                request,
             }),
         }
     }

@@ -48,7 +48,7 @@ impl Outgoing {
     pub(super) fn on_open(
         &mut self,
         id: u64,
-        mut request: Request,
+        mut request: Box<Request>,
         caller: CallerRef,
         connection: &Rc<Connection>,
         wire: &mut Wire<'_>,

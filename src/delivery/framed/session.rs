@@ -80,7 +80,7 @@ impl Session {
                 return Err(SessionError::Violation("the LARGE flag is for links between relays"));
             }
             Frame::Request { id, request, .. } => {
-                return incoming.on_open(id, *request, &connection, draining, &mut wire);
+                return incoming.on_open(id, request, &connection, draining, &mut wire);
             }
             Frame::RequestBody { id, body, .. } => incoming.on_body(id, body, &mut wire),
             Frame::Cancel { id, reason } => {
@@ -107,7 +107,7 @@ impl Session {
         let connection = Rc::clone(&self.connection);
         let (incoming, outgoing, mut wire) = self.parts(now);
         match event {
-            Event::Open { id, request, caller } => outgoing.on_open(id, *request, caller, &connection, &mut wire),
+            Event::Open { id, request, caller } => outgoing.on_open(id, request, caller, &connection, &mut wire),
             Event::Request { id, event } => outgoing.on_event(id, event, &connection, &mut wire),
             Event::Reply { id, event } => incoming.on_event(id, event, &mut wire),
         }

@@ -28,7 +28,7 @@ pub struct Connection {
 )]
 pub(super) enum Post {
     Event(CallId, RequestEvent),
-    Open(CallId, Request, CallerRef),
+    Open(CallId, Box<Request>, CallerRef),
 }
 
 impl Connection {
@@ -79,11 +79,11 @@ impl Connection {
 }
 
 impl Callee for Connection {
-    fn open(&self, request: Request, caller: CallerRef) -> Result<CallId, Refused> {
+    fn open(&self, request: Box<Request>, caller: CallerRef) -> Result<CallId, Refused> {
         let refuse = |reason, detail: &str, request| {
             Err(Refused {
                 error: Box::new(RelayError::new(reason, Retry::Safe, detail)),
-                request: Box::new(request),
+                request,
             })
         };
         if !self.is_taking.get() {

@@ -123,14 +123,14 @@ impl Driver {
         }
     }
 
-    fn on_open(&mut self, id: CallId, request: Request, caller: CallerRef, now: Instant) {
+    fn on_open(&mut self, id: CallId, request: Box<Request>, caller: CallerRef, now: Instant) {
         let mut call = Call::new(id, caller, &request, self.translated_max, now);
         if self.streams < self.streams_max && self.waiting.is_empty() {
             self.keep(call);
             self.send(id, request, now);
         } else {
             self.metrics.on_waited();
-            call.waiting = Some(Box::new(request));
+            call.waiting = Some(request);
             self.keep(call);
             self.waiting.push_back(id);
         }
@@ -162,7 +162,7 @@ impl Driver {
     }
 
     /// Opens a stream for a call.
-    fn send(&mut self, id: CallId, request: Request, now: Instant) {
+    fn send(&mut self, id: CallId, request: Box<Request>, now: Instant) {
         let left = request.deadline.map(|deadline| deadline.saturating_duration_since(now));
         if left.is_some_and(|left| left.is_zero()) {
             let detail = "the deadline passed before the call reached the service";
@@ -278,7 +278,7 @@ impl Driver {
         while self.streams < self.streams_max {
             let Some(id) = self.waiting.pop_front() else { break };
             if let Some(request) = self.call(id).and_then(|call| call.waiting.take()) {
-                self.send(id, *request, now);
+                self.send(id, request, now);
             }
         }
     }

@@ -31,7 +31,13 @@ struct Answer {
 
 impl Pool {
     /// Carries the call to the service and its answer back; ends early if the caller gives up.
-    pub(super) async fn carry(self: Rc<Self>, key: DefaultKey, request: Request, caller: CallerRef, post: Rc<Post>) {
+    pub(super) async fn carry(
+        self: Rc<Self>,
+        key: DefaultKey,
+        request: Box<Request>,
+        caller: CallerRef,
+        post: Rc<Post>,
+    ) {
         let envelope = request.envelope;
         let carried = async {
             match self.exchange(request, &caller, &post).await {
@@ -47,7 +53,7 @@ impl Pool {
         self.end(key);
     }
 
-    async fn exchange(&self, mut call: Request, caller: &CallerRef, post: &Post) -> Result<Answer, RelayError> {
+    async fn exchange(&self, mut call: Box<Request>, caller: &CallerRef, post: &Post) -> Result<Answer, RelayError> {
         let limit = self.settings.body_bytes_max.as_usize();
         let first = std::mem::take(&mut call.body);
         let message = message(first, call.envelope, limit, caller, post).await?;

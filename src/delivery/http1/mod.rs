@@ -127,7 +127,7 @@ impl Pool {
 }
 
 impl Callee for Pool {
-    fn open(&self, request: Request, caller: CallerRef) -> Result<CallId, Refused> {
+    fn open(&self, request: Box<Request>, caller: CallerRef) -> Result<CallId, Refused> {
         let limit = self.settings.connections_max;
         let error = match self.me.upgrade() {
             Some(me) if self.is_open() && self.in_flight() < limit => {
@@ -147,7 +147,7 @@ impl Callee for Pool {
         };
         Err(Refused {
             error: Box::new(error),
-            request: Box::new(request),
+            request,
         })
     }
 

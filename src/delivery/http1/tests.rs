@@ -113,7 +113,7 @@ async fn reply(pool: &Pool, id: CallId, caller: &Recorder) -> (u16, Vec<u8>, Str
 
 async fn call(pool: &Pool, path: &'static str) -> (u16, Vec<u8>, String) {
     let caller = Recorder::new();
-    let id = pool.open(request(path), caller.call(1)).unwrap();
+    let id = pool.open(Box::new(request(path)), caller.call(1)).unwrap();
     reply(pool, id, &caller).await
 }
 
@@ -156,7 +156,7 @@ fn a_grpc_caller_gets_its_framing_back_and_the_service_sees_none() {
         };
         let caller = Recorder::new();
         let id = pool
-            .open(grpc("/im.Echo/Say", b"\0\0\0\0\x04pi", false), caller.call(1))
+            .open(Box::new(grpc("/im.Echo/Say", b"\0\0\0\0\x04pi", false)), caller.call(1))
             .unwrap();
         let rest = RequestBody {
             chunk: Bytes::from_static(b"ng"),
@@ -177,7 +177,7 @@ fn a_grpc_caller_gets_its_framing_back_and_the_service_sees_none() {
         assert_eq!(part.end.as_ref().unwrap().trailers.text("grpc-status"), Some("0"));
         let caller = Recorder::new();
         pool.open(
-            grpc("/im.Echo/Say", b"\0\0\0\0\x01a\0\0\0\0\x01b", true),
+            Box::new(grpc("/im.Echo/Say", b"\0\0\0\0\x01a\0\0\0\0\x01b", true)),
             caller.call(1),
         )
         .unwrap();
@@ -195,7 +195,7 @@ fn a_large_reply_waits_for_credit() {
         let server = Server::new();
         let pool = server.pool(Settings::default()).await;
         let caller = Recorder::new();
-        let id = pool.open(request("/im.Echo/Large"), caller.call(1)).unwrap();
+        let id = pool.open(Box::new(request("/im.Echo/Large")), caller.call(1)).unwrap();
         let sent = || {
             let events = caller.events.borrow();
             let bytes = events.iter().map(|(_, event)| match event {
@@ -224,9 +224,11 @@ fn as_many_calls_as_connections_and_no_more() {
             })
             .await;
         let caller = Recorder::new();
-        let first = pool.open(request("/im.Echo/Hang"), caller.call(1)).unwrap();
-        pool.open(request("/im.Echo/Hang"), caller.call(2)).unwrap();
-        let refused = pool.open(request("/im.Echo/Say"), caller.call(3)).unwrap_err();
+        let first = pool.open(Box::new(request("/im.Echo/Hang")), caller.call(1)).unwrap();
+        pool.open(Box::new(request("/im.Echo/Hang")), caller.call(2)).unwrap();
+        let refused = pool
+            .open(Box::new(request("/im.Echo/Say")), caller.call(3))
+            .unwrap_err();
         assert_eq!(
             (refused.error.reason, refused.error.retry),
             (Reason::Limited, Retry::Safe)
@@ -246,12 +248,12 @@ fn a_killed_service_loses_calls_it_had_and_refuses_new_ones_safely() {
         let pool = server.pool(Settings::default()).await;
         assert_eq!(call(&pool, "/im.Echo/Say").await.2, "Ok");
         let caller = Recorder::new();
-        pool.open(request("/im.Echo/Hang"), caller.call(1)).unwrap();
+        pool.open(Box::new(request("/im.Echo/Hang")), caller.call(1)).unwrap();
         wait_for("it is sent", || server.hanging.load(Ordering::SeqCst) == 1).await;
         drop(server);
         wait_for("it is lost", || caller.endings() == [(1, "service_lost".to_owned())]).await;
         let caller = Recorder::new();
-        pool.open(request("/im.Echo/Say"), caller.call(1)).unwrap();
+        pool.open(Box::new(request("/im.Echo/Say")), caller.call(1)).unwrap();
         wait_for("it was not sent", || {
             caller.endings() == [(1, "service_unavailable".to_owned())]
         })

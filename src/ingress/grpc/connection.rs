@@ -216,7 +216,7 @@ impl Connection {
                 };
                 self.context
                     .callee
-                    .open(request, caller)
+                    .open(Box::new(request), caller)
                     .map_err(|refused| *refused.error)
             });
             match opened {

@@ -36,7 +36,7 @@ fn a_pause_that_would_outlast_the_deadline_ends_the_call_at_once() {
     test(async |fixture| {
         let mut request = idempotent();
         request.deadline = Some(request.received + Duration::from_secs(10));
-        fixture.rpc.open(request, fixture.caller.call(7)).unwrap();
+        fixture.rpc.open(Box::new(request), fixture.caller.call(7)).unwrap();
         let error = RelayError::new(Reason::Limited, Retry::Safe, "test").pushed_back(Duration::from_secs(20));
         fixture.reply(0, ReplyEvent::Failed(Box::new(error)));
         assert_eq!(fixture.caller.endings(), [(7, "limited".to_owned())]);
@@ -93,7 +93,7 @@ fn an_answer_stays_the_answer_where_another_attempt_is_not_wanted() {
         test(async |fixture| {
             let mut request = idempotent();
             bend(&mut request);
-            fixture.rpc.open(request, fixture.caller.call(0)).unwrap();
+            fixture.rpc.open(Box::new(request), fixture.caller.call(0)).unwrap();
             if let Some(part) = first {
                 fixture.reply(0, ReplyEvent::Part(part));
             }

@@ -93,7 +93,7 @@ impl Fixture {
         let open = |number: u64| {
             let mut request = idempotent();
             request.authority = number.to_string().into();
-            self.rpc.open(request, self.caller.call(number)).unwrap()
+            self.rpc.open(Box::new(request), self.caller.call(number)).unwrap()
         };
         calls.map(open).collect()
     }

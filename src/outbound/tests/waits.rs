@@ -111,7 +111,7 @@ fn a_call_waits_for_a_permit_no_longer_than_its_deadline() {
         let mut request = idempotent();
         request.authority = "7".into();
         request.deadline = Some(request.received + Duration::from_millis(40));
-        fixture.rpc.open(request, fixture.caller.call(7)).unwrap();
+        fixture.rpc.open(Box::new(request), fixture.caller.call(7)).unwrap();
         fixture.fail(6..7, Reason::LinkLost, Retry::Safe);
         assert_eq!(fixture.until_endings(1).await, [(7, "deadline_exceeded".to_owned())]);
         assert_eq!((fixture.counted("waited"), fixture.counted("deadline")), (1, 1));

@@ -10,7 +10,7 @@ use crate::model::{
 use crate::peer::bodies::{BodySide, Outflow};
 
 impl Link {
-    pub(super) fn on_call(&self, lane: usize, id: u64, mut request: Request, large: bool) {
+    pub(super) fn on_call(&self, lane: usize, id: u64, mut request: Box<Request>, large: bool) {
         let index = in_index(id);
         if index > self.limits.calls_in_max {
             let detail = format!(

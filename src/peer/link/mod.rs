@@ -246,7 +246,7 @@ impl Link {
     /// Takes one frame of a lane.
     pub(in crate::peer) fn on_frame(&self, lane: usize, frame: Frame) {
         match frame {
-            Frame::Request { id, request, large } => self.on_call(lane, id, *request, large),
+            Frame::Request { id, request, large } => self.on_call(lane, id, request, large),
             Frame::RequestBody { id, body, large } => self.on_call_body(id, body, large),
             Frame::Cancel { id, reason } => self.on_call_cancelled(id, reason),
             Frame::Reply {
@@ -314,17 +314,14 @@ impl Link {
 }
 
 impl Callee for Link {
-    fn open(&self, request: Request, caller: CallerRef) -> Result<CallId, Refused> {
+    fn open(&self, request: Box<Request>, caller: CallerRef) -> Result<CallId, Refused> {
         if !self.takes_calls() {
             let detail = format!(
                 "relay {} of unit {} takes no new calls",
                 self.peer.relay, self.peer.unit
             );
             let error = Box::new(RelayError::new(Reason::UnitAway, Retry::Safe, detail));
-            return Err(Refused {
-                error,
-                request: Box::new(request),
-            });
+            return Err(Refused { error, request });
         }
         let share = share_of(&request);
         let lane = self.next_lane.get();
@@ -341,10 +338,9 @@ impl Callee for Link {
             let error = RelayError::new(Reason::Limited, Retry::Safe, detail).pushed_back(PUSHBACK);
             return Err(Refused {
                 error: Box::new(error),
-                request: Box::new(request),
+                request,
             });
         }
-        let request = Box::new(request);
         let mut call = OutCall {
             caller,
             wire: 0,
