@@ -156,7 +156,11 @@ async fn live(
         tokio::select! {
             command = queue.recv() => match command {
                 Some(Command::Link) => parts.link(),
-                Some(Command::Serve(protocol, socket)) => parts.serve(protocol, socket),
+                Some(Command::Serve(protocol, socket)) => {
+                    parts.serve(protocol, socket);
+                    // Thousands may come at once; the next tick tells of them.
+                    continue;
+                }
                 Some(Command::Reload(new)) => parts.reload(&new),
                 Some(Command::Drain) => {
                     parts.drain.cancel();

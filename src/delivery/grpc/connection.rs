@@ -22,10 +22,6 @@ pub struct Connection {
 }
 
 /// What callers send to the connection's task.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a box for each call would cost more than the room in the queue"
-)]
 pub(super) enum Post {
     Event(CallId, RequestEvent),
     Open(CallId, Box<Request>, CallerRef),
