@@ -15,7 +15,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -241,6 +241,18 @@ impl Relay {
     }
 }
 
+fn credentials(dir: &Path, ca: &Ca, unit: &str) -> (PathBuf, PathBuf) {
+    let request = dev_ca::Request {
+        trust_domain: Settings::default().trust_domain,
+        unit: name(unit),
+        relay: name(&format!("{unit}-1")),
+        now: time::OffsetDateTime::now_utc(),
+        validity: Duration::from_secs(3600),
+    };
+    let pair = ca.relay(&request).unwrap();
+    dev_ca::write_pair(dir, &format!("{unit}-1"), &pair, true).unwrap()
+}
+
 /// A relay of `unit` that listens, knows `other`, and dials it if an address is given.
 fn relay(
     dir: &Path,
@@ -251,15 +263,7 @@ fn relay(
     elsewhere: (usize, Arc<Elsewhere>),
 ) -> Relay {
     let geo = |unit: &str| name(&format!("geo-{unit}"));
-    let request = dev_ca::Request {
-        trust_domain: Settings::default().trust_domain,
-        unit: name(unit),
-        relay: name(&format!("{unit}-1")),
-        now: time::OffsetDateTime::now_utc(),
-        validity: Duration::from_secs(3600),
-    };
-    let pair = cas[geo(unit).as_str()].relay(&request).unwrap();
-    let (certificate, key) = dev_ca::write_pair(dir, &format!("{unit}-1"), &pair, true).unwrap();
+    let (certificate, key) = credentials(dir, &cas[geo(unit).as_str()], unit);
     let trust = cas.iter().map(|(geo, ca)| {
         let file = dir.join(format!("{geo}.pem"));
         std::fs::write(&file, ca.certificate()).unwrap();

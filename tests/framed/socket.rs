@@ -249,6 +249,7 @@ async fn what_a_client_says_about_its_source_and_path_is_ignored() {
         !seen.contains("evil") && !seen.contains("666") && !seen.contains("strait-source"),
         "{seen}"
     );
+    assert!(!seen.contains("grpc-previous"), "{seen}");
     assert!(seen.contains("x-own"), "{seen}");
 }
 

@@ -58,7 +58,7 @@ async fn retries_of_calls_that_fail_fast_add_less_than_a_tenth() {
 // ... or that they are on their way for much longer than retries pause.
 #[tokio::test]
 async fn retries_of_calls_that_fail_slowly_add_less_than_a_tenth() {
-    amplification(Duration::from_millis(150), 1500).await;
+    amplification(Duration::from_millis(150), 3000).await;
 }
 
 async fn amplification(after: Duration, calls: u64) {

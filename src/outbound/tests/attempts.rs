@@ -50,18 +50,15 @@ fn a_pause_that_would_outlast_the_deadline_ends_the_call_at_once() {
 fn retries_are_switched_off_while_calls_wait() {
     test(async |fixture| {
         fixture.open(0..3);
-        fixture.fail(0..2, Reason::ServiceLost, Retry::Ambiguous);
+        fixture.lose(0..2);
         let services = [(unit("im.Echo"), false)].into();
         fixture.budgets.replace_settings(RetrySettings {
             services,
             ..RetrySettings::default()
         });
-        fixture.fail(2..3, Reason::ServiceLost, Retry::Ambiguous);
+        fixture.lose(2..3);
         let endings = fixture.until_endings(3).await;
-        assert!(
-            endings.iter().all(|(_, ending)| ending == "service_lost"),
-            "{endings:?}"
-        );
+        assert!(endings.iter().all(|(_, ending)| ending == "link_lost"), "{endings:?}");
         assert_eq!((fixture.attempts().len(), fixture.counted("switched_off")), (3, 3));
         fixture.is_as_new().await;
     });

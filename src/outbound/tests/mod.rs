@@ -43,6 +43,9 @@ impl Ways for B {
     }
 }
 
+/// No call is due before the test lets the shard run.
+const PAUSE: Duration = Duration::from_millis(30);
+
 fn unit(name: &str) -> UnitId {
     Name::new(name).unwrap()
 }
@@ -101,10 +104,16 @@ impl Fixture {
     /// Ends attempts that unit `b` got, by the order in which they came.
     fn fail(&self, attempts: std::ops::Range<usize>, reason: Reason, retry: Retry) {
         for attempt in attempts {
-            self.reply(
-                attempt,
-                ReplyEvent::Failed(Box::new(RelayError::new(reason, retry, "test"))),
-            );
+            let error = RelayError::new(reason, retry, "test");
+            self.reply(attempt, ReplyEvent::Failed(Box::new(error)));
+        }
+    }
+
+    /// The same for a lost link that took along what a service may have seen, with a pause that is never nothing.
+    fn lose(&self, attempts: std::ops::Range<usize>) {
+        for attempt in attempts {
+            let error = RelayError::new(Reason::LinkLost, Retry::Ambiguous, "test").pushed_back(PAUSE);
+            self.reply(attempt, ReplyEvent::Failed(Box::new(error)));
         }
     }
 

@@ -56,9 +56,9 @@ fn when_no_link_is_up_a_call_ends_as_away_and_nothing_goes_out() {
     test(async |fixture| {
         fixture.open(0..9);
         // Some wait already, for their time or for a permit, when the last link goes.
-        fixture.fail(0..5, Reason::LinkLost, Retry::Ambiguous);
+        fixture.lose(0..5);
         fixture.b.away.set(true);
-        fixture.fail(5..9, Reason::LinkLost, Retry::Ambiguous);
+        fixture.lose(5..9);
         assert_eq!(
             fixture.caller.endings().len(),
             4,
@@ -76,7 +76,7 @@ fn when_no_link_is_up_a_call_ends_as_away_and_nothing_goes_out() {
 fn a_cancelled_call_gives_up_its_permit_or_its_place_in_line() {
     test(async |fixture| {
         let calls = fixture.open(0..6);
-        fixture.fail(0..6, Reason::LinkLost, Retry::Ambiguous);
+        fixture.lose(0..6);
         let cancel = |call: usize| {
             fixture
                 .rpc
@@ -110,7 +110,7 @@ fn a_call_waits_for_a_permit_no_longer_than_its_deadline() {
         fixture.fail(0..3, Reason::LinkLost, Retry::Safe);
         let mut request = idempotent();
         request.authority = "7".into();
-        request.deadline = Some(request.received + Duration::from_millis(40));
+        request.deadline = Some(request.received + Duration::from_millis(300));
         fixture.rpc.open(Box::new(request), fixture.caller.call(7)).unwrap();
         fixture.fail(6..7, Reason::LinkLost, Retry::Safe);
         assert_eq!(fixture.until_endings(1).await, [(7, "deadline_exceeded".to_owned())]);
@@ -126,7 +126,7 @@ fn a_call_waits_for_a_permit_no_longer_than_its_deadline() {
 fn calls_that_wait_when_the_shard_ends_get_the_failure_they_wait_with() {
     test(async |fixture| {
         fixture.open(0..8);
-        fixture.fail(0..7, Reason::LinkLost, Retry::Ambiguous);
+        fixture.lose(0..7);
         fixture.rpc.end_retries();
         let mut endings = fixture.caller.endings();
         endings.sort();
@@ -135,7 +135,7 @@ fn calls_that_wait_when_the_shard_ends_get_the_failure_they_wait_with() {
             [0, 1, 2, 3, 4, 5, 6].map(|call| (call, "link_lost".to_owned()))
         );
         // From then on nothing waits any more.
-        fixture.fail(7..8, Reason::LinkLost, Retry::Ambiguous);
+        fixture.lose(7..8);
         assert_eq!(fixture.caller.endings().len(), 8);
         assert_eq!((fixture.attempts().len(), fixture.counted("draining")), (8, 8));
         fixture.is_as_new().await;
