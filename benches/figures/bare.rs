@@ -247,7 +247,9 @@ async fn calls(mut reader: Reader, source: usize, table: Rc<RefCell<Table>>, tar
                 targets[slot % targets.len()].put(slot as u64, &body);
             }
         }
-        targets.iter().for_each(|target| target.wake.notify_one());
+        for target in &targets {
+            target.wake.notify_one();
+        }
     }
 }
 
@@ -259,7 +261,9 @@ async fn replies(mut reader: Reader, table: Rc<RefCell<Table>>, sources: Rc<RefC
             let (id, source) = table.borrow_mut().give(slot as usize);
             sources[source].put(id, &body);
         }
-        sources.iter().for_each(|source| source.wake.notify_one());
+        for source in sources.iter() {
+            source.wake.notify_one();
+        }
     }
 }
 

@@ -138,37 +138,37 @@ async fn over_link(link: Rc<dyn Callee>, body: &Bytes, echo: bool, time: Duratio
             id: CallId(id),
         };
         let request = link::request(path, body.slice(..PIECE.min(body.len())), body.len() <= PIECE);
-        let callee = link.open(request, caller).unwrap();
+        let at_link = link.open(request, caller).unwrap();
         let sent = PIECE.min(body.len());
-        let mut sending = Sending {
-            callee,
+        let mut upload = Upload {
+            callee: at_link,
             sent,
             received: 0,
         };
         // As many pieces ahead as an ingress takes from a client by default.
-        (1..AHEAD).for_each(|_| sending.send(link.as_ref(), body));
-        calls.borrow_mut().insert(id, sending);
+        (1..AHEAD).for_each(|_| upload.send(link.as_ref(), body));
+        calls.borrow_mut().insert(id, upload);
     };
     (0..IN_FLIGHT).for_each(|_| begin());
     while !calls.borrow().is_empty() {
         sender.mail.some().await;
         while let Some((id, event)) = sender.mail.pop() {
             let mut open = calls.borrow_mut();
-            let sending = open.get_mut(&id).unwrap();
+            let upload = open.get_mut(&id).unwrap();
             match event {
                 ReplyEvent::Failed(error) => panic!("a body failed: {error}"),
                 // A piece has left: the next one.
-                ReplyEvent::Credit(_) => sending.send(link.as_ref(), body),
+                ReplyEvent::Credit(_) => upload.send(link.as_ref(), body),
                 ReplyEvent::Part(part) => {
                     let bytes = part.body.0.len();
-                    sending.received += bytes;
+                    upload.received += bytes;
                     if part.end.is_none() {
                         if wants_credit(bytes, false) {
-                            link.on_request(sending.callee, RequestEvent::Credit(bytes));
+                            link.on_request(upload.callee, RequestEvent::Credit(bytes));
                         }
                         continue;
                     }
-                    assert_eq!(sending.received, if echo { body.len() } else { 0 });
+                    assert_eq!(upload.received, if echo { body.len() } else { 0 });
                     open.remove(&id);
                     drop(open);
                     if window.on_done(body.len()) {
@@ -186,13 +186,13 @@ const PIECE: usize = 64 * 1024;
 /// Pieces the link may hold.
 const AHEAD: usize = 4;
 
-struct Sending {
+struct Upload {
     callee: CallId,
     sent: usize,
     received: usize,
 }
 
-impl Sending {
+impl Upload {
     fn send(&mut self, link: &dyn Callee, body: &Bytes) {
         if self.sent < body.len() {
             let until = (self.sent + PIECE).min(body.len());

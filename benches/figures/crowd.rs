@@ -94,7 +94,7 @@ async fn connect(framed: PathBuf, grpc: PathBuf, count: usize) {
         }
         tokio::task::yield_now().await;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 async fn stay_framed(mut stream: UnixStream) {

@@ -60,7 +60,9 @@ pub fn measure(stage: &Stage, effort: Effort) {
             ));
         }
     }
-    verdicts.iter().for_each(|verdict| println!("{verdict}"));
+    for verdict in &verdicts {
+        println!("{verdict}");
+    }
 }
 
 /// One round of one path.
@@ -75,7 +77,7 @@ pub struct Round {
 pub fn timed(cpu: impl Fn() -> Duration, run: impl FnOnce() -> Sample) -> Round {
     let before = cpu();
     let sample = run();
-    let spent = (cpu() - before).as_secs_f64() * 1e6;
+    let spent = cpu().saturating_sub(before).as_secs_f64() * 1e6;
     Round {
         sample,
         cpu: spent / sample.all.max(1.0),

@@ -107,10 +107,14 @@ pub fn connections(stage: &Stage, effort: Effort) {
 
 fn compare(pairs: &mut [Pair], load: &Load, effort: Effort) {
     for _ in 0..effort.rounds {
-        pairs.iter_mut().for_each(|pair| pair.round(load));
+        for pair in pairs.iter_mut() {
+            pair.round(load);
+        }
     }
     println!("{HEAD}");
-    pairs.iter().for_each(Pair::print);
+    for pair in pairs.iter() {
+        pair.print();
+    }
     let (first, others) = pairs.split_first().unwrap();
     for other in others {
         let what = format!("CPU per call, {} / {}", other.title, first.title);

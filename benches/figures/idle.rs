@@ -40,7 +40,9 @@ pub fn measure(stage: &Stage, effort: Effort) {
     scrape(stage, &mut verdicts);
     let size = fs::metadata(env!("CARGO_BIN_EXE_strait")).unwrap().len() as f64 / 1_048_576.0;
     verdicts.push(ratio("binary, MiB", size, Wanted::AtMost(25.0)));
-    verdicts.iter().for_each(|verdict| println!("{verdict}"));
+    for verdict in &verdicts {
+        println!("{verdict}");
+    }
 }
 
 /// Memory and processor time of both sides over some time in which nothing happens.
@@ -50,7 +52,7 @@ fn idle(relays: &Relays, time: Duration, when: &str, verdicts: &mut Vec<String>)
     std::thread::sleep(time);
     let after = cpu();
     for (side, name) in [(0, "A, which dials"), (1, "B")] {
-        let spent = (after[side] - before[side]).as_secs_f64() / time.as_secs_f64();
+        let spent = after[side].saturating_sub(before[side]).as_secs_f64() / time.as_secs_f64();
         let title = format!("idle relay {name}, {when}");
         verdicts.push(ratio(&format!("{title}, MiB"), relays.mib(side), Wanted::AtMost(30.0)));
         verdicts.push(ratio(

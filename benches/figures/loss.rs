@@ -56,7 +56,9 @@ pub fn measure(stage: &Stage, effort: Effort) {
     println!("\n### Calls that are late while one lost datagram is repaired");
     println!("| path | datagrams lost | share of the calls due meanwhile that are late |\n|---|---|---|");
     verdicts.extend(repairs(stage, &load, effort));
-    verdicts.iter().for_each(|verdict| println!("{verdict}"));
+    for verdict in &verdicts {
+        println!("{verdict}");
+    }
 }
 
 type Tune = fn(&mut Settings);

@@ -94,7 +94,7 @@ impl Plain {
             }
             (read == wanted).then_some(())
         };
-        let (wrote, read) = tokio::join!(write, read);
-        wrote.and(read)
+        let (written, returned) = tokio::join!(write, read);
+        written.and(returned)
     }
 }

@@ -74,7 +74,7 @@ impl Stage {
             let directory = &directories[side];
             fs::create_dir_all(directory).unwrap();
             let file = directory.join("relay.toml");
-            fs::write(&file, self.config(shape, side, &ports)).unwrap();
+            fs::write(&file, self.config(shape, side, ports)).unwrap();
             let mut command = Command::new(env!("CARGO_BIN_EXE_strait"));
             command.arg("run").arg("--config").arg(file);
             Process::start(&mut command, &directory.join("log"))
@@ -91,7 +91,7 @@ impl Stage {
         relays
     }
 
-    fn config(&self, shape: &Shape, side: usize, ports: &[[u16; 2]; 2]) -> String {
+    fn config(&self, shape: &Shape, side: usize, ports: [[u16; 2]; 2]) -> String {
         let unit = ["a", "b"][side];
         let [admin, peer] = ports[side];
         let pair = self.issue(unit);
