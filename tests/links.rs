@@ -222,6 +222,22 @@ struct Relay {
     peers: Rc<Peers>,
     echo: Rc<Echo>,
     listener: quinn::Endpoint,
+    registry: prometheus::Registry,
+}
+
+impl Relay {
+    fn lane_writes(&self) -> f64 {
+        let families = self.registry.gather();
+        let writes = families
+            .iter()
+            .find(|family| family.name() == "strait_peer_lane_writes_total");
+        writes
+            .unwrap()
+            .get_metric()
+            .iter()
+            .map(|metric| metric.get_counter().get_value())
+            .sum()
+    }
 }
 
 /// A relay of `unit` that listens, knows `other`, and dials it if an address is given.
@@ -274,16 +290,14 @@ fn relay(
         unit: name(unit),
         relay: name(&format!("{unit}-1")),
     };
-    let now = rustls::pki_types::UnixTime::now();
     let registry = prometheus::Registry::new();
-    let credentials = Credentials::load(&settings, &units, &own, now).unwrap();
+    let credentials = Credentials::load(&settings, &units, &own, rustls::pki_types::UnixTime::now()).unwrap();
     let credentials = CredentialsHandle::register(credentials, &registry).unwrap();
     let refusals = Arc::new(Refusals::register(&registry).unwrap());
     let quic = Quic::new(settings.clone(), credentials, refusals).unwrap();
     let echo = Rc::new(Echo::default());
     tokio::task::spawn_local(echo.clone().run());
     let listener = quic.server_endpoint("127.0.0.1:0".parse().unwrap()).unwrap();
-    let dialler = quic.client_endpoint("127.0.0.1".parse().unwrap()).unwrap();
     let peers = Peers::new(peer::Parts {
         place: Place {
             unit: own.unit,
@@ -292,14 +306,19 @@ fn relay(
         geo: own.geo,
         settings,
         units,
+        dialler: quic.client_endpoint("127.0.0.1".parse().unwrap()).unwrap(),
         quic,
         handler: echo.clone(),
         metrics: peer::Metrics::register(&registry, &name(unit)).unwrap(),
-        dialler,
         elsewhere,
     });
     peers.start(Some(listener.clone()));
-    Relay { peers, echo, listener }
+    Relay {
+        peers,
+        echo,
+        listener,
+        registry,
+    }
 }
 
 /// Two relays with a link; `a` has dialled `b`.
@@ -414,6 +433,25 @@ fn both_sides_of_a_link_call_over_it_whoever_dialled() {
             }
             assert!(echo.sources.borrow().iter().all(|seen| seen == source));
         }
+    });
+}
+
+// C-F1: a lost datagram holds up every lane it carries something of, so calls that leave together share one.
+#[test]
+fn calls_that_start_together_are_one_write_on_one_lane() {
+    run(async {
+        let (a, _b, _dir) = pair(|settings| settings.lanes = 4).await;
+        let client = Client::new();
+        let link = a.peers.to(&name("b")).unwrap();
+        let before = a.lane_writes();
+        for id in 0..40 {
+            client.call(&link, id, pattern(10), true).unwrap();
+        }
+        client
+            .until(|replies| replies.values().all(|reply| reply.end == Some(Ok(Code::Ok))))
+            .await;
+        let writes = a.lane_writes() - before;
+        assert!(writes < 1.5, "{writes} lane writes for 40 calls");
     });
 }
 

@@ -79,7 +79,8 @@ pub(in crate::peer) struct Link {
     out: RefCell<Outgoing>,
     inn: RefCell<Vec<Option<InCall>>>,
     early: RefCell<HashMap<(BodySide, u64), (quinn::RecvStream, Instant)>>,
-    next_lane: Cell<usize>,
+    /// The lane that the last call went on.
+    last_lane: Cell<usize>,
     in_open: Cell<usize>,
     /// The relay at the other end takes no new calls; shared by all links of this shard to that relay.
     peer_drains: Rc<Cell<bool>>,
@@ -199,7 +200,7 @@ impl Link {
             }),
             inn: RefCell::new(Vec::new()),
             early: RefCell::new(HashMap::new()),
-            next_lane: Cell::new(0),
+            last_lane: Cell::new(0),
             in_open: Cell::new(0),
             peer_drains,
             we_drain: CancellationToken::new(),
@@ -323,8 +324,7 @@ impl Callee for Link {
             });
         }
         let share = share_of(&request);
-        let lane = self.next_lane.get();
-        self.next_lane.set((lane + 1) % self.lanes.len());
+        let lane = self.lane_for_call();
         let mut out = self.out.borrow_mut();
         let has_credit = out.pending.is_empty() && out.credit.take(share);
         if !has_credit && out.pending.len() >= self.limits.pending_max {

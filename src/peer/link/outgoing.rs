@@ -5,10 +5,20 @@ use std::rc::Rc;
 use slotmap::{DefaultKey, Key};
 
 use super::{LaneItem, Link, OutCall, share_of, slot};
+use crate::mailbox::Mailbox;
 use crate::model::{Part, ReplyEvent, Request, RequestBody, SMALL_BODY_BYTES, wants_credit};
 use crate::peer::bodies::{BodySide, Outflow};
 
 impl Link {
+    /// The lane of the next call.
+    pub(super) fn lane_for_call(&self) -> usize {
+        let last = self.last_lane.get();
+        let waiting = self.lanes.get(last).map_or(0, Mailbox::len);
+        let lane = next_lane(last, waiting, self.lanes.len());
+        self.last_lane.set(lane);
+        lane
+    }
+
     pub(super) fn start(&self, key: DefaultKey, mut request: Box<Request>) {
         let size = request.body.chunk.len();
         let large = size > SMALL_BODY_BYTES;
@@ -180,5 +190,32 @@ impl Link {
             self.start_waiting();
         }
         Some(call)
+    }
+}
+
+/// The lane after `last`, on which so many frames wait. Calls that start together share a lane: their frames leave in the
+/// same datagrams, and a datagram that is lost holds up every lane it carries something of. A lane on which more wait
+/// than leave together is behind, and gets no more.
+fn next_lane(last: usize, waiting: usize, lanes: usize) -> usize {
+    if (1..TOGETHER_MAX).contains(&waiting) {
+        last
+    } else {
+        (last + 1) % lanes.max(1)
+    }
+}
+
+/// Calls that share a lane because they start together, at most.
+const TOGETHER_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_take_turns_on_lanes_but_stay_with_those_that_have_not_left() {
+        assert_eq!([0, 1, 2].map(|last| next_lane(last, 0, 3)), [1, 2, 0], "nothing waits");
+        assert_eq!(next_lane(1, 1, 3), 1, "one waits and is joined");
+        assert_eq!(next_lane(1, TOGETHER_MAX, 3), 2, "a lane that is behind is left");
+        assert_eq!([0, 1].map(|waiting| next_lane(0, waiting, 1)), [0, 0], "one lane");
     }
 }
