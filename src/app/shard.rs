@@ -145,7 +145,11 @@ async fn live(
         tokio::select! {
             command = queue.recv() => match command {
                 Some(Command::Link) => parts.link(),
-                Some(Command::Serve(protocol, socket)) => parts.serve(protocol, socket),
+                Some(Command::Serve(protocol, socket)) => {
+                    parts.serve(protocol, socket);
+                    // Thousands may come at once; the next tick tells of them.
+                    continue;
+                }
                 Some(Command::Drain) => {
                     parts.drain.cancel();
                     parts.peers.drain();

@@ -240,7 +240,7 @@ impl Endpoint for Pipe {
     }
 }
 
-/// How old the health of a service may be.
-const TICK: Duration = Duration::from_millis(100);
+/// How old the health of a service may be. A look costs a wake-up of an idle shard, and the directory looks no oftener.
+const TICK: Duration = Duration::from_millis(250);
 const RECONNECT: Duration = Duration::from_millis(100);
 const PIPE_BYTES: usize = 64 * 1024;
