@@ -93,6 +93,12 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
             match self.round(cx, now()) {
                 Ok(Round::Again) => {}
                 Ok(Round::Wait) => return Poll::Pending,
+                Ok(Round::Yield) => {
+                    // What this read brought goes out before more is read: else all calls in flight travel as one
+                    // train, and each stage waits for the last of it.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 Ok(Round::End(ended)) => return Poll::Ready(ended),
                 Err(error) => return Poll::Ready(Ended::Failed(error)),
             }
@@ -130,7 +136,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
                 Poll::Ready(Ok(0)) => return Ok(Round::End(Ended::Closed)),
                 Poll::Ready(Ok(_)) => {
                     self.parse(now)?;
-                    progress = true;
+                    return Ok(Round::Yield);
                 }
                 Poll::Ready(Err(error)) => return Err(SessionError::Io(error)),
                 Poll::Pending => {}
@@ -255,6 +261,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
 enum Round {
     Again,
     Wait,
+    Yield,
     End(Ended),
 }
 
