@@ -95,14 +95,22 @@ impl Reload {
                 Err(error) => {
                     tracing::warn!(error = %Chain(&error), "settings refused; those before stay in force");
                     self.metrics.on_refused();
+                    // A file that they name may be on its way.
+                    if let Ok(named) = self.read() {
+                        watch.follow(&self.source, &named);
+                    }
                 }
             }
         }
     }
 
+    fn read(&self) -> Result<Settings, ReloadError> {
+        Ok(self.source.load()?.check(self.source.base())?.settings)
+    }
+
     /// Everything that can fail comes before anything changes (R1).
     fn reload(&mut self) -> Result<Arc<Reloaded>, ReloadError> {
-        let new = self.source.load()?.check(self.source.base())?.settings;
+        let new = self.read()?;
         let next = apply(&self.settings, &new);
         let routes = self.routes(&next)?;
         let own = Own {

@@ -5,13 +5,14 @@ use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// `GET`; gives status and body.
+/// `GET`; gives status and body. `token` is what `admin.read_token_file` holds at the relay.
 ///
 /// # Errors
 /// Nothing answers, or not in HTTP.
-pub(super) async fn get(address: &str, path: &str) -> io::Result<(u16, String)> {
+pub(super) async fn get(address: &str, path: &str, token: Option<&str>) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address).await?;
-    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    let authorization = token.map_or_else(String::new, |token| format!("authorization: Bearer {token}\r\n"));
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n{authorization}connection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     // Pages of metrics or links have tens or hundreds of kilobytes.

@@ -1,6 +1,8 @@
 //! `strait cert status`: which certificates a running relay and its peers use (O-S2).
 
+use std::fs;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -16,6 +18,9 @@ pub(super) struct Args {
     /// Admin address of the relay
     #[arg(long, default_value = "127.0.0.1:7402", value_name = "HOST:PORT")]
     admin: String,
+    /// File with the secret of `admin.read_token_file`, if the relay asks for it
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
 }
 
 /// Asks the relay and writes what it says.
@@ -23,7 +28,8 @@ pub(super) struct Args {
 /// # Errors
 /// The relay cannot be asked; [`CliError::No`] if a link still uses an earlier certificate.
 pub(super) fn run(args: &Args, output: Output, out: &mut impl Write) -> Result<(), CliError> {
-    let page = ask(&args.admin)?;
+    let token = args.token_file.as_ref().map(fs::read_to_string).transpose()?;
+    let page = ask(&args.admin, token.as_deref().map(str::trim))?;
     match output {
         Output::Human => print(&page, out)?,
         Output::Json => write_json(out, &page)?,
@@ -35,9 +41,9 @@ pub(super) fn run(args: &Args, output: Output, out: &mut impl Write) -> Result<(
     Ok(())
 }
 
-fn ask(address: &str) -> Result<Value, CliError> {
+fn ask(address: &str, token: Option<&str>) -> Result<Value, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let asked = async { tokio::time::timeout(WAIT, admin::get(address, "/certificates")).await };
+    let asked = async { tokio::time::timeout(WAIT, admin::get(address, "/certificates", token)).await };
     let answer = runtime.block_on(asked);
     let answer = answer.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)));
     let failed = |source| CliError::Admin {
@@ -46,7 +52,10 @@ fn ask(address: &str) -> Result<Value, CliError> {
     };
     let (status, body) = answer.map_err(failed)?;
     if status != 200 {
-        return Err(failed(io::Error::other(format!("status {status}"))));
+        let hint = if status == 401 { "; it wants --token-file" } else { "" };
+        return Err(failed(io::Error::other(format!(
+            "it answers with status {status}{hint}"
+        ))));
     }
     serde_json::from_str(&body).map_err(|error| failed(io::Error::other(error)))
 }

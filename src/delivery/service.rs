@@ -79,6 +79,8 @@ impl Service {
         for slot in self.slots.take() {
             slot.retire();
         }
+        // Nobody brings the gauge up to date any more.
+        self.metrics.set_in_flight(0);
     }
 
     pub(super) fn add(&self, slot: Rc<Slot>) {

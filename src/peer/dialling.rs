@@ -87,6 +87,15 @@ impl Kept {
         }
     }
 
+    /// Tells a new link what happened while it was dialled.
+    fn catch_up(&self, dialled: &RelaySettings, link: &Link) {
+        if self.stop.is_cancelled() {
+            link.retire();
+        } else if *dialled != *self.relay.borrow() {
+            link.on_renewal_wanted();
+        }
+    }
+
     /// The relay is dialled no more; its link ends with its calls.
     fn end(&self) {
         self.stop.cancel();
@@ -141,9 +150,10 @@ impl Peers {
         let mut turn = 0_usize;
         let mut before: Option<Rc<Link>> = None;
         while !kept.stop.is_cancelled() {
-            let addresses = kept.relay.borrow().addresses.clone();
-            let address = addresses
-                .get(turn % addresses.len().max(1))
+            let relay = kept.relay.borrow().clone();
+            let address = relay
+                .addresses
+                .get(turn % relay.addresses.len().max(1))
                 .cloned()
                 .unwrap_or_default();
             let limit = self.parts.settings.handshake_timeout;
@@ -156,6 +166,7 @@ impl Peers {
                     backoff.reset();
                     if let Some(link) = self.adopt(greetings) {
                         kept.link.replace(Rc::downgrade(&link));
+                        kept.catch_up(&relay, &link);
                         // Only now (P4).
                         if let Some(before) = before.take() {
                             before.retire();

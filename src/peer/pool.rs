@@ -8,7 +8,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use super::roster::Roster;
 use super::session::{self, Ended};
 use super::settings::{Settings, Units};
 use super::upkeep::{Made, Upkeep};
-use crate::model::{Callee, Endpoint, Geo, Place, Reason, RelayError, RelayName, Retry, UnitId};
+use crate::model::{Callee, Endpoint, Geo, Map, Place, Reason, RelayError, RelayName, Retry, UnitId};
 use crate::wire::hello::{Hello, Purpose};
 
 /// What the links of a shard are made of.
@@ -57,7 +57,9 @@ pub struct Parts {
 /// The links of one shard. See the module documentation.
 pub struct Peers {
     pub(super) parts: Parts,
-    units: RefCell<HashMap<UnitId, Rc<UnitLinks>>>,
+    units: RefCell<Map<UnitId, Rc<UnitLinks>>>,
+    /// Units that left the settings, while links to them live: one that comes back is reached over those at once.
+    gone: RefCell<Map<UnitId, Weak<UnitLinks>>>,
     pub(super) kept: RefCell<Vec<Rc<Kept>>>,
     /// Accepted connections for lanes that wait for the one for bodies (P3).
     pub(super) half: RefCell<HashMap<Vec<u8>, Partner>>,
@@ -93,6 +95,7 @@ impl Peers {
         let peers = Rc::new(Self {
             parts,
             units: RefCell::default(),
+            gone: RefCell::default(),
             kept: RefCell::default(),
             half: RefCell::default(),
             crossings: RefCell::default(),
@@ -123,11 +126,15 @@ impl Peers {
 
     /// Calls go to these units and to no others.
     fn know(&self, units: &Units) {
-        let mut known = self.units.borrow_mut();
-        known.retain(|unit, _| units.contains_key(unit));
+        let (mut known, mut gone) = (self.units.borrow_mut(), self.gone.borrow_mut());
+        for (unit, links) in known.extract_if(|unit, _| !units.contains_key(unit)) {
+            gone.insert(unit, Rc::downgrade(&links));
+        }
+        gone.retain(|_, links| links.strong_count() > 0);
         for (unit, settings) in units {
             self.parts.metrics.expect(unit);
-            let links = known.entry(unit.clone()).or_default();
+            let back = gone.remove(unit).and_then(|links| links.upgrade());
+            let links = known.entry(unit.clone()).or_insert_with(|| back.unwrap_or_default());
             links.relays.set(settings.relays.len());
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //! - V3. The peer of an open link is asked about again within a second after other credentials are in force, and at
-//!   least every [`RECHECK_INTERVAL`]: lists and certificates expire without a reload (I19).
+//!   least every [`RECHECK_INTERVAL`]: lists and certificates expire without a reload (I11).
 //!
 //! # Not here
 //! How long a link may live (`life`); what is done about the verdict (`session`).
@@ -117,7 +117,9 @@ impl Upkeep {
             self.seen = current;
             self.checked = now;
             match self.recheck(wall_clock()) {
-                Ok(()) => self.leaves_at = None,
+                // Back in the settings: the link was told to end already, so another takes its place.
+                Ok(()) if self.leaves_at.take().is_some() => return Verdict::Replace,
+                Ok(()) => {}
                 // Not for want of trust: the operator took the unit out of the settings. Its calls may end.
                 Err(Refusal::UnknownUnit(_)) if self.leaves_at.is_none() => {
                     self.leaves_at = Some(now + LEAVE_WAIT);

@@ -28,13 +28,14 @@ pub fn reference() -> Result<String, toml::ser::Error> {
 }
 
 const INTRODUCTION: &str = "\
-# Configuration of a Strait relay: every key with its default. Copy what you change; the rest may be left out.
+# Configuration of a Strait relay: keys with their defaults. Copy what you change; the rest may be left out.
 #
 # Order: built-in defaults, this file, pairs/<geo>--<geo>.toml next to it that name this relay's Geo,
 # environment variables (STRAIT__RELAY__SHARDS=2), flags (--set relay.shards=2). Later ones win; lists are
 # replaced as a whole. Durations and sizes carry units (\"30s\", \"64MiB\").
 #
-# `strait config check` finds mistakes, `strait config show` says where each value came from.
+# `strait config check` finds mistakes, `strait config show` says where each value came from, `strait config schema` has
+# also the rarer keys of services, units and rules.
 ";
 
 /// Tables whose keys the operator names; each with an example.
@@ -55,6 +56,9 @@ const OPEN: [(&str, &str); 6] = [
         "# [services.\"im.Echo\"]\n# endpoints = [\"http://127.0.0.1:9000\", \"unix:/run/echo.sock\"]\n# timeout = \"30s\"\n# missing_key = \"reject\"\n# waiting_max = 1024\n",
     ),
 ];
+
+/// Lists of tables, each with an example.
+const LISTS: [(&str, &str, &str); 2] = [("ingress", "identities", IDENTITIES), ("routing", "rules", RULES)];
 
 const RULES: &str = "\
 # [[routing.rules]]
@@ -91,12 +95,12 @@ impl<'s> Table<'s> {
     }
 
     fn key(&mut self, out: &mut String, key: &str, value: &str) {
-        comment(out, self.description(key));
-        // An empty list of tables would forbid the [[tables]] themselves; its example stands for it.
+        self.written.push(key.to_owned());
+        // An empty list of tables would forbid the [[tables]] themselves; its example stands for it, at the end.
         if !self.is_list_of_tables(key) {
+            comment(out, self.description(key));
             let _ = writeln!(out, "{key} = {value}");
         }
-        self.written.push(key.to_owned());
     }
 
     /// Adds the keys that have no default, as comments, and examples.
@@ -113,10 +117,11 @@ impl<'s> Table<'s> {
         if let Some((_, example)) = OPEN.iter().find(|(name, _)| *name == self.name) {
             out.push_str(example);
         }
-        match self.name.as_str() {
-            "ingress" => out.push_str(IDENTITIES),
-            "routing" => out.push_str(RULES),
-            _ => {}
+        for (name, key, example) in LISTS {
+            if name == self.name {
+                comment(out, self.description(key));
+                out.push_str(example);
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! O-S2, T3, T4, T24, T28, I19: links end when their peer may no longer be there, and are replaced before their
+//! O-S2, T3, T4, T24, T28, I11: links end when their peer may no longer be there, and are replaced before their
 //! certificates or their age end them, without a failed call.
 
 use std::process::Command;
@@ -152,7 +152,7 @@ fn write_list(cluster: &Cluster, serials: &[u8], valid_for: Span) {
     cluster.authority("b").write_crl(&path, serials, valid_for);
 }
 
-// T4, I19: a connection that was there before the revocation does not outlive it, whoever dialled it; others stay.
+// T4, I11: a connection that was there before the revocation does not outlive it, whoever dialled it; others stay.
 #[tokio::test]
 async fn a_revoked_peer_loses_its_open_links_and_others_keep_theirs() {
     let echo = Echo::start();
@@ -173,7 +173,7 @@ async fn a_revoked_peer_loses_its_open_links_and_others_keep_theirs() {
     load.end().await;
 }
 
-// T3, I19: a list that runs out is noticed without a reload.
+// T3, I11: a list that runs out is noticed without a reload.
 #[tokio::test]
 async fn a_revocation_list_that_expires_ends_links_without_a_reload() {
     let echo = Echo::start();
@@ -281,7 +281,7 @@ async fn links_whose_certificate_is_not_renewed_end_before_it_expires() {
     );
 }
 
-// I19: age alone has links replaced, again and again, and no call fails.
+// I11: age alone has links replaced, again and again, and no call fails.
 #[tokio::test]
 async fn links_are_replaced_by_age() {
     let echo = Echo::start();

@@ -309,6 +309,53 @@ async fn units_change_without_a_restart() {
     assert!(!relay.log().contains("only after a restart"));
 }
 
+// C-L2: a unit that was taken out by mistake and put back is called again although only it can dial, and although
+// a call kept its link from ending meanwhile.
+#[tokio::test]
+async fn a_unit_that_comes_back_soon_is_reached_over_links_that_it_dials() {
+    let echo = Echo::start();
+    let cluster = Cluster::pair(&echo.endpoint())
+        .service("a", "im.Echo", &[echo.endpoint()])
+        .waits_for("b", "a")
+        .start()
+        .await;
+    let (caller, relay) = (
+        Client::connect(&cluster.relay("b-1").grpc()).await,
+        cluster.relay("b-1"),
+    );
+    let to_a = async || {
+        let call = caller.unary("Unary", request(Bytes::from_static(b"m"), &[("strait-unit", "a")]));
+        within("call", LIMIT, call).await.is_ok()
+    };
+    wait_for("unit a to be reached", LIMIT, async || to_a().await.then_some(())).await;
+    let client = Client::connect(&cluster.relay("a-1").grpc()).await;
+    let slow = slow_call(&client, "8000");
+    wait_for("the slow call to arrive", LIMIT, async || {
+        (echo.seen.open() == 1).then_some(())
+    })
+    .await;
+    let before: Table = fs::read_to_string(relay.config()).unwrap().parse().unwrap();
+    let without_a = |config: &mut Table| {
+        config["units"].as_table_mut().unwrap().remove("a");
+        let rules = config["routing"]["rules"].as_array_mut().unwrap();
+        rules.retain(|rule| rule["unit"].as_str() != Some("a"));
+    };
+    reload(relay, "applied", without_a).await;
+    wait_for("unit a to be gone", LIMIT, async || (!to_a().await).then_some(())).await;
+    reload(relay, "applied", |config| *config = before.clone()).await;
+    wait_for("unit a to be back", LIMIT, async || to_a().await.then_some(())).await;
+    // And once more, this time for so long that the links were told to end.
+    reload(relay, "applied", without_a).await;
+    wait_for("the links to retire", LIMIT, async || {
+        let metrics = relay.metrics().await;
+        (metrics.sum("strait_peer_links_retiring", &[]) > 0.0).then_some(())
+    })
+    .await;
+    reload(relay, "applied", |config| *config = before).await;
+    wait_for("unit a to be reached again", LIMIT, async || to_a().await.then_some(())).await;
+    assert_eq!(within("the slow call", LIMIT, slow).await.unwrap().unwrap(), "slow");
+}
+
 // C-L2: another address of a relay is dialled first, then the link to the earlier one ends.
 #[tokio::test]
 async fn a_relay_that_moved_is_reached_at_its_new_address_without_a_failed_call() {

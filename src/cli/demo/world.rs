@@ -212,7 +212,7 @@ impl Relay {
                     log: self.log_tail(),
                 });
             }
-            if matches!(scrape::get(&admin, "/readyz").await, Ok((200, _))) {
+            if matches!(scrape::get(&admin, "/readyz", None).await, Ok((200, _))) {
                 return Ok(());
             }
             tokio::time::sleep(POLL).await;
@@ -250,7 +250,7 @@ impl Relay {
 
     /// The metrics; empty while it is away.
     pub(super) async fn metrics(&self) -> String {
-        match scrape::get(&self.admin(), "/metrics").await {
+        match scrape::get(&self.admin(), "/metrics", None).await {
             Ok((200, body)) => body,
             _ => String::new(),
         }

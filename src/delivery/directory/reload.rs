@@ -38,5 +38,7 @@ impl Delivery {
 
 /// Whether keepers have to begin anew: they look at these settings only once.
 fn keeps_otherwise(before: &ServiceSettings, now: &ServiceSettings) -> bool {
-    before.health != now.health || before.endpoint_in_flight_max != now.endpoint_in_flight_max
+    before.health != now.health
+        || before.endpoint_in_flight_max != now.endpoint_in_flight_max
+        || before.connections_max != now.connections_max
 }

@@ -49,7 +49,7 @@ impl Delivery {
             since: tokio::time::Instant::now().into_std(),
         }));
         if waiting.len() == 0 {
-            self.lines.borrow_mut().push(Rc::clone(service));
+            self.keep_line(service);
             // The task of the directory looks again sooner from now on.
             self.on_room();
         }
@@ -73,8 +73,16 @@ impl Delivery {
         for service in lines {
             self.advance_line(&service);
             if service.waiting.borrow().len() > 0 {
-                self.lines.borrow_mut().push(service);
+                self.keep_line(&service);
             }
+        }
+    }
+
+    /// Once each: a line that emptied and filled again may still be among them.
+    fn keep_line(&self, service: &Rc<Service>) {
+        let mut lines = self.lines.borrow_mut();
+        if !lines.iter().any(|line| Rc::ptr_eq(line, service)) {
+            lines.push(Rc::clone(service));
         }
     }
 
