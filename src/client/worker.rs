@@ -45,6 +45,8 @@ struct Worker {
     /// When to look for late calls at the latest.
     next_sweep: Option<Instant>,
     registering: Vec<(Name, oneshot::Sender<Result<(), ServeError>>)>,
+    /// Services that the session asked for when it began and that the relay has not answered yet.
+    asked: Vec<Name>,
     session_number: u64,
 }
 
@@ -132,6 +134,7 @@ pub(super) async fn run(
         waiting: VecDeque::new(),
         next_sweep: None,
         registering: Vec::new(),
+        asked: Vec::new(),
         session_number: 0,
     };
     let mut connection = Some(first);
@@ -162,6 +165,7 @@ impl Worker {
         if !services.is_empty() {
             session.register(&services, &self.settings.instance);
         }
+        self.asked = services;
         let mut input = vec![0; READ_BYTES];
         let shared = Arc::clone(&self.shared);
         let why = loop {
@@ -264,7 +268,10 @@ impl Worker {
                     self.waiting.push_back(pending);
                 }
                 Command::Register { service, done } => {
-                    register.push(service.clone());
+                    // A service that came while the connection was made is among those it began with.
+                    if !self.asked.contains(&service) {
+                        register.push(service.clone());
+                    }
                     self.registering.push((service, done));
                 }
                 Command::Answered {
@@ -325,6 +332,7 @@ impl Worker {
     }
 
     fn end_registration(&mut self, service: &str, refused: Option<&str>) {
+        self.asked.retain(|name| name.as_str() != service);
         let (done, open) = std::mem::take(&mut self.registering)
             .into_iter()
             .partition(|(name, _)| name.as_str() == service);
