@@ -124,6 +124,12 @@ fn issue(cluster: &Cluster, authority: &Authority, unit: &str, change: impl FnOn
     authority.issue(&leaf, relay.directory(), "relay");
 }
 
+/// A pair of which both relays have this setting.
+async fn start_with(echo: &Echo, key: &str, value: &str) -> Cluster {
+    let pair = Cluster::pair(&echo.endpoint());
+    pair.set("a", key, value).set("b", key, value).start().await
+}
+
 async fn start_all(cluster: &mut Cluster) {
     let names: Vec<String> = cluster.relays().iter().map(|relay| relay.name.clone()).collect();
     for name in &names {
@@ -187,11 +193,7 @@ async fn a_revocation_list_that_expires_ends_links_without_a_reload() {
 #[tokio::test]
 async fn a_hundred_reloads_of_certificates_under_load_fail_no_call() {
     let echo = Echo::start();
-    let mut builder = Cluster::pair(&echo.endpoint());
-    for unit in ["a", "b"] {
-        builder = builder.set(unit, "peer.link_replace_spread", "1s");
-    }
-    let cluster = builder.start().await;
+    let cluster = start_with(&echo, "peer.link_replace_spread", "1s").await;
     let load = Load::start(&cluster, "uid=b:1").await;
     let client = Client::connect(&cluster.relay("a-1").grpc()).await;
     let asked = request(
@@ -285,11 +287,7 @@ async fn links_whose_certificate_is_not_renewed_end_before_it_expires() {
 #[tokio::test]
 async fn links_are_replaced_by_age() {
     let echo = Echo::start();
-    let mut builder = Cluster::pair(&echo.endpoint());
-    for unit in ["a", "b"] {
-        builder = builder.set(unit, "peer.link_age_max", "20s");
-    }
-    let cluster = builder.start().await;
+    let cluster = start_with(&echo, "peer.link_age_max", "20s").await;
     let load = Load::start(&cluster, "uid=b:1").await;
     wait_for("links to be replaced twice", LIMIT, async || {
         (ended(cluster.relay("a-1"), "replaced").await >= 8.0).then_some(())
@@ -303,11 +301,7 @@ async fn links_are_replaced_by_age() {
 #[tokio::test]
 async fn old_and_new_roots_are_trusted_side_by_side() {
     let echo = Echo::start();
-    let mut builder = Cluster::pair(&echo.endpoint());
-    for unit in ["a", "b"] {
-        builder = builder.set(unit, "peer.link_replace_spread", "1s");
-    }
-    let cluster = builder.start().await;
+    let cluster = start_with(&echo, "peer.link_replace_spread", "1s").await;
     let load = Load::start(&cluster, "uid=b:1").await;
     let next = Authority::new("geo-b");
     for relay in cluster.relays() {
