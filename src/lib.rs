@@ -22,6 +22,7 @@ pub mod mailbox;
 pub mod model;
 pub mod outbound;
 pub mod peer;
+pub mod queue;
 pub mod routing;
 pub mod settings;
 pub mod telemetry;

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(u8, &[&str])] = &[
     (0, &["model"]),
     (1, &["wire", "telemetry", "mailbox", "crossing", "token"]),
-    (2, &["calls", "routing", "admission", "peer", "delivery"]),
+    (2, &["calls", "routing", "admission", "peer", "queue", "delivery"]),
     (3, &["outbound", "inbound"]),
     (4, &["ingress", "admin", "client"]),
     (5, &["settings"]),

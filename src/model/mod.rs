@@ -12,6 +12,7 @@ mod call;
 mod error;
 mod hints;
 mod identity;
+mod message;
 mod metadata;
 mod registry;
 mod size;
@@ -23,6 +24,9 @@ pub use call::{
 pub use error::{Code, Place, Reason, RelayError, Retry};
 pub use hints::{Class, Key, MissingKey, MissingKeyError, OnFailure, RouteHints, ServiceName};
 pub use identity::{Geo, Name, NameError, RelayName, Source, UnitId};
+pub use message::{
+    AckLevel, DeadPlace, GapReason, GroupName, Message, MessageId, MessageIdError, Seq, Topic, UnixMillis,
+};
 pub use metadata::{Metadata, MetadataBuilder, MetadataError, PREVIOUS_ATTEMPTS};
 pub use registry::{RegisterError, Registration, Registry};
 pub use size::{ByteSize, ByteSizeError};

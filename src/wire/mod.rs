@@ -10,6 +10,7 @@ pub mod frame;
 pub mod hello;
 pub mod http2;
 pub mod io;
+pub mod message;
 pub mod pace;
 pub mod status;
 pub mod trace;

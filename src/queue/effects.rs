@@ -1,0 +1,141 @@
+//! What the parts of the queue want done: they decide, the engine has it done.
+//!
+//! The parts (`outbox`, `inbox`, `arrivals`) know no clock, no dice, no disk and no network. Each method gets the
+//! moment and a place for its wishes.
+
+use std::time::Duration;
+
+use super::api::Output;
+use super::line::LineId;
+use super::log::Scan;
+use super::record::Record;
+use crate::model::{GroupName, Message, Seq, Topic, UnitId, UnixMillis};
+
+/// The moment, twice: since the start of the process, for pauses and rates, and by the calendar, for deadlines.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Now {
+    /// Since some start; never goes back.
+    pub mono: Duration,
+    /// By the calendar; may jump.
+    pub wall: UnixMillis,
+}
+
+/// Wishes of a part.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// To be written, in this order.
+    pub writes: Vec<Write>,
+    /// To be read. Each is answered by one call of the part's `on_read`.
+    pub reads: Vec<(Reader, Scan)>,
+    /// To go out now.
+    pub outputs: Vec<Output>,
+    /// What publishers may wait for.
+    pub told: Vec<Told>,
+}
+
+/// A message has come so far; the engine knows who waits for that.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Told {
+    /// All groups of another unit are done with these, as its relay says.
+    Delivered {
+        /// The unit.
+        unit: UnitId,
+        /// Numbers in its line.
+        seqs: Vec<Seq>,
+    },
+    /// All groups of this unit are done with it, and the last one acknowledged it.
+    Done {
+        /// Its topic.
+        topic: Topic,
+        /// Its number in the inbox.
+        seq: Seq,
+    },
+    /// A relay of the unit has these on its disk.
+    Relayed {
+        /// The unit.
+        unit: UnitId,
+        /// Numbers in its line, as runs.
+        seqs: Vec<(Seq, Seq)>,
+    },
+}
+
+/// What was read for a part.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ReadBack {
+    /// The first number that was wanted.
+    pub from: Seq,
+    /// Messages by number. Numbers between them, and between `from` and the first, are not on disk any more: released
+    /// because they are done, or damaged.
+    pub found: Vec<(Seq, Message)>,
+    /// All numbers below were looked for; `None`: the line has nothing from there on.
+    pub next: Option<Seq>,
+    /// Reading failed: the same again later.
+    pub failed: bool,
+}
+
+/// To be written, or to be done when all that was to be written before is on disk.
+#[derive(Debug)]
+pub enum Write {
+    /// A record; once it is on disk the engine applies it to the parts (`apply`).
+    Record(Record),
+    /// Goes out once all records before it are on disk (M-A2, A2).
+    Then(Output),
+}
+
+/// Who wants to read.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum Reader {
+    /// The backlog of a unit; `topic` if that topic is read apart.
+    Outbox {
+        /// The unit.
+        unit: UnitId,
+        /// Which cursor.
+        cursor: u32,
+    },
+    /// A group.
+    Group {
+        /// Its topic.
+        topic: Topic,
+        /// Its name.
+        group: GroupName,
+    },
+    /// A single message of a group, for its next attempt.
+    Retry {
+        /// Its topic.
+        topic: Topic,
+        /// The group's name.
+        group: GroupName,
+        /// Number in the inbox.
+        seq: Seq,
+    },
+    /// Something an operator asked for, or the engine itself.
+    Job(u64),
+}
+
+impl Effects {
+    /// Wants a record on disk.
+    pub fn record(&mut self, record: Record) {
+        self.writes.push(Write::Record(record));
+    }
+
+    /// Wants something said once all records so far are on disk.
+    pub fn then(&mut self, output: Output) {
+        self.writes.push(Write::Then(output));
+    }
+
+    /// Wants something said at once.
+    pub fn output(&mut self, output: Output) {
+        self.outputs.push(output);
+    }
+
+    /// Wants to read a line from a number on.
+    pub fn read(&mut self, reader: Reader, line: LineId, from: Seq, messages_max: usize, bytes_max: usize) {
+        let scan = Scan {
+            line,
+            from,
+            messages_max,
+            bytes_max,
+        };
+        self.reads.push((reader, scan));
+    }
+}

@@ -1,0 +1,244 @@
+//! Lines: numbered sequences of messages in the log, and which of their numbers are done with.
+//!
+//! A line is what goes to one unit, what came in for one topic, or the dead letters. A record names the lines it is
+//! in and its number in each of them.
+//!
+//! # Invariants
+//! - N1. Numbers of a line begin with 1 and have no holes: what is missing on disk is a gap that somebody must account for (M-G2).
+
+use std::hash::Hasher;
+
+use roaring::RoaringTreemap;
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::model::{RelayName, Seq, Topic, UnitId};
+
+/// A line, as records name it: a hash of its name, so that no table of names must survive with them.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct LineId(pub u64);
+
+impl LineId {
+    /// What goes to a unit.
+    pub fn outbox(unit: &UnitId) -> Self {
+        Self::named("out", &[unit.as_str()])
+    }
+
+    /// What came in for a topic.
+    pub fn inbox(topic: &Topic) -> Self {
+        Self::named("in", &[topic.as_str()])
+    }
+
+    /// What was copied for a topic because it crossed a Geo's border.
+    pub fn mirror(topic: &Topic) -> Self {
+        Self::named("mirror", &[topic.as_str()])
+    }
+
+    /// The dead letters.
+    pub fn dead_letters() -> Self {
+        Self::named("dead", &[])
+    }
+
+    fn named(kind: &str, names: &[&str]) -> Self {
+        let mut hash = Xxh3::new();
+        hash.write(kind.as_bytes());
+        for name in names {
+            hash.write(&[0]);
+            hash.write(name.as_bytes());
+        }
+        Self(hash.finish())
+    }
+}
+
+/// One direction between two relays as the receiver numbers it: who sends, and in which life of its log (M-A1).
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct StreamId {
+    /// Unit of the sender, from its certificate.
+    pub unit: UnitId,
+    /// The sender.
+    pub relay: RelayName,
+    /// Life of the sender's log.
+    pub epoch: u64,
+}
+
+/// Which numbers of a line are done: all up to a frontier, and some above it. Exact, without a window (M-B2); a run
+/// of numbers costs a few bytes, scattered ones two bytes each.
+///
+/// Invariant: `frontier + 1` is not in `above`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Settled {
+    frontier: Seq,
+    above: RoaringTreemap,
+}
+
+impl Settled {
+    /// All numbers up to `frontier` are done.
+    pub fn up_to(frontier: Seq) -> Self {
+        Self {
+            frontier,
+            above: RoaringTreemap::new(),
+        }
+    }
+
+    /// The highest number below which, itself included, all are done.
+    pub fn frontier(&self) -> Seq {
+        self.frontier
+    }
+
+    /// The highest number that is done.
+    pub fn highest(&self) -> Seq {
+        self.above.max().unwrap_or(self.frontier)
+    }
+
+    /// Whether a number is done.
+    pub fn contains(&self, seq: Seq) -> bool {
+        seq <= self.frontier || self.above.contains(seq)
+    }
+
+    /// Marks a number; `false` if it was done already.
+    pub fn insert(&mut self, seq: Seq) -> bool {
+        if self.contains(seq) {
+            return false;
+        }
+        if seq == self.frontier + 1 {
+            self.frontier = seq;
+            self.join();
+        } else {
+            self.above.insert(seq);
+        }
+        true
+    }
+
+    /// Marks all numbers from `from` to `to`, both included. Returns how many were not done before.
+    pub fn insert_range(&mut self, from: Seq, to: Seq) -> u64 {
+        let from = from.max(self.frontier + 1);
+        if from > to {
+            return 0;
+        }
+        let new = (to - from + 1) - self.done_between(from, to);
+        if from == self.frontier + 1 {
+            self.frontier = to;
+            self.above.remove_range(..=to);
+            self.join();
+        } else {
+            self.above.insert_range(from..=to);
+        }
+        new
+    }
+
+    /// How many numbers from `from` to `to`, both included, are done.
+    pub fn done_between(&self, from: Seq, to: Seq) -> u64 {
+        if from > to {
+            return 0;
+        }
+        let below = self.frontier.min(to).saturating_sub(from.saturating_sub(1));
+        let start = from.max(self.frontier + 1);
+        if start > to {
+            return below;
+        }
+        // rank(n) counts the numbers up to n.
+        below + self.above.rank(to) - self.above.rank(start - 1)
+    }
+
+    /// The lowest number from `seq` on that is not done.
+    pub fn next_open(&self, seq: Seq) -> Seq {
+        let mut seq = seq.max(self.frontier + 1);
+        if !self.above.contains(seq) {
+            return seq;
+        }
+        let mut done = self.above.iter();
+        done.advance_to(seq);
+        for number in done {
+            if number != seq {
+                break;
+            }
+            seq += 1;
+        }
+        seq
+    }
+
+    /// The numbers that are done above the frontier, as runs of first and last, `max` of them.
+    pub fn runs_above(&self, max: usize) -> Vec<(Seq, Seq)> {
+        let mut runs: Vec<(Seq, Seq)> = Vec::new();
+        for seq in &self.above {
+            let full = runs.len() == max;
+            match runs.last_mut() {
+                Some((_, last)) if *last + 1 == seq => *last = seq,
+                _ if full => break,
+                _ => runs.push((seq, seq)),
+            }
+        }
+        runs
+    }
+
+    /// Bytes for a snapshot; [`from_bytes`](Self::from_bytes) reads them.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = self.frontier.to_be_bytes().to_vec();
+        // Writing to a vector cannot fail.
+        let _ = self.above.serialize_into(&mut bytes);
+        bytes
+    }
+
+    /// Reads what [`to_bytes`](Self::to_bytes) wrote; `None` if it is broken.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (frontier, above) = bytes.split_first_chunk::<8>()?;
+        let mut settled = Self {
+            frontier: u64::from_be_bytes(*frontier),
+            above: RoaringTreemap::deserialize_from(above).ok()?,
+        };
+        settled.above.remove_range(..=settled.frontier);
+        settled.join();
+        Some(settled)
+    }
+
+    fn join(&mut self) {
+        let next = self.next_open(self.frontier + 1);
+        if next > self.frontier + 1 {
+            self.frontier = next - 1;
+            self.above.remove_range(..=self.frontier);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_lower_number_that_did_not_come_is_no_duplicate() {
+        // M-B2: 3, 4, 5 are sent, 3 fails, 3 comes again.
+        let mut seen = Settled::up_to(2);
+        assert!(seen.insert(4) && seen.insert(5));
+        assert!(!seen.contains(3));
+        assert!(seen.insert(3));
+        assert_eq!((seen.frontier(), seen.highest()), (5, 5));
+        assert!(!seen.insert(4));
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_set_of_numbers(steps in proptest::collection::vec((1_u64..60, 0_u64..6), 0..80)) {
+            let (mut settled, mut model) = (Settled::default(), BTreeSet::new());
+            for (from, more) in steps {
+                if more == 0 {
+                    prop_assert_eq!(settled.insert(from), model.insert(from));
+                } else {
+                    let new = (from..=from + more).filter(|seq| model.insert(*seq)).count();
+                    prop_assert_eq!(settled.insert_range(from, from + more), u64::try_from(new).unwrap());
+                }
+                let frontier = (1..200).find(|seq| !model.contains(seq)).unwrap() - 1;
+                prop_assert_eq!(settled.frontier(), frontier);
+                for seq in 1..70 {
+                    prop_assert_eq!(settled.contains(seq), model.contains(&seq));
+                    let open = (seq..200).find(|seq| !model.contains(seq)).unwrap();
+                    prop_assert_eq!(settled.next_open(seq), open);
+                    prop_assert_eq!(settled.done_between(seq, seq + 9), u64::try_from(model.range(seq..=seq + 9).count()).unwrap());
+                }
+                prop_assert_eq!(Settled::from_bytes(&settled.to_bytes()).unwrap(), settled.clone());
+            }
+        }
+    }
+}

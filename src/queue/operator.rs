@@ -1,0 +1,413 @@
+//! What operators ask of the queue and what they get: the admin address and the command line speak it as JSON.
+
+use serde::{Deserialize, Serialize};
+
+use super::record::{Pausable, Pause};
+use crate::model::{GroupName, Topic, UnitId};
+
+/// What an operator asks.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "do")]
+pub enum Command {
+    /// Everything at a glance.
+    Status,
+    /// Counts every message twice: by the counters and by reading the log (M-G8). Long.
+    Audit,
+    /// Looks at messages without touching them (M-H1).
+    Peek {
+        /// Where.
+        line: Line,
+        /// Which.
+        #[serde(default)]
+        filter: Filter,
+        /// How many at most.
+        limit: usize,
+        /// With bodies.
+        #[serde(default)]
+        bodies: bool,
+    },
+    /// Removes messages (M-H2). Long.
+    Purge {
+        /// Where.
+        line: Line,
+        /// Which; an empty filter needs `all`.
+        #[serde(default)]
+        filter: Filter,
+        /// All of them.
+        #[serde(default)]
+        all: bool,
+        /// Only count.
+        #[serde(default)]
+        dry_run: bool,
+        /// Who.
+        #[serde(default)]
+        who: String,
+    },
+    /// Stops something until it is resumed or the time is over (M-H3).
+    Pause {
+        /// What.
+        what: Pausable,
+        /// Why and how long.
+        pause: Pause,
+        /// Who.
+        #[serde(default)]
+        who: String,
+    },
+    /// Lets it go on. For a key that is blocked, see `Unblock`.
+    Resume {
+        /// What.
+        what: Pausable,
+        /// Who.
+        #[serde(default)]
+        who: String,
+    },
+    /// Lets blocked keys of a group go on: their first message is tried again (M-C3).
+    Unblock {
+        /// Topic of the group.
+        topic: Topic,
+        /// The group.
+        group: GroupName,
+        /// Only this key, as `dimension=key`.
+        key: Option<String>,
+        /// Who.
+        #[serde(default)]
+        who: String,
+    },
+    /// Changes replay limits at once (M-D2); without limits those of the settings come back in force.
+    Limits {
+        /// To this unit.
+        unit: UnitId,
+        /// Of this topic only.
+        topic: Option<Topic>,
+        /// The limits.
+        limits: Option<LimitValues>,
+        /// Who.
+        #[serde(default)]
+        who: String,
+    },
+    /// Takes dead letters back (M-F1). Long; answers with the task.
+    Redrive {
+        /// How.
+        request: RedriveRequest,
+        /// Who.
+        #[serde(default)]
+        who: String,
+    },
+    /// All redrives, the last ones first.
+    Redrives,
+    /// Ends a redrive; what was moved stays moved.
+    CancelRedrive {
+        /// Which.
+        task: u64,
+        /// Who.
+        #[serde(default)]
+        who: String,
+    },
+}
+
+/// Where to look.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "line")]
+pub enum Line {
+    /// Dead letters.
+    Dead,
+    /// What came in for a topic, for all groups or one.
+    Inbox {
+        /// The topic.
+        topic: Topic,
+        /// Only what this group is not done with.
+        group: Option<GroupName>,
+    },
+    /// Copies of what crossed a Geo's border.
+    Mirror {
+        /// The topic.
+        topic: Topic,
+    },
+    /// What goes to a unit.
+    Outbox {
+        /// The unit.
+        unit: UnitId,
+    },
+}
+
+/// Which messages; all given parts must fit.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Filter {
+    /// Of this topic.
+    pub topic: Option<Topic>,
+    /// With this key, as `dimension=key`.
+    pub key: Option<String>,
+    /// With this attribute, as `name=value`.
+    pub attribute: Option<String>,
+    /// First number.
+    pub from_seq: Option<u64>,
+    /// Last number.
+    pub to_seq: Option<u64>,
+    /// Accepted (dead letters: last failed) at this time or later, milliseconds since 1970.
+    pub since: Option<u64>,
+    /// Before this time.
+    pub before: Option<u64>,
+    /// Dead letters with this reason.
+    pub reason: Option<String>,
+    /// Dead letters of this place.
+    pub place: Option<String>,
+    /// This message.
+    pub id: Option<String>,
+}
+
+/// Replay limits; zero is none.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct LimitValues {
+    /// Messages per second.
+    #[serde(default)]
+    pub messages_per_second: f64,
+    /// Bytes per second.
+    #[serde(default)]
+    pub bytes_per_second: u64,
+    /// Messages at once after a pause.
+    #[serde(default)]
+    pub burst: u32,
+}
+
+/// How dead letters are taken back.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RedriveRequest {
+    /// Which.
+    pub filter: Filter,
+    /// Messages per second; zero: as fast as the backlog lane takes them.
+    pub rate: f64,
+    /// Seconds in which the rate rises from one message per second to `rate`.
+    pub ramp_seconds: u64,
+    /// How many at most; zero: all.
+    pub limit: u64,
+    /// Only count.
+    pub dry_run: bool,
+    /// New deadline from now on, in seconds; zero keeps the message's own (M-F3).
+    pub extend_ttl_seconds: u64,
+    /// Needed if messages of ordered topics fit: they come behind later ones of their key (M-C4).
+    pub allow_reorder: bool,
+}
+
+/// What comes back.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "answer")]
+pub enum Answer {
+    /// It is done.
+    Done {
+        /// Messages it concerned.
+        messages: u64,
+    },
+    /// How far something long is; more answers follow.
+    Progress {
+        /// Done.
+        done: u64,
+        /// Of about so many.
+        of: u64,
+    },
+    /// It cannot be done.
+    Refused {
+        /// What to do about it.
+        detail: String,
+    },
+    /// For `Peek`.
+    Messages {
+        /// What fits.
+        messages: Vec<Peeked>,
+        /// There is more.
+        more: bool,
+    },
+    /// For `Status`.
+    Status(Box<Status>),
+    /// For `Audit`.
+    Audit {
+        /// One for each topic and unit, or topic and group.
+        rows: Vec<AuditRow>,
+    },
+    /// For `Redrive` and `Redrives`.
+    Redrives {
+        /// The tasks.
+        tasks: Vec<RedriveStatus>,
+    },
+}
+
+/// A message that was looked at.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Peeked {
+    /// Number in the line.
+    pub seq: u64,
+    /// Its id.
+    pub id: String,
+    /// Its topic.
+    pub topic: String,
+    /// Its key, as `dimension=key`.
+    pub key: Option<String>,
+    /// Milliseconds since 1970.
+    pub accepted_at: u64,
+    /// Milliseconds since 1970.
+    pub deadline: Option<u64>,
+    /// `live`, `backlog`, `waiting`, `in_flight`, `retrying`, `blocked`, `dead`, `mirror`.
+    pub state: String,
+    /// Attempts that failed.
+    pub attempts: u32,
+    /// Times it was redriven.
+    pub redrives: u32,
+    /// `CloudEvents` attributes.
+    pub attributes: Vec<(String, String)>,
+    /// Bytes of the body.
+    pub body_bytes: u64,
+    /// The body in base64, if it was asked for.
+    pub body: Option<String>,
+    /// Of dead letters: `link`, `delivery` or `policy`.
+    pub place: Option<String>,
+    /// Of dead letters.
+    pub reason: Option<String>,
+    /// Of dead letters.
+    pub error: Option<String>,
+    /// Of dead letters, milliseconds since 1970.
+    pub first_failure: Option<u64>,
+    /// Of dead letters, milliseconds since 1970.
+    pub last_failure: Option<u64>,
+    /// Of dead letters: unit or group it was for.
+    pub was_for: Option<String>,
+}
+
+/// Everything at a glance.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Status {
+    /// `group` or `buffered` (M-A5).
+    pub durability: String,
+    /// Life of the log, in hexadecimal.
+    pub epoch: String,
+    /// Disk space of the queue.
+    pub bytes_used: u64,
+    /// And its limit.
+    pub bytes_max: u64,
+    /// Segment files.
+    pub segments: u64,
+    /// `ok`, `low`, `full` or `failing`.
+    pub disk: String,
+    /// Units that messages go to.
+    pub units: Vec<UnitStatus>,
+    /// Groups that messages are delivered to.
+    pub groups: Vec<GroupStatus>,
+    /// Dead letters.
+    pub dead_letters: u64,
+    /// Bytes of them.
+    pub dead_letter_bytes: u64,
+    /// Dead letters by reason.
+    pub dead_by_reason: Vec<(String, u64)>,
+    /// Damaged records that were found, as ranges for a person.
+    pub damaged: Vec<String>,
+}
+
+/// Messages to one unit.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct UnitStatus {
+    /// The unit.
+    pub unit: String,
+    /// `connecting`, `live`, `draining`, `paused`, `stalled`, `denied` or `down` (M-G1).
+    pub state: String,
+    /// Why, in words, where that helps.
+    pub detail: String,
+    /// Live messages that the unit does not have yet.
+    pub live: u64,
+    /// Messages of the backlog.
+    pub backlog: u64,
+    /// Bytes of both, about.
+    pub bytes: u64,
+    /// Milliseconds since the oldest was accepted.
+    pub oldest_ms: Option<u64>,
+    /// Backlog messages per second over the last seconds.
+    pub replay_rate: f64,
+    /// Limits in force.
+    pub limits: LimitValues,
+    /// Seconds until the backlog is empty at this rate (M-D4).
+    pub eta_seconds: Option<u64>,
+    /// Keys that wait behind their backlog.
+    pub keys_behind: u64,
+    /// Whether all keys wait because there are too many to tell apart, or just after a start.
+    pub keys_coarse: bool,
+    /// The pause, if it is paused.
+    pub pause: Option<Pause>,
+}
+
+/// Messages for one group.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct GroupStatus {
+    /// Topic.
+    pub topic: String,
+    /// Group.
+    pub group: String,
+    /// Consumers that are there.
+    pub consumers: u64,
+    /// Not done yet, all together.
+    pub pending: u64,
+    /// With consumers.
+    pub in_flight: u64,
+    /// Waiting for their next attempt.
+    pub retrying: u64,
+    /// Waiting behind a message of their key.
+    pub behind: u64,
+    /// Keys that are blocked until an operator acts.
+    pub blocked_keys: u64,
+    /// Milliseconds since the oldest was accepted.
+    pub oldest_ms: Option<u64>,
+    /// The pause, if it is paused.
+    pub pause: Option<Pause>,
+}
+
+/// One line of the books (M-G8): `accepted = relayed + pending + expired + dropped + dead_lettered + purged + corrupted`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct AuditRow {
+    /// Topic.
+    pub topic: String,
+    /// The unit, or `group NAME` for the inbox.
+    pub to: String,
+    /// Taken in.
+    pub accepted: u64,
+    /// Relayed, or delivered.
+    pub relayed: u64,
+    /// Still there, as counted in the log.
+    pub pending: u64,
+    /// Time over.
+    pub expired: u64,
+    /// Made room.
+    pub dropped: u64,
+    /// Given up.
+    pub dead_lettered: u64,
+    /// Removed by an operator.
+    pub purged: u64,
+    /// Lost to damage on disk.
+    pub corrupted: u64,
+    /// `accepted` less all others: zero, or something is wrong.
+    pub difference: i64,
+}
+
+/// How far a redrive is (M-F2).
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct RedriveStatus {
+    /// Its number.
+    pub task: u64,
+    /// `running`, `paused`, `done`, `cancelled` or `failed`.
+    pub state: String,
+    /// Messages moved.
+    pub moved: u64,
+    /// Still to move, about.
+    pub remaining: u64,
+    /// Messages that could not be moved (redriven too often).
+    pub failed: u64,
+    /// Messages per second now.
+    pub rate: f64,
+    /// Milliseconds since 1970.
+    pub started: u64,
+    /// Seconds to the end, about.
+    pub eta_seconds: Option<u64>,
+    /// What was asked.
+    pub request: RedriveRequest,
+    /// Who.
+    pub who: String,
+    /// Why it failed or is paused.
+    pub reason: String,
+}
