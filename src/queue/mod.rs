@@ -8,8 +8,12 @@
 //! Streams of lanes (`outbound`, `inbound`, `peer`), calls to services (`delivery`), which unit owns a key (`routing`).
 
 pub mod api;
+pub mod codec;
+pub mod dead;
+pub mod dedup;
 pub mod effects;
 mod handle;
+mod jobs;
 pub mod lanes;
 pub mod line;
 pub mod log;

@@ -68,7 +68,8 @@ pub struct DedupSettings {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub window: Duration,
-    /// How many are remembered at most, on disk. Default 20,000,000, of about 3 bytes in memory and 32 on disk each.
+    /// How many are remembered at most, on disk. Default 3,600,000, of about 20 bytes in memory and on disk each.
+    /// With more, the oldest are forgotten early, which is counted.
     pub messages_max: u64,
 }
 
@@ -334,7 +335,7 @@ impl Default for DedupSettings {
     fn default() -> Self {
         Self {
             window: Duration::from_secs(600),
-            messages_max: 20_000_000,
+            messages_max: 3_600_000,
         }
     }
 }

@@ -1,0 +1,3 @@
+//! Long work for operators, in slices, so that the queue goes on meanwhile.
+
+pub(crate) mod filter;
