@@ -8,8 +8,10 @@
 //! Streams of lanes (`outbound`, `inbound`, `peer`), calls to services (`delivery`), which unit owns a key (`routing`).
 
 pub mod api;
+pub mod arrivals;
 pub mod effects;
 mod handle;
+pub mod inbox;
 pub mod lanes;
 pub mod line;
 pub mod log;
