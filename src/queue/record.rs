@@ -161,6 +161,17 @@ pub enum Kept {
         /// Its name.
         group: GroupName,
     },
+    /// From now on all messages of a key go to the dead letters (M-C3), or do no more.
+    RestOfKey {
+        /// Of this topic.
+        topic: Topic,
+        /// Of this group.
+        group: GroupName,
+        /// Hash of the key.
+        key: u64,
+        /// Whether they do.
+        on: bool,
+    },
     /// Something was paused (M-H3), or goes on if `None`.
     Pause {
         /// What.

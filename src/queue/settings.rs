@@ -46,6 +46,8 @@ pub struct Settings {
     pub dedup: DedupSettings,
     /// Messages that were given up.
     pub dead_letters: DeadLetterSettings,
+    /// Copies of what crosses a Geo's border, for topics with `mirror`.
+    pub mirror: MirrorSettings,
 }
 
 /// When a message counts as stored.
@@ -85,6 +87,18 @@ pub struct DeadLetterSettings {
     pub bytes_max: ByteSize,
     /// How often a message may be redriven. Default 3.
     pub redrives_max: u32,
+}
+
+/// `[queue.mirror]`: copies of what crosses a Geo's border (M-G5).
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct MirrorSettings {
+    /// How long they are kept. Default `7d`.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub retention: Duration,
+    /// Disk space for those of one topic. The oldest make room. Default `1GiB`.
+    pub bytes_max: ByteSize,
 }
 
 /// `[replay]`: how fast stored messages go to units that were away (M-D).
@@ -327,6 +341,7 @@ impl Default for Settings {
             checkpoint_interval: Duration::from_secs(10),
             dedup: DedupSettings::default(),
             dead_letters: DeadLetterSettings::default(),
+            mirror: MirrorSettings::default(),
         }
     }
 }
@@ -346,6 +361,15 @@ impl Default for DeadLetterSettings {
             retention: Duration::from_secs(14 * 24 * 3600),
             bytes_max: ByteSize::mib(1024),
             redrives_max: 3,
+        }
+    }
+}
+
+impl Default for MirrorSettings {
+    fn default() -> Self {
+        Self {
+            retention: Duration::from_secs(7 * 24 * 3600),
+            bytes_max: ByteSize::mib(1024),
         }
     }
 }
