@@ -1,6 +1,14 @@
 //! The log: records on disk.
 
+pub mod disk;
+mod storage;
+
+use std::fmt;
+use std::io;
+
 use bytes::Bytes;
+
+pub use storage::{DirStorage, Storage, StorageError};
 
 use super::line::LineId;
 use crate::model::{Message, Seq};
@@ -59,6 +67,88 @@ pub struct Found {
     pub kind: u8,
     /// The lines it is in.
     pub lines: Vec<(LineId, Seq)>,
-    /// All of its content; a part of what was read at once.
+    /// All of its content, in memory of its own.
     pub content: Bytes,
+}
+
+/// Why records were not written. None of them will be found again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppendError {
+    /// An append before it failed; see D2 of [`disk`].
+    #[error("records before these were not written")]
+    Behind,
+    /// The disk failed, and in another file again.
+    #[error("the disk does not take records")]
+    Failed(#[source] io::Error),
+    /// There is no space, or none that these may use.
+    #[error("the disk is full, or the queue has used up queue.bytes_max")]
+    Full,
+    /// More than a file can hold.
+    #[error("the records are too long for one write")]
+    TooLong,
+}
+
+/// A part of a segment that cannot be read any more.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Damage {
+    /// Number of the segment.
+    pub segment: u64,
+    /// First damaged byte, and the first behind them.
+    pub bytes: (u64, u64),
+    /// The lost record's lines and numbers, if its head could be read. Else what numbers are lost is seen from those
+    /// that are not found.
+    pub lines: Vec<(LineId, Seq)>,
+    /// It may be what a crash left of a write that nobody was told about.
+    pub unfinished: bool,
+}
+
+/// How full the disk is.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Space {
+    /// Bytes of the queue's files.
+    pub used: u64,
+    /// Bytes it may use (`queue.bytes_max`).
+    pub used_max: u64,
+    /// Free bytes of the file system.
+    pub free: u64,
+    /// All bytes of the file system.
+    pub total: u64,
+    /// Segments.
+    pub segments: u64,
+}
+
+impl Position {
+    /// Behind the record that begins here, and not behind the next one.
+    pub fn after(self) -> Self {
+        Self {
+            offset: self.offset.saturating_add(1),
+            ..self
+        }
+    }
+}
+
+impl Space {
+    /// Percent that are used, of the queue's share or of the file system, whichever is more (M-G6).
+    pub fn percent(&self) -> u8 {
+        let percent = |part: u64, whole: u64| match whole {
+            0 => 0,
+            _ => u128::from(part) * 100 / u128::from(whole),
+        };
+        let share = percent(self.used, self.used_max);
+        let system = percent(self.total.saturating_sub(self.free), self.total);
+        u8::try_from(share.max(system)).unwrap_or(u8::MAX)
+    }
+}
+
+impl fmt::Display for Damage {
+    /// For a person. Numbers of lines are told by the engine, which knows their names.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (from, to) = self.bytes;
+        write!(f, "segment {} is damaged from byte {from} to {to}", self.segment)?;
+        if self.unfinished {
+            f.write_str(", or a write to it was not finished")?;
+        }
+        Ok(())
+    }
 }
