@@ -241,7 +241,9 @@ impl Storage for DirStorage {
         let about = statvfs(&self.path)?;
         let bytes = |blocks: u64| blocks.saturating_mul(about.f_frsize);
         // Blocks that only root may use are not free for us, and not ours to fill.
-        let total = about.f_blocks.saturating_sub(about.f_bfree.saturating_sub(about.f_bavail));
+        let total = about
+            .f_blocks
+            .saturating_sub(about.f_bfree.saturating_sub(about.f_bavail));
         Ok((bytes(about.f_bavail), bytes(total)))
     }
 }
