@@ -164,6 +164,11 @@ impl DeadLetters {
         self.gone.done_between(from, to)
     }
 
+    /// Numbers that are gone.
+    pub fn gone(&self) -> &Settled {
+        &self.gone
+    }
+
     /// The first letter that is there, if any is.
     pub fn first(&self) -> Option<Seq> {
         (self.gone.frontier() < self.last).then(|| self.gone.frontier() + 1)

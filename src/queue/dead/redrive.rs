@@ -158,6 +158,15 @@ impl Task {
         };
     }
 
+    /// All letters are looked at again, after a restart.
+    pub fn begin_again(&mut self) {
+        self.next = self.request.filter.from_seq.unwrap_or(1).max(1);
+        self.failed = 0;
+        if self.state == State::Counting {
+            self.found = 0;
+        }
+    }
+
     /// It cannot be done.
     pub fn fail(&mut self, reason: String) {
         self.state = State::Failed;

@@ -269,8 +269,12 @@ impl Dedup {
 
     /// How many chunks from `from` to `to`, both included, are of no use any more.
     pub fn done_between(&self, from: Seq, to: Seq) -> u64 {
-        let first = self.chunks.front().map_or(self.chunk_last + 1, |(number, _)| *number);
-        (to.min(first - 1) + 1).saturating_sub(from)
+        (to.min(self.forgotten()) + 1).saturating_sub(from)
+    }
+
+    /// All chunks up to this one are of no use any more.
+    pub fn forgotten(&self) -> Seq {
+        self.first_chunk().map_or(self.chunk_last, |first| first - 1)
     }
 
     /// The first chunk that is of use, if any is.

@@ -125,19 +125,14 @@ impl Journal {
         self.again_at.is_none_or(|at| at <= now)
     }
 
-    /// When the disk is asked again, if something waits for that.
-    pub(super) fn wake_at(&self) -> Option<Duration> {
-        self.again_at.filter(|_| !self.open.is_empty())
+    /// When the disk is asked again after a failure.
+    pub(super) fn wake_at(&self, now: Duration) -> Option<Duration> {
+        self.again_at.filter(|at| *at > now)
     }
 
     /// Whether nothing is on its way.
     pub(super) fn is_empty(&self) -> bool {
         self.open.is_empty() && self.under_way.is_empty()
-    }
-
-    /// Bytes that are gathered.
-    pub(super) fn open_bytes(&self) -> usize {
-        self.open_bytes
     }
 
     /// Some of what is gathered: all, if it is not too much for one write.
@@ -160,7 +155,7 @@ impl Journal {
 }
 
 impl Item {
-    fn record(&self) -> Option<&Record> {
+    pub(super) fn record(&self) -> Option<&Record> {
         match self {
             Self::Record(record) => Some(record),
             Self::Then(_) => None,
@@ -182,21 +177,25 @@ fn is_essential(record: &Record) -> bool {
     !matches!(record, Record::Stored(_) | Record::Remembered(_))
 }
 
-/// Whether a record carries no new number: it may be written at any later time.
-fn survives(record: &Record) -> bool {
+/// Whether a record carries no new number and nobody will want it again: it may be written at any later time.
+pub(super) fn survives(record: &Record) -> bool {
     match record {
         Record::Attempt { .. }
         | Record::DeadGone { .. }
         | Record::Epoch(_)
-        | Record::Gap { .. }
         | Record::Kept(_)
         | Record::Relayed { .. }
         | Record::Settled { .. } => true,
-        Record::Dead(_) | Record::Remembered(_) | Record::Skipped { .. } | Record::Stored(_) => false,
+        // The parts want these again.
+        Record::Dead(_)
+        | Record::Gap { .. }
+        | Record::Remembered(_)
+        | Record::Skipped { .. }
+        | Record::Stored(_) => false,
     }
 }
 
-fn bytes_of(record: &Record) -> usize {
+pub(super) fn bytes_of(record: &Record) -> usize {
     RECORD_BYTES
         + match record {
             Record::Stored(stored) => stored.message.bytes(),

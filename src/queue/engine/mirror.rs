@@ -110,9 +110,9 @@ impl Mirrors {
         self.lines.get(topic).is_some_and(|line| seq <= line.gone)
     }
 
-    /// Topics with copies.
-    pub(super) fn topics(&self) -> impl Iterator<Item = &Topic> {
-        self.lines.keys()
+    /// The first copy of a topic that is there, and the last one.
+    pub(super) fn span(&self, topic: &Topic) -> (Seq, Seq) {
+        self.lines.get(topic).map_or((1, 0), |line| (line.gone + 1, line.stored))
     }
 
     /// For a checkpoint.

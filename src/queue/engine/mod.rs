@@ -17,6 +17,7 @@ mod checkpoint;
 mod disk;
 mod journal;
 mod judge;
+mod long;
 mod mirror;
 mod operate;
 mod places;
@@ -32,6 +33,7 @@ use std::time::Duration;
 use self::journal::Journal;
 use self::places::Places;
 use self::publish::Publishing;
+use self::redrive::Moves;
 use self::upkeep::Upkeep;
 use self::waits::Waits;
 use super::api::{Input, Output};
@@ -44,8 +46,10 @@ use super::jobs::Jobs;
 use super::log::disk::Request;
 use super::record::{DeadLetter, DeadSource, Pausable, Pause, Record};
 use super::{Metrics, Setup};
+use crate::model::{Topic, UnitId};
 
-pub use self::recovery::{RecoverError, Recovered};
+pub use self::recovery::Recovered;
+pub use self::upkeep::Sparse;
 
 /// See the module.
 pub struct Engine {
@@ -58,6 +62,7 @@ pub struct Engine {
     dedup: Dedup,
     tasks: Tasks,
     jobs: Jobs,
+    moves: Moves,
     journal: Journal,
     publishing: Publishing,
     waits: Waits,
@@ -65,6 +70,7 @@ pub struct Engine {
     /// Dead letters for which there is no room yet; what they come from is paused (M-E4).
     held: VecDeque<DeadWish>,
     pauses: BTreeMap<Pausable, Pause>,
+    limits: BTreeMap<(UnitId, Option<Topic>), (f64, u64, u32)>,
     damaged: Vec<String>,
     fx: Effects,
     outputs: VecDeque<Output>,
@@ -142,7 +148,7 @@ impl Engine {
         wakes.extend(self.run_tasks(now));
         self.absorb(now);
         self.journal.seal(now.mono, &mut self.requests);
-        wakes.extend(self.journal.wake_at());
+        wakes.extend(self.journal.wake_at(now.mono));
         wakes.extend(self.upkeep.wake_at());
         wakes.into_iter().min()
     }

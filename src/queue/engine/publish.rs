@@ -25,6 +25,10 @@ use crate::queue::{Priority, Setup, Sync, TopicSettings};
 /// Publishers whose messages are on their way to the disk.
 #[derive(Debug, Default)]
 pub(super) struct Publishing {
+    /// Life of the log that messages are accepted in.
+    epoch: u64,
+    /// The record of that life is on its way to the disk.
+    renewing: bool,
     /// How many messages this life of the log has given numbers to, and how many of them are on disk.
     pub(super) last: u64,
     pub(super) stored: u64,
@@ -41,6 +45,44 @@ struct Coming {
 }
 
 impl Publishing {
+    /// As a checkpoint says.
+    pub(super) fn restore(&mut self, epoch: u64, stored: u64) {
+        (self.epoch, self.stored, self.last) = (epoch, stored, stored);
+    }
+
+    /// All records were read.
+    pub(super) fn recovered(&mut self) {
+        self.last = self.stored;
+        self.coming.clear();
+        self.prints.clear();
+        self.answered = 0;
+    }
+
+    /// The log will begin a new life; a message that comes now is of that one.
+    pub(super) fn renew(&mut self, epoch: u64) {
+        (self.epoch, self.renewing, self.last) = (epoch, true, 0);
+    }
+
+    /// Whether no new life is on its way to the disk.
+    pub(super) fn may_renew(&self) -> bool {
+        !self.renewing
+    }
+
+    /// A new life has begun on disk.
+    pub(super) fn on_epoch(&mut self, epoch: u64) {
+        if self.epoch == epoch {
+            self.renewing = false;
+        } else {
+            (self.epoch, self.last) = (epoch, 0);
+        }
+        self.stored = 0;
+    }
+
+    /// Numbers of messages that are not on disk are given again.
+    fn take_back(&mut self) {
+        self.last = if self.renewing { 0 } else { self.stored };
+    }
+
     pub(super) fn take_answered(&mut self) -> usize {
         std::mem::take(&mut self.answered)
     }
@@ -195,7 +237,7 @@ impl Engine {
     ) {
         self.publishing.last += 1;
         message.id.number = self.publishing.last;
-        message.id.epoch = self.publishing_epoch();
+        message.id.epoch = self.publishing.epoch;
         coming(self.publishing.last, &mut self.publishing);
         self.places.know_topic(&message.topic);
         let crosses = settings.mirror && outs.iter().any(|unit| self.setup.is_abroad(unit));
@@ -263,7 +305,7 @@ impl Engine {
         }
         self.publishing.prints.clear();
         if !planted(Bug::NoRollback) {
-            self.publishing.last = self.publishing.stored;
+            self.publishing.take_back();
         }
     }
 
