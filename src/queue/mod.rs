@@ -10,6 +10,7 @@
 pub mod api;
 pub mod arrivals;
 pub mod codec;
+mod commands;
 pub mod dead;
 pub mod dedup;
 pub mod effects;
@@ -20,20 +21,28 @@ mod jobs;
 pub mod lanes;
 pub mod line;
 pub mod log;
+pub mod metrics;
 pub mod operator;
+pub mod outbox;
 mod planted;
 pub mod record;
 mod settings;
+#[cfg(test)]
+mod sim;
+mod worker;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 pub use handle::{Handle, Inlet, Outlets};
+pub use metrics::{DiskMetrics, Metrics};
 pub use settings::{
     DeadLetterSettings, DedupSettings, Exhausted, GroupSettings, MirrorSettings, OnExpiry, Overflow, Priority, Push, ReplayLimits,
     ReplayOrder, ReplaySettings, RetrySettings, Settings, Sync, TopicRule, TopicSettings, Topics, UnitReplay,
 };
+
+pub use worker::{QueueError, Running, start};
 
 use crate::model::{Geo, Key, Place, UnitId};
 

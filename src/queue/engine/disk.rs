@@ -32,7 +32,7 @@ impl Engine {
             Event::Released(freed) => self.on_released(now, freed),
             Event::Space(space) => self.on_space(now, space),
         }
-        self.absorb(now);
+        self.absorb();
     }
 
     fn on_appended(&mut self, now: Now, number: u64, positions: &[Position]) {
@@ -54,7 +54,7 @@ impl Engine {
         if let Some(chunk) = self.dedup.take_chunk() {
             self.journal.push(Record::Remembered(Box::new(chunk)));
         }
-        self.release_held(now);
+        self.release_held();
     }
 
     /// All that is not on disk is taken back (J3).
@@ -76,7 +76,7 @@ impl Engine {
         self.forget_moves();
     }
 
-    fn on_damaged(&mut self, damage: &Damage) {
+    pub(super) fn on_damaged(&mut self, damage: &Damage) {
         tracing::error!(%damage, "records of the queue are damaged; the messages in them are lost");
         if self.damaged.len() < DAMAGED_MAX {
             self.damaged.push(damage.to_string());

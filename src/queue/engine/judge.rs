@@ -96,7 +96,7 @@ impl Judge for Bench<'_> {
         let bytes = message.bytes();
         let full = match &goal.on_to {
             Some(unit) => {
-                let outbox = self.places.outboxes.get(unit);
+                let outbox = self.places.outboxes.get_mut(unit);
                 outbox.is_some_and(|outbox| outbox.admit(topic, settings, bytes).is_err())
             }
             None => self.places.inbox.admit(topic, settings, bytes).is_err(),

@@ -44,7 +44,7 @@ use super::dedup::Dedup;
 use super::effects::{DeadWish, Effects, Now, Write};
 use super::jobs::Jobs;
 use super::log::disk::Request;
-use super::record::{DeadLetter, DeadSource, Pausable, Pause, Record};
+use super::record::{DeadLetter, Pausable, Pause, Record};
 use super::{Metrics, Setup};
 use crate::model::{Topic, UnitId};
 
@@ -129,9 +129,9 @@ impl Engine {
                     .settle(now, settled, outcome, &mut self.dice, &mut self.fx);
             }
             Input::Operate(ticket, command) => self.operate(now, ticket, *command),
-            Input::Reload(setup) => self.reload(now, *setup),
+            Input::Reload(setup) => self.reload(*setup),
         }
-        self.absorb(now);
+        self.absorb();
     }
 
     /// Does what has become possible or due. Says when there will be more to do, unless something happens before.
@@ -144,9 +144,9 @@ impl Engine {
         wakes.extend(self.places.inbox.poll(now, &mut self.dice, &mut self.fx));
         let mut judge = judge::Bench::new(&self.setup, &mut self.places, self.upkeep.level());
         wakes.extend(self.arrivals.poll(now, &mut judge, &mut self.fx));
-        self.absorb(now);
+        self.absorb();
         wakes.extend(self.run_tasks(now));
-        self.absorb(now);
+        self.absorb();
         self.journal.seal(now.mono, &mut self.requests);
         wakes.extend(self.journal.wake_at(now.mono));
         wakes.extend(self.upkeep.wake_at());
@@ -173,10 +173,20 @@ impl Engine {
         self.journal.is_empty() && !self.upkeep.is_saving()
     }
 
-    fn reload(&mut self, now: Now, setup: Setup) {
+    /// The queue is about to end: what the parts have not written down yet is written now.
+    pub fn close(&mut self, now: Now) {
+        for outbox in self.places.outboxes.values_mut() {
+            outbox.flush(&mut self.fx);
+        }
+        self.places.inbox.save(&mut self.fx);
+        self.absorb();
+        self.journal.seal(now.mono, &mut self.requests);
+    }
+
+    fn reload(&mut self, setup: Setup) {
         self.setup = setup;
         self.configure();
-        self.release_held(now);
+        self.release_held();
     }
 
     fn configure(&mut self) {
@@ -188,7 +198,7 @@ impl Engine {
     }
 
     /// Takes over what the parts wish.
-    fn absorb(&mut self, now: Now) {
+    fn absorb(&mut self) {
         loop {
             for write in std::mem::take(&mut self.fx.writes) {
                 match write {
@@ -208,7 +218,6 @@ impl Engine {
                     self.arrivals.on_done(topic, *seq, &mut self.fx);
                 }
             }
-            let _ = now;
             if self.fx.writes.is_empty() && self.fx.outputs.is_empty() {
                 return;
             }
@@ -238,7 +247,7 @@ impl Engine {
     }
 
     /// There may be room among the dead letters again.
-    fn release_held(&mut self, now: Now) {
+    fn release_held(&mut self) {
         if self.held.is_empty() || self.dead.is_full() {
             return;
         }
@@ -251,15 +260,5 @@ impl Engine {
                 self.places.go_on(&at, &topic, &self.pauses);
             }
         }
-        let _ = now;
-    }
-}
-
-/// The source of a dead letter, for logs.
-fn source(at: &DeadSource) -> &'static str {
-    match at {
-        DeadSource::None => "none",
-        DeadSource::Outbox(..) => "link",
-        DeadSource::Group(..) => "delivery",
     }
 }

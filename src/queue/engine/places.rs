@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::mirror::Mirrors;
-use crate::model::{RelayError, Reason, Retry, Seq, Topic, UnitId, UnixMillis};
+use crate::model::{Reason, RelayError, Retry, Topic, UnitId};
 use crate::queue::api::{Output, Subscribe};
 use crate::queue::effects::{DeadWish, Effects, Now};
 use crate::queue::inbox::Inbox;
 use crate::queue::lanes::LaneId;
-use crate::queue::line::LineId;
+use crate::queue::line::{LineId, Settled};
 use crate::queue::outbox::Outbox;
 use crate::queue::record::{DeadSource, Pausable, Pause};
 use crate::queue::{Setup, TopicSettings};
@@ -123,9 +123,18 @@ impl Places {
         self.mirrors.rollback();
     }
 
-    /// A message is stored: each of its places has it.
-    pub(super) fn copy(&mut self, now: UnixMillis, seq: Seq, message: &crate::model::Message) {
-        self.mirrors.on_stored(now, seq, message);
+    /// What is done of each line.
+    pub(super) fn done_lines(&self) -> BTreeMap<LineId, Settled> {
+        let done = |(line, owner): (&LineId, &Owner)| {
+            let done = match owner {
+                Owner::Dead | Owner::Remembered => return None,
+                Owner::Inbox(topic) => self.inbox.done_by_all_groups(topic),
+                Owner::Mirror(topic) => Settled::up_to(self.mirrors.span(topic).0 - 1),
+                Owner::Outbox(unit) => self.outboxes.get(unit)?.done().clone(),
+            };
+            Some((*line, done))
+        };
+        self.owners.iter().filter_map(done).collect()
     }
 
     /// The source of a dead letter that finds no room waits, so that no more come.

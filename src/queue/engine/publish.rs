@@ -171,7 +171,7 @@ impl Engine {
 
     /// Whether a message can be taken (M-E2, M-E3, M-E4, M-G6).
     fn admit(
-        &self,
+        &mut self,
         now: Now,
         message: &Message,
         settings: &TopicSettings,
@@ -198,7 +198,7 @@ impl Engine {
             RelayError::new(Reason::Limited, Retry::Safe, detail).pushed_back(FULL_PUSHBACK)
         };
         for unit in outs {
-            if let Some(outbox) = self.places.outboxes.get(unit) {
+            if let Some(outbox) = self.places.outboxes.get_mut(unit) {
                 outbox
                     .admit(&message.topic, settings, bytes)
                     .map_err(|_| full(unit))?;

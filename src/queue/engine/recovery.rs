@@ -156,6 +156,6 @@ impl Engine {
             self.begin_life(now);
             recovered.new_life = true;
         }
-        self.absorb(now);
+        self.absorb();
     }
 }

@@ -171,7 +171,7 @@ impl Engine {
     /// Makes a checkpoint, and finds out what can go when it is on disk.
     pub fn checkpoint(&mut self, now: Now, sparse: Sparse<'_>) {
         self.places.inbox.save(&mut self.fx);
-        self.absorb(now);
+        self.absorb();
         let mut done = BTreeSet::new();
         let segments = sparse(&mut |line, from, to| {
             let wanted = self.wanted(line, from, to);

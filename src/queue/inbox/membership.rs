@@ -215,7 +215,7 @@ impl Inbox {
     }
 
     /// Numbers that all groups of a topic are done with.
-    fn done_by_all(&self, topic: usize) -> Settled {
+    pub(super) fn done_by_all(&self, topic: usize) -> Settled {
         let Some(topic) = self.topics.get(topic) else {
             return Settled::default();
         };

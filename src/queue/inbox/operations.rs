@@ -5,6 +5,7 @@ use super::group::{Group, Scene};
 use super::keys;
 use crate::model::{GapReason, GroupName, Key, Seq, Topic, UnixMillis};
 use crate::queue::effects::{Effects, Now};
+use crate::queue::line::Settled;
 use crate::queue::operator::{AuditRow, GroupStatus};
 use crate::queue::record::{Pausable, Pause};
 
@@ -179,5 +180,20 @@ impl Group {
             oldest_ms: self.oldest(scene),
             pause: paused.find(|pause| !pause.is_over(scene.now.wall)).cloned(),
         }
+    }
+}
+
+impl Inbox {
+    /// What each group of a topic is done with, by name.
+    pub fn done(&self, topic: &Topic) -> Vec<(GroupName, Settled)> {
+        let topic = self.by_name.get(topic).and_then(|at| self.topics.get(*at));
+        let groups = topic.into_iter().flat_map(|topic| &topic.groups);
+        let groups = groups.filter_map(|at| self.groups.get(*at)?.as_ref());
+        groups.map(|group| (group.name.clone(), group.done.clone())).collect()
+    }
+
+    /// What all groups of a topic are done with.
+    pub fn done_by_all_groups(&self, topic: &Topic) -> Settled {
+        self.by_name.get(topic).map_or_else(Settled::default, |at| self.done_by_all(*at))
     }
 }
