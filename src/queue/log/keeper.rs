@@ -14,7 +14,7 @@ use super::disk::Freed;
 use super::format::{HEADER, Identity, long};
 use super::storage::{Storage, write_full};
 use super::table::{Prepared, Segment, Shared};
-use super::{MERGE_TMP, PREPARED_TMP, Position, RESERVE, RESERVE_TMP, Space};
+use super::{MERGE_TMP, PREPARED_TMP, Position, RELEASED, RESERVE, RESERVE_TMP, Space};
 use crate::model::Seq;
 use crate::queue::line::LineId;
 
@@ -115,6 +115,7 @@ impl<S: Storage> Keeper<S> {
             generation: generations.max().unwrap_or_default() + 1,
             nonce: self.dice.u128(..),
         };
+        self.mark_released()?;
         let merged = super::merge::copy(&self.shared, &chosen, identity, keep)?;
         let Some(merged) = merged else {
             return Ok(self.drop_segments(&chosen));
@@ -262,8 +263,26 @@ impl<S: Storage> Keeper<S> {
         Ok(())
     }
 
+    /// From now on the records alone do not tell all.
+    fn mark_released(&self) -> io::Result<()> {
+        if self.shared.table().released {
+            return Ok(());
+        }
+        self.create(RELEASED)?;
+        self.shared.storage.sync_dir()?;
+        self.shared.table().released = true;
+        Ok(())
+    }
+
     fn drop_segments(&self, gone: &[Segment]) -> Freed {
         let mut freed = Freed::default();
+        if gone.is_empty() {
+            return freed;
+        }
+        if let Err(error) = self.mark_released() {
+            tracing::warn!(%error, "no segment can be removed");
+            return freed;
+        }
         for segment in gone {
             self.shared.table().segments.remove(&segment.identity.first);
             match self.shared.storage.remove(&segment.identity.name()) {

@@ -30,6 +30,8 @@ pub enum Operation {
     SetLen(u64, u64),
     /// A file was synced.
     Sync(u64),
+    /// A sync of a file failed.
+    SyncFailed(u64),
     /// The directory was synced.
     SyncDir,
 }
@@ -263,6 +265,11 @@ impl Files {
                     file.sync();
                 }
             }
+            Operation::SyncFailed(number) => {
+                if let Some(file) = self.files.get_mut(number) {
+                    file.fail_sync();
+                }
+            }
             Operation::SyncDir => {
                 self.synced_names = self.names.clone();
                 self.renamed.clear();
@@ -435,9 +442,7 @@ impl Storage for MemoryStorage {
     fn sync_data(&self, file: &Arc<u64>) -> io::Result<Duration> {
         let mut files = self.files();
         if let Err(error) = files.fails() {
-            if let Some(file) = files.files.get_mut(&**file) {
-                file.fail_sync();
-            }
+            files.apply(&Operation::SyncFailed(**file));
             return Err(error);
         }
         files.apply(&Operation::Sync(**file));

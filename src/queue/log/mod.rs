@@ -288,6 +288,8 @@ impl fmt::Display for Damage {
 const TMP: &str = ".tmp";
 const MERGE_TMP: &str = "merge.tmp";
 const PREPARED_TMP: &str = "prepared.tmp";
+/// It is there if segments were removed, ever.
+const RELEASED: &str = "released";
 /// Space that is kept for essential writes.
 const RESERVE: &str = "reserve";
 const RESERVE_TMP: &str = "reserve.tmp";

@@ -14,7 +14,7 @@ use super::format::{HEADER, Header, Identity, OWN, long, read_ends};
 use super::storage::{Storage, read_full};
 use super::table::{Lines, Segment, Shared, Table};
 use super::walk::{Step, Walk, Zeros};
-use super::{Damage, Keeper, Log, Options, Position, RESERVE, Reader, TMP, Writer};
+use super::{Damage, Keeper, Log, Options, Position, RELEASED, RESERVE, Reader, TMP, Writer};
 
 /// What opening a log found.
 #[derive(Clone, Debug, Default)]
@@ -23,8 +23,7 @@ pub struct Recovery {
     pub state: Option<Vec<u8>>,
     /// Replay begins here.
     pub replay_from: Position,
-    /// There was a checkpoint once, and none is good any more: what records did that are gone by now is not known. The
-    /// log must begin a new life (M-A1).
+    /// No checkpoint is good any more, and records are gone: what they did is not known. The log must begin a new life (M-A1).
     pub state_lost: bool,
     /// Checkpoints that were damaged, for a person.
     pub damaged_checkpoints: Vec<String>,
@@ -126,6 +125,8 @@ impl<S: Storage> Opening<'_, S> {
             } else if name == RESERVE {
                 self.table.reserve = true;
                 self.table.other_bytes += bytes;
+            } else if name == RELEASED {
+                self.table.released = true;
             } else if let Some(number) = checkpoint::number(&name) {
                 numbers.push((number, bytes));
             } else if let Some(identity) = Identity::parse(&name) {
@@ -178,7 +179,6 @@ impl<S: Storage> Opening<'_, S> {
 
     /// Takes each segment as the checkpoint knows it, or reads it.
     fn take(&mut self, checkpoint: Option<Checkpoint>) -> Result<(), OpenError> {
-        let lowest = self.files.first().map_or(1, |(file, _)| file.first);
         let highest = self.files.last().map_or(0, |(file, _)| file.last);
         let mut known = BTreeMap::new();
         self.table.next = highest + 1;
@@ -193,7 +193,7 @@ impl<S: Storage> Opening<'_, S> {
                     .map(|segment| (segment.identity, segment)),
             );
         } else {
-            self.recovery.state_lost = lowest > 1 || !self.recovery.damaged_checkpoints.is_empty();
+            self.recovery.state_lost = self.table.released;
         }
         // From the last one back: each says where those before it end.
         let files = std::mem::take(&mut self.files);

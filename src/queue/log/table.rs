@@ -41,6 +41,8 @@ pub(super) struct Table {
     pub(super) other_bytes: u64,
     /// The file that only essential writes may use is there.
     pub(super) reserve: bool,
+    /// Segments were removed, ever.
+    pub(super) released: bool,
     /// Damage that was told: segment and first byte.
     told: BTreeSet<(u128, u64)>,
 }

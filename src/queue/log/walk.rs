@@ -69,11 +69,6 @@ impl<F> Walk<F> {
         self.at = u64::from(offset);
     }
 
-    /// Where it is.
-    pub(super) fn at(&self) -> u64 {
-        self.at
-    }
-
     /// Reads so much at a time from now on.
     pub(super) fn set_ahead(&mut self, bytes: usize) {
         self.ahead = bytes;

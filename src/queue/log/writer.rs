@@ -15,7 +15,7 @@ use bytes::BytesMut;
 
 use super::format::{self, HEADER, Identity, long};
 use super::storage::{Storage, is_full, write_full};
-use super::table::{Lines, Segment, Shared};
+use super::table::{Lines, Prepared, Segment, Shared};
 use super::{AppendError, Entry, Position};
 use crate::queue;
 
@@ -97,11 +97,10 @@ impl<S: Storage> Writer<S> {
 
     fn attempt(&mut self, entries: &[Entry], essential: bool, zeroed: bool) -> Result<Vec<Position>, AppendError> {
         match &self.active {
-            Some(active) if active.reserved && !essential && self.shared.prepared().is_none() => {
-                return Err(AppendError::Full);
-            }
-            Some(active) if essential || !active.reserved => {}
-            _ => self.begin_segment(essential, zeroed)?,
+            None => self.begin_segment(essential, zeroed)?,
+            // It is not for these. What takes them has to have its space already: the reserve is given up for it.
+            Some(active) if active.reserved && !essential => self.begin_segment(essential, true)?,
+            Some(_) => {}
         }
         let mut encoded = self.encode(entries)?;
         let max = self.shared.options.segment_bytes;
@@ -113,7 +112,7 @@ impl<S: Storage> Writer<S> {
         match self.write() {
             Ok(()) => Ok(self.publish(entries, &encoded)),
             Err(error) => {
-                self.give_up();
+                self.finish(true);
                 Err(append_error(error))
             }
         }
@@ -173,31 +172,35 @@ impl<S: Storage> Writer<S> {
         encoded.offsets.iter().map(position).collect()
     }
 
-    /// Begins the next segment. `zeroed`: only in a file that has its space already.
+    /// Begins the next segment, if there can be one. `zeroed`: only in a file that has its space already.
     fn begin_segment(&mut self, essential: bool, zeroed: bool) -> Result<(), AppendError> {
-        self.seal();
         if self.ends.len() >= ENDS_MAX {
             return Err(AppendError::Failed(io::Error::other("too many files failed")));
         }
-        if self.take_prepared() {
+        if let Some(prepared) = self.take_prepared() {
+            self.activate(prepared, false);
             return Ok(());
         }
         if !zeroed && (essential || self.has_room()) {
             match self.create() {
+                Ok(created) => {
+                    self.activate(created, false);
+                    return Ok(());
+                }
                 Err(error) if is_full(&error) => {}
-                result => return result.map_err(append_error),
+                Err(error) => return Err(append_error(error)),
             }
         }
         if essential && self.shared.table().reserve {
-            return self.take_reserve().map_err(append_error);
+            let reserve = self.take_reserve().map_err(append_error)?;
+            self.activate(reserve, true);
+            return Ok(());
         }
         Err(AppendError::Full)
     }
 
-    fn take_prepared(&mut self) -> bool {
-        let Some(prepared) = self.shared.prepared().take() else {
-            return false;
-        };
+    fn take_prepared(&mut self) -> Option<Prepared<S::File>> {
+        let prepared = self.shared.prepared().take()?;
         let mut table = self.shared.table();
         table.other_bytes = table.other_bytes.saturating_sub(prepared.bytes);
         let last = table.segments.last_key_value().map_or(0, |(number, _)| *number);
@@ -205,10 +208,9 @@ impl<S: Storage> Writer<S> {
         if prepared.identity.first < last {
             // It came too late: positions must ascend.
             let _ = self.shared.storage.remove(&prepared.identity.name());
-            return false;
+            return None;
         }
-        self.activate(prepared.identity, prepared.file, prepared.bytes, false);
-        true
+        Some(prepared)
     }
 
     fn has_room(&self) -> bool {
@@ -218,7 +220,7 @@ impl<S: Storage> Writer<S> {
     }
 
     /// A file that grows as it is written to: what there is when none was prepared in time.
-    fn create(&mut self) -> io::Result<()> {
+    fn create(&mut self) -> io::Result<Prepared<S::File>> {
         let identity = self.new_identity();
         let storage = &self.shared.storage;
         let file = storage.create(&identity.name())?;
@@ -230,12 +232,15 @@ impl<S: Storage> Writer<S> {
             let _ = storage.remove(&identity.name());
             return Err(error);
         }
-        self.activate(identity, file, long(HEADER), false);
-        Ok(())
+        Ok(Prepared {
+            identity,
+            file,
+            bytes: long(HEADER),
+        })
     }
 
     /// The file that is kept for this case becomes a segment.
-    fn take_reserve(&mut self) -> io::Result<()> {
+    fn take_reserve(&mut self) -> io::Result<Prepared<S::File>> {
         let identity = self.new_identity();
         let storage = &self.shared.storage;
         let name = identity.name();
@@ -250,8 +255,7 @@ impl<S: Storage> Writer<S> {
         write_full(storage, &file, 0, &identity.header())?;
         storage.sync_data(&file)?;
         storage.sync_dir()?;
-        self.activate(identity, file, bytes, true);
-        Ok(())
+        Ok(Prepared { identity, file, bytes })
     }
 
     fn new_identity(&mut self) -> Identity {
@@ -264,18 +268,20 @@ impl<S: Storage> Writer<S> {
         }
     }
 
-    fn activate(&mut self, identity: Identity, file: S::File, file_bytes: u64, reserved: bool) {
+    /// Goes on in this file.
+    fn activate(&mut self, next: Prepared<S::File>, reserved: bool) {
+        self.seal();
         let segment = Segment {
-            identity,
+            identity: next.identity,
             end: long(HEADER),
-            file_bytes,
+            file_bytes: next.bytes,
             sealed: false,
             lines: Lines::default(),
         };
-        self.shared.table().segments.insert(identity.first, segment);
+        self.shared.table().segments.insert(next.identity.first, segment);
         self.active = Some(Active {
-            identity,
-            file,
+            identity: next.identity,
+            file: next.file,
             end: HEADER_END,
             reserved,
         });
@@ -290,11 +296,7 @@ impl<S: Storage> Writer<S> {
         self.finish(false);
     }
 
-    /// The active segment failed. It ends where it ended before (L2).
-    fn give_up(&mut self) {
-        self.finish(true);
-    }
-
+    /// Nothing more comes into the active segment. If it failed, it ends where it ended before (L2).
     fn finish(&mut self, failed: bool) {
         let Some(active) = self.active.take() else { return };
         let (number, storage) = (active.identity.first, &self.shared.storage);

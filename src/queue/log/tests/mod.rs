@@ -52,6 +52,10 @@ fn entries(line: LineId, seqs: std::ops::RangeInclusive<Seq>) -> Vec<Entry> {
 
 /// All of a line, read with scans of a few records.
 fn read(log: &mut Log<MemoryStorage>, line: LineId) -> BTreeMap<Seq, Bytes> {
+    read_by(log, line, 7)
+}
+
+fn read_by(log: &mut Log<MemoryStorage>, line: LineId, messages_max: usize) -> BTreeMap<Seq, Bytes> {
     let mut all = BTreeMap::new();
     let mut from = 0;
     loop {
@@ -59,8 +63,8 @@ fn read(log: &mut Log<MemoryStorage>, line: LineId) -> BTreeMap<Seq, Bytes> {
             .scan(Scan {
                 line,
                 from,
-                messages_max: 7,
-                bytes_max: 10_000,
+                messages_max,
+                bytes_max: 1500 * messages_max,
             })
             .unwrap();
         for (seq, found) in scanned.found {

@@ -12,12 +12,31 @@
 //! - D4. A thread that panics ends the process: what it was about to do is unknown, and a restart is safe.
 //! - D5. What waits is bounded by those who ask: publishers by their bytes, each [`Reader`] by one read at a time.
 
+mod threads;
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::{AppendError, Damage, Entry, Found, Position, Scan, Scanned, Space};
+use self::threads::{Inlet, Reading, Writing};
+use super::storage::Storage;
+use super::table::Shared;
+use super::{AppendError, Damage, Entry, Found, Log, Position, Scan, Scanned, Space};
 use crate::model::Seq;
 use crate::queue::effects::Reader;
 use crate::queue::line::LineId;
+
+/// The disk, as those see it who ask.
+pub struct Disk<S: Storage> {
+    shared: Arc<Shared<S>>,
+    appends: Arc<Inlet<Batch>>,
+    others: Arc<Inlet<Request>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Takes events, on the threads of the disk; must not wait for anything.
+pub type Events = Arc<dyn Fn(Event) + Send + Sync>;
 
 /// Whether all numbers of a line from the first to the last one are done with.
 pub type Done = Box<dyn FnMut(LineId, Seq, Seq) -> bool + Send>;
@@ -74,7 +93,8 @@ pub struct Batch {
     pub era: u64,
     /// The records.
     pub entries: Vec<Entry>,
-    /// They may use what is kept free for the case that the disk is full: acknowledgements, gaps, dead letters, state.
+    /// They may use what is kept free for the case that the disk is full: acknowledgements, gaps, dead letters, state. If
+    /// others that are not essential are written with them and fail, they fail as well, and can be tried again alone (D2).
     pub essential: bool,
 }
 
@@ -129,4 +149,69 @@ pub struct Freed {
     pub segments: u64,
     /// Bytes that are free again.
     pub bytes: u64,
+}
+
+impl<S: Storage> Disk<S> {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// If the operating system gives no thread.
+    pub fn start(log: Log<S>, events: Events) -> io::Result<Self> {
+        let (writer, reader, keeper) = log.split();
+        let shared = Arc::clone(&keeper.shared);
+        let (appends, others) = (Arc::default(), Arc::default());
+        let writing = Writing::new(writer, Arc::clone(&appends), Arc::clone(&others), Arc::clone(&events));
+        let reading = Reading::new(reader, keeper, Arc::clone(&others), events);
+        let mut disk = Self {
+            shared,
+            appends,
+            others,
+            threads: Vec::new(),
+        };
+        disk.spawn("strait-write", move || writing.run())?;
+        disk.spawn("strait-read", move || reading.run())?;
+        Ok(disk)
+    }
+
+    /// Asks for something; does not wait. The answer is an event.
+    pub fn send(&self, request: Request) {
+        match request {
+            Request::Append(batch) => self.appends.push(batch),
+            request => self.others.push(request),
+        }
+    }
+
+    /// See [`Keeper::sparse`](super::Keeper::sparse); needs no disk.
+    pub fn sparse(&self, wanted: impl FnMut(LineId, Seq, Seq) -> u64) -> Option<Vec<u64>> {
+        super::keeper::sparse(&self.shared, wanted)
+    }
+
+    /// Finishes what was asked for, appends first, and ends the threads.
+    pub fn close(self) {
+        drop(self);
+    }
+
+    fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let _end = threads::EndOnPanic;
+            run();
+        })?;
+        self.threads.push(thread);
+        Ok(())
+    }
+}
+
+impl<S: Storage> Drop for Disk<S> {
+    fn drop(&mut self) {
+        // The thread that reads last: events of the writer may make the engine want nothing more, and nothing is lost if so.
+        for (thread, close) in self.threads.drain(..).zip([true, false]) {
+            if close {
+                self.appends.close();
+            } else {
+                self.others.close();
+            }
+            // A thread that panicked has ended the process (D4).
+            let _ = thread.join();
+        }
+    }
 }
