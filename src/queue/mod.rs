@@ -14,6 +14,7 @@ pub mod lanes;
 pub mod line;
 pub mod log;
 pub mod operator;
+pub mod outbox;
 pub mod record;
 mod settings;
 
