@@ -194,6 +194,7 @@ impl Engine {
         self.arrivals.configure(&self.setup);
         self.dead.configure(&self.setup.queue.dead_letters);
         self.dedup.configure(&self.setup.queue.dedup);
+        self.upkeep.configure(&self.setup.queue);
         self.metrics.configure(&self.setup);
     }
 
