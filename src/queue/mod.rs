@@ -8,11 +8,13 @@
 //! Streams of lanes (`outbound`, `inbound`, `peer`), calls to services (`delivery`), which unit owns a key (`routing`).
 
 pub mod api;
+mod commands;
 pub mod effects;
 mod handle;
 pub mod lanes;
 pub mod line;
 pub mod log;
+pub mod metrics;
 pub mod operator;
 pub mod record;
 mod settings;
@@ -20,6 +22,7 @@ mod settings;
 use std::sync::Arc;
 
 pub use handle::{Handle, Inlet, Outlets};
+pub use metrics::{DiskMetrics, Metrics};
 pub use settings::{
     DeadLetterSettings, DedupSettings, Exhausted, GroupSettings, OnExpiry, Overflow, Priority, Push, ReplayLimits,
     ReplayOrder, ReplaySettings, RetrySettings, Settings, Sync, TopicRule, TopicSettings, Topics, UnitReplay,

@@ -15,7 +15,8 @@ pub struct Settings {
     pub bytes_max: ByteSize,
     /// Size of a segment file. Default `64MiB`; from `64KiB` to `1GiB`.
     pub segment_bytes: ByteSize,
-    /// When a message counts as stored. Default `group`.
+    /// When a message counts as stored. Default `group`: when the disk has said so; all that wait share one sync.
+    /// `buffered`: when the operating system has it; a power cut can lose messages that were acknowledged.
     pub sync: Sync,
     /// Longest message, attributes and body together. Default `1MiB`; a topic can set less.
     pub message_bytes_max: ByteSize,
@@ -294,17 +295,21 @@ fn push_in_flight() -> usize {
 impl TopicSettings {
     /// The settings of a topic: those under its name, or under the longest beginning with `*` that fits.
     pub fn of<'a>(topics: &'a Topics, topic: &Topic) -> Option<&'a Self> {
+        Self::named(topics, topic).map(|(_, settings)| settings)
+    }
+
+    /// The same, with the name they stand under.
+    pub fn named<'a>(topics: &'a Topics, topic: &Topic) -> Option<(&'a str, &'a Self)> {
         let fits = |pattern: &str| {
             pattern
                 .strip_suffix('*')
                 .is_some_and(|start| topic.as_str().starts_with(start))
         };
-        topics.get(topic.as_str()).or_else(|| {
+        let found = topics.get_key_value(topic.as_str()).or_else(|| {
             let fitting = topics.iter().filter(|(pattern, _)| fits(pattern));
-            fitting
-                .max_by_key(|(pattern, _)| pattern.len())
-                .map(|(_, settings)| settings)
-        })
+            fitting.max_by_key(|(pattern, _)| pattern.len())
+        });
+        found.map(|(pattern, settings)| (pattern.as_str(), settings))
     }
 }
 
