@@ -47,6 +47,8 @@ pub struct Settings {
     pub dedup: DedupSettings,
     /// Messages that were given up.
     pub dead_letters: DeadLetterSettings,
+    /// Copies of what crosses a Geo's border, for topics with `mirror`.
+    pub mirror: MirrorSettings,
 }
 
 /// When a message counts as stored.
@@ -69,7 +71,8 @@ pub struct DedupSettings {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub window: Duration,
-    /// How many are remembered at most, on disk. Default 20,000,000, of about 3 bytes in memory and 32 on disk each.
+    /// How many are remembered at most, on disk. Default 3,600,000, of about 20 bytes in memory and on disk each.
+    /// With more, the oldest are forgotten early, which is counted.
     pub messages_max: u64,
 }
 
@@ -85,6 +88,18 @@ pub struct DeadLetterSettings {
     pub bytes_max: ByteSize,
     /// How often a message may be redriven. Default 3.
     pub redrives_max: u32,
+}
+
+/// `[queue.mirror]`: copies of what crosses a Geo's border (M-G5).
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct MirrorSettings {
+    /// How long they are kept. Default `7d`.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub retention: Duration,
+    /// Disk space for those of one topic. The oldest make room. Default `1GiB`.
+    pub bytes_max: ByteSize,
 }
 
 /// `[replay]`: how fast stored messages go to units that were away (M-D).
@@ -331,6 +346,7 @@ impl Default for Settings {
             checkpoint_interval: Duration::from_secs(10),
             dedup: DedupSettings::default(),
             dead_letters: DeadLetterSettings::default(),
+            mirror: MirrorSettings::default(),
         }
     }
 }
@@ -339,7 +355,7 @@ impl Default for DedupSettings {
     fn default() -> Self {
         Self {
             window: Duration::from_secs(600),
-            messages_max: 20_000_000,
+            messages_max: 3_600_000,
         }
     }
 }
@@ -350,6 +366,15 @@ impl Default for DeadLetterSettings {
             retention: Duration::from_secs(14 * 24 * 3600),
             bytes_max: ByteSize::mib(1024),
             redrives_max: 3,
+        }
+    }
+}
+
+impl Default for MirrorSettings {
+    fn default() -> Self {
+        Self {
+            retention: Duration::from_secs(7 * 24 * 3600),
+            bytes_max: ByteSize::mib(1024),
         }
     }
 }

@@ -22,11 +22,10 @@ use std::time::Duration;
 use prometheus::{Counter, Histogram, IntCounter, Registry};
 
 use self::labels::{DEAD, DELIVERY, LANES, LINK, known_group, known_reason, lane_number, pattern};
-pub use self::series::DiskMetrics;
-use self::series::{Events, Gauges};
+use self::series::{DiskSeries, Events, Gauges};
 use super::lanes::LaneKind;
 use super::record::{DeadLetter, Record, Stored};
-use super::{Setup, Topics};
+use super::{Setup, Sync, Topics};
 use crate::model::{DeadPlace, GapReason, GroupName, Map, Message, Reason, Topic, UnitId};
 
 /// Something to count that is no record of the log.
@@ -77,7 +76,10 @@ pub enum Seen {
 pub struct Metrics {
     events: Events,
     gauges: Gauges,
-    disk: DiskMetrics,
+    disk: DiskSeries,
+    /// Records and bytes that share a sync with what is still to come.
+    group: (usize, usize),
+    buffered: bool,
     local: UnitId,
     topics: Arc<Topics>,
     /// Resolved once for each topic, group and unit; forgotten when there are too many or settings change.
@@ -117,7 +119,9 @@ impl Metrics {
         Ok(Self {
             events: Events::register(registry)?,
             gauges: Gauges::register(registry)?,
-            disk: DiskMetrics::register(registry)?,
+            disk: DiskSeries::register(registry)?,
+            group: (0, 0),
+            buffered: false,
             local: unit.clone(),
             topics: Arc::default(),
             by_topic: Map::default(),
@@ -127,14 +131,10 @@ impl Metrics {
         })
     }
 
-    /// For the threads that write and read.
-    pub fn disk(&self) -> DiskMetrics {
-        self.disk.clone()
-    }
-
     /// Other settings are in force. What can be known begins at zero, so that the first event is seen as a rise.
     pub fn configure(&mut self, setup: &Setup) {
         self.topics = Arc::clone(&setup.topics);
+        self.buffered = setup.queue.sync == Sync::Buffered;
         self.by_topic.clear();
         self.by_group.clear();
         self.by_unit.clear();
@@ -187,7 +187,26 @@ impl Metrics {
                     .inc_by(count(&[*seqs]));
             }
             Record::Attempt { topic, group, .. } => self.group(topic, group).failed.inc(),
-            Record::Epoch(_) | Record::Kept(_) | Record::Relayed { .. } | Record::Settled { .. } => {}
+            Record::Epoch(_)
+            | Record::Kept(_)
+            | Record::Relayed { .. }
+            | Record::Remembered(_)
+            | Record::Settled { .. } => {}
+        }
+    }
+
+    /// A batch of so many records and bytes is safe, so long after the disk was given it. `sync` is how long the sync took;
+    /// only the last batch that shares one has it.
+    pub fn on_appended(&mut self, (records, bytes): (usize, usize), waited: Duration, sync: Option<Duration>) {
+        self.disk.append.observe(waited.as_secs_f64());
+        self.group = (self.group.0 + records, self.group.1 + bytes);
+        if let Some(sync) = sync {
+            self.disk.sync.observe(sync.as_secs_f64());
+        }
+        if sync.is_some() || self.buffered {
+            let (records, bytes) = std::mem::take(&mut self.group);
+            self.disk.batch.observe(real(records));
+            self.disk.batch_bytes.observe(real(bytes));
         }
     }
 
@@ -351,20 +370,6 @@ impl Events {
             durations: LANES.map(|lane| self.relay_duration.with_label_values(&[local, unit, lane])),
             topics: Map::default(),
         }
-    }
-}
-
-impl DiskMetrics {
-    /// A batch of so many records was written.
-    pub fn on_appended(&self, records: usize, bytes: usize, time: Duration) {
-        self.append.observe(time.as_secs_f64());
-        self.batch.observe(real(records));
-        self.batch_bytes.observe(real(bytes));
-    }
-
-    /// The disk said that a batch is safe.
-    pub fn on_synced(&self, time: Duration) {
-        self.sync.observe(time.as_secs_f64());
     }
 }
 

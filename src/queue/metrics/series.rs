@@ -64,9 +64,9 @@ pub(super) struct Gauges {
     pub(super) difference: IntGauge,
 }
 
-/// What the threads of the disk measure.
+/// What the disk takes.
 #[derive(Clone)]
-pub struct DiskMetrics {
+pub(super) struct DiskSeries {
     pub(super) append: Histogram,
     pub(super) sync: Histogram,
     pub(super) batch: Histogram,
@@ -189,7 +189,7 @@ impl Gauges {
     }
 }
 
-impl DiskMetrics {
+impl DiskSeries {
     pub(super) fn register(registry: &Registry) -> Made<Self> {
         let make = Maker(registry);
         Ok(Self {
@@ -362,11 +362,11 @@ const AUDIT_DIFFERENCE_MESSAGES: Series = (
 );
 const APPEND_DURATION_SECONDS: Series = (
     "strait_queue_append_duration_seconds",
-    "Time to write one batch of records.",
+    "From when a batch of records was given to the disk until it was safe.",
 );
 const SYNC_DURATION_SECONDS: Series = (
     "strait_queue_sync_duration_seconds",
-    "Time for the disk to say that a batch is safe.",
+    "Time the disk took to say that what was written is safe.",
 );
 const BATCH_RECORDS: Series = ("strait_queue_batch_records", "Records that were written together.");
 const BATCH_BYTES: Series = ("strait_queue_batch_bytes", "Bytes that were written together.");

@@ -8,7 +8,7 @@ use crate::model::{MessageId, Metadata, Name, Place, UnixMillis};
 use crate::queue::line::StreamId;
 use crate::queue::operator::{AuditRow, GroupStatus, LimitValues, RedriveStatus, Status, UnitStatus};
 use crate::queue::record::DeadSource;
-use crate::queue::{GroupSettings, ReplaySettings, Settings, TopicSettings};
+use crate::queue::{GroupSettings, Neighbours, ReplaySettings, Settings, TopicSettings};
 
 struct World {
     registry: Registry,
@@ -30,6 +30,7 @@ impl World {
             queue: Settings::default(),
             replay: ReplaySettings::default(),
             topics: Arc::new([("chat.*".to_owned(), chat)].into()),
+            neighbours: Neighbours::default(),
         });
         Self { registry, metrics }
     }
@@ -308,4 +309,22 @@ fn redrives_and_audits_are_summed_up() {
     };
     world.metrics.on_audit(&[row(-2), row(0), row(3)]);
     world.check("strait_queue_audit_difference_messages 5");
+}
+
+// M-A5: what shares a sync is one batch.
+#[test]
+fn records_that_share_a_sync_are_counted_together() {
+    let mut world = World::new();
+    let time = Duration::from_millis(3);
+    world.metrics.on_appended((5, 500), time, None);
+    world.metrics.on_appended((3, 300), time, Some(time));
+    for series in [
+        "strait_queue_append_duration_seconds_count 2",
+        "strait_queue_sync_duration_seconds_count 1",
+        "strait_queue_batch_records_sum 8",
+        "strait_queue_batch_records_count 1",
+        "strait_queue_batch_bytes_sum 800",
+    ] {
+        world.check(series);
+    }
 }
