@@ -190,6 +190,7 @@ async fn serve(source: Source, checked: Checked, log: LogHandle) -> Result<(), A
             read: contexts::token(&settings.admin.read_token_file)?,
             change: contexts::token(&settings.admin.change_token_file)?,
         },
+        queue: None,
     };
     let admin = admin_address.map(|address| Admin::start(address, parts)).transpose()?;
     let shards = start_shards(&shared).await?;
