@@ -52,7 +52,7 @@ fn relays_keep_their_promises_whatever_fails() {
 /// Each planted bug must be found by one of so many seeds: who changes the simulation must not make it blind.
 const SEEDS_PER_BUG: u64 = 40;
 
-const BUGS: [Bug; 16] = [
+const BUGS: [Bug; 17] = [
     Bug::AckBeforeSync,
     Bug::SendBeforeSync,
     Bug::HighestSeen,
@@ -61,7 +61,8 @@ const BUGS: [Bug; 16] = [
     Bug::DoneBeforeDead,
     Bug::NoRollback,
     Bug::AttemptsForgotten,
-    Bug::ExpiryAtAcceptOnly,
+    Bug::DeliveredLate,
+    Bug::KeyLaneForgotten,
     Bug::LoopGuardOff,
     Bug::CheckpointAhead,
     Bug::ReleaseLive,
