@@ -10,6 +10,16 @@ use super::{Batch, Event, Events, Request};
 use crate::queue::log::storage::Storage;
 use crate::queue::log::{AppendError, Entry, Keeper, Position, Reader, Writer};
 
+/// What a thread is to do next.
+enum Next<T> {
+    /// This.
+    Item(T),
+    /// Nothing came.
+    Nothing,
+    /// Nothing will come.
+    End,
+}
+
 /// What waits for a thread.
 pub(super) struct Inlet<T> {
     waiting: Mutex<Waiting<T>>,
@@ -80,12 +90,15 @@ impl<S: Storage> Writing<S> {
 
     /// One write and one sync for all of them (D1).
     fn append(&mut self, group: Vec<Batch>) {
-        let (late, group): (Vec<_>, Vec<_>) =
-            group.into_iter().partition(|batch| self.failed_era.is_some_and(|failed| batch.era <= failed));
+        let (late, group): (Vec<_>, Vec<_>) = group
+            .into_iter()
+            .partition(|batch| self.failed_era.is_some_and(|failed| batch.era <= failed));
         for batch in late {
             self.answer(batch.number, Err(AppendError::Behind));
         }
-        let Some(last) = group.last().map(|batch| batch.number) else { return };
+        let Some(last) = group.last().map(|batch| batch.number) else {
+            return;
+        };
         let era = group.iter().map(|batch| batch.era).max();
         let essential = group.iter().all(|batch| batch.essential);
         let mut entries = Vec::new();
@@ -137,12 +150,7 @@ impl<S: Storage> Writing<S> {
 }
 
 impl<S: Storage> Reading<S> {
-    pub(super) fn new(
-        reader: Reader<S>,
-        keeper: Keeper<S>,
-        requests: Arc<Inlet<Request>>,
-        events: Events,
-    ) -> Self {
+    pub(super) fn new(reader: Reader<S>, keeper: Keeper<S>, requests: Arc<Inlet<Request>>, events: Events) -> Self {
         Self {
             reader,
             keeper,
@@ -154,12 +162,11 @@ impl<S: Storage> Reading<S> {
     pub(super) fn run(mut self) {
         // Between two requests there is time for a step of upkeep.
         let mut wait = Duration::ZERO;
-        while let Some(request) = self.requests.take_one(wait) {
-            if let Some(request) = request {
-                self.answer(request);
-                for damage in self.reader.take_damage() {
-                    (self.events)(Event::Damaged(damage));
-                }
+        loop {
+            match self.requests.take_one(wait) {
+                Next::End => return,
+                Next::Item(request) => self.answer(request),
+                Next::Nothing => {}
             }
             wait = match self.keeper.upkeep() {
                 Ok(true) => Duration::ZERO,
@@ -205,6 +212,9 @@ impl<S: Storage> Reading<S> {
             },
         };
         (self.events)(event);
+        for damage in self.reader.take_damage() {
+            (self.events)(Event::Damaged(damage));
+        }
     }
 }
 
@@ -236,13 +246,16 @@ impl<T> Inlet<T> {
     fn take_all(&self) -> Option<VecDeque<T>> {
         let waiting = self.waiting();
         let nothing = |waiting: &mut Waiting<T>| waiting.items.is_empty() && !waiting.closed;
-        let mut waiting = self.some.wait_while(waiting, nothing).unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self
+            .some
+            .wait_while(waiting, nothing)
+            .unwrap_or_else(PoisonError::into_inner);
         let items = std::mem::take(&mut waiting.items);
         (!items.is_empty()).then_some(items)
     }
 
-    /// The next item, if there is one after so long at most; `None` at the end.
-    fn take_one(&self, wait: Duration) -> Option<Option<T>> {
+    /// The next item, if there is one after so long at most.
+    fn take_one(&self, wait: Duration) -> Next<T> {
         let mut waiting = self.waiting();
         if !wait.is_zero() {
             let nothing = |waiting: &mut Waiting<T>| waiting.items.is_empty() && !waiting.woken && !waiting.closed;
@@ -250,8 +263,11 @@ impl<T> Inlet<T> {
             waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         waiting.woken = false;
-        let item = waiting.items.pop_front();
-        (item.is_some() || !waiting.closed).then_some(item)
+        match waiting.items.pop_front() {
+            Some(item) => Next::Item(item),
+            None if waiting.closed => Next::End,
+            None => Next::Nothing,
+        }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting<T>> {
