@@ -111,15 +111,10 @@ impl Disk {
 
     fn print_syncs(&mut self) {
         self.syncs.sort_unstable();
-        let at = |percent: usize| self.syncs[(self.syncs.len() - 1) * percent / 100];
-        println!(
-            "    syncs of this row: {}; p50 {:?}, p90 {:?}, p99 {:?}, longest {:?}",
-            self.syncs.len(),
-            at(50),
-            at(90),
-            at(99),
-            at(100)
-        );
+        let last = self.syncs.len().saturating_sub(1);
+        let at = |percent: usize| self.syncs.get(last * percent / 100).copied().unwrap_or_default();
+        let (middle, most, nearly_all, all) = (at(50), at(90), at(99), at(100));
+        println!("    {last} syncs: p50 {middle:?}, p90 {most:?}, p99 {nearly_all:?}, longest {all:?}");
     }
 }
 
