@@ -1,6 +1,8 @@
 //! What must hold for any bytes. One function per decoder; see README.md.
 #![allow(dead_code, reason = "each fuzz binary uses one of the functions")]
 
+#[path = "log.rs"]
+mod logs;
 #[path = "http2.rs"]
 mod sessions;
 
@@ -13,18 +15,22 @@ use strait::wire::envelope::{UnaryStrip, percent_decode, percent_encode};
 use strait::wire::frame::{Decoder, Encoder, Frame, HEADER_BYTES, put_failed, put_reply};
 use strait::wire::hello::{self, Hello, Purpose, Register, Registered};
 
+pub use self::logs::{log_checkpoint, log_damage, log_segment};
 pub use self::sessions::http2;
 
 /// A function that takes bytes from an enemy.
 pub type Target = fn(&[u8]);
 
 /// All targets by name; the name is that of the corpus folder and of the fuzz binary.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("attributes", attributes),
     ("envelope", envelope),
     ("frame_decoder", frame_decoder),
     ("handshake", handshake),
     ("http2", http2),
+    ("log_checkpoint", log_checkpoint),
+    ("log_damage", log_damage),
+    ("log_segment", log_segment),
     ("metadata", metadata),
 ];
 

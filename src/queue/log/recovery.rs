@@ -181,7 +181,7 @@ impl<S: Storage> Opening<'_, S> {
     fn take(&mut self, checkpoint: Option<Checkpoint>) -> Result<(), OpenError> {
         let highest = self.files.last().map_or(0, |(file, _)| file.last);
         let mut known = BTreeMap::new();
-        self.table.next = highest + 1;
+        self.table.next = highest.saturating_add(1);
         if let Some(checkpoint) = checkpoint {
             self.table.next = self.table.next.max(checkpoint.next);
             self.recovery.replay_from = checkpoint.covers;
