@@ -314,6 +314,7 @@ fn relay(
         dialler: quic.client_endpoint("127.0.0.1".parse().unwrap()).unwrap(),
         quic,
         handler: echo.clone(),
+        lane_handler: None,
         metrics: peer::Metrics::register(&registry, &name(unit)).unwrap(),
         elsewhere,
         roster: Arc::default(),

@@ -22,6 +22,16 @@ pub enum LaneKind {
     Live,
 }
 
+impl LaneKind {
+    /// Label value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Backlog => "backlog",
+            Self::Live => "live",
+        }
+    }
+}
+
 /// What goes to the relay that receives.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ToReceiver {

@@ -2,6 +2,8 @@
 
 pub use crate::model::lanes::{LaneKind, Refused, Sent, ToReceiver, ToSender};
 
+use std::cell::Cell;
+
 /// A lane in this process, whoever opened it.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct LaneId(pub u64);
@@ -15,5 +17,27 @@ impl LaneId {
     /// The shard it is on.
     pub fn shard(self) -> u16 {
         u16::try_from(self.0 >> 48).unwrap_or(u16::MAX)
+    }
+}
+
+/// Numbers the lanes of a shard.
+#[derive(Debug)]
+pub struct LaneIds {
+    shard: u16,
+    next: Cell<u64>,
+}
+
+impl LaneIds {
+    /// For the lanes of this shard; none has a number yet.
+    pub fn new(shard: u16) -> Self {
+        Self {
+            shard,
+            next: Cell::new(0),
+        }
+    }
+
+    /// The number of one more lane.
+    pub fn next(&self) -> LaneId {
+        LaneId::new(self.shard, self.next.replace(self.next.get() + 1))
     }
 }
