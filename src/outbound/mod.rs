@@ -2,6 +2,7 @@
 
 mod alarms;
 mod carrier;
+mod message;
 mod retries;
 mod rpc;
 #[cfg(test)]
@@ -11,6 +12,7 @@ mod verdict;
 use std::rc::Rc;
 
 pub use carrier::{CarrierParts, Carriers, Claims};
+pub use message::{Catalog, Published, Publisher, PublisherParts, PublisherRef, Publishers};
 pub use rpc::{Parts, Rpc};
 
 use crate::model::{Callee, RelayError, UnitId};
