@@ -100,6 +100,8 @@ pub struct Outbox {
     wished: BTreeMap<Seq, Wish>,
     /// Those of them whose record must still be wanted.
     unwritten: BTreeSet<Seq>,
+    /// Those of them that a restart would send if their record was lost: nothing behind them is sent before it is on disk.
+    held: BTreeSet<Seq>,
     /// Messages of the backlog whose publishers wait until they are delivered.
     tell: BTreeSet<Seq>,
     sweep: Sweep,
@@ -161,6 +163,7 @@ impl Outbox {
             void: BTreeSet::new(),
             wished: BTreeMap::new(),
             unwritten: BTreeSet::new(),
+            held: BTreeSet::new(),
             tell: BTreeSet::new(),
             sweep: Sweep::default(),
             share,

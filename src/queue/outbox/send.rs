@@ -156,6 +156,9 @@ impl Outbox {
                 self.live.take_next();
                 continue;
             }
+            if self.held.first().is_some_and(|held| entry.seq > *held) {
+                break;
+            }
             if entry.message.is_expired(now.wall) {
                 if let Some(entry) = self.live.take_next() {
                     let ending = Ending {
@@ -242,7 +245,8 @@ impl Outbox {
     fn backlog_batch(&mut self, now: Now, number: u32, bytes_max: usize) -> Batch {
         let mut batch = Batch::default();
         // O2: what is live and was accepted before must have arrived.
-        let barrier = self.live.front().map(|entry| entry.seq);
+        let mut barrier = self.live.front().map_or(Seq::MAX, |entry| entry.seq);
+        barrier = self.held.first().map_or(barrier, |held| barrier.min(*held));
         let lane = self.backlog_lane.as_ref().map(|lane| (lane.messages(), lane.bytes()));
         let (lane_messages, lane_bytes) = lane.unwrap_or_default();
         while let Some(cursor) = self.cursors.get_mut(&number).filter(|cursor| !cursor.paused)
@@ -252,7 +256,7 @@ impl Outbox {
                 cursor.pop();
                 continue;
             }
-            if barrier.is_some_and(|barrier| head.seq > barrier) {
+            if head.seq > barrier {
                 break;
             }
             let (seq, bytes) = (head.seq, head.bytes);
