@@ -24,6 +24,7 @@ mod places;
 mod publish;
 mod recovery;
 mod redrive;
+mod report;
 mod upkeep;
 mod waits;
 
@@ -34,6 +35,7 @@ use self::journal::Journal;
 use self::places::Places;
 use self::publish::Publishing;
 use self::redrive::Moves;
+use self::report::Report;
 use self::upkeep::Upkeep;
 use self::waits::Waits;
 use super::api::{Input, Output};
@@ -44,6 +46,7 @@ use super::dedup::Dedup;
 use super::effects::{DeadWish, Effects, Now, Write};
 use super::jobs::Jobs;
 use super::log::disk::Request;
+use super::planted::{Bug, planted};
 use super::record::{DeadLetter, Pausable, Pause, Record};
 use super::{Metrics, Setup};
 use crate::model::{Topic, UnitId};
@@ -67,6 +70,7 @@ pub struct Engine {
     publishing: Publishing,
     waits: Waits,
     upkeep: Upkeep,
+    report: Report,
     /// Dead letters for which there is no room yet; what they come from is paused (M-E4).
     held: VecDeque<DeadWish>,
     pauses: BTreeMap<Pausable, Pause>,
@@ -132,6 +136,7 @@ impl Engine {
     /// Does what has become possible or due. Says when there will be more to do, unless something happens before.
     pub fn poll(&mut self, now: Now) -> Option<Duration> {
         self.keep_up(now);
+        self.report(now);
         let mut wakes = Vec::new();
         for outbox in self.places.outboxes.values_mut() {
             wakes.extend(outbox.poll(now, &mut self.fx));
@@ -163,6 +168,12 @@ impl Engine {
         self.publishing.take_answered()
     }
 
+    /// For each peer: how far what it sent is here without a hole, and the highest number of it.
+    #[cfg(test)]
+    pub(crate) fn frontiers(&self) -> Vec<(super::line::StreamId, u64, u64)> {
+        self.arrivals.frontiers()
+    }
+
     /// Whether all that was decided is on disk.
     pub fn is_idle(&self) -> bool {
         self.journal.is_empty() && !self.upkeep.is_saving()
@@ -189,6 +200,7 @@ impl Engine {
         self.arrivals.configure(&self.setup);
         self.dead.configure(&self.setup.queue.dead_letters);
         self.dedup.configure(&self.setup.queue.dedup);
+        self.upkeep.configure(&self.setup.queue);
         self.metrics.configure(&self.setup);
     }
 
@@ -198,6 +210,8 @@ impl Engine {
             for write in std::mem::take(&mut self.fx.writes) {
                 match write {
                     Write::Dead(wish) => self.bury(*wish),
+                    Write::Record(Record::Attempt { .. }) if planted(Bug::AttemptsForgotten) => {}
+                    Write::Record(Record::Settled { reason: None, .. }) if planted(Bug::SettledForgotten) => {}
                     Write::Record(record) => self.journal.push(record),
                     Write::Then(output) => self.outputs.extend(self.journal.then(output)),
                 }
@@ -206,6 +220,9 @@ impl Engine {
                 self.requests.push(Request::Read { reader, scan });
             }
             self.outputs.extend(self.fx.outputs.drain(..));
+            for seen in self.fx.seen.drain(..) {
+                self.metrics.on_seen(&seen);
+            }
             let told = std::mem::take(&mut self.fx.told);
             for told in &told {
                 self.waits.on_told(told, &mut self.outputs);
@@ -238,6 +255,9 @@ impl Engine {
             last_failure: wish.last_failure,
             error: wish.error,
         };
+        if planted(Bug::DoneBeforeDead) {
+            self.leave(Now::default(), &letter);
+        }
         self.journal.push(Record::Dead(Box::new(letter)));
     }
 

@@ -12,6 +12,7 @@ use super::journal::Journal;
 use super::places::Places;
 use super::publish::Publishing;
 use super::redrive::Moves;
+use super::report::Report;
 use super::upkeep::Upkeep;
 use super::waits::Waits;
 use crate::model::Seq;
@@ -94,6 +95,7 @@ impl Engine {
             publishing: Publishing::default(),
             waits: Waits::default(),
             upkeep: Upkeep::default(),
+            report: Report::default(),
             held: std::collections::VecDeque::new(),
             pauses: std::collections::BTreeMap::new(),
             limits: std::collections::BTreeMap::new(),
@@ -119,9 +121,7 @@ impl Engine {
                 bytes_max: 8 * 1024 * 1024,
             })?;
             for (_, found) in scanned.found {
-                if let Ok(Record::Remembered(chunk)) = codec::decode(found.kind, found.content)
-                    && !planted(Bug::DedupForgotten)
-                {
+                if let Ok(Record::Remembered(chunk)) = codec::decode(found.kind, found.content) {
                     self.dedup.on_chunk_read(&chunk);
                 }
             }
@@ -149,6 +149,9 @@ impl Engine {
         self.places.rollback();
         self.publishing.recovered();
         self.dedup.expire(now.wall);
+        if planted(Bug::DedupForgotten) {
+            self.dedup = Dedup::new(&self.setup.queue.dedup);
+        }
         if planted(Bug::NumbersFromOne) {
             self.publishing.last = 0;
         }
