@@ -67,8 +67,8 @@ use tokio_util::task::TaskTracker;
 
 pub use self::address::{Address, AddressError};
 use self::call::Outcome;
-pub use self::messages::{Attempt, Nack, Publish, Published, Settle, Subscribe};
 pub use self::call::{Call, CallError, InvalidCall, Received, Reply, Status};
+pub use self::messages::{Attempt, Nack, Publish, Published, Settle, Subscribe};
 pub use crate::model::AckLevel;
 use crate::model::{Name, NameError, Request};
 use crate::wire::messages::SUBSCRIBER;
@@ -159,7 +159,10 @@ struct Shared {
 enum Wanted {
     Service(Name),
     /// Messages.
-    Group { topic: Name, group: Name },
+    Group {
+        topic: Name,
+        group: Name,
+    },
 }
 
 type Answer = Pin<Box<dyn Future<Output = Result<Reply, Status>> + Send>>;

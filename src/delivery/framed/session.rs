@@ -248,7 +248,9 @@ impl Session {
         }
         let limit = self.surroundings.limits.services_max;
         if self.registrations.len() + self.subscriptions.len() >= limit {
-            return Err(format!("one connection may register {limit} services and subscriptions"));
+            return Err(format!(
+                "one connection may register {limit} services and subscriptions"
+            ));
         }
         Ok(())
     }
