@@ -84,6 +84,9 @@ async fn serve(source: Source, checked: Checked, log: LogHandle) -> Result<(), A
         },
     };
     let admin = admin_address.map(|address| Admin::start(address, parts)).transpose()?;
+    health.set("queue", false, "the queue is read from the disk");
+    let queue = queue_thread::start(&shared, (ends.inlet, ends.outlets), ends.metrics).await?;
+    health.set("queue", true, "");
     let shards = start_shards(&shared).await?;
     let listeners = accept::Listeners::bind(&shared)?;
     let stop_accepting = CancellationToken::new();
@@ -108,6 +111,7 @@ async fn serve(source: Source, checked: Checked, log: LogHandle) -> Result<(), A
     };
     if !forced {
         close_lanes(&shards).await;
+        queue_thread::stop(queue).await;
         end(shards).await;
     }
     if let Some(admin) = admin {

@@ -88,9 +88,8 @@ impl Reload {
             match self.reload() {
                 Ok(reloaded) => {
                     self.metrics.on_applied(&self.settings);
-                    let shared = &self.shared;
-                    let setup = queue_thread::setup(&self.settings, &shared.place, &shared.geo);
-                    shared.queue.handle.send(Input::Reload(Box::new(setup)));
+                    let setup = queue_thread::setup(&self.shared, &self.settings);
+                    self.shared.queue.handle.send(Input::Reload(Box::new(setup)));
                     for shard in &shards {
                         let _ = shard.send(Command::Reload(Arc::clone(&reloaded))).await;
                     }

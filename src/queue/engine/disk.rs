@@ -20,7 +20,9 @@ impl Engine {
             },
             Event::Checkpointed(result) => self.on_checkpointed(now, result),
             Event::Damaged(damage) => self.on_damaged(&damage),
-            Event::Fetched { reader, seq, result, .. } => {
+            Event::Fetched {
+                reader, seq, result, ..
+            } => {
                 let found = result.map(|found| Scanned {
                     found: found.map(|found| (seq, found)).into_iter().collect(),
                     next: Some(seq + 1),
@@ -40,7 +42,10 @@ impl Engine {
             tracing::info!("the disk takes messages again");
         }
         let items = self.journal.on_appended(number);
-        let bytes: usize = items.iter().map(|item| item.record().map_or(0, super::journal::bytes_of)).sum();
+        let bytes: usize = items
+            .iter()
+            .map(|item| item.record().map_or(0, super::journal::bytes_of))
+            .sum();
         self.upkeep.on_appended(positions.last().copied(), bytes);
         for item in items {
             match item {

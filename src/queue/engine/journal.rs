@@ -187,11 +187,9 @@ pub(super) fn survives(record: &Record) -> bool {
         | Record::Relayed { .. }
         | Record::Settled { .. } => true,
         // The parts want these again.
-        Record::Dead(_)
-        | Record::Gap { .. }
-        | Record::Remembered(_)
-        | Record::Skipped { .. }
-        | Record::Stored(_) => false,
+        Record::Dead(_) | Record::Gap { .. } | Record::Remembered(_) | Record::Skipped { .. } | Record::Stored(_) => {
+            false
+        }
     }
 }
 

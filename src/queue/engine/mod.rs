@@ -93,12 +93,7 @@ impl Engine {
                 outbox.on_lane_up(now, lane, relay, kind, &mut self.fx);
                 self.places.lanes.insert(lane, unit);
             }
-            Input::LaneAccepted {
-                lane,
-                geo,
-                unit,
-                relay,
-            } => self.arrivals.on_accepted(lane, geo, unit, relay),
+            Input::LaneAccepted { lane, geo, unit, relay } => self.arrivals.on_accepted(lane, geo, unit, relay),
             Input::FromSender { lane, frame, bytes } => {
                 let mut judge = judge::Bench::new(&self.setup, &mut self.places, self.upkeep.level());
                 self.arrivals
