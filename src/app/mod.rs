@@ -82,6 +82,7 @@ async fn serve(source: Source, checked: Checked, log: LogHandle) -> Result<(), A
             read: contexts::token(&settings.admin.read_token_file)?,
             change: contexts::token(&settings.admin.change_token_file)?,
         },
+        queue: None,
     };
     let admin = admin_address.map(|address| Admin::start(address, parts)).transpose()?;
     health.set("queue", false, "the queue is read from the disk");

@@ -36,7 +36,7 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use handle::{Handle, Inlet, Outlets};
-pub use metrics::{DiskMetrics, Metrics};
+pub use metrics::Metrics;
 pub use settings::{
     DeadLetterSettings, DedupSettings, Exhausted, GroupSettings, MirrorSettings, OnExpiry, Overflow, Priority, Push,
     ReplayLimits, ReplayOrder, ReplaySettings, RetrySettings, Settings, Sync, TopicRule, TopicSettings, Topics,

@@ -81,7 +81,10 @@ impl MemoryStorage {
 
     /// Bytes of all files together.
     pub fn bytes(&self) -> u64 {
-        self.contents().values().map(|file| u64::try_from(file.len()).unwrap_or(u64::MAX)).sum()
+        self.contents()
+            .values()
+            .map(|file| u64::try_from(file.len()).unwrap_or(u64::MAX))
+            .sum()
     }
 
     /// Records all operations from now on.

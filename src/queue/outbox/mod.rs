@@ -107,6 +107,8 @@ pub struct Outbox {
     sweep: Sweep,
     share: Share,
     pace: Pace,
+    /// Since when its limits have held the backlog back.
+    held_back: Option<Duration>,
     pause: Option<Pause>,
     denied: Option<String>,
     /// Why the last lane went.
@@ -168,6 +170,7 @@ impl Outbox {
             sweep: Sweep::default(),
             share,
             pace: Pace::default(),
+            held_back: None,
             pause: None,
             denied: None,
             lost: None,

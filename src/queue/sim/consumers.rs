@@ -56,7 +56,8 @@ impl World {
                 if self.relays[relay].life_number() != Some(life) {
                     return;
                 }
-                self.ledger.on_settled((relay, life, topic, group), (self.now, event), delivery, &outcome);
+                self.ledger
+                    .on_settled((relay, life, topic, group), (self.now, event), delivery, &outcome);
                 let input = Input::Settle {
                     consumer,
                     delivery,
@@ -93,7 +94,8 @@ impl World {
     pub(super) fn on_subscribed(&mut self, _: usize, ticket: Ticket, result: Result<(), Box<RelayError>>) {
         let consumer = self.consumers.waiting.remove(&ticket.number);
         if result.is_err()
-            && let Some((relay, life, topic, group)) = consumer.and_then(|consumer| self.consumers.homes.remove(&consumer))
+            && let Some((relay, life, topic, group)) =
+                consumer.and_then(|consumer| self.consumers.homes.remove(&consumer))
         {
             self.plan_in(500_000, WorldEvent::Consumer(Event::Come(relay, life, topic, group)));
         }
@@ -106,14 +108,24 @@ impl World {
             return;
         };
         if home != relay || deliver.message.topic.as_str() != topic || deliver.group.as_str() != group {
-            return self.ledger.blame(format!("a message came to the wrong consumer: {deliver:?}"));
+            return self
+                .ledger
+                .blame(format!("a message came to the wrong consumer: {deliver:?}"));
         }
         let now = self.moment();
-        let Some(event) = self.ledger.on_delivered((relay, life, topic, group), (self.now, now.wall), &self.publishers.all, &deliver)
-        else {
+        let Some(event) = self.ledger.on_delivered(
+            (relay, life, topic, group),
+            (self.now, now.wall),
+            &self.publishers.all,
+            &deliver,
+        ) else {
             return;
         };
-        let bad = deliver.message.key.as_ref().is_some_and(|key| key.key.starts_with(b"bad"));
+        let bad = deliver
+            .message
+            .key
+            .as_ref()
+            .is_some_and(|key| key.key.starts_with(b"bad"));
         let nack = |delay| Settlement::Nack {
             delay,
             reason: "no".to_owned(),

@@ -191,7 +191,15 @@ impl World {
         }
         for number in 0..self.relays.len() {
             for other in (0..self.relays.len()).filter(|other| *other != number) {
-                for topic in [None, Some("orders"), Some("news"), Some("short"), Some("small"), Some("poison"), Some("block")] {
+                for topic in [
+                    None,
+                    Some("orders"),
+                    Some("news"),
+                    Some("short"),
+                    Some("small"),
+                    Some("poison"),
+                    Some("block"),
+                ] {
                     self.operate(
                         number,
                         Command::Limits {
@@ -214,7 +222,13 @@ impl World {
             let Some(life) = &self.relays[number].life else {
                 continue;
             };
-            let blocked: Vec<_> = life.engine.status(now).groups.into_iter().filter(|group| group.blocked_keys > 0).collect();
+            let blocked: Vec<_> = life
+                .engine
+                .status(now)
+                .groups
+                .into_iter()
+                .filter(|group| group.blocked_keys > 0)
+                .collect();
             for group in blocked {
                 self.ledger.on_unblocked(number);
                 self.operate(
@@ -260,8 +274,12 @@ impl World {
                 continue;
             }
             let ticket = self.operate(number, Command::Redrives);
-            if let Some(Answer::Redrives { tasks }) = self.answers.remove(&ticket).and_then(|mut answers| answers.pop()) {
-                for task in tasks.iter().filter(|task| task.state == "running" || task.state == "paused") {
+            if let Some(Answer::Redrives { tasks }) = self.answers.remove(&ticket).and_then(|mut answers| answers.pop())
+            {
+                for task in tasks
+                    .iter()
+                    .filter(|task| task.state == "running" || task.state == "paused")
+                {
                     text.push_str(&format!("relay {number}: {task:?}; "));
                 }
             }

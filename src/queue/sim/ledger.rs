@@ -55,7 +55,10 @@ impl Ledger {
 
     /// Whether what happened then may not have come to the disk.
     fn may_be_lost(&self, relay: usize, at: u64) -> bool {
-        let crash = self.crashes.get(&relay).and_then(|all| all.iter().find(|crash| **crash >= at));
+        let crash = self
+            .crashes
+            .get(&relay)
+            .and_then(|all| all.iter().find(|crash| **crash >= at));
         let Some(crash) = crash else {
             return false;
         };
@@ -80,13 +83,21 @@ impl Ledger {
             self.blame(format!("a message was invented: {text:?} (M-A4)"));
             return None;
         };
-        let key = message.key.as_ref().map(|key| String::from_utf8_lossy(&key.key).into_owned());
+        let key = message
+            .key
+            .as_ref()
+            .map(|key| String::from_utf8_lossy(&key.key).into_owned());
         if of.topic != topic || of.key != key || !of.units.contains(&relay) {
-            self.blame(format!("event {event} came to relay {relay} as {message:?}, was {of:?} (M-G4)"));
+            self.blame(format!(
+                "event {event} came to relay {relay} as {message:?}, was {of:?} (M-G4)"
+            ));
         }
         let id = self.ids.entry(event).or_insert_with(|| message.id.clone()).clone();
         if id != message.id {
-            self.blame(format!("event {event} was stored twice, as {id} and {} (M-B3)", message.id));
+            self.blame(format!(
+                "event {event} was stored twice, as {id} and {} (M-B3)",
+                message.id
+            ));
         }
         if message.deadline.is_some_and(|deadline| deadline.0 + 1000 < wall.0) {
             self.blame(format!("event {event} was delivered after its deadline (M-E2)"));
@@ -104,7 +115,10 @@ impl Ledger {
             let place = (message.id.epoch, message.id.number);
             let last = self.order.entry((relay, group, topic, key, of.relay)).or_default();
             if *last > place {
-                let text = format!("event {event} ({}) came to relay {relay} behind number {} (M-C1)", message.id, last.1);
+                let text = format!(
+                    "event {event} ({}) came to relay {relay} behind number {} (M-C1)",
+                    message.id, last.1
+                );
                 self.wrong.push(text);
             }
             *last = place.max(*last);
@@ -123,7 +137,8 @@ impl Ledger {
         if let Some((at, of)) = share.acked
             && (of == life || !self.may_be_lost(relay, at))
         {
-            let text = format!("event {event} was acknowledged at relay {relay} by {group} at {at} and comes again (M-B2)");
+            let text =
+                format!("event {event} was acknowledged at relay {relay} by {group} at {at} and comes again (M-B2)");
             return self.blame(text);
         }
         let nacks = share.nacked.iter().filter(|at| !self.may_be_lost(relay, **at)).count();
@@ -176,12 +191,17 @@ impl World {
             return Ok(());
         }
         let wrong = &self.ledger.wrong;
-        Err(format!("{} things: {}", wrong.len(), wrong[..wrong.len().min(5)].join("\n")))
+        Err(format!(
+            "{} things: {}",
+            wrong.len(),
+            wrong[..wrong.len().min(5)].join("\n")
+        ))
     }
 
     fn check_books(&mut self, relay: usize, rows: &[crate::queue::operator::AuditRow]) {
         for row in rows.iter().filter(|row| row.difference != 0 || row.corrupted != 0) {
-            self.ledger.blame(format!("the books of relay {relay} are wrong (M-G8): {row:?}"));
+            self.ledger
+                .blame(format!("the books of relay {relay} are wrong (M-G8): {row:?}"));
         }
     }
 
@@ -223,7 +243,10 @@ impl World {
             for unit in of.units.iter().copied() {
                 let at_link = unit != of.relay && is_dead(of.relay, &id, &format!("unit unit-{unit}"));
                 for group in groups(of.topic) {
-                    let share = self.ledger.shares.get(&(unit, *group, of.topic, u64::try_from(event).unwrap()));
+                    let share = self
+                        .ledger
+                        .shares
+                        .get(&(unit, *group, of.topic, u64::try_from(event).unwrap()));
                     let acked = share.is_some_and(|share| share.acked.is_some());
                     let at_group = is_dead(unit, &id, &format!("group {group}"));
                     if acked && (at_group || at_link) && share.is_some_and(|share| share.deliveries == 1) {
@@ -231,7 +254,10 @@ impl World {
                     }
                     let may_go = matches!(of.topic, "short" | "small");
                     if !acked && !at_group && !at_link && !may_go {
-                        wrong.push(format!("event {event} ({id}) of {} is lost for {group} of relay {unit} (M-A4)", of.topic));
+                        wrong.push(format!(
+                            "event {event} ({id}) of {} is lost for {group} of relay {unit} (M-A4)",
+                            of.topic
+                        ));
                     }
                 }
             }

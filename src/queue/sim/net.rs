@@ -58,7 +58,13 @@ impl World {
             Event::Open(from, to, kind) => self.open_lane(from, to, kind),
             Event::There(lane, frame) => self.arrive(lane, frame),
             Event::Back(lane, frame) => {
-                if let Some(Lane { from: (relay, life), ends: [true, _], broken: false, .. }) = self.net.lanes.get(&lane) {
+                if let Some(Lane {
+                    from: (relay, life),
+                    ends: [true, _],
+                    broken: false,
+                    ..
+                }) = self.net.lanes.get(&lane)
+                {
                     let (relay, life) = (*relay, *life);
                     self.input(relay, life, Input::FromReceiver { lane, frame });
                 }
@@ -202,7 +208,13 @@ impl World {
     }
 
     pub(super) fn break_some_lane(&mut self) {
-        let open: Vec<LaneId> = self.net.lanes.iter().filter(|(_, lane)| !lane.broken).map(|(id, _)| *id).collect();
+        let open: Vec<LaneId> = self
+            .net
+            .lanes
+            .iter()
+            .filter(|(_, lane)| !lane.broken)
+            .map(|(id, _)| *id)
+            .collect();
         if let Some(lane) = self.dice.choice(open) {
             self.break_lane(lane);
         }

@@ -34,7 +34,11 @@ impl World {
         if self.calm {
             return;
         }
-        let burst = if self.dice.u8(..30) == 0 { self.dice.usize(10..80) } else { 1 };
+        let burst = if self.dice.u8(..30) == 0 {
+            self.dice.usize(10..80)
+        } else {
+            1
+        };
         for _ in 0..burst {
             let old = self.publishers.all.len();
             if old > 0 && self.dice.u8(..10) == 0 {
@@ -75,7 +79,12 @@ impl World {
             units,
             accepted: None,
             level: None,
-            wait: *self.dice.choice(&[AckLevel::Accepted, AckLevel::Accepted, AckLevel::Relayed, AckLevel::Delivered])?,
+            wait: *self.dice.choice(&[
+                AckLevel::Accepted,
+                AckLevel::Accepted,
+                AckLevel::Relayed,
+                AckLevel::Delivered,
+            ])?,
         });
         Some(self.publishers.all.len() - 1)
     }
@@ -89,7 +98,9 @@ impl World {
         };
         self.tickets += 1;
         let mut attributes = MetadataBuilder::new();
-        attributes.push(b"source", format!("/producer/{relay}").as_bytes()).unwrap();
+        attributes
+            .push(b"source", format!("/producer/{relay}").as_bytes())
+            .unwrap();
         attributes.push(b"id", event.to_string().as_bytes()).unwrap();
         let publish = Publish {
             ticket: Ticket {
@@ -131,7 +142,10 @@ impl World {
         if !progress.duplicate {
             let in_order = published.level.is_none_or(|level| level < progress.level);
             if !in_order || progress.level > published.wait {
-                let text = format!("event {event} was told {:?} after {:?} (W1)", progress.level, published.level);
+                let text = format!(
+                    "event {event} was told {:?} after {:?} (W1)",
+                    progress.level, published.level
+                );
                 self.ledger.blame(text);
             }
             published.level = Some(progress.level);
