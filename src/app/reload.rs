@@ -212,7 +212,7 @@ fn apply(running: &Settings, new: &Settings) -> Settings {
 
 /// The services that change without a restart: all but those that the relay itself answers if nobody else does.
 fn services(running: &Settings, new: &Settings) -> Services {
-    let own: Vec<_> = ingress::api::services_for(&Services::new()).collect();
+    let own: Vec<_> = ingress::api::own_services(&Services::new()).collect();
     let kept = running.services.iter().filter(|(name, _)| own.contains(name));
     let others = new.services.iter().filter(|(name, _)| !own.contains(name));
     kept.chain(others)
