@@ -200,6 +200,7 @@ proptest! {
     fn every_message_ends_once_and_keys_keep_their_order_whatever_happens(ops in prop::collection::vec(op(), 1..200)) {
         // M-A3, M-B2, M-C1, M-E2, M-E3, M-E5, M-G2, M-G8.
         let mut world = World::new(narrow());
+        world.checks_live = true;
         for op in &ops {
             step(&mut world, op);
         }

@@ -70,6 +70,8 @@ pub(super) struct World {
     pub(super) wake: Option<Duration>,
     /// Records of what was relayed were lost with the disk: a restart would send again.
     pub(super) lost_records: bool,
+    /// Each message that is stored is checked against M-C2; that is slow.
+    pub(super) checks_live: bool,
     made: u64,
     next_lane: u64,
 }
@@ -120,6 +122,7 @@ impl World {
             relayed: BTreeSet::new(),
             wake: None,
             lost_records: false,
+            checks_live: false,
             made: 0,
             next_lane: 1,
         }
@@ -175,10 +178,41 @@ impl World {
                 self.disk.insert(*seq, message.clone());
                 self.accepted.insert(*seq, message.clone());
             }
+            let expected = match &write {
+                Pending::Stored(_, message, _) if self.checks_live => Some(self.expects_live(message)),
+                _ => None,
+            };
             let mut fx = Effects::default();
             apply(&mut self.outbox, self.now, &write, false, &mut fx);
             self.take(fx);
+            if let (Pending::Stored(seq, ..), Some(Some(live))) = (&write, expected) {
+                assert_eq!(self.outbox.live.find(*seq).is_some(), live, "M-C2: {seq} is live");
+            }
         }
+    }
+
+    /// Whether a message should go live at once (M-C2); `None`: it may, but need not.
+    fn expects_live(&self, message: &Message) -> Option<bool> {
+        let outbox = &self.outbox;
+        let id = outbox.topics.find(&message.topic)?;
+        let topic = outbox.topics.at(id);
+        let room = outbox.live.len() == 0
+            || outbox.live.bytes() + message.bytes() <= self.setup.queue.live_bytes_max.as_usize();
+        if !outbox.open_live_lane() || outbox.pause.is_some() || topic.paused || !room {
+            return Some(false);
+        }
+        if message.key.is_none() || !topic.rules.ordered {
+            return Some(true);
+        }
+        let same_key = |other: &Message| other.topic == message.topic && other.key == message.key;
+        let earlier = self.accepted.iter().filter(|(_, other)| same_key(other));
+        let waits = |seq: Seq| outbox.is_open(seq) && outbox.live.find(seq).is_none();
+        if earlier.clone().any(|(seq, _)| waits(*seq)) {
+            return Some(false);
+        }
+        let undecided = earlier.clone().any(|(seq, _)| outbox.wished.contains_key(seq));
+        let keys = &outbox.cursors[&topic.cursor].keys;
+        (!keys.wants_recount() && !undecided).then_some(true)
     }
 
     /// Does what the outbox wishes.
@@ -264,6 +298,16 @@ impl World {
         self.lane_up(LaneKind::Live);
         self.lane_up(LaneKind::Backlog);
         self.exchange();
+    }
+
+    /// Both lanes are up and opened, and nothing else happens.
+    pub(super) fn connect_without_exchange(&mut self) {
+        for kind in [LaneKind::Live, LaneKind::Backlog] {
+            self.lane_up(kind);
+            let index = self.wires.len() - 1;
+            self.receive(index, 1);
+            self.answer(index, 1);
+        }
     }
 
     /// The sender loses a lane. `lost`: what is under way is lost too; else it may arrive later.
