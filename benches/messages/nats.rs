@@ -1,4 +1,4 @@
-//! A pair of NATS servers: A is a leaf node of B behind mutual TLS, each has JetStream with a domain of its own; a stream at
+//! A pair of NATS servers: B is a leaf node of A behind mutual TLS (so that it dials at once when it comes back), each has JetStream with a domain of its own; a stream at
 //! A takes what is published, a stream at B takes it from there, a durable consumer waits at B.
 
 use std::fs;
@@ -39,8 +39,8 @@ impl Pair {
             ports,
             processes: [None, None],
         };
-        pair.start_side(Side::B);
         pair.start_side(Side::A);
+        pair.start_side(Side::B);
         pair.request(
             Side::A,
             "STREAM.CREATE.M",
@@ -160,11 +160,11 @@ fn config(stage: &Stage, directory: &Path, side: Side, (port, leaf): (u16, u16),
         pair.certificate.display(),
         pair.key.display(),
         stage.bundle().display(),
-        if side == Side::B { ", verify: true" } else { "" },
+        if side == Side::A { ", verify: true" } else { "" },
     );
     let link = match side {
-        Side::A => format!("leafnodes {{ remotes: [ {{ url: \"tls://localhost:{leaf}\", {tls} }} ] }}"),
-        Side::B => format!("leafnodes {{ listen: \"127.0.0.1:{leaf}\", {tls} }}"),
+        Side::B => format!("leafnodes {{ remotes: [ {{ url: \"tls://localhost:{leaf}\", {tls} }} ] }}"),
+        Side::A => format!("leafnodes {{ listen: \"127.0.0.1:{leaf}\", {tls} }}"),
     };
     format!(
         "server_name: {unit}\nlisten: \"127.0.0.1:{port}\"\nmax_pending: 256MB\n\
