@@ -234,6 +234,7 @@ fn build(checked: Checked, registry: &Registry) -> Result<Shared, AppError> {
         data_dir,
         routes,
         admin: _,
+        warnings: _,
     } = checked;
     let own = Own {
         geo: geo.clone(),

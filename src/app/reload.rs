@@ -3,7 +3,7 @@
 //! # Invariants
 //! - R1. Settings with any mistake change nothing.
 //! - R2. What can change without a restart is in force at once: routes, units, services, policies of calls, retries,
-//!   credentials, log. What cannot is named in the log, each time.
+//!   topics, replay, limits of the queue, credentials, log. What cannot is named in the log, each time.
 //!
 //! # Not here
 //! What becomes of open links (`peer`) and of connections to local services (`delivery`).
@@ -23,6 +23,7 @@ use crate::delivery::Services;
 use crate::ingress;
 use crate::peer;
 use crate::peer::credentials::{Credentials, CredentialsError, Own, wall_clock};
+use crate::queue;
 use crate::routing::{self, RouteTable};
 use crate::settings::{self, Problems, Settings, Source, differences};
 use crate::telemetry::{self, Chain, LogError, LogHandle};
@@ -105,7 +106,9 @@ impl Reload {
     }
 
     fn read(&self) -> Result<Settings, ReloadError> {
-        Ok(self.source.load()?.check(self.source.base())?.settings)
+        let checked = self.source.load()?.check(self.source.base())?;
+        checked.warn();
+        Ok(checked.settings)
     }
 
     /// Everything that can fail comes before anything changes (R1).
@@ -186,6 +189,15 @@ fn apply(running: &Settings, new: &Settings) -> Settings {
         services: services(running, new),
         calls: new.calls.clone(),
         retry: new.retry.clone(),
+        queue: queue::Settings {
+            segment_bytes: running.queue.segment_bytes,
+            sync: running.queue.sync,
+            publish_bytes_max: running.queue.publish_bytes_max,
+            dedup: running.queue.dedup.clone(),
+            ..new.queue.clone()
+        },
+        replay: new.replay.clone(),
+        topics: new.topics.clone(),
         log: telemetry::Settings {
             format: running.log.format,
             ..new.log.clone()

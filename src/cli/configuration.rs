@@ -24,6 +24,8 @@ pub(super) enum Command {
 struct Checked<'a> {
     ok: bool,
     problems: Vec<Problem<'a>>,
+    /// Odd, but allowed.
+    warnings: Vec<Problem<'a>>,
 }
 
 #[derive(Serialize)]
@@ -48,25 +50,34 @@ pub(super) fn run(command: &Command, output: Output, out: &mut impl Write) -> Re
 fn check(args: &SourceArgs, output: Output, out: &mut impl Write) -> Result<(), CliError> {
     let result = load(&args.source());
     match (result, output) {
-        (Ok(_), Output::Human) => Ok(writeln!(out, "the configuration is right")?),
+        (Ok(checked), Output::Human) => {
+            for warning in &checked.warnings.0 {
+                writeln!(out, "warning: {warning}")?;
+            }
+            Ok(writeln!(out, "the configuration is right")?)
+        }
         (Err(problems), Output::Human) => Err(problems.into()),
-        (Ok(_), Output::Json) => write_json(out, &checked(&Problems::default())),
+        (Ok(right), Output::Json) => write_json(out, &checked(&Problems::default(), &right.warnings)),
         (Err(problems), Output::Json) => {
-            write_json(out, &checked(&problems))?;
+            write_json(out, &checked(&problems, &Problems::default()))?;
             Err(CliError::No)
         }
     }
 }
 
-fn checked(problems: &Problems) -> Checked<'_> {
-    let list = problems.0.iter().map(|problem| Problem {
-        place: problem.place.as_deref(),
-        key: &problem.key,
-        text: &problem.text,
-    });
+fn checked<'a>(problems: &'a Problems, warnings: &'a Problems) -> Checked<'a> {
+    let list = |problems: &'a Problems| {
+        let each = problems.0.iter().map(|problem| Problem {
+            place: problem.place.as_deref(),
+            key: &problem.key,
+            text: &problem.text,
+        });
+        each.collect()
+    };
     Checked {
         ok: problems.0.is_empty(),
-        problems: list.collect(),
+        problems: list(problems),
+        warnings: list(warnings),
     }
 }
 

@@ -190,6 +190,7 @@ fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), CliError> {
             let source = args.source();
             let checked = load(&source)?;
             let log = telemetry::init(&checked.settings.log)?;
+            checked.warn();
             Ok(app::run(source, checked, log)?)
         }
         Command::Version => version::print(cli.output, out),

@@ -1,6 +1,7 @@
 //! Stories of what local services send to other units.
 
 mod alarms;
+mod message;
 mod retries;
 mod rpc;
 #[cfg(test)]
@@ -9,6 +10,7 @@ mod verdict;
 
 use std::rc::Rc;
 
+pub use message::{Catalog, Published, Publisher, PublisherParts, PublisherRef, Publishers};
 pub use rpc::{Parts, Rpc};
 
 use crate::model::{Callee, RelayError, UnitId};

@@ -26,6 +26,8 @@ pub struct Checked {
     pub routes: RouteTable,
     /// Where the admin address listens.
     pub admin: Option<SocketAddr>,
+    /// What is odd, though nothing forbids it.
+    pub warnings: Problems,
 }
 
 impl Checked {
@@ -34,6 +36,13 @@ impl Checked {
         Place {
             unit: self.unit.clone(),
             relay: self.relay.clone(),
+        }
+    }
+
+    /// Says in the log what is odd.
+    pub fn warn(&self) {
+        for odd in &self.warnings.0 {
+            tracing::warn!(settings = %odd.key, place = odd.place, "{}", odd.text);
         }
     }
 
@@ -62,12 +71,15 @@ impl Loaded {
     /// # Errors
     /// Everything that does not fit together.
     pub fn check(&self, base: &Path) -> Result<Checked, Problems> {
-        self.settings.check(base).map_err(|mut problems| {
+        let placed = |mut problems: Problems| {
             for problem in &mut problems.0 {
                 problem.place = self.origins.nearest(&problem.key);
             }
             problems
-        })
+        };
+        let mut checked = self.settings.check(base).map_err(placed)?;
+        checked.warnings = placed(checked.warnings);
+        Ok(checked)
     }
 }
 
@@ -77,13 +89,14 @@ impl Settings {
     /// # Errors
     /// Everything that does not fit together.
     pub fn check(&self, base: &Path) -> Result<Checked, Problems> {
-        let mut problems = Problems::default();
+        let (mut problems, mut warnings) = (Problems::default(), Problems::default());
         let identity = self.identity(&mut problems);
         self.check_ingress(&mut problems);
         self.check_units(&mut problems);
         self.check_services(&mut problems);
         self.check_retry(&mut problems);
         self.check_log(&mut problems);
+        self.check_messages(&mut problems, &mut warnings);
         if self.routing.hops_max < 2 {
             problems.add(
                 None,
@@ -126,6 +139,7 @@ impl Settings {
             data_dir,
             routes,
             admin,
+            warnings,
         })
     }
 
@@ -236,7 +250,7 @@ impl Settings {
         }
     }
 
-    fn check_known(&self, key: &str, unit: &UnitId, problems: &mut Problems) {
+    pub(super) fn check_known(&self, key: &str, unit: &UnitId, problems: &mut Problems) {
         if !self.units.contains_key(unit) && Some(unit) != self.relay.unit.as_ref() {
             let text = format!("unit {unit} is neither in [units] nor this relay's own");
             problems.add(None, key, text);

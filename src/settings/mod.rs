@@ -15,6 +15,7 @@
 
 mod check;
 mod document;
+mod messages;
 mod path;
 mod problem;
 mod reference;
@@ -37,7 +38,7 @@ pub use schema::Schema;
 pub use show::{Shown, differences, show};
 pub use source::{Loaded, Source};
 
-use crate::{admin, admission, delivery, ingress, peer, routing, telemetry};
+use crate::{admin, admission, delivery, ingress, peer, queue, routing, telemetry};
 
 /// All settings of a relay.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize, schemars::JsonSchema)]
@@ -59,6 +60,13 @@ pub struct Settings {
     pub services: delivery::Services,
     /// Which unit owns which keys.
     pub routing: routing::Settings,
+    /// Messages on disk.
+    pub queue: queue::Settings,
+    /// How fast stored messages go to units that were away.
+    pub replay: queue::ReplaySettings,
+    /// The topics of messages: where they go, how long they are kept, how they are delivered. A name that ends in `*`
+    /// stands for all that begin so; the longest wins. A topic without settings is refused.
+    pub topics: queue::Topics,
     /// For calls to services that have no table of their own.
     pub calls: Calls,
     /// Whether calls of local services that failed are sent again.

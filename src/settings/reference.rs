@@ -39,7 +39,7 @@ const INTRODUCTION: &str = "\
 ";
 
 /// Tables whose keys the operator names; each with an example.
-const OPEN: [(&str, &str); 6] = [
+const OPEN: [(&str, &str); 8] = [
     (
         "peer.trust",
         "# cn-east = \"certs/cn-east-ca.pem\"\n# sg = \"certs/sg-ca.pem\"\n",
@@ -55,6 +55,8 @@ const OPEN: [(&str, &str); 6] = [
         "services",
         "# [services.\"im.Echo\"]\n# endpoints = [\"http://127.0.0.1:9000\", \"unix:/run/echo.sock\"]\n# timeout = \"30s\"\n# missing_key = \"reject\"\n# waiting_max = 1024\n",
     ),
+    ("replay.units", REPLAY),
+    ("topics", TOPICS),
 ];
 
 /// Lists of tables, each with an example.
@@ -65,6 +67,36 @@ const RULES: &str = "\
 # dimension = \"im.conversation\"
 # prefix = \"cid:1\"            # or: keys = [..] | range = [\"1000\", \"1999\"] | hash = [0, 50] | default = true
 # unit = \"b\"
+";
+
+const REPLAY: &str = "\
+# [replay.units.b.limits]
+# messages_per_second = 500.0
+# bytes_per_second = \"1MiB\"
+# burst = 50
+# [replay.units.b.topics.\"chat.edits\"]
+# messages_per_second = 100.0
+";
+
+const TOPICS: &str = "\
+# [topics.\"chat.*\"]             # all topics that begin so and have no longer match
+# rule = \"owner\"               # or: \"all\", \"local\", \"units\" with units = [\"a\", \"b\"]
+# ordered = true
+# ttl = \"1day\"
+# on_expiry = \"drop\"           # or: \"dead-letter\"
+# bytes_max = \"1GiB\"
+# overflow = \"reject-new\"      # or: \"drop-oldest\"
+# priority = \"normal\"          # or: \"low\": refused earlier when the disk gets full
+# exhausted = \"dlq-and-continue\" # or: \"block-key\", \"dlq-rest-of-key\"
+# visibility_timeout = \"30s\"
+# [topics.\"chat.*\".retry]
+# first = \"1s\"
+# longest = \"5m\"
+# attempts = 16
+# [topics.\"chat.*\".groups.archive.push]
+# service = \"im.Archive\"
+# method = \"Receive\"
+# in_flight_max = 64
 ";
 
 const IDENTITIES: &str = "\

@@ -331,6 +331,7 @@ fn is_no(reason: Reason) -> bool {
             | Reason::Policy
             | Reason::TooLarge
             | Reason::UnknownService
+            | Reason::UnknownTopic
             | Reason::UnknownUnit
             | Reason::WrongUnit
     )
@@ -356,6 +357,7 @@ fn advice(reason: Reason) -> &'static str {
         }
         Reason::UnknownUnit => "add the unit to [units], or correct its name",
         Reason::UnknownService => "add the service to [services] of the unit that owns the key, or correct its name",
+        Reason::UnknownTopic => "add the topic to [topics] of this relay, or correct its name",
         Reason::WrongUnit => "compare [routing] of the two units: they disagree about the owner",
     }
 }
