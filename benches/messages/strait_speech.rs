@@ -85,9 +85,13 @@ impl Speech for Framed {
 
     fn put_subscribe(&mut self, out: &mut BytesMut, in_flight: usize) {
         let register = hello::Register {
-            services: Vec::new(),
             instance: "bench".to_owned(),
-            max_in_flight: in_flight as u32,
+            subscriptions: vec![hello::Subscription {
+                topic: "m0".to_owned(),
+                group: "c".to_owned(),
+                in_flight_max: in_flight as u32,
+            }],
+            ..hello::Register::default()
         };
         frame::put_register(out, 1, &hello::encode(&register));
     }
@@ -111,7 +115,7 @@ impl Speech for Framed {
         loop {
             match self.decoder.next(Instant::now()).expect("frames of the relay")? {
                 Frame::Request { id, request, .. } => {
-                    return Some(Heard::Message(received_body(request.body.chunk), Ack::Call(id)));
+                    return Some(Heard::Message(request.body.chunk, Ack::Call(id)));
                 }
                 Frame::Reply { id, part, .. } => {
                     if let Some(end) = part.end {
@@ -125,7 +129,7 @@ impl Speech for Framed {
                 Frame::Failed { id, error } => return Some(Heard::Refused(id as u32, error.to_string())),
                 Frame::Registered { body, .. } => {
                     let registered: hello::Registered = hello::decode(&body).unwrap();
-                    assert!(registered.refused.is_empty(), "{registered:?}");
+                    assert!(registered.refused_subscriptions.is_empty(), "{registered:?}");
                 }
                 _ => {}
             }
@@ -137,34 +141,6 @@ fn put_field(out: &mut BytesMut, tag: u8, value: &[u8]) {
     out.put_u8(tag << 3 | 2);
     put_varint(out, value.len());
     out.put_slice(value);
-}
-
-/// The body within the protobuf message `Received`.
-fn received_body(message: Bytes) -> Bytes {
-    let mut at = 0;
-    let varint = |at: &mut usize| {
-        let (mut value, mut shift) = (0_usize, 0);
-        loop {
-            let byte = message[*at];
-            *at += 1;
-            value |= usize::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return value;
-            }
-            shift += 7;
-        }
-    };
-    while at < message.len() {
-        let tag = varint(&mut at);
-        let value = varint(&mut at);
-        if tag & 7 == 2 {
-            if tag >> 3 == 7 {
-                return message.slice(at..at + value);
-            }
-            at += value;
-        }
-    }
-    Bytes::new()
 }
 
 fn put_varint(out: &mut BytesMut, mut value: usize) {

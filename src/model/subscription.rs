@@ -43,4 +43,3 @@ pub enum SubscribeError {
     #[error("topic {0} is not known at this relay; check the spelling, or add [topics.\"{0}\"]")]
     UnknownTopic(Topic),
 }
-

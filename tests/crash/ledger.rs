@@ -110,7 +110,10 @@ impl Ledger {
         }
         if content.unit != unit {
             self.counts.misrouted += 1;
-            self.complain(format!("{id}, number {number} of unit {}, came to {unit}", content.unit));
+            self.complain(format!(
+                "{id}, number {number} of unit {}, came to {unit}",
+                content.unit
+            ));
         }
         self.check_id(number, id);
         let entry = self.entry(number);
@@ -129,7 +132,10 @@ impl Ledger {
         } else if let Some(settled) = settled {
             self.counts.duplicates += 1;
             let blows = self.blows_to.get(unit).map_or(&[][..], Vec::as_slice);
-            if !blows.iter().any(|blow| *blow + Duration::from_millis(100) > settled && *blow < settled + UNSETTLED) {
+            if !blows
+                .iter()
+                .any(|blow| *blow + Duration::from_millis(100) > settled && *blow < settled + UNSETTLED)
+            {
                 self.counts.unexplained += 1;
                 self.complain(format!("{id} came again {:?} after it was settled", settled.elapsed()));
             }
@@ -211,7 +217,10 @@ mod tests {
 
     /// A number whose message goes to `b`, from this one on.
     fn for_b(from: u64) -> Content {
-        (from..).map(|number| Content::of(1, number)).find(|content| content.unit == "b").unwrap()
+        (from..)
+            .map(|number| Content::of(1, number))
+            .find(|content| content.unit == "b")
+            .unwrap()
     }
 
     /// The next message of the same key.

@@ -55,7 +55,10 @@ pub fn shuffle_settings(config: &mut Table, dice: &mut Rng) {
         ("lane_bytes_max", one_of(dice, &["512KiB", "1MiB", "4MiB"])),
         ("live_bytes_max", one_of(dice, &["512KiB", "2MiB", "8MiB"])),
         ("checkpoint_interval", one_of(dice, &["50ms", "300ms", "1s", "10s"])),
-        ("backlog_keys_max", Value::from(i64::from(one_number(dice, &[1, 100, 2_000_000])))),
+        (
+            "backlog_keys_max",
+            Value::from(i64::from(one_number(dice, &[1, 100, 2_000_000]))),
+        ),
         ("parked_max", Value::from(i64::from(one_number(dice, &[200, 100_000])))),
     ];
     for (key, value) in queue {
@@ -89,7 +92,9 @@ mod tests {
         let roll = |seed| {
             let mut dice = Rng::with_seed(seed);
             let mut config = Table::new();
-            let rounds: Vec<String> = (0..100).map(|_| format!("{:?}", Round::roll(&mut dice, &(50..2_000)))).collect();
+            let rounds: Vec<String> = (0..100)
+                .map(|_| format!("{:?}", Round::roll(&mut dice, &(50..2_000))))
+                .collect();
             shuffle_settings(&mut config, &mut dice);
             (rounds, config.to_string())
         };
@@ -105,7 +110,13 @@ mod tests {
         assert!(has(|blow| matches!(blow, Blow::Kill { a: true, b: false, .. })));
         assert!(has(|blow| matches!(blow, Blow::Kill { a: false, b: true, .. })));
         assert!(has(|blow| matches!(blow, Blow::Kill { a: true, b: true, .. })));
-        assert!(has(|blow| matches!(blow, Blow::Kill { again_after: Some(_), .. })));
+        assert!(has(|blow| matches!(
+            blow,
+            Blow::Kill {
+                again_after: Some(_),
+                ..
+            }
+        )));
         assert!(has(|blow| matches!(blow, Blow::Pause(_))));
     }
 }

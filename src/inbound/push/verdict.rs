@@ -147,11 +147,22 @@ mod tests {
     fn the_reply_is_the_settlement() {
         check(200, Code::Ok, &[], "ack");
         check(204, Code::Ok, &[], "ack");
-        for status in [Code::InvalidArgument, Code::FailedPrecondition, Code::OutOfRange, Code::Unimplemented] {
+        for status in [
+            Code::InvalidArgument,
+            Code::FailedPrecondition,
+            Code::OutOfRange,
+            Code::Unimplemented,
+        ] {
             check(200, status, &[], "terminate");
             check(200, status, &[("grpc-retry-pushback-ms", "250")], "nack Some(250ms)");
         }
-        for status in [Code::Unavailable, Code::Internal, Code::Unknown, Code::ResourceExhausted, Code::NotFound] {
+        for status in [
+            Code::Unavailable,
+            Code::Internal,
+            Code::Unknown,
+            Code::ResourceExhausted,
+            Code::NotFound,
+        ] {
             check(200, status, &[], "nack None");
         }
         check(200, Code::Unavailable, &[("grpc-retry-pushback-ms", "-1")], "terminate");
@@ -163,7 +174,12 @@ mod tests {
         }
         check(429, Code::ResourceExhausted, &[("retry-after", "2")], "nack Some(2s)");
         check(503, Code::Unavailable, &[("retry-after", "3")], "nack Some(3s)");
-        check(503, Code::Unavailable, &[("retry-after", "Fri, 31 Dec 1999 23:59:59 GMT")], "nack None");
+        check(
+            503,
+            Code::Unavailable,
+            &[("retry-after", "Fri, 31 Dec 1999 23:59:59 GMT")],
+            "nack None",
+        );
         check(500, Code::Internal, &[], "nack None");
         check(501, Code::Unimplemented, &[], "nack None");
     }
@@ -175,8 +191,14 @@ mod tests {
         let away = Settlement::Unavailable { pushback: PAUSE };
         assert_eq!(of(Reason::ServiceUnavailable, Retry::Safe), away);
         assert_eq!(of(Reason::UnknownService, Retry::Never), away);
-        assert!(matches!(of(Reason::ServiceLost, Retry::Ambiguous), Settlement::Nack { .. }));
-        assert!(matches!(of(Reason::TooLarge, Retry::Never), Settlement::Terminate { .. }));
+        assert!(matches!(
+            of(Reason::ServiceLost, Retry::Ambiguous),
+            Settlement::Nack { .. }
+        ));
+        assert!(matches!(
+            of(Reason::TooLarge, Retry::Never),
+            Settlement::Terminate { .. }
+        ));
         let limited = RelayError::new(Reason::Limited, Retry::Safe, "x").pushed_back(Duration::from_millis(50));
         let pushback = Duration::from_millis(50);
         assert_eq!(of_error(&limited), Settlement::Unavailable { pushback });

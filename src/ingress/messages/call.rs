@@ -74,7 +74,9 @@ impl Call {
             Some("PublishStream") if is_grpc => Kind::Stream(Stream::default()),
             Some("Subscribe") if is_grpc => Kind::Subscribing,
             Some("PublishStream") => {
-                return Err(bad("PublishStream is a stream: use gRPC, or many Publish calls at a time"));
+                return Err(bad(
+                    "PublishStream is a stream: use gRPC, or many Publish calls at a time",
+                ));
             }
             Some("Subscribe") => {
                 return Err(bad(

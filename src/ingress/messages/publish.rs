@@ -56,9 +56,7 @@ impl Stream {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.under_way.len() >= STREAM_MESSAGES_MAX
-            || self.bytes >= STREAM_BYTES_MAX
-            || self.unread >= UNREAD_BYTES_MAX
+        self.under_way.len() >= STREAM_MESSAGES_MAX || self.bytes >= STREAM_BYTES_MAX || self.unread >= UNREAD_BYTES_MAX
     }
 
     /// The client has read.
@@ -75,7 +73,8 @@ impl Messages {
         if let Kind::Stream(_) = call.kind {
             // Says that it is a stream, so that the time for one answer does not count.
             call.has_head = true;
-            self.out.push((call.caller.clone(), ReplyEvent::Part(self.replies.head(call.is_grpc))));
+            self.out
+                .push((call.caller.clone(), ReplyEvent::Part(self.replies.head(call.is_grpc))));
         }
     }
 
@@ -116,7 +115,9 @@ impl Messages {
     ) -> Result<Batch, RelayError> {
         let count = request.messages.len();
         if count == 0 || count > BATCH_MESSAGES_MAX {
-            return Err(bad(format!("a batch has 1 to {BATCH_MESSAGES_MAX} messages, this one has {count}")));
+            return Err(bad(format!(
+                "a batch has 1 to {BATCH_MESSAGES_MAX} messages, this one has {count}"
+            )));
         }
         let mut batch = Batch::default();
         for (index, request) in (0..).zip(request.messages) {
@@ -168,7 +169,9 @@ impl Messages {
             (Some(deadline), Some(own)) => Some(deadline.min(own)),
             (deadline, own) => deadline.or(own),
         };
-        let Kind::Stream(stream) = &mut call.kind else { return None };
+        let Kind::Stream(stream) = &mut call.kind else {
+            return None;
+        };
         let index = stream.next;
         stream.next += 1;
         Some((index, limit))
@@ -223,7 +226,9 @@ impl Messages {
                 }
             }
             Kind::Stream(stream) => {
-                let Some(done) = stream.under_way.remove(&index) else { return };
+                let Some(done) = stream.under_way.remove(&index) else {
+                    return;
+                };
                 stream.bytes -= done.bytes;
                 self.say(call, &reply::published(end, done.own));
                 drop(calls);
@@ -248,7 +253,9 @@ impl Messages {
     }
 
     fn answer_batch(&self, key: DefaultKey) {
-        let Some(call) = self.calls.borrow_mut().remove(key) else { return };
+        let Some(call) = self.calls.borrow_mut().remove(key) else {
+            return;
+        };
         if let Kind::Batch(batch) = call.kind {
             let reply = PublishBatchReply { replies: batch.replies };
             let part = self.replies.whole(call.is_grpc, &reply);

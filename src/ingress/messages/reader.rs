@@ -75,7 +75,8 @@ impl Reader {
             };
             if self.partial.is_empty() {
                 let whole = self.needed(&chunk)?;
-                if chunk.len() >= whole && whole > PREFIX_BYTES || chunk.len() >= PREFIX_BYTES && whole == PREFIX_BYTES {
+                if chunk.len() >= whole && whole > PREFIX_BYTES || chunk.len() >= PREFIX_BYTES && whole == PREFIX_BYTES
+                {
                     let mut message = chunk.split_to(whole);
                     self.put_back(chunk);
                     message.advance(PREFIX_BYTES);

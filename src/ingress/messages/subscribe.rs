@@ -64,7 +64,9 @@ impl Subscriber {
             if let Content::Whole(deliver) = &first.content {
                 first.content = Content::Rest(reply::encode(true, &received(first.number, deliver)));
             }
-            let Content::Rest(bytes) = &mut first.content else { return };
+            let Content::Rest(bytes) = &mut first.content else {
+                return;
+            };
             let chunk = bytes.split_to(bytes.len().min(WINDOW_BYTES - self.unread));
             let is_out = bytes.is_empty();
             self.unread += chunk.len();
@@ -119,7 +121,9 @@ impl Messages {
                 Ok(())
             }
             (Kind::Subscribing, _) => Err(bad("the first request of Subscribe must be `start`")),
-            (Kind::Consumer(_), Say::Start(_)) => Err(bad("a stream has one `start`; subscribe to more on further streams")),
+            (Kind::Consumer(_), Say::Start(_)) => {
+                Err(bad("a stream has one `start`; subscribe to more on further streams"))
+            }
             (Kind::Consumer(subscriber), say) => {
                 self.settle(subscriber, say);
                 Ok(())
@@ -137,7 +141,11 @@ impl Messages {
         let in_flight_max = match usize::try_from(start.in_flight_max).unwrap_or(usize::MAX) {
             0 => IN_FLIGHT_DEFAULT,
             wanted if wanted <= IN_FLIGHT_MAX => wanted,
-            wanted => return Err(bad(format!("in_flight_max is {wanted}, at most {IN_FLIGHT_MAX} are possible"))),
+            wanted => {
+                return Err(bad(format!(
+                    "in_flight_max is {wanted}, at most {IN_FLIGHT_MAX} are possible"
+                )));
+            }
         };
         let me = self.me.upgrade().ok_or_else(super::draining)?;
         let id = key.data().as_ffi();
@@ -185,7 +193,8 @@ impl Messages {
     pub(super) fn on_in_force(&self, key: DefaultKey) {
         self.with_subscriber(key, |call_head, caller, subscriber| {
             if !std::mem::replace(call_head, true) {
-                self.out.push((caller.clone(), ReplyEvent::Part(self.replies.head(true))));
+                self.out
+                    .push((caller.clone(), ReplyEvent::Part(self.replies.head(true))));
             }
             subscriber.in_force = true;
             subscriber.pump(caller, &self.out, now());
@@ -246,7 +255,9 @@ impl Messages {
             tokio::time::sleep(LOOK).await;
             let now = now();
             for call in self.calls.borrow_mut().values_mut() {
-                let Kind::Consumer(subscriber) = &mut call.kind else { continue };
+                let Kind::Consumer(subscriber) = &mut call.kind else {
+                    continue;
+                };
                 for (delivery, timeout) in subscriber.give_up_waiting(now) {
                     let outcome = Settlement::Unavailable { pushback: timeout / 2 };
                     self.parts.consumers.settle(subscriber.id, delivery, outcome);
@@ -304,7 +315,9 @@ fn received(number: u64, deliver: &Deliver) -> Received {
 
 /// Text of a consumer for dead letters.
 fn clip(mut text: String) -> String {
-    let end = (0..=TEXT_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    let end = (0..=TEXT_MAX.min(text.len()))
+        .rev()
+        .find(|end| text.is_char_boundary(*end));
     text.truncate(end.unwrap_or(0));
     text
 }

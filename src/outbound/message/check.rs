@@ -88,7 +88,10 @@ fn attributes(given: &[Attribute]) -> Result<Metadata, RelayError> {
     }
     let mut block = MetadataBuilder::with_capacity(bytes + 3 * given.len());
     for Attribute { name, value } in given {
-        let is_name = !name.is_empty() && name.iter().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        let is_name = !name.is_empty()
+            && name
+                .iter()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
         if !is_name {
             return Err(bad(
                 "the name of an attribute is not one of CloudEvents: only a-z and 0-9, without \"ce-\"",
@@ -113,9 +116,7 @@ fn expiry_of(attributes: &Metadata) -> Result<Option<UnixMillis>, RelayError> {
     let time = std::str::from_utf8(text)
         .ok()
         .and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok())
-        .ok_or_else(|| {
-            bad("attribute expirytime is no time as RFC 3339 writes it, such as 2030-01-01T00:00:00Z")
-        })?;
+        .ok_or_else(|| bad("attribute expirytime is no time as RFC 3339 writes it, such as 2030-01-01T00:00:00Z"))?;
     let millis = time.unix_timestamp_nanos() / 1_000_000;
     // Before 1970 is over, too.
     Ok(Some(UnixMillis(u64::try_from(millis).unwrap_or(0))))

@@ -23,9 +23,7 @@ use self::check::Checked;
 pub use self::topics::Catalog;
 use self::topics::Known;
 use crate::calls::{Calls, Limited};
-use crate::model::{
-    AckLevel, CallId, Key, MissingKey, Place, Reason, RelayError, Retry, RouteHints, Topic, UnitId,
-};
+use crate::model::{AckLevel, CallId, Key, MissingKey, Place, Reason, RelayError, Retry, RouteHints, Topic, UnitId};
 use crate::queue::api::{Input, Progress, Publish, Ticket};
 use crate::queue::{self, TopicRule};
 use crate::routing;
@@ -197,11 +195,7 @@ impl Publishers {
     }
 
     /// The units that the topic's rule names (P3).
-    fn route(
-        &self,
-        known: &Known,
-        key: Option<Key>,
-    ) -> Result<(Option<Key>, Vec<UnitId>), RelayError> {
+    fn route(&self, known: &Known, key: Option<Key>) -> Result<(Option<Key>, Vec<UnitId>), RelayError> {
         if known.settings.rule != TopicRule::Owner {
             return Ok((key, known.units.clone()));
         }
