@@ -56,6 +56,7 @@ impl Contexts {
                 framed: Rc::new(ingress::framed::Context {
                     callee,
                     registry: Some(registry),
+                    subscriptions: None,
                     source,
                     limits: shared.framed.clone(),
                     metrics: shared.series.framed.ingress(),

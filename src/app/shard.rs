@@ -204,6 +204,7 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
         units: settings.units.clone(),
         quic: shared.quic.clone(),
         handler: inbound.clone(),
+        lane_handler: None,
         metrics: shared.series.peer.clone(),
         dialler,
         elsewhere: (index, shared.elsewhere.clone()),

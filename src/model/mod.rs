@@ -12,6 +12,7 @@ mod call;
 mod error;
 mod hints;
 mod identity;
+pub mod lanes;
 mod message;
 mod metadata;
 mod registry;
