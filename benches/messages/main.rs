@@ -1,4 +1,4 @@
-//! Messages with real processes, side by side with NATS JetStream: publisher -> A -> mutual TLS -> B -> consumer, all on this
+//! Messages with real processes, side by side with NATS `JetStream`: publisher -> A -> mutual TLS -> B -> consumer, all on this
 //! machine, each server with its files on the same disk.
 //!
 //! ```text

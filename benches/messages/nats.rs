@@ -1,4 +1,4 @@
-//! A pair of NATS servers: B is a leaf node of A behind mutual TLS (so that it dials at once when it comes back), each has JetStream with a domain of its own; a stream at
+//! A pair of NATS servers: B is a leaf node of A behind mutual TLS (so that it dials at once when it comes back), each has `JetStream` with a domain of its own; a stream at
 //! A takes what is published, a stream at B takes it from there, a durable consumer waits at B.
 
 use std::fs;
@@ -131,7 +131,7 @@ impl Pair {
         );
         stream.write_all(text.as_bytes()).ok()?;
         let mut read = Vec::new();
-        let mut chunk = [0; 65_536];
+        let mut chunk = vec![0; 65_536];
         loop {
             let bytes = stream.read(&mut chunk).ok().filter(|bytes| *bytes > 0)?;
             read.extend_from_slice(&chunk[..bytes]);

@@ -1,4 +1,4 @@
-//! The text protocol of NATS, as much of it as publishers and consumers of JetStream need.
+//! The text protocol of NATS, as much of it as publishers and consumers of `JetStream` need.
 
 use std::fmt::Write;
 
@@ -139,7 +139,7 @@ impl Head {
     }
 }
 
-/// JetStream says `{"stream":"M","seq":7}` or `{"error":...}`; nobody there is an empty answer with a status.
+/// `JetStream` says `{"stream":"M","seq":7}` or `{"error":...}`; nobody there is an empty answer with a status.
 fn answer(slot: u32, payload: &Bytes) -> Heard {
     if payload.starts_with(b"{\"stream\":") {
         Heard::Stored(slot)

@@ -152,7 +152,7 @@ fn rates(arrivals: &[Duration], window: Duration) -> (f64, f64, f64) {
     let (Some(first), Some(last)) = (arrivals.first(), arrivals.last()) else {
         return (0.0, 0.0, 0.0);
     };
-    let mean = arrivals.len() as f64 / (*last - *first).as_secs_f64();
+    let mean = arrivals.len() as f64 / last.saturating_sub(*first).as_secs_f64();
     let (mut lowest, mut highest) = (f64::INFINITY, 0.0_f64);
     let mut begin = *first;
     while begin + window <= *last {

@@ -215,25 +215,19 @@ mod tests {
         format!("a/a-1/0000000000000001/{number}").parse().unwrap()
     }
 
-    /// A number whose message goes to `b`, from this one on.
-    fn for_b(from: u64) -> Content {
-        (from..)
-            .map(|number| Content::of(1, number))
-            .find(|content| content.unit == "b")
-            .unwrap()
-    }
-
-    /// The next message of the same key.
-    fn behind(first: &Content) -> Content {
-        let mut later = (first.number + 1..).map(|number| Content::of(1, number));
-        later.find(|content| content.key == first.key).unwrap()
+    /// Two messages to `b` of the same key.
+    fn two_of_a_key() -> [Content; 2] {
+        let contents = || (1..10_000).map(|number| Content::of(1, number));
+        let first = contents().find(|content| content.unit == "b").unwrap();
+        let behind = |content: &Content| content.key == first.key && content.number > first.number;
+        let second = contents().find(behind).unwrap();
+        [first, second]
     }
 
     #[test]
     fn the_ledger_finds_each_kind_of_fault() {
         let mut ledger = Ledger::new(1);
-        let first = for_b(1);
-        let second = behind(&first);
+        let [first, second] = two_of_a_key();
         ledger.on_acknowledged(first.number, &id(1), false);
         ledger.on_acknowledged(second.number, &id(2), false);
         assert_eq!(ledger.missing(), [first.number, second.number]);

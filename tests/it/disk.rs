@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use strait::client::{CallError, Client, Publish, Subscribe};
 use strait::model::{Reason, Retry};
 
-use crate::harness::{Cluster, ClusterBuilder, Injection, Relay, SYNCS, http_get, http_post_body, wait_for, within};
+use crate::harness::{Cluster, ClusterBuilder, Injection, Relay, SYNCS, http_post_body, wait_for, within};
 use crate::services::{self, Echo, to_b};
 
 const LIMIT: Duration = Duration::from_secs(60);
