@@ -7,6 +7,7 @@ use crate::peers::Peer;
 use crate::probe::sequential_read;
 use crate::publish::{consume_all, load};
 use crate::rows::{Effort, Figure, block_on, probed};
+use crate::speed::link_speed;
 use crate::stage::{Side, Stage, until_within};
 
 /// Messages a second from A's disk to B's disk, without a limit.
@@ -32,6 +33,18 @@ pub fn drain(stage: &Stage, effort: &Effort) -> Figure {
         }
         for other in [Peer::NatsAlways, Peer::Nats] {
             figure.ratio(Peer::Strait.name(), other.name(), 2);
+        }
+        let speed = link_speed(stage, effort.time);
+        figure
+            .notes
+            .push(format!("one plain quinn connection moves {speed:.0} MiB/s one way"));
+        if let Some((_, row)) = figure.rows.iter().find(|(name, _)| name == Peer::Strait.name()) {
+            let (drained, read) = (row[3].median, row[4].median);
+            let bound = if read.is_finite() { speed.min(read) } else { speed };
+            figure.notes.push(format!(
+                "MiB/s: strait / the lower of link and disk = {:.2}",
+                drained / bound
+            ));
         }
         figure
     })

@@ -28,16 +28,22 @@
     reason = "a benchmark that cannot go on stops, and owns its output, its tasks and the clock; it shares files with the tests"
 )]
 
+#[path = "../../tests/it/harness/background.rs"]
+mod background;
 #[path = "../../tests/it/harness/certs.rs"]
 mod certs;
 mod drain;
 mod growth;
 mod hoard;
 mod ledger;
+#[path = "../figures/link.rs"]
+mod link;
 mod load;
 mod nats;
 mod nats_speech;
 mod peers;
+#[path = "../figures/plain.rs"]
+mod plain;
 #[path = "../../tests/it/harness/ports.rs"]
 mod ports;
 mod probe;
@@ -48,6 +54,7 @@ mod relayed;
 mod replay;
 mod rows;
 mod speech;
+mod speed;
 #[path = "../relay/spread.rs"]
 mod spread;
 mod stage;

@@ -45,7 +45,7 @@ impl Stage {
         authority.write_bundle(&directory.join("ca.pem"));
         let issue = |side: Side| {
             let unit = side.unit();
-            let leaf = Leaf::relay(DOMAIN, &format!("geo-{unit}"), unit, &format!("{unit}-1"));
+            let leaf = Leaf::relay(DOMAIN, &geo(unit), unit, &format!("{unit}-1"));
             authority.issue(&leaf, directory, unit)
         };
         Self {
@@ -63,6 +63,11 @@ impl Stage {
     pub fn certificate(&self, side: Side) -> &Pair {
         &self.certificates[side as usize]
     }
+}
+
+/// The Geo of a unit.
+pub fn geo(unit: &str) -> String {
+    format!("geo-{unit}")
 }
 
 /// Waits for a state, with a limit.
