@@ -572,7 +572,7 @@ fn every_golden_file_belongs_to_a_frame_and_can_be_read() {
 fn the_worked_example_of_the_specification_is_golden() {
     let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("proto/README.md");
     let readme = std::fs::read_to_string(readme).unwrap();
-    for file in ["hello", "request", "reply"] {
+    for file in ["hello", "request", "reply", "lane_open", "messages"] {
         let golden = std::fs::read_to_string(folder().join(file).with_extension("hex")).unwrap();
         assert!(
             readme.contains(golden.trim()),

@@ -18,12 +18,13 @@ use tokio::sync::mpsc;
 use super::policies::policies;
 use super::shard::{Command, Reloaded};
 use super::watch::Watch;
-use super::{AppError, Shared};
+use super::{AppError, Shared, queue_thread};
 use crate::delivery::Services;
 use crate::ingress;
 use crate::peer;
 use crate::peer::credentials::{Credentials, CredentialsError, Own, wall_clock};
 use crate::queue;
+use crate::queue::api::Input;
 use crate::routing::{self, RouteTable};
 use crate::settings::{self, Problems, Settings, Source, differences};
 use crate::telemetry::{self, Chain, LogError, LogHandle};
@@ -87,6 +88,9 @@ impl Reload {
             match self.reload() {
                 Ok(reloaded) => {
                     self.metrics.on_applied(&self.settings);
+                    let shared = &self.shared;
+                    let setup = queue_thread::setup(&self.settings, &shared.place, &shared.geo);
+                    shared.queue.handle.send(Input::Reload(Box::new(setup)));
                     for shard in &shards {
                         let _ = shard.send(Command::Reload(Arc::clone(&reloaded))).await;
                     }
