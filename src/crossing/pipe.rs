@@ -77,6 +77,23 @@ impl<T> Sender<T> {
     }
 }
 
+impl<T> Sender<T> {
+    /// Adds events, in their order; the receiver is woken once.
+    pub fn extend(&self, events: impl IntoIterator<Item = T>) {
+        if !self.is_open() {
+            return;
+        }
+        let waker = {
+            let mut state = self.0.state();
+            state.queue.extend(events);
+            if state.queue.is_empty() { None } else { state.waker.take() }
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
 impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
         self.0.close();

@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::api::Output;
 use super::line::LineId;
 use super::log::Scan;
-use super::record::Record;
-use crate::model::{GroupName, Message, Seq, Topic, UnitId, UnixMillis};
+use super::record::{DeadSource, Record};
+use crate::model::{DeadPlace, GroupName, Message, Seq, Topic, UnitId, UnixMillis};
 
 /// The moment, twice: since the start of the process, for pauses and rates, and by the calendar, for deadlines.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -76,10 +76,33 @@ pub struct ReadBack {
 /// To be written, or to be done when all that was to be written before is on disk.
 #[derive(Debug)]
 pub enum Write {
+    /// A message is given up: the engine gives it a number among the dead letters and writes a `Record::Dead`.
+    Dead(Box<DeadWish>),
     /// A record; once it is on disk the engine applies it to the parts (`apply`).
     Record(Record),
     /// Goes out once all records before it are on disk (M-A2, A2).
     Then(Output),
+}
+
+/// A dead letter without its number (M-E4).
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeadWish {
+    /// The message as it was.
+    pub message: Message,
+    /// What gave it up.
+    pub place: DeadPlace,
+    /// Why, as a word: see `record::DeadLetter`.
+    pub reason: String,
+    /// Where it was.
+    pub at: DeadSource,
+    /// Attempts that failed.
+    pub attempts: u32,
+    /// When the first failed.
+    pub first_failure: UnixMillis,
+    /// When the last failed.
+    pub last_failure: UnixMillis,
+    /// What the last one said.
+    pub error: String,
 }
 
 /// Who wants to read.
@@ -116,6 +139,11 @@ impl Effects {
     /// Wants a record on disk.
     pub fn record(&mut self, record: Record) {
         self.writes.push(Write::Record(record));
+    }
+
+    /// Wants a message among the dead letters.
+    pub fn dead(&mut self, wish: DeadWish) {
+        self.writes.push(Write::Dead(Box::new(wish)));
     }
 
     /// Wants something said once all records so far are on disk.

@@ -38,6 +38,11 @@ impl LineId {
         Self::named("dead", &[])
     }
 
+    /// What publishers sent, as it is remembered.
+    pub fn remembered() -> Self {
+        Self::named("remembered", &[])
+    }
+
     fn named(kind: &str, names: &[&str]) -> Self {
         let mut hash = Xxh3::new();
         hash.write(kind.as_bytes());

@@ -8,24 +8,43 @@
 //! Streams of lanes (`outbound`, `inbound`, `peer`), calls to services (`delivery`), which unit owns a key (`routing`).
 
 pub mod api;
+pub mod arrivals;
+pub mod codec;
+mod commands;
+pub mod dead;
+pub mod dedup;
 pub mod effects;
+mod engine;
 mod handle;
+pub mod inbox;
+mod jobs;
 pub mod lanes;
 pub mod line;
 pub mod log;
+pub mod metrics;
 pub mod operator;
+pub mod outbox;
+mod planted;
 pub mod record;
 mod settings;
+#[cfg(test)]
+mod sim;
+mod worker;
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 pub use handle::{Handle, Inlet, Outlets};
+pub use metrics::{DiskMetrics, Metrics};
 pub use settings::{
-    DeadLetterSettings, DedupSettings, Exhausted, GroupSettings, OnExpiry, Overflow, Priority, Push, ReplayLimits,
+    DeadLetterSettings, DedupSettings, Exhausted, GroupSettings, MirrorSettings, OnExpiry, Overflow, Priority, Push, ReplayLimits,
     ReplayOrder, ReplaySettings, RetrySettings, Settings, Sync, TopicRule, TopicSettings, Topics, UnitReplay,
 };
 
-use crate::model::{Geo, Place};
+pub use worker::{QueueError, Running, start};
+
+use crate::model::{Geo, Key, Place, UnitId};
 
 /// What the queue works by; exchanged as a whole when settings change.
 #[derive(Clone, Debug)]
@@ -40,4 +59,38 @@ pub struct Setup {
     pub replay: ReplaySettings,
     /// `[topics.*]`.
     pub topics: Arc<Topics>,
+    /// What is known of the other units.
+    pub neighbours: Neighbours,
+}
+
+/// What is known of the other units.
+#[derive(Clone, Debug, Default)]
+pub struct Neighbours {
+    /// Their Geos, as far as they are known.
+    pub geos: BTreeMap<UnitId, Geo>,
+    /// Units that a message may pass, its origin included (`routing.hops_max`).
+    pub hops_max: usize,
+    /// Which unit owns a key; `None`: nobody asks, all messages of peers stay here.
+    pub owners: Option<Arc<dyn Owners>>,
+}
+
+/// Knows which unit owns a key.
+pub trait Owners: fmt::Debug + Send + std::marker::Sync {
+    /// The unit, if one is known to own it.
+    fn owner(&self, key: &Key) -> Option<UnitId>;
+}
+
+impl Setup {
+    /// Whether a unit is in another Geo.
+    pub fn is_abroad(&self, unit: &UnitId) -> bool {
+        let geo = self.neighbours.geos.get(unit);
+        geo.is_some_and(|geo| *geo != self.geo)
+    }
+}
+
+impl Neighbours {
+    /// The unit that owns a key.
+    pub fn owner(&self, key: &Key) -> Option<UnitId> {
+        self.owners.as_ref()?.owner(key)
+    }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::dedup::Chunk;
 use super::line::StreamId;
 use crate::model::{DeadPlace, GapReason, GroupName, Message, Seq, Topic, UnitId, UnixMillis};
 
@@ -73,6 +74,8 @@ pub enum Record {
         /// `None`: a consumer acknowledged them.
         reason: Option<GapReason>,
     },
+    /// What publishers sent is remembered, beyond the records of the messages (M-B3).
+    Remembered(Box<Chunk>),
     /// A peer will never send these (M-G2).
     Skipped {
         /// Whose numbers.
@@ -157,6 +160,17 @@ pub enum Kept {
         topic: Topic,
         /// Its name.
         group: GroupName,
+    },
+    /// From now on all messages of a key go to the dead letters (M-C3), or do no more.
+    RestOfKey {
+        /// Of this topic.
+        topic: Topic,
+        /// Of this group.
+        group: GroupName,
+        /// Hash of the key.
+        key: u64,
+        /// Whether they do.
+        on: bool,
     },
     /// Something was paused (M-H3), or goes on if `None`.
     Pause {

@@ -15,7 +15,8 @@ pub struct Settings {
     pub bytes_max: ByteSize,
     /// Size of a segment file. Default `64MiB`; from `64KiB` to `1GiB`.
     pub segment_bytes: ByteSize,
-    /// When a message counts as stored. Default `group`.
+    /// When a message counts as stored. Default `group`: when the disk has said so; all that wait share one sync.
+    /// `buffered`: when the operating system has it; a power cut can lose messages that were acknowledged.
     pub sync: Sync,
     /// Longest message, attributes and body together. Default `1MiB`; a topic can set less.
     pub message_bytes_max: ByteSize,
@@ -46,6 +47,8 @@ pub struct Settings {
     pub dedup: DedupSettings,
     /// Messages that were given up.
     pub dead_letters: DeadLetterSettings,
+    /// Copies of what crosses a Geo's border, for topics with `mirror`.
+    pub mirror: MirrorSettings,
 }
 
 /// When a message counts as stored.
@@ -68,7 +71,8 @@ pub struct DedupSettings {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub window: Duration,
-    /// How many are remembered at most, on disk. Default 20,000,000, of about 3 bytes in memory and 32 on disk each.
+    /// How many are remembered at most, on disk. Default 3,600,000, of about 20 bytes in memory and on disk each.
+    /// With more, the oldest are forgotten early, which is counted.
     pub messages_max: u64,
 }
 
@@ -84,6 +88,18 @@ pub struct DeadLetterSettings {
     pub bytes_max: ByteSize,
     /// How often a message may be redriven. Default 3.
     pub redrives_max: u32,
+}
+
+/// `[queue.mirror]`: copies of what crosses a Geo's border (M-G5).
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct MirrorSettings {
+    /// How long they are kept. Default `7d`.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub retention: Duration,
+    /// Disk space for those of one topic. The oldest make room. Default `1GiB`.
+    pub bytes_max: ByteSize,
 }
 
 /// `[replay]`: how fast stored messages go to units that were away (M-D).
@@ -294,17 +310,21 @@ fn push_in_flight() -> usize {
 impl TopicSettings {
     /// The settings of a topic: those under its name, or under the longest beginning with `*` that fits.
     pub fn of<'a>(topics: &'a Topics, topic: &Topic) -> Option<&'a Self> {
+        Self::named(topics, topic).map(|(_, settings)| settings)
+    }
+
+    /// The same, with the name they stand under.
+    pub fn named<'a>(topics: &'a Topics, topic: &Topic) -> Option<(&'a str, &'a Self)> {
         let fits = |pattern: &str| {
             pattern
                 .strip_suffix('*')
                 .is_some_and(|start| topic.as_str().starts_with(start))
         };
-        topics.get(topic.as_str()).or_else(|| {
+        let found = topics.get_key_value(topic.as_str()).or_else(|| {
             let fitting = topics.iter().filter(|(pattern, _)| fits(pattern));
-            fitting
-                .max_by_key(|(pattern, _)| pattern.len())
-                .map(|(_, settings)| settings)
-        })
+            fitting.max_by_key(|(pattern, _)| pattern.len())
+        });
+        found.map(|(pattern, settings)| (pattern.as_str(), settings))
     }
 }
 
@@ -326,6 +346,7 @@ impl Default for Settings {
             checkpoint_interval: Duration::from_secs(10),
             dedup: DedupSettings::default(),
             dead_letters: DeadLetterSettings::default(),
+            mirror: MirrorSettings::default(),
         }
     }
 }
@@ -334,7 +355,7 @@ impl Default for DedupSettings {
     fn default() -> Self {
         Self {
             window: Duration::from_secs(600),
-            messages_max: 20_000_000,
+            messages_max: 3_600_000,
         }
     }
 }
@@ -345,6 +366,15 @@ impl Default for DeadLetterSettings {
             retention: Duration::from_secs(14 * 24 * 3600),
             bytes_max: ByteSize::mib(1024),
             redrives_max: 3,
+        }
+    }
+}
+
+impl Default for MirrorSettings {
+    fn default() -> Self {
+        Self {
+            retention: Duration::from_secs(7 * 24 * 3600),
+            bytes_max: ByteSize::mib(1024),
         }
     }
 }

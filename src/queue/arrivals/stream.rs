@@ -1,0 +1,120 @@
+//! What came from one life of the log of a relay (M-B2).
+
+use std::collections::BTreeSet;
+
+use super::lane::Batch;
+use crate::model::{Seq, UnitId};
+use crate::queue::lanes::{Sent, ToSender};
+use crate::queue::line::{Settled, StreamId};
+use crate::queue::record::Stored;
+
+#[derive(Default)]
+pub(super) struct Stream {
+    /// Numbers that are here, or will never come: on disk.
+    pub seen: Settled,
+    /// Numbers on their way to the disk.
+    pending: BTreeSet<Seq>,
+    /// Its sender has said where it begins; until then the numbers below are not known to be done.
+    pub opened: bool,
+    /// The larger, the later it was opened.
+    pub order: u64,
+    /// Messages that were taken in this process.
+    written: u64,
+    /// Those of them that are on disk or taken back.
+    on_disk: u64,
+}
+
+impl Stream {
+    /// As a snapshot says.
+    pub(super) fn restored(seen: Settled, opened: bool, order: u64) -> Self {
+        Self {
+            seen,
+            opened,
+            order,
+            ..Self::default()
+        }
+    }
+
+    /// The sender is done with all numbers below `base`. Returns those that should be here and are not: state was lost
+    /// here, or another relay of this unit has them.
+    pub(super) fn on_open(&mut self, base: Seq, order: u64) -> Option<(Seq, Seq)> {
+        self.order = order;
+        if !self.opened {
+            self.opened = true;
+            self.seen.insert_range(1, base - 1);
+            return None;
+        }
+        let missing = (self.seen.frontier() + 1, base - 1);
+        (missing.0 <= missing.1 && self.lacks(missing)).then_some(missing)
+    }
+
+    /// What the sender is told about what is here.
+    pub(super) fn opened(&self) -> ToSender {
+        ToSender::Opened {
+            frontier: self.seen.frontier(),
+            above: self.seen.runs_above(RUNS_MAX),
+            highest: self.seen.highest(),
+        }
+    }
+
+    /// Whether a number came already (D1).
+    pub(super) fn has(&self, seq: Seq) -> bool {
+        self.seen.contains(seq) || self.pending.contains(&seq)
+    }
+
+    /// Whether some of these numbers did not come.
+    pub(super) fn lacks(&self, (from, to): (Seq, Seq)) -> bool {
+        self.seen.done_between(from, to) < to - from + 1
+    }
+
+    /// A message is on its way to the disk.
+    pub(super) fn on_taken(&mut self, seq: Seq) {
+        self.pending.insert(seq);
+        self.written += 1;
+    }
+
+    pub(super) fn on_stored(&mut self, seq: Seq) -> bool {
+        if self.pending.remove(&seq) {
+            self.on_disk += 1;
+        }
+        self.seen.insert(seq)
+    }
+
+    pub(super) fn on_skipped(&mut self, (from, to): (Seq, Seq)) -> u64 {
+        self.seen.insert_range(from, to)
+    }
+
+    pub(super) fn rollback(&mut self) {
+        self.pending.clear();
+        self.on_disk = self.written;
+    }
+
+    /// Messages taken, and those of them on disk.
+    pub(super) fn progress(&self) -> (u64, u64) {
+        (self.written, self.on_disk)
+    }
+}
+
+impl Batch {
+    /// The record of a message of this batch.
+    pub(super) fn stored(
+        sent: Sent,
+        (stream, unit): (&StreamId, Option<&UnitId>),
+        (outs, inbox, mirror): (Vec<(UnitId, Seq)>, Option<Seq>, Option<Seq>),
+    ) -> Stored {
+        let mut message = sent.message;
+        message.visited.extend(unit.cloned());
+        Stored {
+            message,
+            from: Some((stream.clone(), sent.seq)),
+            outs,
+            inbox,
+            only: None,
+            redriven: None,
+            mirror,
+        }
+    }
+}
+
+/// Runs of numbers above the frontier in one `Opened`.
+const RUNS_MAX: usize = 4096;

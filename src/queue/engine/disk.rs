@@ -1,0 +1,141 @@
+//! What the disk answers.
+
+use super::Engine;
+use super::apply::When;
+use super::journal::Item;
+use crate::model::{Message, Seq};
+use crate::queue::codec;
+use crate::queue::effects::{Now, ReadBack, Reader};
+use crate::queue::log::disk::Event;
+use crate::queue::log::{AppendError, Damage, Found, Position, Scan, Scanned};
+use crate::queue::record::Record;
+
+impl Engine {
+    /// The disk did something.
+    pub fn on_disk(&mut self, now: Now, event: Event) {
+        match event {
+            Event::Appended { number, result, .. } => match result {
+                Ok(positions) => self.on_appended(now, number, &positions),
+                Err(error) => self.on_append_failed(now, number, &error),
+            },
+            Event::Checkpointed(result) => self.on_checkpointed(now, result),
+            Event::Damaged(damage) => self.on_damaged(&damage),
+            Event::Fetched { reader, seq, result, .. } => {
+                let found = result.map(|found| Scanned {
+                    found: found.map(|found| (seq, found)).into_iter().collect(),
+                    next: Some(seq + 1),
+                });
+                self.on_read(now, &reader, seq, found);
+            }
+            Event::Merged(result) => self.on_merged(now, result),
+            Event::Read { reader, scan, result } => self.on_scanned(now, &reader, scan, result),
+            Event::Released(freed) => self.on_released(now, freed),
+            Event::Space(space) => self.on_space(now, space),
+        }
+        self.absorb();
+    }
+
+    fn on_appended(&mut self, now: Now, number: u64, positions: &[Position]) {
+        if self.journal.is_failing() {
+            tracing::info!("the disk takes messages again");
+        }
+        let items = self.journal.on_appended(number);
+        let bytes: usize = items.iter().map(|item| item.record().map_or(0, super::journal::bytes_of)).sum();
+        self.upkeep.on_appended(positions.last().copied(), bytes);
+        for item in items {
+            match item {
+                Item::Record(record) => {
+                    self.metrics.on_record(&record);
+                    self.apply(now, record, When::Written);
+                }
+                Item::Then(output) => self.outputs.push_back(output),
+            }
+        }
+        if let Some(chunk) = self.dedup.take_chunk() {
+            self.journal.push(Record::Remembered(Box::new(chunk)));
+        }
+        self.release_held();
+    }
+
+    /// All that is not on disk is taken back (J3).
+    fn on_append_failed(&mut self, now: Now, number: u64, error: &AppendError) {
+        let was_failing = self.journal.is_failing();
+        if !self.journal.on_failed(number, now.mono) {
+            return;
+        }
+        if !was_failing {
+            tracing::error!(%error, "the disk takes no messages; new ones are refused until it does");
+        }
+        self.upkeep.on_append_failed(matches!(error, AppendError::Full));
+        self.refuse_coming();
+        self.places.rollback();
+        self.dead.rollback();
+        self.held.clear();
+        self.dedup.rollback();
+        self.arrivals.rollback(&mut self.fx);
+        self.forget_moves();
+    }
+
+    pub(super) fn on_damaged(&mut self, damage: &Damage) {
+        tracing::error!(%damage, "records of the queue are damaged; the messages in them are lost");
+        if self.damaged.len() < DAMAGED_MAX {
+            self.damaged.push(damage.to_string());
+        }
+    }
+
+    fn on_scanned(&mut self, now: Now, reader: &Reader, scan: Scan, result: Result<Scanned, String>) {
+        self.on_read(now, reader, scan.from, result);
+    }
+
+    fn on_read(&mut self, now: Now, reader: &Reader, from: Seq, result: Result<Scanned, String>) {
+        if let Err(error) = &result {
+            tracing::warn!(error, "messages cannot be read from the disk; the relay tries again");
+        }
+        match reader {
+            Reader::Job(job) => self.on_job_read(now, *job, result),
+            Reader::Outbox { unit, cursor } => {
+                let back = read_back(from, result);
+                if let Some(outbox) = self.places.outboxes.get_mut(unit) {
+                    outbox.on_read(now, *cursor, back, &mut self.fx);
+                }
+            }
+            Reader::Group { .. } | Reader::Retry { .. } => {
+                let back = read_back(from, result);
+                self.places.inbox.on_read(now, reader, back, &mut self.fx);
+            }
+        }
+    }
+}
+
+fn read_back(from: Seq, result: Result<Scanned, String>) -> ReadBack {
+    let Ok(scanned) = result else {
+        return ReadBack {
+            from,
+            failed: true,
+            ..ReadBack::default()
+        };
+    };
+    let message = |(seq, found): (Seq, Found)| Some((seq, message_of(found)?));
+    ReadBack {
+        from,
+        found: scanned.found.into_iter().filter_map(message).collect(),
+        next: scanned.next,
+        failed: false,
+    }
+}
+
+/// The message of a record. One that cannot be read is as one that is not there.
+fn message_of(found: Found) -> Option<Message> {
+    match codec::decode(found.kind, found.content) {
+        Ok(Record::Stored(stored)) => Some(stored.message),
+        Ok(Record::Dead(letter)) => Some(letter.message),
+        Ok(_) => None,
+        Err(error) => {
+            tracing::error!(%error, position = ?found.position, "a record of the queue cannot be read");
+            None
+        }
+    }
+}
+
+/// Places of damage that are remembered for the status.
+const DAMAGED_MAX: usize = 100;

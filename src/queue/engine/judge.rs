@@ -1,0 +1,128 @@
+//! Decides what becomes of messages of peers (M-G3, M-G4, M-E5).
+//!
+//! # Invariants
+//! - V1. What is denied is refused by name, and nothing of it touches the disk (M-G4).
+//! - V2. A message goes on only to a unit that it has not visited, and through `hops_max` units at most (M-G3).
+//! - V3. A message whose time is over when it comes is refused as `expired`: its origin counts it, or makes it a dead letter.
+
+use std::time::Duration;
+
+use super::places::Places;
+use super::publish::check_size;
+use super::upkeep::Level;
+use crate::model::{Geo, Message, UnitId};
+use crate::queue::arrivals::{Judge, Verdict};
+use crate::queue::effects::Now;
+use crate::queue::planted::{Bug, planted};
+use crate::queue::{Setup, TopicRule, TopicSettings};
+
+/// See the module.
+pub(super) struct Bench<'a> {
+    setup: &'a Setup,
+    places: &'a mut Places,
+    level: Level,
+}
+
+/// Where a message is to be.
+struct Goal {
+    on_to: Option<UnitId>,
+    here: bool,
+}
+
+impl<'a> Bench<'a> {
+    pub(super) fn new(setup: &'a Setup, places: &'a mut Places, level: Level) -> Self {
+        Self { setup, places, level }
+    }
+
+    fn goal(&self, message: &Message, settings: &TopicSettings) -> Result<Goal, Verdict> {
+        let own = &self.setup.place.unit;
+        let here = Goal {
+            on_to: None,
+            here: true,
+        };
+        if settings.rule != TopicRule::Owner {
+            return Ok(here);
+        }
+        let owner = message.key.as_ref().and_then(|key| self.setup.neighbours.owner(key));
+        let Some(owner) = owner.filter(|owner| owner != own) else {
+            return Ok(here);
+        };
+        let visited = message.visited.contains(&owner) && !planted(Bug::LoopGuardOff);
+        if visited || message.visited.len() >= self.setup.neighbours.hops_max {
+            let detail = format!(
+                "the key belongs to unit {owner}, but the message has been there or has passed {} units",
+                message.visited.len()
+            );
+            return Err(refuse("loop", detail));
+        }
+        Ok(Goal {
+            on_to: Some(owner),
+            here: false,
+        })
+    }
+}
+
+impl Judge for Bench<'_> {
+    fn judge(&mut self, now: Now, from: &UnitId, geo: &Geo, message: &Message) -> Verdict {
+        if self.level == Level::Full {
+            return Verdict::Busy { pushback: PUSHBACK };
+        }
+        let topic = &message.topic;
+        let Some(settings) = TopicSettings::of(&self.setup.topics, topic) else {
+            let detail = format!("unit {} has no [topics.{topic:?}]", self.setup.place.unit);
+            return refuse("unknown_topic", detail);
+        };
+        let allowed = match &settings.from {
+            Some(units) => units.contains(from),
+            None => settings.rule != TopicRule::Local,
+        };
+        if !allowed {
+            let detail = format!("topic {topic} takes no messages of unit {from} (from, or the rule local)");
+            return refuse("not_allowed", detail);
+        }
+        if let Err(error) = check_size(self.setup, message, settings) {
+            return refuse("too_large", error.detail);
+        }
+        if message.is_expired(now.wall) && !planted(Bug::ExpiryAtAcceptOnly) {
+            return refuse("expired", String::new());
+        }
+        if message.visited.contains(&self.setup.place.unit) && !planted(Bug::LoopGuardOff) {
+            return refuse("loop", format!("the message was in unit {} before", self.setup.place.unit));
+        }
+        let goal = match self.goal(message, settings) {
+            Ok(goal) => goal,
+            Err(verdict) => return verdict,
+        };
+        let bytes = message.bytes();
+        let full = match &goal.on_to {
+            Some(unit) => {
+                let outbox = self.places.outboxes.get_mut(unit);
+                outbox.is_some_and(|outbox| outbox.admit(topic, settings, bytes).is_err())
+            }
+            None => self.places.inbox.admit(topic, settings, bytes).is_err(),
+        };
+        if full {
+            return Verdict::Busy { pushback: PUSHBACK };
+        }
+        self.places.know_topic(topic);
+        let abroad = *geo != self.setup.geo || goal.on_to.as_ref().is_some_and(|unit| self.setup.is_abroad(unit));
+        let outs = goal.on_to.map(|unit| {
+            let seq = self.places.outbox(&unit, self.setup).assign();
+            (unit, seq)
+        });
+        Verdict::Store {
+            outs: outs.into_iter().collect(),
+            inbox: goal.here.then(|| self.places.inbox.assign(topic)),
+            mirror: (settings.mirror && abroad).then(|| self.places.mirrors.assign(topic)),
+        }
+    }
+}
+
+fn refuse(reason: &str, detail: String) -> Verdict {
+    Verdict::Refuse {
+        reason: reason.to_owned(),
+        detail,
+    }
+}
+
+const PUSHBACK: Duration = Duration::from_millis(500);

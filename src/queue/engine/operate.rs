@@ -1,0 +1,192 @@
+//! What operators ask for: at once what is short; what is long becomes a job.
+//!
+//! # Invariants
+//! - O1. Each command gets one last answer; progress may come before it.
+//! - O2. Looking changes nothing (M-H1).
+//! - O3. What an operator changes is written down and in the log of the process (M-H2, M-H3).
+
+use super::Engine;
+use super::upkeep::Level;
+use crate::model::{Topic, UnitId};
+use crate::queue::api::{Output, Ticket};
+use crate::queue::effects::Now;
+use crate::queue::jobs::filter::key_of;
+use crate::queue::operator::{Answer, Command, LimitValues, Status};
+use crate::queue::record::{Kept, Pausable, Pause, Record};
+use crate::queue::Sync;
+
+impl Engine {
+    pub(super) fn operate(&mut self, now: Now, ticket: Ticket, command: Command) {
+        let answer = match command {
+            Command::Status => Ok(Answer::Status(Box::new(self.status(now)))),
+            Command::Redrives => Ok(self.redrives(now)),
+            Command::Pause { what, pause, who } => self.pause(what, Some(pause), &who),
+            Command::Resume { what, who } => self.pause(what, None, &who),
+            Command::Limits {
+                unit,
+                topic,
+                limits,
+                who,
+            } => self.limit(unit, topic, limits, &who),
+            Command::Unblock {
+                topic,
+                group,
+                key,
+                who,
+            } => self.unblock(now, (&topic, &group), key.as_deref(), &who),
+            Command::Redrive { request, who } => self.redrive(now, request, who),
+            Command::CancelRedrive { task, who } => self.cancel_redrive(now, task, &who),
+            long @ (Command::Audit | Command::Peek { .. } | Command::Purge { .. }) => {
+                match self.begin_job(now, ticket, long) {
+                    Ok(()) => return,
+                    Err(detail) => Err(detail),
+                }
+            }
+        };
+        self.answer(ticket, answer.unwrap_or_else(|detail| Answer::Refused { detail }));
+    }
+
+    pub(super) fn answer(&mut self, ticket: Ticket, answer: Answer) {
+        self.outputs.push_back(Output::Answer(ticket, Box::new(answer)));
+    }
+
+    /// How things stand.
+    pub fn status(&self, now: Now) -> Status {
+        let space = self.upkeep.space();
+        let disk = match self.upkeep.level() {
+            _ if self.journal.is_failing() => "failing",
+            Level::Ok => "ok",
+            Level::Low => "low",
+            Level::Full => "full",
+        };
+        let durability = match self.setup.queue.sync {
+            Sync::Group => "group",
+            Sync::Buffered => "buffered",
+        };
+        Status {
+            durability: durability.to_owned(),
+            epoch: format!("{:016x}", self.places.epoch),
+            bytes_used: space.used,
+            bytes_max: self.setup.queue.bytes_max.as_u64(),
+            segments: space.segments,
+            disk: disk.to_owned(),
+            units: self.places.outboxes.values().map(|outbox| outbox.status(now)).collect(),
+            groups: self.places.inbox.status(now),
+            dead_letters: self.dead.len(),
+            dead_letter_bytes: self.dead.bytes(),
+            dead_by_reason: self.dead.by_reason(),
+            damaged: self.damaged.clone(),
+        }
+    }
+
+    fn pause(&mut self, what: Pausable, pause: Option<Pause>, who: &str) -> Result<Answer, String> {
+        self.check_pausable(&what)?;
+        tracing::info!(who, ?what, paused = pause.is_some(), "an operator changed a pause");
+        self.set_pause(&what, pause.clone());
+        if let Pausable::Redrive { task } = what {
+            self.keep_task(task);
+        }
+        self.journal.push(Record::Kept(Box::new(Kept::Pause { what, pause })));
+        Ok(Answer::Done { messages: 0 })
+    }
+
+    fn check_pausable(&mut self, what: &Pausable) -> Result<(), String> {
+        let known = match what {
+            Pausable::Group { topic, group } => self.places.inbox.has_group(topic, group),
+            Pausable::Redrive { task } => self.tasks.task(*task).is_some_and(|task| !task.has_ended()),
+            Pausable::Topic { .. } => true,
+            Pausable::Unit { unit } => self.places.outboxes.contains_key(unit),
+        };
+        let none = || format!("there is no such thing to pause: {what:?}; see the status");
+        known.then_some(()).ok_or_else(none)
+    }
+
+    /// A pause is in force, or no more.
+    pub(super) fn set_pause(&mut self, what: &Pausable, pause: Option<Pause>) {
+        match &pause {
+            Some(pause) => self.pauses.insert(what.clone(), pause.clone()),
+            None => self.pauses.remove(what),
+        };
+        match what {
+            Pausable::Group { .. } => self.places.inbox.pause(what, pause),
+            Pausable::Redrive { task } => {
+                if let Some(task) = self.tasks.task(*task) {
+                    task.pause = pause;
+                    task.stand_still();
+                }
+            }
+            Pausable::Topic { topic } => {
+                self.places.know_topic(topic);
+                for outbox in self.places.outboxes.values_mut() {
+                    outbox.pause_topic(topic, pause.is_some());
+                }
+                self.places.inbox.pause(what, pause);
+            }
+            Pausable::Unit { unit } => self.places.outbox(unit, &self.setup).pause(pause),
+        }
+    }
+
+    /// Pauses whose time is over end by themselves (M-H3).
+    pub(super) fn end_pauses(&mut self, now: Now) {
+        let over = self.pauses.iter().filter(|(_, pause)| pause.is_over(now.wall));
+        let over: Vec<Pausable> = over.map(|(what, _)| what.clone()).collect();
+        for what in over {
+            tracing::info!(?what, "a pause is over");
+            self.set_pause(&what, None);
+            self.journal.push(Record::Kept(Box::new(Kept::Pause { what, pause: None })));
+        }
+    }
+
+    fn limit(
+        &mut self,
+        unit: UnitId,
+        topic: Option<Topic>,
+        limits: Option<LimitValues>,
+        who: &str,
+    ) -> Result<Answer, String> {
+        if !self.places.outboxes.contains_key(&unit) {
+            return Err(format!("no messages go to a unit {unit}; see the status"));
+        }
+        let legal = |limits: &LimitValues| limits.messages_per_second.is_finite() && limits.messages_per_second >= 0.0;
+        if !limits.as_ref().is_none_or(legal) {
+            return Err("a limit is a number of messages per second, zero or more".to_owned());
+        }
+        tracing::info!(who, %unit, ?topic, ?limits, "an operator changed limits of the replay");
+        let limits = limits.map(|limits| (limits.messages_per_second, limits.bytes_per_second, limits.burst));
+        self.set_limits(&unit, topic.as_ref(), limits);
+        let kept = Kept::Limits { unit, topic, limits };
+        self.journal.push(Record::Kept(Box::new(kept)));
+        Ok(Answer::Done { messages: 0 })
+    }
+
+    pub(super) fn set_limits(&mut self, unit: &UnitId, topic: Option<&Topic>, limits: Option<(f64, u64, u32)>) {
+        let key = (unit.clone(), topic.cloned());
+        match limits {
+            Some(limits) => self.limits.insert(key, limits),
+            None => self.limits.remove(&key),
+        };
+        let values = limits.map(|(messages_per_second, bytes_per_second, burst)| LimitValues {
+            messages_per_second,
+            bytes_per_second,
+            burst,
+        });
+        self.places.outbox(unit, &self.setup).limit(topic, values);
+    }
+
+    fn unblock(
+        &mut self,
+        now: Now,
+        (topic, group): (&Topic, &crate::model::GroupName),
+        key: Option<&str>,
+        who: &str,
+    ) -> Result<Answer, String> {
+        let key = key.map(key_of).transpose()?.map(|(dimension, key)| crate::model::Key {
+            dimension: dimension.into(),
+            key: key.into(),
+        });
+        let inbox = &mut self.places.inbox;
+        let messages = inbox.unblock(now, topic, group, key.as_ref(), &mut self.fx);
+        tracing::info!(who, %topic, %group, messages, "an operator unblocked keys");
+        Ok(Answer::Done { messages })
+    }
+}

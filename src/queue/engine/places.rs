@@ -1,0 +1,183 @@
+//! Where messages are: the outbox of each unit, the inbox, and copies; and which line of the log is whose.
+
+use std::collections::BTreeMap;
+
+use super::mirror::Mirrors;
+use crate::model::{Reason, RelayError, Retry, Topic, UnitId};
+use crate::queue::api::{Output, Subscribe};
+use crate::queue::effects::{DeadWish, Effects, Now};
+use crate::queue::inbox::Inbox;
+use crate::queue::lanes::LaneId;
+use crate::queue::line::{LineId, Settled};
+use crate::queue::outbox::Outbox;
+use crate::queue::record::{DeadSource, Pausable, Pause};
+use crate::queue::{Setup, TopicSettings};
+
+/// See the module.
+pub(super) struct Places {
+    /// Life of the log.
+    pub(super) epoch: u64,
+    pub(super) outboxes: BTreeMap<UnitId, Outbox>,
+    pub(super) inbox: Inbox,
+    pub(super) mirrors: Mirrors,
+    /// Lanes that we opened.
+    pub(super) lanes: BTreeMap<LaneId, UnitId>,
+    owners: BTreeMap<LineId, Owner>,
+}
+
+/// Whose a line is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Owner {
+    Dead,
+    Inbox(Topic),
+    Mirror(Topic),
+    Outbox(UnitId),
+    Remembered,
+}
+
+impl Places {
+    pub(super) fn new(epoch: u64) -> Self {
+        let owners = [
+            (LineId::dead_letters(), Owner::Dead),
+            (LineId::remembered(), Owner::Remembered),
+        ];
+        Self {
+            epoch,
+            outboxes: BTreeMap::new(),
+            inbox: Inbox::new(),
+            mirrors: Mirrors::default(),
+            lanes: BTreeMap::new(),
+            owners: owners.into(),
+        }
+    }
+
+    pub(super) fn configure(&mut self, setup: &Setup) {
+        for outbox in self.outboxes.values_mut() {
+            outbox.configure(setup);
+        }
+        self.inbox.configure(setup);
+    }
+
+    /// The outbox of a unit; it is made if there was none.
+    pub(super) fn outbox(&mut self, unit: &UnitId, setup: &Setup) -> &mut Outbox {
+        if !self.outboxes.contains_key(unit) {
+            let mut outbox = Outbox::new(unit.clone(), self.epoch);
+            outbox.configure(setup);
+            self.outboxes.insert(unit.clone(), outbox);
+            self.owners.insert(LineId::outbox(unit), Owner::Outbox(unit.clone()));
+        }
+        let epoch = self.epoch;
+        self.outboxes
+            .entry(unit.clone())
+            .or_insert_with(|| Outbox::new(unit.clone(), epoch))
+    }
+
+    /// The outbox that a lane belongs to.
+    pub(super) fn outbox_of(&mut self, lane: LaneId) -> Option<&mut Outbox> {
+        self.outboxes.get_mut(self.lanes.get(&lane)?)
+    }
+
+    /// There may be messages of a topic in the inbox, and copies.
+    pub(super) fn know_topic(&mut self, topic: &Topic) {
+        let line = LineId::inbox(topic);
+        if !self.owners.contains_key(&line) {
+            self.owners.insert(line, Owner::Inbox(topic.clone()));
+            self.owners.insert(LineId::mirror(topic), Owner::Mirror(topic.clone()));
+        }
+    }
+
+    /// Topics that are known, in the order of their names.
+    pub(super) fn topics(&self) -> Vec<Topic> {
+        let topic = |owner: &Owner| match owner {
+            Owner::Inbox(topic) => Some(topic.clone()),
+            _ => None,
+        };
+        let mut topics: Vec<Topic> = self.owners.values().filter_map(topic).collect();
+        topics.sort();
+        topics
+    }
+
+    /// Whose a line is.
+    pub(super) fn owner(&self, line: LineId) -> Option<&Owner> {
+        self.owners.get(&line)
+    }
+
+    pub(super) fn subscribe(&mut self, now: Now, subscribe: Subscribe, setup: &Setup, fx: &mut Effects) {
+        if TopicSettings::of(&setup.topics, &subscribe.topic).is_none() {
+            let output = Output::Subscribed {
+                ticket: subscribe.ticket,
+                result: Err(Box::new(unknown_topic(&subscribe.topic))),
+            };
+            return fx.output(output);
+        }
+        self.know_topic(&subscribe.topic);
+        self.inbox.subscribe(now, subscribe, fx);
+    }
+
+    /// All numbers that are not on disk are taken back.
+    pub(super) fn rollback(&mut self) {
+        for outbox in self.outboxes.values_mut() {
+            outbox.rollback();
+        }
+        self.inbox.rollback();
+        self.mirrors.rollback();
+    }
+
+    /// What is done of each line.
+    pub(super) fn done_lines(&self) -> BTreeMap<LineId, Settled> {
+        let done = |(line, owner): (&LineId, &Owner)| {
+            let done = match owner {
+                Owner::Dead | Owner::Remembered => return None,
+                Owner::Inbox(topic) => self.inbox.done_by_all_groups(topic),
+                Owner::Mirror(topic) => Settled::up_to(self.mirrors.span(topic).0 - 1),
+                Owner::Outbox(unit) => self.outboxes.get(unit)?.done().clone(),
+            };
+            Some((*line, done))
+        };
+        self.owners.iter().filter_map(done).collect()
+    }
+
+    /// The source of a dead letter that finds no room waits, so that no more come.
+    pub(super) fn hold(&mut self, wish: &DeadWish) {
+        let pause = Pause {
+            reason: "the dead letters are full (queue.dead_letters.bytes_max)".to_owned(),
+            until: None,
+        };
+        match &wish.at {
+            DeadSource::Group(group, _) => {
+                let (topic, group) = (wish.message.topic.clone(), group.clone());
+                self.inbox.pause(&Pausable::Group { topic, group }, Some(pause));
+            }
+            DeadSource::Outbox(unit, _) => {
+                if let Some(outbox) = self.outboxes.get_mut(unit) {
+                    outbox.pause(Some(pause));
+                }
+            }
+            DeadSource::None => {}
+        }
+    }
+
+    /// There is room again: the source goes on, unless an operator has paused it.
+    pub(super) fn go_on(&mut self, at: &DeadSource, topic: &Topic, pauses: &BTreeMap<Pausable, Pause>) {
+        match at {
+            DeadSource::Group(group, _) => {
+                let (topic, group) = (topic.clone(), group.clone());
+                let what = Pausable::Group { topic, group };
+                self.inbox.pause(&what, pauses.get(&what).cloned());
+            }
+            DeadSource::Outbox(unit, _) => {
+                let what = Pausable::Unit { unit: unit.clone() };
+                if let Some(outbox) = self.outboxes.get_mut(unit) {
+                    outbox.pause(pauses.get(&what).cloned());
+                }
+            }
+            DeadSource::None => {}
+        }
+    }
+}
+
+/// Nobody has said what is to become of messages of a topic.
+pub(super) fn unknown_topic(topic: &Topic) -> RelayError {
+    let detail = format!("the topic {topic} is not configured here; add [topics.{topic:?}] to the settings of this relay");
+    RelayError::new(Reason::NoRoute, Retry::Never, detail)
+}

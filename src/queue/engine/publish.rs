@@ -1,0 +1,393 @@
+//! Messages of local services: what is refused, what is a duplicate, and who waits for what.
+//!
+//! # Invariants
+//! - P1. A publisher is told that its message is accepted when the record is on disk (M-A2), and is refused before anything
+//!   of the message is kept.
+//! - P2. A duplicate is answered with the first message's id, also while that one is on its way to the disk (M-B3).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::Engine;
+use super::places::unknown_topic;
+use super::upkeep::Level;
+use super::waits::{Awaited, Waiter};
+use crate::model::{
+    AckLevel, Map, Message, MessageId, Reason, RelayError, Retry, Seq, Topic, UnitId, UnixMillis,
+};
+use crate::queue::api::{Output, Publish, Ticket};
+use crate::queue::dedup::{First, Print};
+use crate::queue::effects::Now;
+use crate::queue::planted::{Bug, planted};
+use crate::queue::record::{Record, Stored};
+use crate::queue::{Priority, Setup, Sync, TopicSettings};
+
+/// Publishers whose messages are on their way to the disk.
+#[derive(Debug, Default)]
+pub(super) struct Publishing {
+    /// Life of the log that messages are accepted in.
+    epoch: u64,
+    /// The record of that life is on its way to the disk.
+    renewing: bool,
+    /// How many messages this life of the log has given numbers to, and how many of them are on disk.
+    pub(super) last: u64,
+    pub(super) stored: u64,
+    coming: BTreeMap<u64, Coming>,
+    prints: Map<Print, u64>,
+    answered: usize,
+}
+
+#[derive(Debug)]
+struct Coming {
+    bytes: usize,
+    print: Option<Print>,
+    waiters: Vec<Waiter>,
+}
+
+impl Publishing {
+    /// As a checkpoint says.
+    pub(super) fn restore(&mut self, epoch: u64, stored: u64) {
+        (self.epoch, self.stored, self.last) = (epoch, stored, stored);
+    }
+
+    /// All records were read.
+    pub(super) fn recovered(&mut self) {
+        self.last = self.stored;
+        self.coming.clear();
+        self.prints.clear();
+        self.answered = 0;
+    }
+
+    /// The log will begin a new life; a message that comes now is of that one.
+    pub(super) fn renew(&mut self, epoch: u64) {
+        (self.epoch, self.renewing, self.last) = (epoch, true, 0);
+    }
+
+    /// Whether no new life is on its way to the disk.
+    pub(super) fn may_renew(&self) -> bool {
+        !self.renewing
+    }
+
+    /// A new life has begun on disk.
+    pub(super) fn on_epoch(&mut self, epoch: u64) {
+        if self.epoch == epoch {
+            self.renewing = false;
+        } else {
+            (self.epoch, self.last) = (epoch, 0);
+        }
+        self.stored = 0;
+    }
+
+    /// Numbers of messages that are not on disk are given again.
+    fn take_back(&mut self) {
+        self.last = if self.renewing { 0 } else { self.stored };
+    }
+
+    pub(super) fn take_answered(&mut self) -> usize {
+        std::mem::take(&mut self.answered)
+    }
+
+    /// Whether somebody waits until a message is delivered.
+    fn awaits_delivery(&self, number: u64) -> bool {
+        let waiters = self.coming.get(&number).map(|coming| coming.waiters.as_slice());
+        waiters
+            .unwrap_or_default()
+            .iter()
+            .any(|waiter| waiter.level == AckLevel::Delivered)
+    }
+}
+
+impl Engine {
+    pub(super) fn on_publish(&mut self, now: Now, publish: Publish) {
+        let (ticket, bytes) = (publish.ticket, publish.bytes());
+        match self.publish(now, publish, bytes) {
+            Ok(true) => {}
+            Ok(false) => self.publishing.answered += bytes,
+            Err(error) => {
+                self.publishing.answered += bytes;
+                self.metrics.on_refused(error.reason);
+                let place = &self.setup.place;
+                let result = Err(Box::new(error.at(&place.unit, &place.relay)));
+                self.outputs.push_back(Output::Published { ticket, result });
+            }
+        }
+    }
+
+    /// `false`: it is answered already.
+    fn publish(&mut self, now: Now, publish: Publish, bytes: usize) -> Result<bool, RelayError> {
+        let topics = std::sync::Arc::clone(&self.setup.topics);
+        let settings = TopicSettings::of(&topics, &publish.topic).ok_or_else(|| unknown_topic(&publish.topic))?;
+        let waiter = Waiter {
+            ticket: publish.ticket,
+            level: publish.wait,
+            duplicate: false,
+        };
+        if waiter.level > AckLevel::Accepted && !self.waits.has_room() {
+            let detail = "too many publishers wait until their messages are relayed or delivered; wait for ACCEPTED";
+            return Err(RelayError::new(Reason::Limited, Retry::Safe, detail).pushed_back(PUSHBACK));
+        }
+        let outs: Vec<UnitId> = self.others(&publish.units);
+        let own = publish.units.contains(&self.setup.place.unit);
+        let message = message(&self.setup, now, publish, settings);
+        let print = Print::of(&message).filter(|_| self.dedup.is_on());
+        if let Some(print) = &print
+            && self.is_duplicate(&message.topic, print, waiter)
+        {
+            return Ok(false);
+        }
+        self.admit(now, &message, settings, (&outs, own))?;
+        self.store(message, settings, (outs, own), |number, publishing| {
+            if let Some(print) = print {
+                publishing.prints.insert(print, number);
+            }
+            let waiters = vec![waiter];
+            let coming = Coming { bytes, print, waiters };
+            publishing.coming.insert(number, coming);
+        });
+        Ok(true)
+    }
+
+    /// Answers a duplicate, or has it wait with the first one.
+    fn is_duplicate(&mut self, topic: &Topic, print: &Print, waiter: Waiter) -> bool {
+        let waiter = Waiter {
+            duplicate: true,
+            ..waiter
+        };
+        if let Some(number) = self.publishing.prints.get(print)
+            && let Some(coming) = self.publishing.coming.get_mut(number)
+        {
+            coming.waiters.push(waiter);
+            self.metrics.on_duplicate(topic);
+            return true;
+        }
+        let Some(first) = self.dedup.look_up(print) else {
+            return false;
+        };
+        self.metrics.on_duplicate(topic);
+        let awaited = self.awaited(self.id(first), Vec::new(), None);
+        self.outputs.push_back(awaited.progress(&waiter, AckLevel::Accepted));
+        true
+    }
+
+    /// Whether a message can be taken (M-E2, M-E3, M-E4, M-G6).
+    fn admit(
+        &mut self,
+        now: Now,
+        message: &Message,
+        settings: &TopicSettings,
+        (outs, own): (&[UnitId], bool),
+    ) -> Result<(), RelayError> {
+        check_size(&self.setup, message, settings)?;
+        if outs.is_empty() && !own {
+            let detail = format!("no unit gets messages of the topic {}; see its rule and units", message.topic);
+            return Err(RelayError::new(Reason::NoRoute, Retry::Never, detail));
+        }
+        if message.is_expired(now.wall) {
+            let detail = "the deadline of the message (expirytime, or the topic's ttl) has passed already";
+            return Err(RelayError::new(Reason::DeadlineExceeded, Retry::Never, detail));
+        }
+        if let Some(detail) = self.refuses(now, settings.priority) {
+            return Err(RelayError::new(Reason::Limited, Retry::Safe, detail).pushed_back(DISK_PUSHBACK));
+        }
+        let bytes = message.bytes();
+        let full = |unit: &UnitId| {
+            let detail = format!(
+                "as many messages of topic {} wait for unit {unit} as its settings allow (bytes_max, messages_max)",
+                message.topic
+            );
+            RelayError::new(Reason::Limited, Retry::Safe, detail).pushed_back(FULL_PUSHBACK)
+        };
+        for unit in outs {
+            if let Some(outbox) = self.places.outboxes.get_mut(unit) {
+                outbox
+                    .admit(&message.topic, settings, bytes)
+                    .map_err(|_| full(unit))?;
+            }
+        }
+        if own {
+            let inbox = &self.places.inbox;
+            inbox
+                .admit(&message.topic, settings, bytes)
+                .map_err(|_| full(&self.setup.place.unit))?;
+        }
+        Ok(())
+    }
+
+    /// Why the disk takes no new messages.
+    fn refuses(&self, now: Now, priority: Priority) -> Option<&'static str> {
+        if !self.journal.may_try(now.mono) {
+            return Some("the disk of this relay fails; the relay tries again by itself");
+        }
+        match self.upkeep.level() {
+            Level::Full => Some("the disk of this relay is nearly full (queue.refuse_all_at, queue.bytes_max)"),
+            Level::Low if priority == Priority::Low => {
+                Some("the disk of this relay is nearly full for topics of low priority (queue.refuse_low_at)")
+            }
+            Level::Low | Level::Ok => None,
+        }
+    }
+
+    /// Gives a message its numbers and writes it.
+    fn store(
+        &mut self,
+        mut message: Message,
+        settings: &TopicSettings,
+        (outs, own): (Vec<UnitId>, bool),
+        coming: impl FnOnce(u64, &mut Publishing),
+    ) {
+        self.publishing.last += 1;
+        message.id.number = self.publishing.last;
+        message.id.epoch = self.publishing.epoch;
+        coming(self.publishing.last, &mut self.publishing);
+        self.places.know_topic(&message.topic);
+        let crosses = settings.mirror && outs.iter().any(|unit| self.setup.is_abroad(unit));
+        let mirror = crosses.then(|| self.places.mirrors.assign(&message.topic));
+        let inbox = own.then(|| self.places.inbox.assign(&message.topic));
+        let numbered = |unit: UnitId| {
+            let seq = self.places.outbox(&unit, &self.setup).assign();
+            (unit, seq)
+        };
+        let outs: Vec<(UnitId, Seq)> = outs.into_iter().map(numbered).collect();
+        let stored = Stored {
+            message,
+            from: None,
+            outs,
+            inbox,
+            only: None,
+            redriven: None,
+            mirror,
+        };
+        if planted(Bug::AckBeforeSync) {
+            let number = stored.message.id.number;
+            self.on_accepted(&stored, number);
+        }
+        self.journal.push(Record::Stored(Box::new(stored)));
+    }
+
+    /// A message of a publisher is on disk. Says whether somebody waits until it is delivered.
+    pub(super) fn on_accepted(&mut self, stored: &Stored, number: u64) -> bool {
+        self.publishing.stored = self.publishing.stored.max(number);
+        let tell_delivered = self.publishing.awaits_delivery(number);
+        let Some(coming) = self.publishing.coming.remove(&number) else {
+            return false;
+        };
+        self.publishing.answered += coming.bytes;
+        if let Some(print) = coming.print {
+            self.publishing.prints.remove(&print);
+        }
+        let message = &stored.message;
+        let inbox = stored.inbox.map(|seq| (message.topic.clone(), seq));
+        let awaited = self.awaited(message.id.clone(), stored.outs.clone(), inbox);
+        for waiter in &coming.waiters {
+            self.outputs.push_back(awaited.progress(waiter, AckLevel::Accepted));
+        }
+        let mut waiters = coming.waiters;
+        waiters.retain(|waiter| waiter.level > AckLevel::Accepted);
+        if !waiters.is_empty() {
+            self.waits.add(awaited, waiters, &mut self.outputs);
+        }
+        tell_delivered
+    }
+
+    /// The disk failed: publishers of all that is not on it are refused.
+    pub(super) fn refuse_coming(&mut self) {
+        let detail = "the disk of this relay failed; nothing of the message was kept";
+        let place = self.setup.place.clone();
+        for (_, coming) in std::mem::take(&mut self.publishing.coming) {
+            self.publishing.answered += coming.bytes;
+            for waiter in coming.waiters {
+                let error = RelayError::new(Reason::Limited, Retry::Safe, detail).pushed_back(DISK_PUSHBACK);
+                self.metrics.on_refused(error.reason);
+                let result = Err(Box::new(error.at(&place.unit, &place.relay)));
+                let ticket = waiter.ticket;
+                self.outputs.push_back(Output::Published { ticket, result });
+            }
+        }
+        self.publishing.prints.clear();
+        if !planted(Bug::NoRollback) {
+            self.publishing.take_back();
+        }
+    }
+
+    pub(super) fn forget(&mut self, ticket: Ticket) {
+        self.waits.forget(ticket);
+        for coming in self.publishing.coming.values_mut() {
+            // It is still accepted and counted; only nobody is told more than that.
+            for waiter in coming.waiters.iter_mut().filter(|waiter| waiter.ticket == ticket) {
+                waiter.level = AckLevel::Accepted;
+            }
+        }
+    }
+
+    fn id(&self, first: First) -> MessageId {
+        MessageId {
+            unit: self.setup.place.unit.clone(),
+            relay: self.setup.place.relay.clone(),
+            epoch: first.epoch,
+            number: first.number,
+        }
+    }
+
+    fn awaited(&self, id: MessageId, outs: Vec<(UnitId, Seq)>, inbox: Option<(Topic, Seq)>) -> Awaited {
+        Awaited {
+            id,
+            buffered: self.setup.queue.sync == Sync::Buffered,
+            outs,
+            inbox,
+        }
+    }
+
+    /// Units without this one, each once.
+    fn others(&self, units: &[UnitId]) -> Vec<UnitId> {
+        let mut others: Vec<UnitId> = Vec::with_capacity(units.len());
+        for unit in units {
+            if *unit != self.setup.place.unit && !others.contains(unit) {
+                others.push(unit.clone());
+            }
+        }
+        others
+    }
+}
+
+fn message(setup: &Setup, now: Now, publish: Publish, settings: &TopicSettings) -> Message {
+    let ttl = u64::try_from(settings.ttl.as_millis()).unwrap_or(u64::MAX);
+    let by_topic = (ttl > 0).then(|| UnixMillis(now.wall.0.saturating_add(ttl)));
+    Message {
+        id: MessageId {
+            unit: setup.place.unit.clone(),
+            relay: setup.place.relay.clone(),
+            epoch: 0,
+            number: 0,
+        },
+        topic: publish.topic,
+        key: publish.key,
+        accepted_at: now.wall,
+        deadline: publish.deadline.into_iter().chain(by_topic).min(),
+        visited: vec![setup.place.unit.clone()],
+        redrives: 0,
+        attributes: publish.attributes,
+        body: publish.body,
+    }
+}
+
+/// Attributes and body together have a limit.
+pub(super) fn check_size(setup: &Setup, message: &Message, settings: &TopicSettings) -> Result<(), RelayError> {
+    let bytes = message.attributes.as_bytes().len() + message.body.len();
+    let all = setup.queue.message_bytes_max.as_usize();
+    let max = match settings.message_bytes_max.as_usize() {
+        0 => all,
+        of_topic => of_topic.min(all),
+    };
+    if bytes <= max {
+        return Ok(());
+    }
+    let detail = format!(
+        "the message has {bytes} bytes, topic {} allows {max} (message_bytes_max of the topic or of the queue)",
+        message.topic
+    );
+    Err(RelayError::new(Reason::TooLarge, Retry::Never, detail))
+}
+
+const PUSHBACK: Duration = Duration::from_millis(500);
+const FULL_PUSHBACK: Duration = Duration::from_secs(1);
+const DISK_PUSHBACK: Duration = Duration::from_secs(2);

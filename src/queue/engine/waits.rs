@@ -1,0 +1,286 @@
+//! Publishers that wait for more than `ACCEPTED` (M-A2).
+//!
+//! # Invariants
+//! - W1. A publisher is told each level once, in their order, and nothing after the level it waits for.
+//! - W2. A wait ends when its level is reached or the publisher forgets it; the edge does that at its deadline.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::model::{AckLevel, Map, MessageId, Seq, Topic, UnitId};
+use crate::queue::api::{Output, Progress, Ticket};
+use crate::queue::effects::Told;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Waits {
+    waits: Map<u64, Wait>,
+    last: u64,
+    outs: BTreeMap<(UnitId, Seq), Leg>,
+    inboxes: BTreeMap<(Topic, Seq), u64>,
+    by_ticket: Map<Ticket, u64>,
+}
+
+/// A publisher of a message that waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiter {
+    pub(super) ticket: Ticket,
+    pub(super) level: AckLevel,
+    pub(super) duplicate: bool,
+}
+
+/// A message as those who wait for it need it.
+#[derive(Debug)]
+pub(super) struct Awaited {
+    pub(super) id: MessageId,
+    pub(super) buffered: bool,
+    pub(super) outs: Vec<(UnitId, Seq)>,
+    pub(super) inbox: Option<(Topic, Seq)>,
+}
+
+#[derive(Debug)]
+struct Wait {
+    awaited: Awaited,
+    waiters: Vec<Waiter>,
+    not_relayed: usize,
+    not_delivered: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Leg {
+    wait: u64,
+    relayed: bool,
+}
+
+impl Awaited {
+    /// What a publisher is told.
+    pub(super) fn progress(&self, waiter: &Waiter, level: AckLevel) -> Output {
+        Output::Published {
+            ticket: waiter.ticket,
+            result: Ok(Progress {
+                id: self.id.clone(),
+                level,
+                duplicate: waiter.duplicate,
+                buffered: self.buffered,
+            }),
+        }
+    }
+}
+
+impl Waits {
+    /// Whether one more may wait for more than `ACCEPTED`.
+    pub(super) fn has_room(&self) -> bool {
+        self.by_ticket.len() < WAITS_MAX
+    }
+
+    /// A message is on disk; some wait for more than that.
+    pub(super) fn add(&mut self, awaited: Awaited, waiters: Vec<Waiter>, outputs: &mut VecDeque<Output>) {
+        self.last += 1;
+        let number = self.last;
+        for (unit, seq) in &awaited.outs {
+            let leg = Leg {
+                wait: number,
+                relayed: false,
+            };
+            self.outs.insert((unit.clone(), *seq), leg);
+        }
+        if let Some(inbox) = &awaited.inbox {
+            self.inboxes.insert(inbox.clone(), number);
+        }
+        for waiter in &waiters {
+            self.by_ticket.insert(waiter.ticket, number);
+        }
+        let wait = Wait {
+            not_relayed: awaited.outs.len(),
+            not_delivered: awaited.outs.len() + usize::from(awaited.inbox.is_some()),
+            awaited,
+            waiters,
+        };
+        let all_relayed = wait.not_relayed == 0;
+        self.waits.insert(number, wait);
+        if all_relayed {
+            self.reached(number, AckLevel::Relayed, outputs);
+        }
+    }
+
+    /// Messages have come further.
+    pub(super) fn on_told(&mut self, told: &Told, outputs: &mut VecDeque<Output>) {
+        if self.waits.is_empty() {
+            return;
+        }
+        match told {
+            Told::Relayed { unit, seqs } => {
+                for (from, to) in seqs {
+                    let range = (unit.clone(), *from)..=(unit.clone(), *to);
+                    let legs = self.outs.range_mut(range).filter(|(_, leg)| !leg.relayed);
+                    let waits: Vec<u64> = legs
+                        .map(|(_, leg)| {
+                            leg.relayed = true;
+                            leg.wait
+                        })
+                        .collect();
+                    for wait in waits {
+                        self.on_relayed(wait, outputs);
+                    }
+                }
+            }
+            Told::Delivered { unit, seqs } => {
+                for seq in seqs {
+                    let Some(leg) = self.outs.remove(&(unit.clone(), *seq)) else {
+                        continue;
+                    };
+                    if !leg.relayed {
+                        self.on_relayed(leg.wait, outputs);
+                    }
+                    self.on_delivered(leg.wait, outputs);
+                }
+            }
+            Told::Done { topic, seq } => {
+                if let Some(wait) = self.inboxes.remove(&(topic.clone(), *seq)) {
+                    self.on_delivered(wait, outputs);
+                }
+            }
+        }
+    }
+
+    /// Nobody waits for this publish any more.
+    pub(super) fn forget(&mut self, ticket: Ticket) {
+        let Some(number) = self.by_ticket.remove(&ticket) else {
+            return;
+        };
+        if let Some(wait) = self.waits.get_mut(&number) {
+            wait.waiters.retain(|waiter| waiter.ticket != ticket);
+            if wait.waiters.is_empty() {
+                self.remove(number);
+            }
+        }
+    }
+
+    fn on_relayed(&mut self, number: u64, outputs: &mut VecDeque<Output>) {
+        if let Some(wait) = self.waits.get_mut(&number) {
+            wait.not_relayed = wait.not_relayed.saturating_sub(1);
+            if wait.not_relayed == 0 {
+                self.reached(number, AckLevel::Relayed, outputs);
+            }
+        }
+    }
+
+    fn on_delivered(&mut self, number: u64, outputs: &mut VecDeque<Output>) {
+        if let Some(wait) = self.waits.get_mut(&number) {
+            wait.not_delivered = wait.not_delivered.saturating_sub(1);
+            if wait.not_delivered == 0 {
+                self.reached(number, AckLevel::Delivered, outputs);
+            }
+        }
+    }
+
+    fn reached(&mut self, number: u64, level: AckLevel, outputs: &mut VecDeque<Output>) {
+        let Some(wait) = self.waits.get_mut(&number) else {
+            return;
+        };
+        for waiter in wait.waiters.iter().filter(|waiter| waiter.level >= level) {
+            outputs.push_back(wait.awaited.progress(waiter, level));
+            if waiter.level == level {
+                self.by_ticket.remove(&waiter.ticket);
+            }
+        }
+        wait.waiters.retain(|waiter| waiter.level > level);
+        if wait.waiters.is_empty() {
+            self.remove(number);
+        }
+    }
+
+    fn remove(&mut self, number: u64) {
+        let Some(wait) = self.waits.remove(&number) else {
+            return;
+        };
+        for out in &wait.awaited.outs {
+            self.outs.remove(out);
+        }
+        if let Some(inbox) = &wait.awaited.inbox {
+            self.inboxes.remove(inbox);
+        }
+    }
+}
+
+/// Publishers that may wait for more than `ACCEPTED`.
+const WAITS_MAX: usize = 1_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Name;
+
+    fn name(text: &str) -> Name {
+        Name::new(text).unwrap()
+    }
+
+    fn ticket(number: u64) -> Ticket {
+        Ticket { shard: 0, number }
+    }
+
+    fn wait(waits: &mut Waits, number: u64, level: AckLevel, outs: &[(&str, Seq)], inbox: Option<Seq>) -> VecDeque<Output> {
+        let awaited = Awaited {
+            id: "a/r/0000000000000001/1".parse().unwrap(),
+            buffered: false,
+            outs: outs.iter().map(|(unit, seq)| (name(unit), *seq)).collect(),
+            inbox: inbox.map(|seq| (name("t"), seq)),
+        };
+        let waiter = Waiter {
+            ticket: ticket(number),
+            level,
+            duplicate: false,
+        };
+        let mut outputs = VecDeque::new();
+        waits.add(awaited, vec![waiter], &mut outputs);
+        outputs
+    }
+
+    fn tell(waits: &mut Waits, told: &Told) -> Vec<(u64, AckLevel)> {
+        let mut outputs = VecDeque::new();
+        waits.on_told(told, &mut outputs);
+        levels(outputs)
+    }
+
+    fn levels(outputs: VecDeque<Output>) -> Vec<(u64, AckLevel)> {
+        let level = |output| match output {
+            Output::Published { ticket, result: Ok(progress) } => (ticket.number, progress.level),
+            other => panic!("{other:?}"),
+        };
+        outputs.into_iter().map(level).collect()
+    }
+
+    #[test]
+    fn a_publisher_is_told_when_all_units_have_its_message_and_when_all_groups_are_done() {
+        // M-A2, W1
+        let mut waits = Waits::default();
+        assert!(wait(&mut waits, 1, AckLevel::Delivered, &[("b", 5), ("c", 9)], Some(3)).is_empty());
+        assert!(wait(&mut waits, 2, AckLevel::Relayed, &[("b", 6)], None).is_empty());
+        let relayed = |unit, from, to| Told::Relayed { unit: name(unit), seqs: vec![(from, to)] };
+        assert_eq!(tell(&mut waits, &relayed("b", 1, 6)), [(2, AckLevel::Relayed)]);
+        assert_eq!(tell(&mut waits, &relayed("b", 1, 6)), []);
+        assert_eq!(tell(&mut waits, &relayed("c", 9, 9)), [(1, AckLevel::Relayed)]);
+        let delivered = |unit, seq| Told::Delivered { unit: name(unit), seqs: vec![seq] };
+        assert_eq!(tell(&mut waits, &delivered("b", 5)), []);
+        assert_eq!(tell(&mut waits, &Told::Done { topic: name("t"), seq: 3 }), []);
+        assert_eq!(tell(&mut waits, &delivered("c", 9)), [(1, AckLevel::Delivered)]);
+        assert!(waits.waits.is_empty() && waits.outs.is_empty() && waits.inboxes.is_empty());
+    }
+
+    #[test]
+    fn a_message_for_the_own_unit_is_relayed_at_once() {
+        let mut waits = Waits::default();
+        let outputs = wait(&mut waits, 1, AckLevel::Delivered, &[], Some(3));
+        assert_eq!(levels(outputs), [(1, AckLevel::Relayed)]);
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_wait_that_is_forgotten() {
+        // W2
+        let mut waits = Waits::default();
+        wait(&mut waits, 1, AckLevel::Delivered, &[("b", 5)], Some(3));
+        waits.forget(ticket(1));
+        waits.forget(ticket(1));
+        assert!(waits.waits.is_empty() && waits.outs.is_empty() && waits.inboxes.is_empty());
+        assert!(waits.by_ticket.is_empty());
+    }
+}

@@ -1,0 +1,136 @@
+//! The books of a group (M-G8), and how its ends get into the log.
+
+use serde::{Deserialize, Serialize};
+
+use super::group::Group;
+use super::retries::Failure;
+use crate::model::{GapReason, GroupName, Seq, Topic, UnixMillis};
+use crate::queue::effects::Effects;
+use crate::queue::operator::AuditRow;
+use crate::queue::record::Record;
+
+/// What a group was given and what became of it: `accepted = pending + all others`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub(super) struct Books {
+    pub accepted: u64,
+    pub delivered: u64,
+    pub expired: u64,
+    pub dropped: u64,
+    pub dead_lettered: u64,
+    pub purged: u64,
+    pub corrupted: u64,
+    /// Bytes of the pending ones. Exact where the message is at hand when it ends, the mean of the others where it is not.
+    pub bytes: u64,
+}
+
+impl Books {
+    /// A message came.
+    pub(super) fn accept(&mut self, bytes: usize) {
+        self.accepted += 1;
+        self.bytes += u64::try_from(bytes).unwrap_or(u64::MAX);
+    }
+
+    /// Messages ended; `None`: a consumer acknowledged them.
+    pub(super) fn end(&mut self, reason: Option<GapReason>, count: u64, bytes: Option<usize>) {
+        let pending = self.pending();
+        let bytes = match bytes {
+            Some(bytes) => u64::try_from(bytes).unwrap_or(u64::MAX),
+            None => self.bytes / pending.max(1) * count,
+        };
+        *self.place(reason) += count;
+        let left = self.bytes.saturating_sub(bytes);
+        self.bytes = if pending <= count { 0 } else { left };
+    }
+
+    /// Not ended yet.
+    pub(super) fn pending(&self) -> u64 {
+        let ended = [
+            self.delivered,
+            self.expired,
+            self.dropped,
+            self.dead_lettered,
+            self.purged,
+            self.corrupted,
+        ];
+        self.accepted.saturating_sub(ended.iter().sum())
+    }
+
+    /// For operators. `pending` and `difference` are for those who count in the log.
+    pub(super) fn row(&self, topic: &Topic, group: &GroupName) -> AuditRow {
+        AuditRow {
+            topic: topic.to_string(),
+            to: format!("group {group}"),
+            accepted: self.accepted,
+            relayed: self.delivered,
+            expired: self.expired,
+            dropped: self.dropped,
+            dead_lettered: self.dead_lettered,
+            purged: self.purged,
+            corrupted: self.corrupted,
+            ..AuditRow::default()
+        }
+    }
+
+    fn place(&mut self, reason: Option<GapReason>) -> &mut u64 {
+        match reason {
+            None => &mut self.delivered,
+            Some(GapReason::Corrupted) => &mut self.corrupted,
+            Some(GapReason::DeadLettered) => &mut self.dead_lettered,
+            Some(GapReason::Dropped) => &mut self.dropped,
+            Some(GapReason::Expired) => &mut self.expired,
+            Some(GapReason::Purged) => &mut self.purged,
+        }
+    }
+}
+
+impl Group {
+    /// Puts what has ended into records.
+    pub(super) fn save(&mut self, topic: &Topic, fx: &mut Effects) {
+        // Runs of damaged numbers may hold others that ended in another way, which must be read first.
+        let order = |reason: Option<GapReason>| (reason == Some(GapReason::Corrupted), reason);
+        self.unsaved
+            .sort_unstable_by_key(|(from, _, reason)| (order(*reason), *from));
+        let mut ended = self.unsaved.drain(..).peekable();
+        while let Some((from, to, reason)) = ended.next() {
+            let mut seqs = vec![(from, to)];
+            while let Some((from, to, _)) = ended.next_if(|(_, _, next)| *next == reason) {
+                match seqs.last_mut() {
+                    Some((_, last)) if *last + 1 == from => *last = to,
+                    _ => seqs.push((from, to)),
+                }
+            }
+            fx.record(Record::Settled {
+                topic: topic.clone(),
+                group: self.name.clone(),
+                seqs,
+                reason,
+            });
+        }
+    }
+
+    /// What [`save`](Self::save) wrote, after a restart.
+    pub(super) fn on_settled(&mut self, seqs: &[(Seq, Seq)], reason: Option<GapReason>) {
+        for (from, to) in seqs {
+            let new = self.done.insert_range(*from, *to);
+            self.books.end(reason, new, None);
+        }
+        if !self.failures.is_empty() {
+            self.failures.retain(|seq, _| !self.done.contains(*seq));
+        }
+    }
+
+    /// An attempt that failed before a restart; none if it was taken back.
+    pub(super) fn on_attempt(&mut self, seq: Seq, failed: u32, not_before: UnixMillis) {
+        if failed == 0 || self.done.contains(seq) {
+            self.failures.remove(&seq);
+            return;
+        }
+        let first = Failure {
+            first: not_before,
+            ..Failure::default()
+        };
+        let failure = self.failures.entry(seq).or_insert(first);
+        failure.failed = failed;
+        failure.not_before = not_before;
+    }
+}

@@ -1,0 +1,293 @@
+//! The two threads of the disk.
+
+use std::collections::VecDeque;
+use std::process;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use super::{Batch, Event, Events, Request};
+use crate::queue::log::storage::Storage;
+use crate::queue::log::{AppendError, Entry, Keeper, Position, Reader, Writer};
+
+/// What waits for a thread.
+pub(super) struct Inlet<T> {
+    waiting: Mutex<Waiting<T>>,
+    some: Condvar,
+}
+
+struct Waiting<T> {
+    items: VecDeque<T>,
+    woken: bool,
+    closed: bool,
+}
+
+/// The thread that writes.
+pub(super) struct Writing<S: Storage> {
+    writer: Writer<S>,
+    appends: Arc<Inlet<Batch>>,
+    reading: Arc<Inlet<Request>>,
+    events: Events,
+    /// Batches of this era and those before it come too late (D2).
+    failed_era: Option<u64>,
+    segment: u64,
+}
+
+/// The thread that reads and tidies up.
+pub(super) struct Reading<S: Storage> {
+    reader: Reader<S>,
+    keeper: Keeper<S>,
+    requests: Arc<Inlet<Request>>,
+    events: Events,
+}
+
+/// Ends the process if its thread panics (D4).
+pub(super) struct EndOnPanic;
+
+impl<S: Storage> Writing<S> {
+    pub(super) fn new(
+        writer: Writer<S>,
+        appends: Arc<Inlet<Batch>>,
+        reading: Arc<Inlet<Request>>,
+        events: Events,
+    ) -> Self {
+        Self {
+            writer,
+            appends,
+            reading,
+            events,
+            failed_era: None,
+            segment: 0,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        while let Some(batches) = self.appends.take_all() {
+            let mut batches = batches.into_iter().peekable();
+            while batches.peek().is_some() {
+                let (mut group, mut bytes) = (Vec::new(), 0);
+                while let Some(batch) = batches.next_if(|_| bytes < GROUP_BYTES) {
+                    bytes += batch.entries.iter().map(bytes_of).sum::<usize>();
+                    group.push(batch);
+                }
+                self.append(group);
+            }
+        }
+        if let Err(error) = self.writer.sync() {
+            tracing::warn!(%error, "the queue was not synced at its end");
+        }
+    }
+
+    /// One write and one sync for all of them (D1).
+    fn append(&mut self, group: Vec<Batch>) {
+        let (late, group): (Vec<_>, Vec<_>) =
+            group.into_iter().partition(|batch| self.failed_era.is_some_and(|failed| batch.era <= failed));
+        for batch in late {
+            self.answer(batch.number, Err(AppendError::Behind));
+        }
+        let Some(last) = group.last().map(|batch| batch.number) else { return };
+        let era = group.iter().map(|batch| batch.era).max();
+        let essential = group.iter().all(|batch| batch.essential);
+        let mut entries = Vec::new();
+        let mut lens = Vec::with_capacity(group.len());
+        for batch in group {
+            lens.push((batch.number, batch.entries.len()));
+            entries.extend(batch.entries);
+        }
+        match self.writer.append(&entries, essential) {
+            Ok(positions) => {
+                let mut positions = positions.into_iter();
+                for (number, len) in lens {
+                    let result: Vec<Position> = positions.by_ref().take(len).collect();
+                    self.on_written(&result);
+                    let sync = self.writer.synced().filter(|_| number == last);
+                    (self.events)(Event::Appended {
+                        number,
+                        result: Ok(result),
+                        sync,
+                    });
+                }
+            }
+            Err(error) => {
+                self.failed_era = self.failed_era.max(era);
+                let mut error = Some(error);
+                for (number, _) in lens {
+                    // The first one says why.
+                    self.answer(number, Err(error.take().unwrap_or(AppendError::Behind)));
+                }
+            }
+        }
+    }
+
+    fn answer(&self, number: u64, result: Result<Vec<Position>, AppendError>) {
+        (self.events)(Event::Appended {
+            number,
+            result,
+            sync: None,
+        });
+    }
+
+    fn on_written(&mut self, positions: &[Position]) {
+        if let Some(last) = positions.last().filter(|last| last.segment != self.segment) {
+            // A new segment: the one after it is to be prepared.
+            self.segment = last.segment;
+            self.reading.wake();
+        }
+    }
+}
+
+impl<S: Storage> Reading<S> {
+    pub(super) fn new(
+        reader: Reader<S>,
+        keeper: Keeper<S>,
+        requests: Arc<Inlet<Request>>,
+        events: Events,
+    ) -> Self {
+        Self {
+            reader,
+            keeper,
+            requests,
+            events,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        // Between two requests there is time for a step of upkeep.
+        let mut wait = Duration::ZERO;
+        while let Some(request) = self.requests.take_one(wait) {
+            if let Some(request) = request {
+                self.answer(request);
+                for damage in self.reader.take_damage() {
+                    (self.events)(Event::Damaged(damage));
+                }
+            }
+            wait = match self.keeper.upkeep() {
+                Ok(true) => Duration::ZERO,
+                Ok(false) => IDLE,
+                Err(error) => {
+                    tracing::debug!(%error, "no space could be prepared for the queue");
+                    AGAIN
+                }
+            };
+        }
+    }
+
+    fn answer(&mut self, request: Request) {
+        let event = match request {
+            // Goes to the other thread.
+            Request::Append(_) => return,
+            Request::Checkpoint { state, covers } => {
+                let result = self.keeper.checkpoint(&state, covers);
+                Event::Checkpointed(result.map_err(|error| error.to_string()))
+            }
+            Request::Fetch { reader, line, seq } => Event::Fetched {
+                reader,
+                line,
+                seq,
+                result: self.reader.fetch(line, seq).map_err(|error| error.to_string()),
+            },
+            Request::Merge { segments, keep } => {
+                let result = self.keeper.merge(&segments, keep);
+                Event::Merged(result.map_err(|error| error.to_string()))
+            }
+            Request::Read { reader, scan } => Event::Read {
+                reader,
+                scan,
+                result: self.reader.scan(scan).map_err(|error| error.to_string()),
+            },
+            Request::Release(done) => Event::Released(self.keeper.release(done)),
+            Request::Space => match self.keeper.space() {
+                Ok(space) => Event::Space(space),
+                Err(error) => {
+                    tracing::warn!(%error, "the file system does not say how full it is");
+                    return;
+                }
+            },
+        };
+        (self.events)(event);
+    }
+}
+
+impl<T> Inlet<T> {
+    pub(super) fn push(&self, item: T) {
+        let mut waiting = self.waiting();
+        if waiting.closed {
+            return;
+        }
+        waiting.items.push_back(item);
+        if waiting.items.len() == 1 {
+            self.some.notify_one();
+        }
+    }
+
+    /// Ends the wait without an item.
+    pub(super) fn wake(&self) {
+        self.waiting().woken = true;
+        self.some.notify_one();
+    }
+
+    /// Takes no more; what waits is still done.
+    pub(super) fn close(&self) {
+        self.waiting().closed = true;
+        self.some.notify_one();
+    }
+
+    /// Waits for items; `None` at the end.
+    fn take_all(&self) -> Option<VecDeque<T>> {
+        let waiting = self.waiting();
+        let nothing = |waiting: &mut Waiting<T>| waiting.items.is_empty() && !waiting.closed;
+        let mut waiting = self.some.wait_while(waiting, nothing).unwrap_or_else(PoisonError::into_inner);
+        let items = std::mem::take(&mut waiting.items);
+        (!items.is_empty()).then_some(items)
+    }
+
+    /// The next item, if there is one after so long at most; `None` at the end.
+    fn take_one(&self, wait: Duration) -> Option<Option<T>> {
+        let mut waiting = self.waiting();
+        if !wait.is_zero() {
+            let nothing = |waiting: &mut Waiting<T>| waiting.items.is_empty() && !waiting.woken && !waiting.closed;
+            let waited = self.some.wait_timeout_while(waiting, wait, nothing);
+            waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        waiting.woken = false;
+        let item = waiting.items.pop_front();
+        (item.is_some() || !waiting.closed).then_some(item)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting<T>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> Default for Inlet<T> {
+    fn default() -> Self {
+        Self {
+            waiting: Mutex::new(Waiting {
+                items: VecDeque::new(),
+                woken: false,
+                closed: false,
+            }),
+            some: Condvar::new(),
+        }
+    }
+}
+
+impl Drop for EndOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            process::abort();
+        }
+    }
+}
+
+/// Bytes a record will have, about.
+fn bytes_of(entry: &Entry) -> usize {
+    entry.head.len() + entry.message.as_ref().map_or(0, crate::model::Message::bytes)
+}
+
+/// Bytes written and synced at once, about: the first of many need not wait for all.
+const GROUP_BYTES: usize = 8 * 1024 * 1024;
+/// Upkeep is looked after so often when nothing happens.
+const IDLE: Duration = Duration::from_secs(10);
+/// And so often while the disk has no space for it.
+const AGAIN: Duration = Duration::from_secs(1);

@@ -1,0 +1,224 @@
+//! A disk that fails, is full, or takes less than it is given (M-G6, I16).
+
+use super::*;
+
+fn fail_after(more: u64) -> Faults {
+    Faults {
+        fail_after: Some(more),
+        ..Faults::default()
+    }
+}
+
+fn full_at(bytes: u64) -> Faults {
+    Faults {
+        bytes_max: Some(bytes),
+        ..Faults::default()
+    }
+}
+
+fn bytes(storage: &MemoryStorage) -> u64 {
+    storage.contents().values().map(|file| format::long(file.len())).sum()
+}
+
+/// After the power went out and nothing survived that was not synced.
+fn after_power_cut(storage: &MemoryStorage) -> Log<MemoryStorage> {
+    // Ten states: one of them loses all that can be lost.
+    let mut dice = fastrand::Rng::with_seed(1);
+    let states = (0..10).map(|_| storage.crashed(&mut dice, 512));
+    let logs = states.map(|state| open(&state).0);
+    logs.min_by_key(|log| log.space().unwrap().used).unwrap()
+}
+
+// I16
+#[test]
+fn a_batch_whose_sync_failed_is_written_again_into_another_file() {
+    let storage = MemoryStorage::default();
+    let (mut log, _) = open(&storage);
+    let before = log.append(&entries(LINE, 1..=3), false).unwrap()[0];
+    // The write succeeds, its sync does not.
+    storage.set_faults(fail_after(1));
+    storage.record();
+    let after = log.append(&entries(LINE, 4..=6), false).unwrap()[0];
+    assert!(after.segment > before.segment);
+    let operations = storage.take_recorded();
+    let failed = operations.iter().position(|operation| matches!(operation, Operation::SyncFailed(_))).unwrap();
+    let Operation::SyncFailed(file) = operations[failed] else { unreachable!() };
+    let again = |operation: &Operation| matches!(operation, Operation::Sync(it) | Operation::Write(it, ..) if *it == file);
+    assert!(!operations[failed + 1..].iter().any(again), "the file is not trusted again");
+    assert_eq!(numbers(&mut log, LINE), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(numbers(&mut after_power_cut(&storage), LINE), [1, 2, 3, 4, 5, 6]);
+}
+
+// I16, M-G6
+#[test]
+fn a_disk_that_fails_twice_takes_nothing_and_numbers_can_be_given_again() {
+    for step in 0..8 {
+        let storage = MemoryStorage::default();
+        let (mut log, _) = open(&storage);
+        log.append(&entries(LINE, 1..=3), false).unwrap();
+        storage.set_faults(Faults {
+            keep_failing: true,
+            ..fail_after(step)
+        });
+        let lost = log.append(&[entry(LINE, 4, 1500)], false);
+        if lost.is_ok() {
+            continue;
+        }
+        assert!(matches!(lost, Err(AppendError::Failed(_))), "{lost:?}");
+        assert_eq!(numbers(&mut log, LINE), [1, 2, 3], "what was synced can be read");
+        storage.set_faults(Faults::default());
+        // By itself it goes on when the disk does; the number is another record's now.
+        let other = entry(LINE, 4, 10);
+        log.append(std::slice::from_ref(&other), false).unwrap();
+        log.append(&entries(LINE, 5..=6), false).unwrap();
+        for mut log in [log, open(&storage).0, after_power_cut(&storage)] {
+            assert_eq!(numbers(&mut log, LINE), [1, 2, 3, 4, 5, 6]);
+            assert_eq!(log.fetch(LINE, 4).unwrap().unwrap().content, other.head, "step {step}");
+            let fours = replayed(&mut log, Position::default());
+            assert_eq!(fours.iter().filter(|found| found.lines[0].1 == 4).count(), 1);
+        }
+    }
+}
+
+// L10
+#[test]
+fn a_restart_after_a_failed_sync_serves_what_the_disk_has_and_not_what_memory_shows() {
+    let storage = MemoryStorage::default();
+    let (mut log, _) = open(&storage);
+    log.append(&entries(LINE, 1..=3), false).unwrap();
+    storage.set_faults(Faults {
+        keep_failing: true,
+        ..fail_after(1)
+    });
+    log.append(&entries(LINE, 4..=6), false).unwrap_err();
+    drop(log);
+    storage.set_faults(Faults::default());
+    let (mut log, _) = open(&storage);
+    let served = numbers(&mut log, LINE);
+    assert_eq!(numbers(&mut after_power_cut(&storage), LINE), served);
+}
+
+#[test]
+fn a_write_may_take_less_than_it_is_given() {
+    let storage = MemoryStorage::default();
+    let (mut log, _) = open(&storage);
+    storage.set_faults(Faults {
+        write_max: Some(7),
+        ..Faults::default()
+    });
+    log.append(&entries(LINE, 1..=30), false).unwrap();
+    assert_eq!(numbers(&mut after_power_cut(&storage), LINE), (1..=30).collect::<Vec<_>>());
+}
+
+// M-G6
+#[test]
+fn a_full_disk_refuses_messages_and_still_takes_what_is_essential() {
+    let storage = MemoryStorage::default();
+    let (mut log, _) = open(&storage);
+    while log.upkeep().unwrap() {}
+    let (mut seq, mut essential) = (0, 0);
+    storage.set_faults(full_at(bytes(&storage) + 8000));
+    loop {
+        match log.append(&[entry(LINE, seq + 1, 300)], false) {
+            Ok(_) => seq += 1,
+            Err(error) => {
+                assert!(matches!(error, AppendError::Full), "{error}");
+                break;
+            }
+        }
+        drop(log.upkeep());
+    }
+    assert!(seq > 10);
+    assert!(log.upkeep().is_err());
+    // The reserve is one segment.
+    while log.append(&[entry(OTHER, essential + 1, 300)], true).is_ok() {
+        essential += 1;
+        assert!(matches!(log.append(&[entry(LINE, seq + 1, 300)], false), Err(AppendError::Full)));
+    }
+    assert!(essential >= 8, "{essential}");
+    assert_eq!(numbers(&mut log, LINE), (1..=seq).collect::<Vec<_>>());
+    assert_eq!(numbers(&mut after_power_cut(&storage), OTHER), (1..=essential).collect::<Vec<_>>());
+
+    // It recovers by itself when there is space, and the reserve comes back first.
+    storage.set_faults(Faults::default());
+    while log.upkeep().unwrap() {}
+    assert!(storage.contents().contains_key("reserve"));
+    log.append(&[entry(LINE, seq + 1, 300)], false).unwrap();
+    log.append(&[entry(OTHER, essential + 1, 300)], true).unwrap();
+    assert_eq!(numbers(&mut open(&storage).0, LINE), (1..=seq + 1).collect::<Vec<_>>());
+}
+
+// M-G6
+#[test]
+fn a_log_on_a_full_disk_can_be_opened_read_and_tidied_up() {
+    let storage = MemoryStorage::default();
+    let (mut log, _) = open(&storage);
+    while log.upkeep().unwrap() {}
+    for seq in 1..=50 {
+        let at = log.append(&[entry(LINE, seq, 300)], false).unwrap()[0];
+        if seq == 40 {
+            log.checkpoint(b"one", at.after()).unwrap();
+            log.checkpoint(b"two", at.after()).unwrap();
+        }
+    }
+    drop(log);
+    storage.set_faults(full_at(bytes(&storage)));
+    let (mut log, _) = open(&storage);
+    assert_eq!(numbers(&mut log, LINE), (1..=50).collect::<Vec<_>>());
+    log.append(&[entry(LINE, 51, 300)], true).unwrap();
+    assert!(log.release(|_, _, to| to <= 40).segments > 2);
+    while log.upkeep().unwrap() {}
+    log.append(&[entry(LINE, 52, 300)], false).unwrap();
+}
+
+// M-G6
+#[test]
+fn the_share_of_the_queue_is_a_limit_for_messages() {
+    let storage = MemoryStorage::default();
+    let options = Options {
+        bytes_max: 40_000,
+        ..options()
+    };
+    let (mut log, _) = Log::open(storage, options).unwrap();
+    let mut seq = 0;
+    while log.append(&[entry(LINE, seq + 1, 500)], false).is_ok() {
+        seq += 1;
+    }
+    let space = log.space().unwrap();
+    assert!(space.used <= 40_000 && space.percent() >= 85, "{space:?}");
+    log.append(&[entry(LINE, seq + 1, 500)], true).unwrap();
+}
+
+// A2 of the queue: without a checkpoint, or with one that failed, everything is still there.
+#[test]
+fn a_checkpoint_that_fails_leaves_the_last_one() {
+    for step in 0..6 {
+        let storage = MemoryStorage::default();
+        let (mut log, _) = open(&storage);
+        let at = log.append(&entries(LINE, 1..=3), false).unwrap()[0];
+        log.checkpoint(b"good", at).unwrap();
+        storage.set_faults(fail_after(step));
+        let result = log.checkpoint(b"later", at);
+        storage.set_faults(Faults::default());
+        for (storage, is_crash) in [(storage.clone(), false), (storage.crashed(&mut fastrand::Rng::with_seed(step), 512), true)] {
+            let state = open(&storage).1.state.unwrap();
+            assert!(state == b"later" || (state == b"good" && result.is_err()), "step {step} {is_crash}");
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_cannot_be_read_is_an_error_and_no_damage() {
+    let storage = MemoryStorage::default();
+    let (mut log, _) = open(&storage);
+    log.append(&entries(LINE, 1..=3), false).unwrap();
+    storage.set_faults(Faults {
+        fail_reads: true,
+        ..Faults::default()
+    });
+    assert!(log.fetch(LINE, 1).is_err());
+    assert!(log.replay(Position::default(), |_| ()).is_err());
+    storage.set_faults(Faults::default());
+    assert_eq!(numbers(&mut log, LINE), [1, 2, 3]);
+    assert_eq!(log.take_damage(), []);
+}

@@ -1,0 +1,68 @@
+//! Bugs that tests can plant, to see that the simulation finds them. Outside of tests none can be.
+
+/// A bug.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[cfg_attr(not(test), expect(dead_code, reason = "planted by tests only"))]
+pub(crate) enum Bug {
+    /// A publisher is answered when its message is handed to the disk, not when it is there (M-A2).
+    AckBeforeSync,
+    /// A message goes to consumers and units before it is on disk (M-A3).
+    SendBeforeSync,
+    /// A number below the highest one of its stream is taken for a duplicate (M-B2).
+    HighestSeen,
+    /// What a peer will never send is not written down (M-G2).
+    GapForgotten,
+    /// The frontier that is told to a peer is the highest number that came (M-B2).
+    FrontierIsHighest,
+    /// A message is done with before its dead letter is on disk (M-E4).
+    DoneBeforeDead,
+    /// Numbers are not taken back when the disk failed.
+    NoRollback,
+    /// Attempts are not written down (M-E1).
+    AttemptsForgotten,
+    /// A deadline matters at accept only (M-E2).
+    ExpiryAtAcceptOnly,
+    /// A message is sent on to units it has visited (M-G3).
+    LoopGuardOff,
+    /// A checkpoint says that it covers records that came after it (R1).
+    CheckpointAhead,
+    /// Segments with live messages are released.
+    ReleaseLive,
+    /// What publishers sent is forgotten by a restart (M-B3).
+    DedupForgotten,
+    /// A redriven message stays among the dead letters (R3).
+    RedriveKeepsLetter,
+    /// What consumers acknowledged is not written down.
+    SettledForgotten,
+    /// A restart gives numbers from one on (M-A1).
+    NumbersFromOne,
+}
+
+/// Whether a bug is planted on this thread.
+#[cfg(not(test))]
+pub(crate) const fn planted(_: Bug) -> bool {
+    false
+}
+
+#[cfg(test)]
+pub(crate) use planting::{plant, planted};
+
+#[cfg(test)]
+mod planting {
+    use std::cell::Cell;
+
+    use super::Bug;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+    }
+
+    /// Plants a bug on this thread, or none.
+    pub(crate) fn plant(bug: Option<Bug>) {
+        PLANTED.set(bug);
+    }
+
+    pub(crate) fn planted(bug: Bug) -> bool {
+        PLANTED.get() == Some(bug)
+    }
+}
