@@ -1,0 +1,330 @@
+//! Lanes come, go and answer.
+
+use std::time::Duration;
+
+use super::Outbox;
+use super::backlog::Waiting;
+use super::ends::{End, Ending, From};
+use super::keys::NO_KEY;
+use super::lane::{Cargo, Flight, Lane};
+use super::live::Entry;
+use super::topics::TopicId;
+use crate::model::{RelayName, Seq};
+use crate::queue::api::Output;
+use crate::queue::effects::{Effects, Now, Told};
+use crate::queue::lanes::{LaneId, LaneKind, Refused, ToReceiver, ToSender};
+use crate::queue::line::Settled;
+
+/// Messages that turned out to be with the unit.
+#[derive(Debug, Default)]
+pub(super) struct Settling {
+    runs: Vec<(Seq, Seq)>,
+    counts: Vec<(TopicId, u64)>,
+}
+
+impl Settling {
+    fn add(&mut self, seq: Seq, topic: TopicId) {
+        match self.runs.last_mut() {
+            Some((_, to)) if *to + 1 == seq => *to = seq,
+            _ => self.runs.push((seq, seq)),
+        }
+        match self.counts.last_mut() {
+            Some((last, count)) if *last == topic => *count += 1,
+            _ => self.counts.push((topic, 1)),
+        }
+    }
+}
+
+impl Outbox {
+    /// A lane that was opened to a relay of the unit is up.
+    pub fn on_lane_up(&mut self, now: Now, lane: LaneId, relay: RelayName, kind: LaneKind, fx: &mut Effects) {
+        self.clock = self.clock.max(now.mono);
+        let close = |why: &str| Output::CloseLane {
+            lane,
+            why: why.to_owned(),
+        };
+        if self.foreign {
+            fx.output(close("the log needs a new epoch first"));
+            return;
+        }
+        if let Some(before) = self.slot(kind).take() {
+            fx.output(Output::CloseLane {
+                lane: before.id,
+                why: "another lane takes its place".to_owned(),
+            });
+            self.ground(before);
+        }
+        let open = ToReceiver::Open {
+            epoch: self.epoch,
+            kind,
+            base: self.ledger.base(),
+        };
+        fx.output(Output::ToReceiver { lane, frame: open });
+        *self.slot(kind) = Some(Lane::new(now.mono, lane, kind, relay));
+    }
+
+    /// A lane ended.
+    pub fn on_lane_down(&mut self, now: Now, lane: LaneId, _fx: &mut Effects) {
+        self.clock = self.clock.max(now.mono);
+        if let Some(lane) = self.take_lane(lane) {
+            self.lost = Some("the link is gone".to_owned());
+            self.ground(lane);
+        }
+    }
+
+    /// The peer says something.
+    pub fn on_frame(&mut self, now: Now, lane: LaneId, frame: ToSender, fx: &mut Effects) {
+        self.clock = self.clock.max(now.mono);
+        let Some(kind) = self.lane(lane).map(|lane| lane.kind) else {
+            return;
+        };
+        match frame {
+            ToSender::Opened {
+                frontier,
+                above,
+                highest,
+            } => self.on_opened(now, lane, (frontier, &above, highest), fx),
+            ToSender::Denied { detail } => {
+                self.close(lane, "denied", fx);
+                self.denied = Some(detail);
+            }
+            ToSender::Ack { batch, refused } => self.on_ack(now, lane, batch, &refused, fx),
+            ToSender::Busy { pushback } => {
+                if let Some(lane) = self.slot(kind) {
+                    lane.set_busy(now.mono, pushback.is_some());
+                }
+                if pushback.is_some() {
+                    self.share.on_busy(now.mono);
+                }
+            }
+            ToSender::Delivered { seqs } => fx.told.push(Told::Delivered {
+                unit: self.unit.clone(),
+                seqs,
+            }),
+        }
+        self.settle(now.mono, fx);
+    }
+
+    fn on_opened(&mut self, now: Now, id: LaneId, (frontier, above, highest): Opened<'_>, fx: &mut Effects) {
+        if highest.max(frontier) > self.last_stored {
+            self.foreign = true;
+            let ids: Vec<LaneId> = self.lanes().map(|lane| lane.id).collect();
+            for id in ids {
+                self.close(id, "the relay there has seen messages that are not known here", fx);
+            }
+            return;
+        }
+        let mut there = Settled::up_to(frontier);
+        for (from, to) in above {
+            if from <= to {
+                there.insert_range(*from, *to);
+            }
+        }
+        if self.lane(id).is_some_and(Lane::is_open) {
+            self.close(id, "opened twice", fx);
+            return;
+        }
+        self.denied = None;
+        self.ledger.there(&there);
+        for entry in self.live.take_unsent(|entry| there.contains(entry.seq)) {
+            if !self.void.remove(&entry.seq) {
+                self.settle_live(&entry);
+            }
+        }
+        if let Some(lane) = self.lane_mut(id) {
+            lane.open(now.mono, there);
+        }
+    }
+
+    fn on_ack(&mut self, now: Now, id: LaneId, batch: u64, refused: &[Refused], fx: &mut Effects) {
+        if !self.lane(id).is_some_and(|lane| lane.is_open() && lane.has_sent(batch)) {
+            self.close(id, "the relay there acknowledged what was not sent", fx);
+            return;
+        }
+        while let Some(lane) = self.lane_mut(id)
+            && let Some(flight) = lane.land(now.mono, batch)
+        {
+            let empty = lane.bytes() == 0;
+            self.on_landed(now, flight, empty, refused);
+        }
+    }
+
+    fn on_landed(&mut self, now: Now, flight: Flight, empty: bool, refused: &[Refused]) {
+        let refused = |seq: Seq| refused.iter().find(|refused| refused.seq == seq);
+        match flight.cargo {
+            Cargo::Live(count) => {
+                self.share.on_live_arrived(now.mono, flight.bytes, flight.sent);
+                for _ in 0..count {
+                    let Some(entry) = self.live.pop_sent() else { break };
+                    if !self.void.is_empty() && self.void.remove(&entry.seq) {
+                        continue;
+                    }
+                    match refused(entry.seq) {
+                        Some(refused) => self.refuse_live(now, entry, refused),
+                        None => self.settle_live(&entry),
+                    }
+                }
+            }
+            Cargo::Backlog(waiting) => {
+                self.share
+                    .on_backlog_arrived(now.mono, flight.bytes, flight.sent, empty);
+                let count = super::pace::float(waiting.len());
+                self.share.backlog_messages.add(now.mono, count);
+                for waiting in waiting {
+                    if !self.void.is_empty() && self.void.remove(&waiting.seq) {
+                        continue;
+                    }
+                    match refused(waiting.seq) {
+                        Some(refused) => self.refuse_backlog(now, waiting, refused),
+                        None => {
+                            self.unfly(&waiting);
+                            self.settle_backlog(&waiting);
+                        }
+                    }
+                }
+            }
+            Cargo::Gap(seqs, _) => self.ledger.told(seqs),
+        }
+    }
+
+    /// The peer will never take this one (M-E5).
+    fn refuse_live(&mut self, now: Now, entry: Entry, refused: &Refused) {
+        let ending = Ending {
+            seq: entry.seq,
+            topic: entry.topic,
+            bytes: entry.bytes,
+            hash: NO_KEY,
+        };
+        let dead = self.dead(now, entry.seq, entry.message, &refused.reason, &refused.detail);
+        self.end(ending, From::Taken, End::Dead(Box::new(dead)));
+    }
+
+    fn refuse_backlog(&mut self, now: Now, waiting: Waiting, refused: &Refused) {
+        self.unfly(&waiting);
+        let ending = Ending::of(&waiting);
+        let dead = self.dead(now, waiting.seq, waiting.message, &refused.reason, &refused.detail);
+        self.end(ending, From::Backlog, End::Dead(Box::new(dead)));
+    }
+
+    fn settle_live(&mut self, entry: &Entry) {
+        self.topics.at_mut(entry.topic).live -= 1;
+        self.lighten(entry.topic, entry.bytes);
+        self.settling.add(entry.seq, entry.topic);
+    }
+
+    /// A message of the backlog is with the unit.
+    pub(super) fn settle_backlog(&mut self, waiting: &Waiting) {
+        self.topics.at_mut(waiting.topic).backlog -= 1;
+        self.lighten(waiting.topic, waiting.bytes);
+        let cursor = self.cursor_of(waiting.topic);
+        cursor.pending -= 1;
+        cursor.keys.remove(waiting.hash);
+        cursor.oldest = cursor.oldest.max(waiting.message.accepted_at);
+        if !self.tell.is_empty() {
+            self.tell.remove(&waiting.seq);
+        }
+        self.settling.add(waiting.seq, waiting.topic);
+    }
+
+    /// A message of the backlog is not on its way any more.
+    fn unfly(&mut self, waiting: &Waiting) {
+        self.flying.remove(&waiting.seq);
+        self.topics.at_mut(waiting.topic).flying -= 1;
+        let cursor = self.cursor_of(waiting.topic);
+        cursor.flying -= 1;
+        cursor.flying_bytes -= waiting.bytes;
+    }
+
+    /// Enters what turned out to be with the unit.
+    pub(super) fn settle(&mut self, now: Duration, fx: &mut Effects) {
+        if self.settling.runs.is_empty() {
+            return;
+        }
+        let Settling { runs, counts } = std::mem::take(&mut self.settling);
+        self.ledger.relay(now, &runs, &counts);
+        fx.told.push(Told::Relayed {
+            unit: self.unit.clone(),
+            seqs: runs,
+        });
+    }
+
+    /// Gives a lane up.
+    pub(super) fn close(&mut self, id: LaneId, why: &str, fx: &mut Effects) {
+        if let Some(lane) = self.take_lane(id) {
+            fx.output(Output::CloseLane {
+                lane: id,
+                why: why.to_owned(),
+            });
+            self.lost = Some(why.to_owned());
+            self.ground(lane);
+        }
+    }
+
+    /// A lane is gone: what was on its way is to be sent again.
+    pub(super) fn ground(&mut self, lane: Lane) {
+        match lane.kind {
+            LaneKind::Live => self.live.unsend(),
+            LaneKind::Backlog => self.share.on_backlog_down(),
+        }
+        for flight in lane.into_flights().into_iter().rev() {
+            match flight.cargo {
+                Cargo::Live(_) => {}
+                Cargo::Backlog(waiting) => {
+                    for waiting in waiting.into_iter().rev() {
+                        if !self.void.remove(&waiting.seq) {
+                            self.unfly(&waiting);
+                            self.cursor_of(waiting.topic).put_back(waiting);
+                        }
+                    }
+                }
+                Cargo::Gap(seqs, reason) => self.ledger.untell(seqs, reason),
+            }
+        }
+    }
+
+    /// Whether the unit had a message when a lane was opened.
+    pub(super) fn is_there(&self, seq: Seq) -> bool {
+        let mut there = self.lanes().filter_map(|lane| lane.there.as_ref());
+        there.any(|there| there.contains(seq))
+    }
+
+    pub(super) fn lanes(&self) -> impl Iterator<Item = &Lane> {
+        self.live_lane.iter().chain(&self.backlog_lane)
+    }
+
+    fn lane(&self, id: LaneId) -> Option<&Lane> {
+        self.lanes().find(|lane| lane.id == id)
+    }
+
+    fn lane_mut(&mut self, id: LaneId) -> Option<&mut Lane> {
+        let mut lanes = self.live_lane.iter_mut().chain(&mut self.backlog_lane);
+        lanes.find(|lane| lane.id == id)
+    }
+
+    fn take_lane(&mut self, id: LaneId) -> Option<Lane> {
+        let kind = self.lane(id)?.kind;
+        self.slot(kind).take()
+    }
+
+    fn slot(&mut self, kind: LaneKind) -> &mut Option<Lane> {
+        match kind {
+            LaneKind::Backlog => &mut self.backlog_lane,
+            LaneKind::Live => &mut self.live_lane,
+        }
+    }
+}
+
+impl Ending {
+    /// That of a message of the backlog.
+    pub(super) fn of(waiting: &Waiting) -> Self {
+        Self {
+            seq: waiting.seq,
+            topic: waiting.topic,
+            bytes: waiting.bytes,
+            hash: waiting.hash,
+        }
+    }
+}
+
+/// Frontier, runs above it and highest number at the peer.
+type Opened<'a> = (Seq, &'a [(Seq, Seq)], Seq);

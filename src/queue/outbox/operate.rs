@@ -1,0 +1,109 @@
+//! What operators change and see.
+
+use super::pace::whole;
+use super::{Lane, Outbox, books, state, topics};
+use crate::model::{Seq, Topic, UnixMillis};
+use crate::queue::effects::Now;
+use crate::queue::operator::{AuditRow, LimitValues, UnitStatus};
+use crate::queue::record::Pause;
+
+impl Outbox {
+    /// Stops sending, or goes on (M-H3). It goes on by itself when the time of the pause is over.
+    pub fn pause(&mut self, pause: Option<Pause>) {
+        self.pause = pause;
+    }
+
+    /// Stops or goes on with one topic.
+    pub fn pause_topic(&mut self, topic: &Topic, paused: bool) {
+        let id = self.known(topic);
+        self.topics.at_mut(id).paused = paused;
+        self.place(id);
+        if paused {
+            let entries = self.live.take_unsent(|entry| entry.topic == id);
+            self.join_backlog(entries);
+        }
+    }
+
+    /// Other replay limits, of all or of a topic, in place of those of the settings; `None`: those again (M-D2).
+    pub fn limit(&mut self, topic: Option<&Topic>, limits: Option<LimitValues>) {
+        match (topic, limits) {
+            (None, limits) => {
+                self.limits = limits;
+                self.put_limits();
+                return;
+            }
+            (Some(topic), Some(limits)) => _ = self.topic_limits.insert(topic.clone(), limits),
+            (Some(topic), None) => _ = self.topic_limits.remove(topic),
+        }
+        if let Some(id) = topic.and_then(|topic| self.topics.find(topic)) {
+            self.place(id);
+        }
+    }
+
+    pub(super) fn put_limits(&mut self) {
+        self.pace.set(self.clock, self.limits.unwrap_or(self.config.limits));
+    }
+
+    /// Everything at a glance.
+    pub fn status(&self, now: Now) -> UnitStatus {
+        let backlog: u64 = self.topics.iter().map(|topic| topic.backlog).sum();
+        let lanes: Vec<Option<&Lane>> = self.lanes().map(Some).collect();
+        let facts = state::Facts {
+            lanes: &lanes,
+            pause: self.pause.as_ref(),
+            denied: self.denied.as_deref(),
+            lost: self.lost.as_deref(),
+            backlog,
+        };
+        let (state, detail) = state::of(now.mono, &facts);
+        let rate = self.share.backlog_messages.peek(now.mono);
+        let eta = (backlog > 0 && rate > 0.0).then(|| whole(super::pace::float(backlog) / rate));
+        let oldest = self.oldest().map(|oldest| now.wall.0.saturating_sub(oldest.0));
+        UnitStatus {
+            unit: self.unit.as_str().to_owned(),
+            state: state.to_owned(),
+            detail,
+            live: self.topics.iter().map(|topic| topic.live).sum(),
+            backlog,
+            bytes: self.topics.iter().map(|topic| topic.bytes).sum(),
+            oldest_ms: oldest,
+            replay_rate: rate,
+            limits: self.pace.limits(),
+            eta_seconds: eta,
+            keys_behind: self
+                .cursors
+                .values()
+                .map(|cursor| u64::try_from(cursor.keys.len()).unwrap_or(0))
+                .sum(),
+            keys_coarse: self.cursors.values().any(|cursor| cursor.keys.is_coarse()),
+            pause: self.pause.clone(),
+        }
+    }
+
+    /// One row for each topic. What is pending, and so the difference, is for who reads the log (M-G8).
+    pub fn books(&self) -> Vec<AuditRow> {
+        let unknown = topics::unknown();
+        let rows = self
+            .topics
+            .iter()
+            .map(|topic| (&topic.name, &topic.books, topic.waiting() + self.fresh_of(topic)));
+        books::rows(&self.unit, &unknown, rows)
+    }
+
+    /// When the oldest message that waits was accepted, or an earlier moment.
+    pub(super) fn oldest(&self) -> Option<UnixMillis> {
+        let waiting = self.cursors.values().filter(|cursor| cursor.pending > 0);
+        let live = self.live.front().map(|entry| entry.message.accepted_at);
+        waiting.map(|cursor| cursor.oldest).chain(live).min()
+    }
+
+    fn fresh_of(&self, state: &topics::State) -> u64 {
+        let topic = self.topics.find(&state.name);
+        topic.map_or(0, |topic| self.ledger.fresh_of(topic))
+    }
+
+    /// The highest number that was given.
+    pub fn last_assigned(&self) -> Seq {
+        self.assigned
+    }
+}
