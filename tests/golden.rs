@@ -226,6 +226,7 @@ fn frames() -> Vec<(&'static str, &'static str, BytesMut)> {
             services: vec!["im.Receiver".to_owned()],
             instance: "r-1".to_owned(),
             max_in_flight: 16,
+            ..Register::default()
         };
         frame::put_register(out, 1, &hello::encode(&register));
     });
@@ -236,6 +237,7 @@ fn frames() -> Vec<(&'static str, &'static str, BytesMut)> {
                 service: "im.Other".to_owned(),
                 reason: "not in the settings".to_owned(),
             }],
+            ..Registered::default()
         };
         frame::put_registered(out, 1, &hello::encode(&registered));
     });

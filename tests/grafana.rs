@@ -170,3 +170,45 @@ fn every_panel_has_its_question_in_the_readme() {
         }
     }
 }
+
+/// Names of alerts and what they link to.
+fn alerts() -> Vec<(String, String)> {
+    let text = fs::read_to_string(root("grafana/alerts.yml")).unwrap();
+    let value = |line: &str, key: &str| line.trim().strip_prefix(key).map(|value| value.trim().to_owned());
+    let names = text.lines().filter_map(|line| value(line, "- alert:"));
+    let links = text.lines().filter_map(|line| value(line, "runbook:"));
+    let alerts: Vec<_> = names.zip(links).collect();
+    assert_eq!(
+        alerts.len(),
+        text.matches("- alert:").count(),
+        "each alert links to the runbook"
+    );
+    assert!(alerts.len() > 10);
+    alerts
+}
+
+#[test]
+fn every_alert_says_what_to_do_and_is_tested() {
+    // O-M2
+    let runbook = fs::read_to_string(root("grafana/runbook.md")).unwrap();
+    let tests = fs::read_to_string(root("grafana/alerts_test.yml")).unwrap();
+    let entries: Vec<_> = runbook.split("\n## ").skip(1).collect();
+    for (alert, link) in alerts() {
+        assert_eq!(link, format!("runbook.md#{}", alert.to_lowercase()), "{alert}");
+        let entry = entries
+            .iter()
+            .find(|entry| entry.lines().next() == Some(alert.as_str()));
+        let entry = entry.unwrap_or_else(|| panic!("{alert} has no entry in grafana/runbook.md"));
+        for part in ["**Meaning.**", "**Likely causes.**", "**What to do.**"] {
+            assert!(entry.contains(part), "{alert}: {part} is missing");
+        }
+        // Once where it must be silent, once where it must fire: the summary is expected.
+        let tested = tests.matches(&format!("alertname: {alert}")).count();
+        assert!(tested >= 2 && tests.contains(&link), "{alert}: {tested} tests");
+    }
+    let known: BTreeSet<_> = alerts().into_iter().map(|(alert, _)| alert).collect();
+    for entry in entries {
+        let name = entry.lines().next().unwrap();
+        assert!(known.contains(name), "no alert leads to {name} in grafana/runbook.md");
+    }
+}

@@ -13,14 +13,17 @@
 //! # Not here
 //! The series of a component (its `metrics.rs`), draining (`app`).
 
+mod desk;
 mod guard;
 mod health;
+mod messages;
 mod pages;
 mod server;
 mod settings;
 #[cfg(test)]
 mod tests;
 
+pub use desk::Desk;
 pub use guard::Access;
 pub use health::{Condition, Health};
 pub use server::{Admin, MissingKeys, Parts, ServerError, StatusSource};

@@ -26,6 +26,8 @@ GET  /status                                     units, links and services, as J
 GET  /certificates                               certificates of this relay and its links, as JSON
 POST /drain                                      finish running calls, then end
 PUT  /log?level=info,strait::peer=debug          log levels
+GET  /queue[?command=JSON]                       messages: status, or what a command that only reads finds
+POST /queue                                      a command as JSON: purge, pause, redrive ... (see strait queue --help)
 ";
 
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";

@@ -11,7 +11,7 @@ use axum::routing::{get, post, put};
 use tokio_util::sync::CancellationToken;
 
 use super::guard::{Access, Rules, guard};
-use super::{Health, pages};
+use super::{Desk, Health, messages, pages};
 use crate::model::{MissingKey, Place};
 use crate::routing;
 use crate::telemetry::{LogHandle, Registry};
@@ -37,6 +37,8 @@ pub struct Parts {
     pub drain: CancellationToken,
     /// Who may.
     pub access: Access,
+    /// The queue, for `/queue`.
+    pub queue: Option<Arc<Desk>>,
 }
 
 /// What a service, by name, wants done with calls without key.
@@ -91,10 +93,11 @@ impl Admin {
             .map_err(ServerError::Thread)?;
         let stop = CancellationToken::new();
         let stopped = stop.clone();
+        let desk = parts.queue.clone();
         let app = router(address, parts);
         let thread = std::thread::Builder::new()
             .name("strait-admin".to_owned())
-            .spawn(move || runtime.block_on(serve(listener, app, stopped)))
+            .spawn(move || runtime.block_on(serve(listener, app, desk, stopped)))
             .map_err(ServerError::Thread)?;
         Ok(Self {
             address,
@@ -124,7 +127,7 @@ impl Drop for Admin {
     }
 }
 
-async fn serve(listener: TcpListener, app: Router, stopped: CancellationToken) {
+async fn serve(listener: TcpListener, app: Router, desk: Option<Arc<Desk>>, stopped: CancellationToken) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
@@ -133,9 +136,17 @@ async fn serve(listener: TcpListener, app: Router, stopped: CancellationToken) {
         }
     };
     let server = async { axum::serve(listener, app).await };
+    let answers = async {
+        if let Some(desk) = desk {
+            desk.run().await;
+        }
+        // The queue has ended, before this address does.
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         // Open connections are cut: scrapers keep theirs open for ever.
         () = stopped.cancelled() => {}
+        () = answers => {}
         result = server => {
             if let Err(error) = result {
                 tracing::error!(%error, "admin address is no longer served");
@@ -159,6 +170,7 @@ fn router(address: SocketAddr, parts: Parts) -> Router {
         .route("/certificates", get(pages::certificates))
         .route("/drain", post(pages::drain))
         .route("/log", put(pages::log))
+        .route("/queue", get(messages::read).post(messages::change))
         .layer(from_fn_with_state(Arc::new(rules), guard))
         .with_state(Arc::new(parts))
 }

@@ -62,6 +62,7 @@ fn start_with(access: Access) -> Fixture {
         status: Arc::new(Links),
         drain: drain.clone(),
         access,
+        queue: None,
     };
     let admin = Admin::start(SocketAddr::from(([127, 0, 0, 1], 0)), parts).unwrap();
     Fixture { admin, health, drain }

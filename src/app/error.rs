@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::peer::credentials::CredentialsError;
 use crate::peer::quic::QuicError;
+use crate::queue::QueueError;
 use crate::{admin, ingress};
 
 /// Why the relay cannot run. The text says what to do.
@@ -41,6 +42,9 @@ pub enum AppError {
     /// Two components want the same series.
     #[error("metrics cannot be registered; this is a fault of this build")]
     Metrics(#[from] prometheus::Error),
+    /// The queue cannot be opened.
+    #[error("the queue of messages below the data directory cannot be used")]
+    Queue(#[from] QueueError),
     /// TLS cannot be set up.
     #[error("QUIC cannot be set up")]
     Quic(#[from] QuicError),

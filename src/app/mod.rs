@@ -82,8 +82,12 @@ async fn serve(source: Source, checked: Checked, log: LogHandle) -> Result<(), A
             read: contexts::token(&settings.admin.read_token_file)?,
             change: contexts::token(&settings.admin.change_token_file)?,
         },
+        queue: None,
     };
     let admin = admin_address.map(|address| Admin::start(address, parts)).transpose()?;
+    health.set("queue", false, "the queue is read from the disk");
+    let queue = queue_thread::start(&shared, (ends.inlet, ends.outlets), ends.metrics).await?;
+    health.set("queue", true, "");
     let shards = start_shards(&shared).await?;
     let listeners = accept::Listeners::bind(&shared)?;
     let stop_accepting = CancellationToken::new();
@@ -108,6 +112,7 @@ async fn serve(source: Source, checked: Checked, log: LogHandle) -> Result<(), A
     };
     if !forced {
         close_lanes(&shards).await;
+        queue_thread::stop(queue).await;
         end(shards).await;
     }
     if let Some(admin) = admin {

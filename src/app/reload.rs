@@ -88,9 +88,8 @@ impl Reload {
             match self.reload() {
                 Ok(reloaded) => {
                     self.metrics.on_applied(&self.settings);
-                    let shared = &self.shared;
-                    let setup = queue_thread::setup(&self.settings, &shared.place, &shared.geo);
-                    shared.queue.handle.send(Input::Reload(Box::new(setup)));
+                    let setup = queue_thread::setup(&self.shared, &self.settings);
+                    self.shared.queue.handle.send(Input::Reload(Box::new(setup)));
                     for shard in &shards {
                         let _ = shard.send(Command::Reload(Arc::clone(&reloaded))).await;
                     }
@@ -212,7 +211,7 @@ fn apply(running: &Settings, new: &Settings) -> Settings {
 
 /// The services that change without a restart: all but those that the relay itself answers if nobody else does.
 fn services(running: &Settings, new: &Settings) -> Services {
-    let own: Vec<_> = ingress::api::services_for(&Services::new()).collect();
+    let own: Vec<_> = ingress::api::own_services(&Services::new()).collect();
     let kept = running.services.iter().filter(|(name, _)| own.contains(name));
     let others = new.services.iter().filter(|(name, _)| !own.contains(name));
     kept.chain(others)

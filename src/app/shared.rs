@@ -19,7 +19,7 @@ use crate::peer::refusals::Refusals;
 use crate::settings::{Checked, Settings};
 use crate::telemetry::Registry;
 use crate::telemetry::calls::CallSeries;
-use crate::{admin, admission, delivery, ingress, peer, routing};
+use crate::{admin, admission, delivery, ingress, peer, queue, routing};
 
 /// All that shards share, made once.
 pub(super) struct Shared {
@@ -97,7 +97,7 @@ pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, En
     )?;
     let shards = shard_count(settings.relay.shards);
     let units = settings.units.keys().chain([&unit]).cloned();
-    let (queue, ends) = queue_thread::ways(&settings.queue, shards);
+    let (queue, ends) = queue_thread::ways(&settings.queue, shards, queue::Metrics::register(series, &unit)?);
     let shared = Shared {
         queue,
         routing: routing::Handle::new(routes),

@@ -16,6 +16,9 @@ mod configuration;
 mod demo;
 mod explain;
 mod grpc;
+mod messages;
+mod queue;
+mod table;
 mod version;
 
 use std::ffi::OsString;
@@ -55,6 +58,9 @@ enum Output {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Count every message of a running relay twice, by the books and by the log; exit code 2 if they differ
+    #[command(after_help = "Example:\n  strait audit --admin 127.0.0.1:7402")]
+    Audit(queue::Audit),
     /// Make one call through a relay
     #[command(after_help = call::HELP)]
     Call(call::Args),
@@ -72,14 +78,29 @@ enum Command {
     /// Show three units on this machine: calls cross, a unit goes away and comes back
     #[command(after_help = demo::HELP)]
     Demo(demo::Args),
+    /// Dead letters of a running relay: list, show, purge, redrive
+    #[command(after_help = queue::DLQ_HELP)]
+    Dlq(queue::Dlq),
     /// Say which unit owns a key, and why
     #[command(
         after_help = "Example:\n  strait explain --config config/relay.toml --key im.conversation=cid:1:42 --service im.Echo"
     )]
     Explain(explain::Args),
+    /// Publish messages at the local relay
+    #[command(after_help = messages::PUBLISH_HELP)]
+    Publish(messages::PublishArgs),
+    /// Messages of a running relay: status, peek, purge, pause, resume, audit, unblock
+    #[command(after_help = queue::HELP)]
+    Queue(queue::Queue),
+    /// How fast a running relay sends stored messages to units that were away
+    #[command(after_help = queue::REPLAY_HELP)]
+    Replay(queue::Replay),
     /// Run a relay until SIGTERM
     #[command(after_help = "Example:\n  strait run --config config/relay.toml --set relay.shards=2")]
     Run(SourceArgs),
+    /// Receive messages of a group from the local relay
+    #[command(after_help = messages::SUBSCRIBE_HELP)]
+    Subscribe(messages::SubscribeArgs),
     /// Print version, revision and what is built in
     Version,
 }
@@ -128,6 +149,15 @@ enum CliError {
     /// The log cannot be set up.
     #[error(transparent)]
     Log(#[from] telemetry::LogError),
+    /// The relay says no.
+    #[error("{detail}")]
+    Refused {
+        /// Why, and what to do about it.
+        detail: String,
+    },
+    /// The command line is wrong in a way that its grammar cannot say.
+    #[error("{0}")]
+    Usage(String),
     /// Mistakes in the configuration, one per line.
     #[error(transparent)]
     Problems(#[from] Problems),
@@ -139,7 +169,8 @@ enum CliError {
 impl CliError {
     fn code(&self) -> u8 {
         match self {
-            Self::No | Self::Problems(_) => 2,
+            Self::No | Self::Problems(_) | Self::Refused { .. } => 2,
+            Self::Usage(_) => 64,
             _ => 1,
         }
     }
@@ -175,6 +206,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), CliError> {
     match cli.command {
+        Command::Audit(args) => queue::audit(&args, cli.output, out),
         Command::Call(args) => call::run(&args, cli.output, out),
         Command::Cert(args) => cert::run(&args, cli.output, out),
         Command::Completions { shell } => {
@@ -185,7 +217,12 @@ fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), CliError> {
         }
         Command::Config(command) => configuration::run(&command, cli.output, out),
         Command::Demo(args) => demo::run(&args, cli.output, out),
+        Command::Dlq(args) => queue::dlq(&args, cli.output, out),
         Command::Explain(args) => explain::run(&args, cli.output, out),
+        Command::Publish(args) => messages::publish(&args, cli.output, out),
+        Command::Subscribe(args) => messages::subscribe(&args, cli.output, out),
+        Command::Queue(args) => queue::run(&args, cli.output, out),
+        Command::Replay(args) => queue::replay(&args, cli.output, out),
         Command::Run(args) => {
             let source = args.source();
             let checked = load(&source)?;
@@ -241,5 +278,27 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    /// Command lines between backquotes.
+    fn named_in(text: &str) -> Vec<&str> {
+        let spans = text.split('`').skip(1).step_by(2);
+        spans
+            .filter(|span| span.starts_with("strait ") && !span.contains('\n'))
+            .collect()
+    }
+
+    #[test]
+    fn every_command_that_the_runbook_names_exists() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/grafana/runbook.md");
+        let text = std::fs::read_to_string(file).unwrap();
+        let named = named_in(&text);
+        assert!(named.len() > 20, "{named:?}");
+        for line in named {
+            // A placeholder for a number is one.
+            let words = line.split_whitespace().map(|word| if word == "N" { "1" } else { word });
+            let help = |error: clap::Error| error.kind() == clap::error::ErrorKind::DisplayHelp;
+            assert!(Cli::try_parse_from(words).map_or_else(help, |_| true), "{line}");
+        }
     }
 }

@@ -86,7 +86,11 @@ impl<T> Sender<T> {
         let waker = {
             let mut state = self.0.state();
             state.queue.extend(events);
-            if state.queue.is_empty() { None } else { state.waker.take() }
+            if state.queue.is_empty() {
+                None
+            } else {
+                state.waker.take()
+            }
         };
         if let Some(waker) = waker {
             waker.wake();

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -104,9 +105,21 @@ impl Message {
         MESSAGE_BYTES + key + self.attributes.as_bytes().len() + self.body.len()
     }
 
+    /// How long ago it was accepted, by clocks of two relays.
+    pub fn age(&self, now: UnixMillis) -> Duration {
+        self.accepted_at.age(now)
+    }
+
     /// Whether its deadline has passed.
     pub fn is_expired(&self, now: UnixMillis) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+}
+
+impl UnixMillis {
+    /// How long ago it was; zero if it is to come.
+    pub fn age(self, now: Self) -> Duration {
+        Duration::from_millis(now.0.saturating_sub(self.0))
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::api::Output;
 use super::line::LineId;
 use super::log::Scan;
+use super::metrics::Seen;
 use super::record::{DeadSource, Record};
 use crate::model::{DeadPlace, GroupName, Message, Seq, Topic, UnitId, UnixMillis};
 
@@ -31,6 +32,8 @@ pub struct Effects {
     pub outputs: Vec<Output>,
     /// What publishers may wait for.
     pub told: Vec<Told>,
+    /// To be counted.
+    pub seen: Vec<Seen>,
 }
 
 /// A message has come so far; the engine knows who waits for that.

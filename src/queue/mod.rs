@@ -36,10 +36,11 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use handle::{Handle, Inlet, Outlets};
-pub use metrics::{DiskMetrics, Metrics};
+pub use metrics::Metrics;
 pub use settings::{
-    DeadLetterSettings, DedupSettings, Exhausted, GroupSettings, MirrorSettings, OnExpiry, Overflow, Priority, Push, ReplayLimits,
-    ReplayOrder, ReplaySettings, RetrySettings, Settings, Sync, TopicRule, TopicSettings, Topics, UnitReplay,
+    DeadLetterSettings, DedupSettings, Exhausted, GroupSettings, MirrorSettings, OnExpiry, Overflow, Priority, Push,
+    ReplayLimits, ReplayOrder, ReplaySettings, RetrySettings, Settings, Sync, TopicRule, TopicSettings, Topics,
+    UnitReplay,
 };
 
 pub use worker::{QueueError, Running, start};

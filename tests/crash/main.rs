@@ -51,7 +51,7 @@ fn number(name: &str, default: u64) -> u64 {
 fn what_was_acknowledged_survives_fifty_kills_of_either_relay() {
     let campaign = Campaign {
         seed: number("STRAIT_SEED", 1),
-        kills: 50,
+        kills: number("STRAIT_KILLS", 50),
         messages: 0,
         life_ms: 50..700,
         load_min: 100.0,

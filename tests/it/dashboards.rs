@@ -10,7 +10,7 @@ use strait::client;
 use tonic::{Code, Status};
 
 use crate::harness::{Authority, Background, Cluster, DOMAIN, Leaf, http_get, wait_for};
-use crate::services::{Client, Echo, Prometheus, promtool_complaints, request, stream_of, to_b};
+use crate::services::{Client, Echo, Prometheus, promtool_complaints, promtool_rules, request, stream_of, to_b};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -88,6 +88,7 @@ fn substituted(expression: &str, direction: &str) -> String {
         .replace("$direction", direction)
         .replace("$instance", ".*")
         .replace("$job", ".*")
+        .replace("$topic", ".*")
         .replace("$src_unit", ".*")
         .replace("$dst_unit", ".*");
     assert!(!asked.contains('$'), "an unknown variable in {asked}");
@@ -176,4 +177,11 @@ async fn promtool_has_nothing_to_say_about_the_series() {
         .await;
         assert_eq!(promtool_complaints(&scrape), "", "about {}", relay.name);
     }
+}
+
+#[test]
+fn alerts_fire_when_they_should_and_not_before() {
+    // O-M2
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("grafana");
+    assert_eq!(promtool_rules(&folder), "");
 }

@@ -32,6 +32,7 @@ mod links;
 mod lives;
 mod local;
 mod logs;
+mod operate;
 mod relays;
 mod reload;
 mod retries;

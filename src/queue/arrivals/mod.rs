@@ -34,6 +34,7 @@ use super::api::Output;
 use super::effects::{Effects, Now};
 use super::lanes::{LaneId, ToReceiver, ToSender};
 use super::line::StreamId;
+use super::metrics::Seen;
 use super::record::Record;
 use super::settings::Settings;
 use crate::model::{GapReason, Geo, Message, RelayName, Seq, Topic, UnitId};
@@ -311,6 +312,8 @@ impl Arrivals {
         while let Some(sent) = batch.messages.pop_front() {
             check_seqs((sent.seq, sent.seq))?;
             if stream.has(sent.seq) {
+                let unit = lane.unit.clone();
+                fx.seen.push(Seen::Again { unit });
                 continue;
             }
             if sent.message.visited.last() != Some(&lane.unit) {

@@ -77,7 +77,8 @@ impl Engine {
             self.dead.on_gone(&[(seq, seq)]);
             self.on_letter_moved(seq);
         }
-        self.places.on_stored(now, &self.setup, stored, tell_delivered, &mut self.fx);
+        self.places
+            .on_stored(now, &self.setup, stored, tell_delivered, &mut self.fx);
     }
 
     fn apply_dead(&mut self, now: Now, letter: &DeadLetter) {

@@ -53,7 +53,9 @@ impl Engine {
         let snapshot = Snapshot {
             epoch: self.places.epoch,
             stored: self.publishing.stored,
-            outboxes: outboxes.map(|(unit, outbox)| (unit.clone(), outbox.snapshot())).collect(),
+            outboxes: outboxes
+                .map(|(unit, outbox)| (unit.clone(), outbox.snapshot()))
+                .collect(),
             topics: self.places.topics(),
             inbox: self.places.inbox.snapshot(),
             arrivals: self.arrivals.snapshot(),
@@ -94,7 +96,13 @@ impl Engine {
             self.tasks.put_again(task);
         }
         for kept in &kept {
-            if !matches!(kept, Kept::Pause { what: Pausable::Redrive { .. }, .. }) {
+            if !matches!(
+                kept,
+                Kept::Pause {
+                    what: Pausable::Redrive { .. },
+                    ..
+                }
+            ) {
                 self.apply_kept(now, kept);
             }
         }

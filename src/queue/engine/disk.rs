@@ -1,5 +1,7 @@
 //! What the disk answers.
 
+use std::time::Duration;
+
 use super::Engine;
 use super::apply::When;
 use super::journal::Item;
@@ -14,13 +16,15 @@ impl Engine {
     /// The disk did something.
     pub fn on_disk(&mut self, now: Now, event: Event) {
         match event {
-            Event::Appended { number, result, .. } => match result {
-                Ok(positions) => self.on_appended(now, number, &positions),
+            Event::Appended { number, result, sync } => match result {
+                Ok(positions) => self.on_appended(now, (number, sync), &positions),
                 Err(error) => self.on_append_failed(now, number, &error),
             },
             Event::Checkpointed(result) => self.on_checkpointed(now, result),
             Event::Damaged(damage) => self.on_damaged(&damage),
-            Event::Fetched { reader, seq, result, .. } => {
+            Event::Fetched {
+                reader, seq, result, ..
+            } => {
                 let found = result.map(|found| Scanned {
                     found: found.map(|found| (seq, found)).into_iter().collect(),
                     next: Some(seq + 1),
@@ -35,12 +39,17 @@ impl Engine {
         self.absorb();
     }
 
-    fn on_appended(&mut self, now: Now, number: u64, positions: &[Position]) {
+    fn on_appended(&mut self, now: Now, (number, sync): (u64, Option<Duration>), positions: &[Position]) {
         if self.journal.is_failing() {
             tracing::info!("the disk takes messages again");
         }
+        let waited = self.journal.since(number, now.mono);
         let items = self.journal.on_appended(number);
-        let bytes: usize = items.iter().map(|item| item.record().map_or(0, super::journal::bytes_of)).sum();
+        let bytes: usize = items
+            .iter()
+            .map(|item| item.record().map_or(0, super::journal::bytes_of))
+            .sum();
+        self.metrics.on_appended((positions.len(), bytes), waited, sync);
         self.upkeep.on_appended(positions.last().copied(), bytes);
         for item in items {
             match item {

@@ -39,6 +39,8 @@ pub(super) enum Item {
 struct Written {
     number: u64,
     items: Vec<Item>,
+    /// When it was given to the disk.
+    at: Duration,
 }
 
 impl Journal {
@@ -80,9 +82,16 @@ impl Journal {
             self.under_way.push_back(Written {
                 number: self.next,
                 items,
+                at: now,
             });
             self.next += 1;
         }
+    }
+
+    /// How long the disk has had a batch.
+    pub(super) fn since(&self, number: u64, now: Duration) -> Duration {
+        let written = self.under_way.front().filter(|written| written.number == number);
+        written.map_or(Duration::ZERO, |written| now.saturating_sub(written.at))
     }
 
     /// A batch is on disk: what it holds, in its order.
@@ -187,11 +196,9 @@ pub(super) fn survives(record: &Record) -> bool {
         | Record::Relayed { .. }
         | Record::Settled { .. } => true,
         // The parts want these again.
-        Record::Dead(_)
-        | Record::Gap { .. }
-        | Record::Remembered(_)
-        | Record::Skipped { .. }
-        | Record::Stored(_) => false,
+        Record::Dead(_) | Record::Gap { .. } | Record::Remembered(_) | Record::Skipped { .. } | Record::Stored(_) => {
+            false
+        }
     }
 }
 

@@ -87,7 +87,10 @@ impl Judge for Bench<'_> {
             return refuse("expired", String::new());
         }
         if message.visited.contains(&self.setup.place.unit) && !planted(Bug::LoopGuardOff) {
-            return refuse("loop", format!("the message was in unit {} before", self.setup.place.unit));
+            return refuse(
+                "loop",
+                format!("the message was in unit {} before", self.setup.place.unit),
+            );
         }
         let goal = match self.goal(message, settings) {
             Ok(goal) => goal,

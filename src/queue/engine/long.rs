@@ -86,9 +86,7 @@ impl Engine {
                     self.metrics.on_audit(&rows);
                     Answer::Audit { rows }
                 }
-                Work::Peek {
-                    limit, mut found, ..
-                } => {
+                Work::Peek { limit, mut found, .. } => {
                     let more = found.len() > limit;
                     found.truncate(limit);
                     Answer::Messages { messages: found, more }
@@ -166,7 +164,10 @@ impl Engine {
     fn course(&mut self, line: Line, filter: &Filter) -> Result<Course, String> {
         let matcher = Matcher::new(filter)?;
         let (id, span) = match &line {
-            Line::Dead => (LineId::dead_letters(), (self.dead.first().unwrap_or(1), self.dead.last())),
+            Line::Dead => (
+                LineId::dead_letters(),
+                (self.dead.first().unwrap_or(1), self.dead.last()),
+            ),
             Line::Inbox { topic, group } => {
                 if let Some(group) = group
                     && !self.places.inbox.has_group(topic, group)
@@ -196,13 +197,14 @@ impl Engine {
         };
         let state = match line {
             Line::Dead => return None,
-            Line::Inbox { topic, group: Some(group) } => {
+            Line::Inbox {
+                topic,
+                group: Some(group),
+            } => {
                 let state = self.places.inbox.look(now, topic, group, seq);
                 (state.0 != "done").then_some(state)?
             }
-            Line::Inbox { topic, group: None } => {
-                (!self.places.inbox.is_done(topic, seq)).then_some(("waiting", 0))?
-            }
+            Line::Inbox { topic, group: None } => (!self.places.inbox.is_done(topic, seq)).then_some(("waiting", 0))?,
             Line::Mirror { topic } => (!self.places.mirrors.is_done(topic, seq)).then_some(("mirror", 0))?,
             Line::Outbox { unit } => {
                 let outbox = self.places.outboxes.get(unit)?;
@@ -216,9 +218,10 @@ impl Engine {
     fn purge(&mut self, now: Now, line: &Line, messages: &[(Seq, Topic)], dry_run: bool) -> u64 {
         let open = |(seq, _): &&(Seq, Topic)| match line {
             Line::Dead => self.dead.contains(*seq),
-            Line::Inbox { topic, group: Some(group) } => {
-                self.places.inbox.look(now, topic, group, *seq).0 != "done"
-            }
+            Line::Inbox {
+                topic,
+                group: Some(group),
+            } => self.places.inbox.look(now, topic, group, *seq).0 != "done",
             Line::Inbox { topic, group: None } => !self.places.inbox.is_done(topic, *seq),
             Line::Mirror { .. } => false,
             Line::Outbox { unit } => {
@@ -268,7 +271,10 @@ impl Engine {
             lines.push(AuditLine {
                 id: LineId::inbox(&topic),
                 end: places.inbox.last_stored(&topic),
-                shares: groups.into_iter().map(|(group, done)| (format!("group {group}"), done)).collect(),
+                shares: groups
+                    .into_iter()
+                    .map(|(group, done)| (format!("group {group}"), done))
+                    .collect(),
                 next: first,
             });
         }

@@ -65,9 +65,8 @@ impl Mirrors {
         line.coming = line.coming.saturating_sub(seq - line.stored);
         line.stored = seq;
         let bytes = u64::try_from(message.bytes()).unwrap_or(u64::MAX);
-        let fits = |bucket: &&mut Bucket| {
-            now.0 < bucket.first_at.saturating_add(BUCKET_MILLIS) && bucket.bytes < BUCKET_BYTES
-        };
+        let fits =
+            |bucket: &&mut Bucket| now.0 < bucket.first_at.saturating_add(BUCKET_MILLIS) && bucket.bytes < BUCKET_BYTES;
         match line.buckets.back_mut().filter(fits) {
             Some(bucket) => {
                 bucket.last_at = bucket.last_at.max(now.0);
@@ -112,12 +111,19 @@ impl Mirrors {
 
     /// The first copy of a topic that is there, and the last one.
     pub(super) fn span(&self, topic: &Topic) -> (Seq, Seq) {
-        self.lines.get(topic).map_or((1, 0), |line| (line.gone + 1, line.stored))
+        self.lines
+            .get(topic)
+            .map_or((1, 0), |line| (line.gone + 1, line.stored))
     }
 
     /// For a checkpoint.
     pub(super) fn snapshot(&self) -> MirrorsSnapshot {
-        MirrorsSnapshot(self.lines.iter().map(|(topic, line)| (topic.clone(), line.clone())).collect())
+        MirrorsSnapshot(
+            self.lines
+                .iter()
+                .map(|(topic, line)| (topic.clone(), line.clone()))
+                .collect(),
+        )
     }
 
     /// From a checkpoint.

@@ -24,6 +24,7 @@ mod places;
 mod publish;
 mod recovery;
 mod redrive;
+mod report;
 mod upkeep;
 mod waits;
 
@@ -34,6 +35,7 @@ use self::journal::Journal;
 use self::places::Places;
 use self::publish::Publishing;
 use self::redrive::Moves;
+use self::report::Report;
 use self::upkeep::Upkeep;
 use self::waits::Waits;
 use super::api::{Input, Output};
@@ -67,6 +69,7 @@ pub struct Engine {
     publishing: Publishing,
     waits: Waits,
     upkeep: Upkeep,
+    report: Report,
     /// Dead letters for which there is no room yet; what they come from is paused (M-E4).
     held: VecDeque<DeadWish>,
     pauses: BTreeMap<Pausable, Pause>,
@@ -93,12 +96,7 @@ impl Engine {
                 outbox.on_lane_up(now, lane, relay, kind, &mut self.fx);
                 self.places.lanes.insert(lane, unit);
             }
-            Input::LaneAccepted {
-                lane,
-                geo,
-                unit,
-                relay,
-            } => self.arrivals.on_accepted(lane, geo, unit, relay),
+            Input::LaneAccepted { lane, geo, unit, relay } => self.arrivals.on_accepted(lane, geo, unit, relay),
             Input::FromSender { lane, frame, bytes } => {
                 let mut judge = judge::Bench::new(&self.setup, &mut self.places, self.upkeep.level());
                 self.arrivals
@@ -137,6 +135,7 @@ impl Engine {
     /// Does what has become possible or due. Says when there will be more to do, unless something happens before.
     pub fn poll(&mut self, now: Now) -> Option<Duration> {
         self.keep_up(now);
+        self.report(now);
         let mut wakes = Vec::new();
         for outbox in self.places.outboxes.values_mut() {
             wakes.extend(outbox.poll(now, &mut self.fx));
@@ -211,6 +210,9 @@ impl Engine {
                 self.requests.push(Request::Read { reader, scan });
             }
             self.outputs.extend(self.fx.outputs.drain(..));
+            for seen in self.fx.seen.drain(..) {
+                self.metrics.on_seen(&seen);
+            }
             let told = std::mem::take(&mut self.fx.told);
             for told in &told {
                 self.waits.on_told(told, &mut self.outputs);

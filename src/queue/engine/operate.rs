@@ -8,12 +8,12 @@
 use super::Engine;
 use super::upkeep::Level;
 use crate::model::{Topic, UnitId};
+use crate::queue::Sync;
 use crate::queue::api::{Output, Ticket};
 use crate::queue::effects::Now;
 use crate::queue::jobs::filter::key_of;
 use crate::queue::operator::{Answer, Command, LimitValues, Status};
 use crate::queue::record::{Kept, Pausable, Pause, Record};
-use crate::queue::Sync;
 
 impl Engine {
     pub(super) fn operate(&mut self, now: Now, ticket: Ticket, command: Command) {
@@ -28,12 +28,7 @@ impl Engine {
                 limits,
                 who,
             } => self.limit(unit, topic, limits, &who),
-            Command::Unblock {
-                topic,
-                group,
-                key,
-                who,
-            } => self.unblock(now, (&topic, &group), key.as_deref(), &who),
+            Command::Unblock { topic, group, key, who } => self.unblock(now, (&topic, &group), key.as_deref(), &who),
             Command::Redrive { request, who } => self.redrive(now, request, who),
             Command::CancelRedrive { task, who } => self.cancel_redrive(now, task, &who),
             long @ (Command::Audit | Command::Peek { .. } | Command::Purge { .. }) => {
@@ -133,7 +128,8 @@ impl Engine {
         for what in over {
             tracing::info!(?what, "a pause is over");
             self.set_pause(&what, None);
-            self.journal.push(Record::Kept(Box::new(Kept::Pause { what, pause: None })));
+            self.journal
+                .push(Record::Kept(Box::new(Kept::Pause { what, pause: None })));
         }
     }
 

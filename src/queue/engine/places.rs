@@ -178,6 +178,7 @@ impl Places {
 
 /// Nobody has said what is to become of messages of a topic.
 pub(super) fn unknown_topic(topic: &Topic) -> RelayError {
-    let detail = format!("the topic {topic} is not configured here; add [topics.{topic:?}] to the settings of this relay");
+    let detail =
+        format!("the topic {topic} is not configured here; add [topics.{topic:?}] to the settings of this relay");
     RelayError::new(Reason::NoRoute, Retry::Never, detail)
 }

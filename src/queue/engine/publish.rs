@@ -12,9 +12,7 @@ use super::Engine;
 use super::places::unknown_topic;
 use super::upkeep::Level;
 use super::waits::{Awaited, Waiter};
-use crate::model::{
-    AckLevel, Map, Message, MessageId, Reason, RelayError, Retry, Seq, Topic, UnitId, UnixMillis,
-};
+use crate::model::{AckLevel, Map, Message, MessageId, Reason, RelayError, Retry, Seq, Topic, UnitId, UnixMillis};
 use crate::queue::api::{Output, Publish, Ticket};
 use crate::queue::dedup::{First, Print};
 use crate::queue::effects::Now;
@@ -179,7 +177,10 @@ impl Engine {
     ) -> Result<(), RelayError> {
         check_size(&self.setup, message, settings)?;
         if outs.is_empty() && !own {
-            let detail = format!("no unit gets messages of the topic {}; see its rule and units", message.topic);
+            let detail = format!(
+                "no unit gets messages of the topic {}; see its rule and units",
+                message.topic
+            );
             return Err(RelayError::new(Reason::NoRoute, Retry::Never, detail));
         }
         if message.is_expired(now.wall) {
@@ -199,9 +200,7 @@ impl Engine {
         };
         for unit in outs {
             if let Some(outbox) = self.places.outboxes.get_mut(unit) {
-                outbox
-                    .admit(&message.topic, settings, bytes)
-                    .map_err(|_| full(unit))?;
+                outbox.admit(&message.topic, settings, bytes).map_err(|_| full(unit))?;
             }
         }
         if own {

@@ -12,6 +12,7 @@ use super::journal::Journal;
 use super::places::Places;
 use super::publish::Publishing;
 use super::redrive::Moves;
+use super::report::Report;
 use super::upkeep::Upkeep;
 use super::waits::Waits;
 use crate::model::Seq;
@@ -94,6 +95,7 @@ impl Engine {
             publishing: Publishing::default(),
             waits: Waits::default(),
             upkeep: Upkeep::default(),
+            report: Report::default(),
             held: std::collections::VecDeque::new(),
             pauses: std::collections::BTreeMap::new(),
             limits: std::collections::BTreeMap::new(),

@@ -69,7 +69,12 @@ impl Engine {
         let task = task.ok_or_else(|| format!("no redrive {number} is under way; see the list of redrives"))?;
         task.state = State::Cancelled;
         let status = task.status(now.mono);
-        tracing::info!(who, task = number, moved = status.moved, "an operator cancelled a redrive");
+        tracing::info!(
+            who,
+            task = number,
+            moved = status.moved,
+            "an operator cancelled a redrive"
+        );
         self.pauses.remove(&Pausable::Redrive { task: number });
         self.keep_task(number);
         Ok(Answer::Redrives { tasks: vec![status] })

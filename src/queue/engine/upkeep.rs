@@ -58,7 +58,9 @@ struct Tidying {
 
 impl std::fmt::Debug for Tidying {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tidying").field("done", &self.done.len()).finish_non_exhaustive()
+        f.debug_struct("Tidying")
+            .field("done", &self.done.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -102,7 +104,10 @@ impl Upkeep {
 
     pub(super) fn wake_at(&self) -> Option<Duration> {
         let checkpoint = (self.bytes > 0 && self.saving.is_none()).then_some(self.checkpoint_at);
-        [Some(self.space_at), Some(self.expire_at), checkpoint].into_iter().flatten().min()
+        [Some(self.space_at), Some(self.expire_at), checkpoint]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 
@@ -133,7 +138,11 @@ impl Engine {
 
     /// A relay has seen numbers of ours that we do not know: the log is an old copy, and begins a new life (M-A1).
     fn renew_epoch(&mut self, now: Now) {
-        let wanted = self.places.outboxes.values().any(super::super::outbox::Outbox::wants_new_epoch);
+        let wanted = self
+            .places
+            .outboxes
+            .values()
+            .any(super::super::outbox::Outbox::wants_new_epoch);
         if wanted && self.publishing.may_renew() {
             tracing::warn!("a peer has messages of this relay that are not in its log: the log begins a new life");
             self.begin_life(now);
@@ -157,7 +166,11 @@ impl Engine {
         }
         let level = upkeep.level();
         if level != before {
-            tracing::warn!(percent = space.percent(), ?level, "the disk of the queue is filled otherwise than before");
+            tracing::warn!(
+                percent = space.percent(),
+                ?level,
+                "the disk of the queue is filled otherwise than before"
+            );
         }
     }
 
@@ -202,7 +215,10 @@ impl Engine {
             return;
         };
         if let Err(error) = result {
-            tracing::warn!(error, "the state of the queue was not saved; a restart will read more of the log");
+            tracing::warn!(
+                error,
+                "the state of the queue was not saved; a restart will read more of the log"
+            );
             self.upkeep.bytes = self.upkeep.bytes.max(1);
             return;
         }
@@ -214,8 +230,9 @@ impl Engine {
         if planted(Bug::ReleaseLive) {
             self.requests.push(Request::Release(Box::new(|_, _, _| true)));
         }
-        self.requests
-            .push(Request::Release(Box::new(move |line, from, to| done.contains(&(line, from, to)))));
+        self.requests.push(Request::Release(Box::new(move |line, from, to| {
+            done.contains(&(line, from, to))
+        })));
         if let Some((segments, done)) = tidying.merge {
             self.upkeep.merging = true;
             let keep = move |line: LineId, seq: Seq| done.get(&line).is_none_or(|done| !done.contains(seq));
@@ -236,7 +253,11 @@ impl Engine {
 
     pub(super) fn on_released(&mut self, now: Now, freed: Freed) {
         if freed.segments > 0 {
-            tracing::debug!(segments = freed.segments, bytes = freed.bytes, "disk space of the queue is free again");
+            tracing::debug!(
+                segments = freed.segments,
+                bytes = freed.bytes,
+                "disk space of the queue is free again"
+            );
             self.upkeep.space_at = now.mono;
         }
     }

@@ -218,7 +218,13 @@ mod tests {
         Ticket { shard: 0, number }
     }
 
-    fn wait(waits: &mut Waits, number: u64, level: AckLevel, outs: &[(&str, Seq)], inbox: Option<Seq>) -> VecDeque<Output> {
+    fn wait(
+        waits: &mut Waits,
+        number: u64,
+        level: AckLevel,
+        outs: &[(&str, Seq)],
+        inbox: Option<Seq>,
+    ) -> VecDeque<Output> {
         let awaited = Awaited {
             id: "a/r/0000000000000001/1".parse().unwrap(),
             buffered: false,
@@ -243,7 +249,10 @@ mod tests {
 
     fn levels(outputs: VecDeque<Output>) -> Vec<(u64, AckLevel)> {
         let level = |output| match output {
-            Output::Published { ticket, result: Ok(progress) } => (ticket.number, progress.level),
+            Output::Published {
+                ticket,
+                result: Ok(progress),
+            } => (ticket.number, progress.level),
             other => panic!("{other:?}"),
         };
         outputs.into_iter().map(level).collect()
@@ -255,13 +264,28 @@ mod tests {
         let mut waits = Waits::default();
         assert!(wait(&mut waits, 1, AckLevel::Delivered, &[("b", 5), ("c", 9)], Some(3)).is_empty());
         assert!(wait(&mut waits, 2, AckLevel::Relayed, &[("b", 6)], None).is_empty());
-        let relayed = |unit, from, to| Told::Relayed { unit: name(unit), seqs: vec![(from, to)] };
+        let relayed = |unit, from, to| Told::Relayed {
+            unit: name(unit),
+            seqs: vec![(from, to)],
+        };
         assert_eq!(tell(&mut waits, &relayed("b", 1, 6)), [(2, AckLevel::Relayed)]);
         assert_eq!(tell(&mut waits, &relayed("b", 1, 6)), []);
         assert_eq!(tell(&mut waits, &relayed("c", 9, 9)), [(1, AckLevel::Relayed)]);
-        let delivered = |unit, seq| Told::Delivered { unit: name(unit), seqs: vec![seq] };
+        let delivered = |unit, seq| Told::Delivered {
+            unit: name(unit),
+            seqs: vec![seq],
+        };
         assert_eq!(tell(&mut waits, &delivered("b", 5)), []);
-        assert_eq!(tell(&mut waits, &Told::Done { topic: name("t"), seq: 3 }), []);
+        assert_eq!(
+            tell(
+                &mut waits,
+                &Told::Done {
+                    topic: name("t"),
+                    seq: 3
+                }
+            ),
+            []
+        );
         assert_eq!(tell(&mut waits, &delivered("c", 9)), [(1, AckLevel::Delivered)]);
         assert!(waits.waits.is_empty() && waits.outs.is_empty() && waits.inboxes.is_empty());
     }

@@ -60,6 +60,7 @@ pub(super) struct Scene<'a> {
 pub(super) struct Facts {
     pub key: Option<u64>,
     pub deadline: Option<UnixMillis>,
+    pub accepted_at: UnixMillis,
     pub bytes: usize,
 }
 
@@ -108,6 +109,7 @@ impl Facts {
         Self {
             key,
             deadline: message.deadline,
+            accepted_at: message.accepted_at,
             bytes: message.bytes(),
         }
     }

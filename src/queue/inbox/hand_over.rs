@@ -13,6 +13,7 @@ use super::group::{Facts, Group, Open, Place, Scene};
 use crate::model::{Message, Seq};
 use crate::queue::api::{ConsumerId, Deliver, DeliveryId, Output, Settlement};
 use crate::queue::effects::Effects;
+use crate::queue::metrics::Seen;
 
 impl Group {
     /// Hands out what is ready to consumers with room; `false` if nothing could be done.
@@ -28,7 +29,7 @@ impl Group {
             } else if message.is_expired(scene.now.wall) {
                 self.expire(scene, seq, facts, message, fx);
             } else if let Some((consumer, shard)) = self.consumers.take() {
-                let deliver = self.fly(scene, (seq, facts), message, (consumer, shard));
+                let deliver = self.fly(scene, (seq, facts), message, (consumer, shard), fx);
                 fx.output(Output::Deliver(deliver));
             }
             self.go_on(scene, fx);
@@ -42,6 +43,7 @@ impl Group {
         (seq, facts): (Seq, Facts),
         message: Message,
         (consumer, shard): (ConsumerId, u16),
+        fx: &mut Effects,
     ) -> Box<Deliver> {
         self.stamp += 1;
         let stamp = self.stamp;
@@ -50,11 +52,16 @@ impl Group {
         let place = Place::Flight { consumer, stamp, until };
         self.open.insert(seq, Open { facts, place });
         self.watch(until, seq);
+        let attempts = self.failed(seq);
+        if attempts > 0 {
+            let (topic, group) = (message.topic.clone(), self.name.clone());
+            fx.seen.push(Seen::Redelivered { topic, group });
+        }
         Box::new(Deliver {
             shard,
             consumer,
             delivery: DeliveryId { seq, stamp },
-            attempts: self.failed(seq),
+            attempts,
             group: self.name.clone(),
             visibility_timeout,
             message,
@@ -97,6 +104,11 @@ impl Group {
             Settlement::Ack => {
                 self.open.remove(&seq);
                 self.end((seq, facts.key), None, Some(facts.bytes));
+                fx.seen.push(Seen::Delivered {
+                    topic: scene.topic.name.clone(),
+                    group: self.name.clone(),
+                    age: facts.accepted_at.age(scene.now.wall),
+                });
                 acknowledged = true;
             }
             Settlement::Nack { delay, reason } => {

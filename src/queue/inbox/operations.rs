@@ -194,6 +194,8 @@ impl Inbox {
 
     /// What all groups of a topic are done with.
     pub fn done_by_all_groups(&self, topic: &Topic) -> Settled {
-        self.by_name.get(topic).map_or_else(Settled::default, |at| self.done_by_all(*at))
+        self.by_name
+            .get(topic)
+            .map_or_else(Settled::default, |at| self.done_by_all(*at))
     }
 }

@@ -38,7 +38,10 @@ impl Audit {
     pub(crate) fn new(books: Vec<AuditRow>, lines: Vec<AuditLine>) -> Self {
         let of = lines.iter().map(|line| (line.end + 1).saturating_sub(line.next)).sum();
         Self {
-            rows: books.into_iter().map(|row| ((row.topic.clone(), row.to.clone()), row)).collect(),
+            rows: books
+                .into_iter()
+                .map(|row| ((row.topic.clone(), row.to.clone()), row))
+                .collect(),
             lines: lines.into(),
             read: 0,
             of,

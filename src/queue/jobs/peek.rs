@@ -18,7 +18,11 @@ pub(crate) fn message(seq: Seq, message: &Message, (state, attempts): (&str, u32
         state: state.to_owned(),
         attempts,
         redrives: message.redrives,
-        attributes: message.attributes.iter().map(|(name, value)| (text(name), text(value))).collect(),
+        attributes: message
+            .attributes
+            .iter()
+            .map(|(name, value)| (text(name), text(value)))
+            .collect(),
         body_bytes: u64::try_from(message.body.len()).unwrap_or(u64::MAX),
         body: body.then(|| base64(&message.body)),
         ..Peeked::default()
@@ -66,7 +70,13 @@ mod tests {
     #[test]
     fn bodies_are_base64() {
         // RFC 4648, 10
-        for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
+        for (bytes, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foobar", "Zm9vYmFy"),
+        ] {
             assert_eq!(base64(bytes.as_bytes()), text);
         }
     }

@@ -79,6 +79,14 @@ impl MemoryStorage {
         self.files().faults = faults;
     }
 
+    /// Bytes of all files together.
+    pub fn bytes(&self) -> u64 {
+        self.contents()
+            .values()
+            .map(|file| u64::try_from(file.len()).unwrap_or(u64::MAX))
+            .sum()
+    }
+
     /// Records all operations from now on.
     pub fn record(&self) {
         self.files().recorded = Some(Vec::new());

@@ -9,20 +9,33 @@ use super::keys::NO_KEY;
 use super::lane::{Cargo, Flight, Lane};
 use super::live::Entry;
 use super::topics::TopicId;
-use crate::model::{RelayName, Seq};
+use crate::model::{Message, RelayName, Seq, UnitId};
 use crate::queue::api::Output;
 use crate::queue::effects::{Effects, Now, Told};
 use crate::queue::lanes::{LaneId, LaneKind, Refused, ToReceiver, ToSender};
 use crate::queue::line::Settled;
+use crate::queue::metrics::Seen;
 
 /// Messages that turned out to be with the unit.
 #[derive(Debug, Default)]
 pub(super) struct Settling {
     runs: Vec<(Seq, Seq)>,
     counts: Vec<(TopicId, u64)>,
+    /// To be counted.
+    seen: Vec<Seen>,
 }
 
 impl Settling {
+    /// A message came to the unit on a lane.
+    fn came(&mut self, now: Now, unit: &UnitId, lane: LaneKind, message: &Message) {
+        self.seen.push(Seen::Relayed {
+            unit: unit.clone(),
+            topic: message.topic.clone(),
+            lane,
+            age: message.age(now.wall),
+        });
+    }
+
     fn add(&mut self, seq: Seq, topic: TopicId) {
         match self.runs.last_mut() {
             Some((_, to)) if *to + 1 == seq => *to = seq,
@@ -161,7 +174,10 @@ impl Outbox {
                     }
                     match refused(entry.seq) {
                         Some(refused) => self.refuse_live(now, entry, refused),
-                        None => self.settle_live(&entry),
+                        None => {
+                            self.settling.came(now, &self.unit, LaneKind::Live, &entry.message);
+                            self.settle_live(&entry);
+                        }
                     }
                 }
             }
@@ -178,6 +194,7 @@ impl Outbox {
                         Some(refused) => self.refuse_backlog(now, waiting, refused),
                         None => {
                             self.unfly(&waiting);
+                            self.settling.came(now, &self.unit, LaneKind::Backlog, &waiting.message);
                             self.settle_backlog(&waiting);
                         }
                     }
@@ -240,7 +257,8 @@ impl Outbox {
         if self.settling.runs.is_empty() {
             return;
         }
-        let Settling { runs, counts } = std::mem::take(&mut self.settling);
+        let Settling { runs, counts, seen } = std::mem::take(&mut self.settling);
+        fx.seen.extend(seen);
         self.ledger.relay(now, &runs, &counts);
         fx.told.push(Told::Relayed {
             unit: self.unit.clone(),

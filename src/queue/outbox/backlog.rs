@@ -214,6 +214,9 @@ impl Cursor {
             Place::Up(next) if seq < *next => *next = seq,
             Place::Up(_) => return,
             Place::Down(ranges, top) => {
+                // What is being read was taken out.
+                let reading = self.reading.filter(|reading| !reading.stale);
+                ranges.extend(reading.map(|reading| (reading.from, reading.to)));
                 ranges.retain(|(from, _)| *from < seq);
                 if let Some((_, to)) = ranges.last_mut() {
                     *to = (*to).min(seq - 1);

@@ -68,7 +68,7 @@ pub(super) fn rows<'a>(
     let mut rows: Vec<AuditRow> = Vec::new();
     let mut found = 0;
     let mut nameless = Books::default();
-    for (topic, books, there) in topics {
+    for (topic, books, there) in topics.filter(|(_, books, _)| **books != Books::default()) {
         if topic == unknown {
             nameless = *books;
             continue;

@@ -103,6 +103,7 @@ impl Outbox {
         for seq in wished {
             let Some(wish) = self.wished.remove(&seq) else { continue };
             self.unwritten.remove(&seq);
+            self.held.remove(&seq);
             *known.entry(wish.topic).or_default() += 1;
             self.topics.at_mut(wish.topic).ending -= 1;
             self.lighten(wish.topic, wish.bytes);
@@ -194,6 +195,10 @@ impl Outbox {
         }
         self.tell.remove(&seq);
         self.unwritten.insert(seq);
+        let undone_by_crash = matches!(end, End::Gap(GapReason::Purged | GapReason::Dropped));
+        if undone_by_crash && self.topics.at(topic).rules.ordered {
+            self.held.insert(seq);
+        }
         self.wished.insert(
             seq,
             Wish {

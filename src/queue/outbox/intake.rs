@@ -130,7 +130,14 @@ impl Outbox {
     fn may_go_live(&self, topic: TopicId, message: &Message, bytes: usize) -> bool {
         let state = self.topics.at(topic);
         let room = self.live.len() == 0 || self.live.bytes() + bytes <= self.config.live_bytes_max;
-        if !room || state.paused || self.pause.is_some() || self.foreign || !self.open_live_lane() {
+        // What was redriven goes with the backlog, so that its limits hold for it (M-F3).
+        if !room
+            || message.redrives > 0
+            || state.paused
+            || self.pause.is_some()
+            || self.foreign
+            || !self.open_live_lane()
+        {
             return false;
         }
         let keys = self.cursors.get(&state.cursor).map(|cursor| &cursor.keys);

@@ -100,11 +100,15 @@ pub struct Outbox {
     wished: BTreeMap<Seq, Wish>,
     /// Those of them whose record must still be wanted.
     unwritten: BTreeSet<Seq>,
+    /// Those of them that a restart would send if their record was lost: nothing behind them is sent before it is on disk.
+    held: BTreeSet<Seq>,
     /// Messages of the backlog whose publishers wait until they are delivered.
     tell: BTreeSet<Seq>,
     sweep: Sweep,
     share: Share,
     pace: Pace,
+    /// Since when its limits have held the backlog back.
+    held_back: Option<Duration>,
     pause: Option<Pause>,
     denied: Option<String>,
     /// Why the last lane went.
@@ -161,10 +165,12 @@ impl Outbox {
             void: BTreeSet::new(),
             wished: BTreeMap::new(),
             unwritten: BTreeSet::new(),
+            held: BTreeSet::new(),
             tell: BTreeSet::new(),
             sweep: Sweep::default(),
             share,
             pace: Pace::default(),
+            held_back: None,
             pause: None,
             denied: None,
             lost: None,

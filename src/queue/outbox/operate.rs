@@ -4,6 +4,7 @@ use super::pace::whole;
 use super::{Lane, Outbox, books, state, topics};
 use crate::model::{Seq, Topic, UnixMillis};
 use crate::queue::effects::Now;
+use crate::queue::line::Settled;
 use crate::queue::operator::{AuditRow, LimitValues, UnitStatus};
 use crate::queue::record::Pause;
 
@@ -105,5 +106,18 @@ impl Outbox {
     /// The highest number that was given.
     pub fn last_assigned(&self) -> Seq {
         self.assigned
+    }
+
+    /// The numbers that are done.
+    pub fn done(&self) -> &Settled {
+        &self.ledger.done
+    }
+
+    /// Where a message is that is not done, in the words of `operator::Peeked`.
+    pub fn look(&self, seq: Seq) -> &'static str {
+        match self.live.find(seq) {
+            Some(_) => "live",
+            None => "backlog",
+        }
     }
 }

@@ -11,6 +11,7 @@ use crate::model::Seq;
 use crate::queue::api::Output;
 use crate::queue::effects::{Effects, Now};
 use crate::queue::lanes::{LaneId, Sent, ToReceiver};
+use crate::queue::metrics::Seen;
 use crate::queue::record::Record;
 
 /// The earliest moment of some.
@@ -156,6 +157,9 @@ impl Outbox {
                 self.live.take_next();
                 continue;
             }
+            if self.held.first().is_some_and(|held| entry.seq > *held) {
+                break;
+            }
             if entry.message.is_expired(now.wall) {
                 if let Some(entry) = self.live.take_next() {
                     let ending = Ending {
@@ -180,6 +184,7 @@ impl Outbox {
     }
 
     fn send_backlog(&mut self, now: Now, fx: &mut Effects, wake: &mut Wake) {
+        let held_back = self.held_back.take();
         let live_waits = self.live.waits() && self.open_live_lane();
         let Some(lane) = self.backlog_lane.as_ref().filter(|lane| lane.is_open()) else {
             return;
@@ -196,7 +201,7 @@ impl Outbox {
         for cursor in self.cursors.values_mut() {
             cursor.pace.refill(now.mono);
         }
-        let mut room = allowance.bytes;
+        let (mut room, mut limited) = (allowance.bytes, false);
         let numbers: Vec<u32> = self.cursors.keys().copied().collect();
         let (before, after) = numbers.split_at(self.turn % numbers.len().max(1));
         let mut turn: Vec<u32> = after.iter().chain(before).copied().collect();
@@ -204,6 +209,7 @@ impl Outbox {
             turn.retain(|number| {
                 let batch = self.backlog_batch(now, *number, room.min(self.config.batch_bytes));
                 wake.at(batch.wake.0);
+                limited |= batch.wake.0.is_some();
                 let some = !batch.waiting.is_empty();
                 room = room.saturating_sub(batch.bytes);
                 if some {
@@ -216,6 +222,11 @@ impl Outbox {
         if room == 0 {
             wake.at(allowance.wake);
         }
+        if let Some(since) = held_back {
+            let (unit, time) = (self.unit.clone(), now.mono.saturating_sub(since));
+            fx.seen.push(Seen::Throttled { unit, time });
+        }
+        self.held_back = limited.then_some(now.mono);
     }
 
     fn launch_backlog(&mut self, now: Duration, batch: Batch, fx: &mut Effects) {
@@ -242,7 +253,8 @@ impl Outbox {
     fn backlog_batch(&mut self, now: Now, number: u32, bytes_max: usize) -> Batch {
         let mut batch = Batch::default();
         // O2: what is live and was accepted before must have arrived.
-        let barrier = self.live.front().map(|entry| entry.seq);
+        let mut barrier = self.live.front().map_or(Seq::MAX, |entry| entry.seq);
+        barrier = self.held.first().map_or(barrier, |held| barrier.min(*held));
         let lane = self.backlog_lane.as_ref().map(|lane| (lane.messages(), lane.bytes()));
         let (lane_messages, lane_bytes) = lane.unwrap_or_default();
         while let Some(cursor) = self.cursors.get_mut(&number).filter(|cursor| !cursor.paused)
@@ -252,7 +264,7 @@ impl Outbox {
                 cursor.pop();
                 continue;
             }
-            if barrier.is_some_and(|barrier| head.seq > barrier) {
+            if head.seq > barrier {
                 break;
             }
             let (seq, bytes) = (head.seq, head.bytes);

@@ -9,6 +9,6 @@ mod raw;
 
 pub use client::{Client, channel, request, stream_of, to_b};
 pub use echo::Echo;
-pub use prometheus::{Prometheus, promtool_complaints};
+pub use prometheus::{Prometheus, promtool_complaints, promtool_rules};
 pub use python::{PythonEcho, python_client};
 pub use raw::{RawClient, RawReply, RawService, grpc_message, read_all, reset, trailers_only};

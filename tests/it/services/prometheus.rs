@@ -97,6 +97,21 @@ pub fn promtool_complaints(scrape: &str) -> String {
     text
 }
 
+/// What `promtool` says about the rules of a folder and their tests; empty if they are as they should be.
+pub fn promtool_rules(folder: &std::path::Path) -> String {
+    let run = |words: [&str; 3]| {
+        let output = Command::new(program("promtool"))
+            .args(words)
+            .current_dir(folder)
+            .output()
+            .unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        if output.status.success() { String::new() } else { text }
+    };
+    run(["check", "rules", "alerts.yml"]) + &run(["test", "rules", "alerts_test.yml"])
+}
+
 /// The one that `tests/run prepare` unpacked, or the one of the system.
 fn program(name: &str) -> PathBuf {
     let unpacked = PathBuf::from(env!("CARGO_MANIFEST_DIR"))

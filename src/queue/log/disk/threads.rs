@@ -80,12 +80,15 @@ impl<S: Storage> Writing<S> {
 
     /// One write and one sync for all of them (D1).
     fn append(&mut self, group: Vec<Batch>) {
-        let (late, group): (Vec<_>, Vec<_>) =
-            group.into_iter().partition(|batch| self.failed_era.is_some_and(|failed| batch.era <= failed));
+        let (late, group): (Vec<_>, Vec<_>) = group
+            .into_iter()
+            .partition(|batch| self.failed_era.is_some_and(|failed| batch.era <= failed));
         for batch in late {
             self.answer(batch.number, Err(AppendError::Behind));
         }
-        let Some(last) = group.last().map(|batch| batch.number) else { return };
+        let Some(last) = group.last().map(|batch| batch.number) else {
+            return;
+        };
         let era = group.iter().map(|batch| batch.era).max();
         let essential = group.iter().all(|batch| batch.essential);
         let mut entries = Vec::new();
@@ -137,12 +140,7 @@ impl<S: Storage> Writing<S> {
 }
 
 impl<S: Storage> Reading<S> {
-    pub(super) fn new(
-        reader: Reader<S>,
-        keeper: Keeper<S>,
-        requests: Arc<Inlet<Request>>,
-        events: Events,
-    ) -> Self {
+    pub(super) fn new(reader: Reader<S>, keeper: Keeper<S>, requests: Arc<Inlet<Request>>, events: Events) -> Self {
         Self {
             reader,
             keeper,
@@ -236,7 +234,10 @@ impl<T> Inlet<T> {
     fn take_all(&self) -> Option<VecDeque<T>> {
         let waiting = self.waiting();
         let nothing = |waiting: &mut Waiting<T>| waiting.items.is_empty() && !waiting.closed;
-        let mut waiting = self.some.wait_while(waiting, nothing).unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self
+            .some
+            .wait_while(waiting, nothing)
+            .unwrap_or_else(PoisonError::into_inner);
         let items = std::mem::take(&mut waiting.items);
         (!items.is_empty()).then_some(items)
     }

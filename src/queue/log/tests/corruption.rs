@@ -69,7 +69,11 @@ impl Whole {
             }
         }
         let contents = storage.contents();
-        let name = contents.keys().find(|name| name.starts_with(&format!("{first:016x}"))).unwrap().clone();
+        let name = contents
+            .keys()
+            .find(|name| name.starts_with(&format!("{first:016x}")))
+            .unwrap()
+            .clone();
         Self {
             end: format::long(contents[&name].len()),
             contents,
@@ -94,7 +98,11 @@ impl Whole {
         if scan {
             let all = read_by(&mut log, LINE, 50);
             for found in served.values() {
-                assert_eq!(all.get(&found.lines[0].1), Some(&found.content), "scan and replay serve the same");
+                assert_eq!(
+                    all.get(&found.lines[0].1),
+                    Some(&found.content),
+                    "scan and replay serve the same"
+                );
             }
         }
         recovery.damage.extend(recovery.torn);
@@ -113,7 +121,10 @@ impl Whole {
     ) -> (BTreeMap<u64, Found>, Vec<Damage>) {
         let (served, told) = self.opened(content, scan);
         for (offset, found) in &served {
-            let (_, written) = self.records.get(offset).unwrap_or_else(|| panic!("{what}: {offset} is invented"));
+            let (_, written) = self
+                .records
+                .get(offset)
+                .unwrap_or_else(|| panic!("{what}: {offset} is invented"));
             assert_eq!(found.content, written.content, "{what}");
             assert_eq!(found.lines, written.lines, "{what}");
         }
@@ -122,14 +133,20 @@ impl Whole {
             if !served.contains_key(offset) {
                 assert!(may_be_lost(*offset, *end), "{what}: the record at {offset} is lost");
                 let at_end = self.is_last && served.keys().all(|served| served < offset);
-                assert!(is_told(*offset) || at_end, "{what}: loss of {offset} is not told: {told:?}");
+                assert!(
+                    is_told(*offset) || at_end,
+                    "{what}: loss of {offset} is not told: {told:?}"
+                );
             }
         }
         // No more is called damaged than is.
         for damage in &told {
             let (from, to) = damage.bytes;
             for (offset, (end, _)) in self.records.range(..to).filter(|(_, (end, _))| *end > from) {
-                assert!(may_be_lost(*offset, *end), "{what}: {damage:?} has the record at {offset}");
+                assert!(
+                    may_be_lost(*offset, *end),
+                    "{what}: {damage:?} has the record at {offset}"
+                );
             }
         }
         (served, told)
@@ -140,7 +157,10 @@ impl Whole {
         let (at, what) = (bit / 8, format!("bit {bit}"));
         content[at] ^= 1 << (bit % 8);
         let at = format::long(at);
-        let hit = self.records.iter().find(|(offset, (end, _))| (**offset..*end).contains(&at));
+        let hit = self
+            .records
+            .iter()
+            .find(|(offset, (end, _))| (**offset..*end).contains(&at));
         let lost = |offset, _| Some(offset) == hit.map(|(offset, _)| *offset);
         let (served, told) = self.check(content, bit.is_multiple_of(64), &what, lost);
         if let Some((offset, _)) = hit {
@@ -153,7 +173,9 @@ impl Whole {
     fn check_truncation(&self, len: usize) {
         let content = self.contents[&self.name][..len].to_vec();
         let len = format::long(len);
-        self.check(content, len.is_multiple_of(64), &format!("cut at {len}"), |_, end| end > len);
+        self.check(content, len.is_multiple_of(64), &format!("cut at {len}"), |_, end| {
+            end > len
+        });
     }
 
     /// A page is zero, another one's, exchanged with another one, or of another file.
@@ -186,7 +208,9 @@ impl Whole {
         let (one, two, page) = (format::long(one), format::long(two), format::long(page));
         let touches = |at: u64, offset, end| offset < at + page && at < end;
         let what = format!("pages {one} {two} of {page}: {what}");
-        self.check(content, true, &what, |offset, end| touches(one, offset, end) || touches(two, offset, end));
+        self.check(content, true, &what, |offset, end| {
+            touches(one, offset, end) || touches(two, offset, end)
+        });
     }
 }
 
@@ -202,8 +226,14 @@ fn flips_and_truncations(bytes: usize, stride: usize) {
                 let len = usize::try_from(whole.end).unwrap();
                 assert!(len * 5 > bytes * 3 && whole.records.len() > 10, "{behind:?} {len}");
                 (0..len * 8).step_by(stride).for_each(|bit| whole.check_flip(bit));
-                (0..len).step_by(stride.div_ceil(8)).for_each(|len| whole.check_truncation(len));
-                println!("{behind:?}: {} flips, {} truncations", len * 8 / stride, len / stride.div_ceil(8));
+                (0..len)
+                    .step_by(stride.div_ceil(8))
+                    .for_each(|len| whole.check_truncation(len));
+                println!(
+                    "{behind:?}: {} flips, {} truncations",
+                    len * 8 / stride,
+                    len / stride.div_ceil(8)
+                );
             });
         }
     });

@@ -165,7 +165,9 @@ impl Run {
     fn merge(&mut self) {
         let done = &self.done;
         let open = |line, from: Seq, to: Seq| (from..=to).filter(|seq| !done.contains(&(line, *seq))).count();
-        let sparse = self.log.sparse(|line, from, to| u64::try_from(open(line, from, to)).unwrap());
+        let sparse = self
+            .log
+            .sparse(|line, from, to| u64::try_from(open(line, from, to)).unwrap());
         if let Some(segments) = sparse {
             drop(self.log.merge(&segments, |line, seq| !done.contains(&(line, seq))));
         }
@@ -212,8 +214,15 @@ impl<'a> Truth<'a> {
     fn check(&self, log: &mut Log<MemoryStorage>, recovery: &Recovery) -> Vec<BTreeMap<Seq, Bytes>> {
         assert!(recovery.damage.iter().all(|damage| damage.unfinished), "{recovery:?}");
         assert!(!recovery.state_lost);
-        let state = recovery.state.as_ref().map(|state| u64::from_be_bytes(state[..].try_into().unwrap()));
-        assert!(state >= self.state, "an acknowledged checkpoint is lost: {state:?} {:?}", self.state);
+        let state = recovery
+            .state
+            .as_ref()
+            .map(|state| u64::from_be_bytes(state[..].try_into().unwrap()));
+        assert!(
+            state >= self.state,
+            "an acknowledged checkpoint is lost: {state:?} {:?}",
+            self.state
+        );
         let mut replayed = BTreeMap::new();
         log.replay(recovery.replay_from, |found| {
             for place in found.lines {
@@ -231,15 +240,25 @@ impl<'a> Truth<'a> {
             for (seq, content) in found {
                 let place = (*line, *seq);
                 let submitted = self.submitted.get(&place).expect("nothing is invented");
-                assert!(submitted.iter().any(|written| written.content == *content), "torn: {place:?}");
+                assert!(
+                    submitted.iter().any(|written| written.content == *content),
+                    "torn: {place:?}"
+                );
                 if let Some(acked) = self.acked.get(&place) {
-                    assert_eq!(acked.content, *content, "an older record of a number that was given again: {place:?}");
+                    assert_eq!(
+                        acked.content, *content,
+                        "an older record of a number that was given again: {place:?}"
+                    );
                 }
             }
         }
         for ((line, seq), _) in &self.open {
             let at = LINES.iter().position(|other| other == line).unwrap();
-            assert!(all[at].contains_key(seq), "lost: {line:?} {seq}; {} written", self.ledger.written.len());
+            assert!(
+                all[at].contains_key(seq),
+                "lost: {line:?} {seq}; {} written",
+                self.ledger.written.len()
+            );
         }
         all
     }
@@ -252,7 +271,10 @@ fn check_state(truth: &Truth<'_>, left: &MemoryStorage, dice: &mut fastrand::Rng
     let all = truth.check(&mut log, &recovery);
     if dice.u8(..4) == 0 {
         let (mut log, recovery) = Log::open(left.fork(), small(dice.u64(..))).unwrap();
-        assert_eq!(recovery.damage.len() + usize::from(recovery.torn.is_some()), recovery.damage.len());
+        assert_eq!(
+            recovery.damage.len() + usize::from(recovery.torn.is_some()),
+            recovery.damage.len()
+        );
         assert_eq!(truth.check(&mut log, &recovery), all, "opening changed something");
     }
     let Some(again) = again else { return 1 };

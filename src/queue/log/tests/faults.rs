@@ -41,10 +41,19 @@ fn a_batch_whose_sync_failed_is_written_again_into_another_file() {
     let after = log.append(&entries(LINE, 4..=6), false).unwrap()[0];
     assert!(after.segment > before.segment);
     let operations = storage.take_recorded();
-    let failed = operations.iter().position(|operation| matches!(operation, Operation::SyncFailed(_))).unwrap();
-    let Operation::SyncFailed(file) = operations[failed] else { unreachable!() };
-    let again = |operation: &Operation| matches!(operation, Operation::Sync(it) | Operation::Write(it, ..) if *it == file);
-    assert!(!operations[failed + 1..].iter().any(again), "the file is not trusted again");
+    let failed = operations
+        .iter()
+        .position(|operation| matches!(operation, Operation::SyncFailed(_)))
+        .unwrap();
+    let Operation::SyncFailed(file) = operations[failed] else {
+        unreachable!()
+    };
+    let again =
+        |operation: &Operation| matches!(operation, Operation::Sync(it) | Operation::Write(it, ..) if *it == file);
+    assert!(
+        !operations[failed + 1..].iter().any(again),
+        "the file is not trusted again"
+    );
     assert_eq!(numbers(&mut log, LINE), [1, 2, 3, 4, 5, 6]);
     assert_eq!(numbers(&mut after_power_cut(&storage), LINE), [1, 2, 3, 4, 5, 6]);
 }
@@ -107,7 +116,10 @@ fn a_write_may_take_less_than_it_is_given() {
         ..Faults::default()
     });
     log.append(&entries(LINE, 1..=30), false).unwrap();
-    assert_eq!(numbers(&mut after_power_cut(&storage), LINE), (1..=30).collect::<Vec<_>>());
+    assert_eq!(
+        numbers(&mut after_power_cut(&storage), LINE),
+        (1..=30).collect::<Vec<_>>()
+    );
 }
 
 // M-G6
@@ -133,11 +145,17 @@ fn a_full_disk_refuses_messages_and_still_takes_what_is_essential() {
     // The reserve is one segment.
     while log.append(&[entry(OTHER, essential + 1, 300)], true).is_ok() {
         essential += 1;
-        assert!(matches!(log.append(&[entry(LINE, seq + 1, 300)], false), Err(AppendError::Full)));
+        assert!(matches!(
+            log.append(&[entry(LINE, seq + 1, 300)], false),
+            Err(AppendError::Full)
+        ));
     }
     assert!(essential >= 8, "{essential}");
     assert_eq!(numbers(&mut log, LINE), (1..=seq).collect::<Vec<_>>());
-    assert_eq!(numbers(&mut after_power_cut(&storage), OTHER), (1..=essential).collect::<Vec<_>>());
+    assert_eq!(
+        numbers(&mut after_power_cut(&storage), OTHER),
+        (1..=essential).collect::<Vec<_>>()
+    );
 
     // It recovers by itself when there is space, and the reserve comes back first.
     storage.set_faults(Faults::default());
@@ -200,9 +218,15 @@ fn a_checkpoint_that_fails_leaves_the_last_one() {
         storage.set_faults(fail_after(step));
         let result = log.checkpoint(b"later", at);
         storage.set_faults(Faults::default());
-        for (storage, is_crash) in [(storage.clone(), false), (storage.crashed(&mut fastrand::Rng::with_seed(step), 512), true)] {
+        for (storage, is_crash) in [
+            (storage.clone(), false),
+            (storage.crashed(&mut fastrand::Rng::with_seed(step), 512), true),
+        ] {
             let state = open(&storage).1.state.unwrap();
-            assert!(state == b"later" || (state == b"good" && result.is_err()), "step {step} {is_crash}");
+            assert!(
+                state == b"later" || (state == b"good" && result.is_err()),
+                "step {step} {is_crash}"
+            );
         }
     }
 }

@@ -55,7 +55,10 @@ fn one_process_has_the_directory_and_only_its_user_can_read_it() {
     let (mut log, _) = open_dir(&dir.0);
     log.append(&entries(LINE, 1..=3), false).unwrap();
     let refused = DirStorage::open(&dir.0).unwrap_err().to_string();
-    assert!(refused.contains(&format!("in use by process {}", std::process::id())), "{refused}");
+    assert!(
+        refused.contains(&format!("in use by process {}", std::process::id())),
+        "{refused}"
+    );
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&dir.0), 0o700);
     for file in fs::read_dir(&dir.0).unwrap() {
@@ -93,7 +96,11 @@ fn fill(path: &Path) {
         drop(log.upkeep());
     };
     assert!(matches!(error, AppendError::Full), "{error:?}");
-    assert!(seq > 500 && log.space().unwrap().percent() > 85, "{seq} {:?}", log.space());
+    assert!(
+        seq > 500 && log.space().unwrap().percent() > 85,
+        "{seq} {:?}",
+        log.space()
+    );
     for essential in 1..=30 {
         log.append(&[entry(OTHER, essential, 1000)], true).unwrap();
     }
@@ -102,7 +109,10 @@ fn fill(path: &Path) {
     assert_eq!((recovery.damage, recovery.torn), (Vec::new(), None));
     let mut last = Position::default();
     log.replay(Position::default(), |found| last = found.position).unwrap();
-    assert_eq!(log.fetch(LINE, seq).unwrap().unwrap().content, entry(LINE, seq, 1000).head);
+    assert_eq!(
+        log.fetch(LINE, seq).unwrap().unwrap().content,
+        entry(LINE, seq, 1000).head
+    );
     assert_eq!(log.scan(scan(OTHER, 1)).unwrap().found.len(), 30);
     let _ = log.checkpoint(b"one", last.after());
     let _ = log.checkpoint(b"two", last.after());
@@ -137,17 +147,42 @@ fn what_the_threads_are_asked_is_answered_and_done_before_they_end() {
     let dir = Dir::new("threads");
     let (disk, events) = start(open_dir(&dir.0).0);
     disk.send(batch(1, 1, 1..=10));
-    let Event::Appended { number: 1, result, sync: Some(_) } = next(&events) else { panic!() };
+    let Event::Appended {
+        number: 1,
+        result,
+        sync: Some(_),
+    } = next(&events)
+    else {
+        panic!()
+    };
     let last = *result.unwrap().last().unwrap();
     let reader = effects::Reader::Job(5);
     disk.send(Request::Read {
         reader: reader.clone(),
         scan: scan(LINE, 3),
     });
-    let Event::Read { reader: asked, result: Ok(scanned), .. } = next(&events) else { panic!() };
+    let Event::Read {
+        reader: asked,
+        result: Ok(scanned),
+        ..
+    } = next(&events)
+    else {
+        panic!()
+    };
     assert_eq!((asked, scanned.found.len()), (reader.clone(), 8));
-    disk.send(Request::Fetch { reader, line: LINE, seq: 4 });
-    assert!(matches!(next(&events), Event::Fetched { seq: 4, result: Ok(Some(_)), .. }));
+    disk.send(Request::Fetch {
+        reader,
+        line: LINE,
+        seq: 4,
+    });
+    assert!(matches!(
+        next(&events),
+        Event::Fetched {
+            seq: 4,
+            result: Ok(Some(_)),
+            ..
+        }
+    ));
     disk.send(Request::Checkpoint {
         state: b"state".to_vec(),
         covers: last.after(),
@@ -166,7 +201,13 @@ fn what_the_threads_are_asked_is_answered_and_done_before_they_end() {
         disk.send(batch(number, 1, number * 10..=number * 10 + 9));
     }
     disk.close();
-    assert_eq!(events.iter().filter(|event| matches!(event, Event::Appended { result: Ok(_), .. })).count(), 99);
+    assert_eq!(
+        events
+            .iter()
+            .filter(|event| matches!(event, Event::Appended { result: Ok(_), .. }))
+            .count(),
+        99
+    );
     let (mut log, recovery) = open_dir(&dir.0);
     assert_eq!(recovery.state.unwrap(), b"state");
     assert!(log.fetch(LINE, 1009).unwrap().is_some());
@@ -194,7 +235,11 @@ impl Slow {
     fn wait_for_sync(&self) {
         let gate = self.gate.0.lock().unwrap();
         let limit = Duration::from_secs(60);
-        let waited = self.gate.1.wait_timeout_while(gate, limit, |gate| gate.waiting == 0).unwrap();
+        let waited = self
+            .gate
+            .1
+            .wait_timeout_while(gate, limit, |gate| gate.waiting == 0)
+            .unwrap();
         assert!(!waited.1.timed_out());
     }
 }
@@ -269,12 +314,24 @@ fn a_slow_sync_holds_up_no_reader_and_all_that_came_meanwhile_share_the_next() {
         reader: effects::Reader::Job(1),
         scan: scan(LINE, 1),
     });
-    let Event::Read { result: Ok(scanned), .. } = next(&events) else { panic!("the reader waits") };
+    let Event::Read {
+        result: Ok(scanned), ..
+    } = next(&events)
+    else {
+        panic!("the reader waits")
+    };
     assert_eq!(scanned.found.len(), 10, "what is not synced is not read");
     slow.set_closed(false);
     let mut synced = Vec::new();
     for number in 2..=50 {
-        let Event::Appended { number: next, result: Ok(_), sync } = next(&events) else { panic!() };
+        let Event::Appended {
+            number: next,
+            result: Ok(_),
+            sync,
+        } = next(&events)
+        else {
+            panic!()
+        };
         assert_eq!(next, number);
         synced.extend(sync.map(|_| number));
     }
@@ -297,13 +354,41 @@ fn after_a_failure_all_of_that_era_fails() {
     });
     disk.send(batch(2, 1, 3..=4));
     slow.set_closed(false);
-    assert!(matches!(next(&events), Event::Appended { number: 1, result: Err(AppendError::Failed(_)), .. }));
-    assert!(matches!(next(&events), Event::Appended { number: 2, result: Err(AppendError::Behind), .. }));
+    assert!(matches!(
+        next(&events),
+        Event::Appended {
+            number: 1,
+            result: Err(AppendError::Failed(_)),
+            ..
+        }
+    ));
+    assert!(matches!(
+        next(&events),
+        Event::Appended {
+            number: 2,
+            result: Err(AppendError::Behind),
+            ..
+        }
+    ));
     slow.files.set_faults(Faults::default());
     disk.send(batch(3, 1, 5..=6));
-    assert!(matches!(next(&events), Event::Appended { number: 3, result: Err(AppendError::Behind), .. }));
+    assert!(matches!(
+        next(&events),
+        Event::Appended {
+            number: 3,
+            result: Err(AppendError::Behind),
+            ..
+        }
+    ));
     disk.send(batch(4, 2, 1..=2));
-    assert!(matches!(next(&events), Event::Appended { number: 4, result: Ok(_), .. }));
+    assert!(matches!(
+        next(&events),
+        Event::Appended {
+            number: 4,
+            result: Ok(_),
+            ..
+        }
+    ));
     disk.close();
     assert_eq!(numbers(&mut open(&slow.files).0, LINE), [1, 2]);
 }

@@ -1,0 +1,1 @@
+//! Rates and shares on a virtual clock.

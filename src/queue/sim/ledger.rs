@@ -1,0 +1,270 @@
+//! What must have become of each message.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::World;
+use super::publishers::Published;
+use super::relay::groups;
+use crate::model::{MessageId, UnixMillis};
+use crate::queue::api::{Deliver, DeliveryId, Settlement};
+use crate::queue::operator::{Answer, Command, Filter, Line, Peeked};
+
+/// Relay, its life, topic and group.
+pub(super) type Home = (usize, u64, &'static str, &'static str);
+
+#[derive(Default)]
+pub(super) struct Ledger {
+    wrong: Vec<String>,
+    /// By relay, group, topic and event.
+    shares: BTreeMap<(usize, &'static str, &'static str, u64), Share>,
+    ids: BTreeMap<u64, MessageId>,
+    /// The last first delivery of a key: by relay, group, topic, key and origin.
+    order: BTreeMap<(usize, &'static str, &'static str, String, usize), (u64, u64)>,
+    crashes: BTreeMap<usize, Vec<u64>>,
+    troubles: BTreeMap<usize, Vec<u64>>,
+    unblocked: BTreeSet<usize>,
+    pub deliveries: u64,
+}
+
+/// What one group had of one event.
+#[derive(Default)]
+struct Share {
+    deliveries: u64,
+    acked: Option<(u64, u64)>,
+    nacked: Vec<u64>,
+    open: BTreeSet<(u64, u64)>,
+}
+
+impl Ledger {
+    pub(super) fn blame(&mut self, text: String) {
+        self.wrong.push(text);
+    }
+
+    pub(super) fn on_crash(&mut self, relay: usize, now: u64) {
+        self.crashes.entry(relay).or_default().push(now);
+    }
+
+    pub(super) fn on_disk_trouble(&mut self, relay: usize, now: u64) {
+        self.troubles.entry(relay).or_default().push(now);
+    }
+
+    /// From now on nothing is known about attempts there.
+    pub(super) fn on_unblocked(&mut self, relay: usize) {
+        self.unblocked.insert(relay);
+    }
+
+    /// Whether what happened then may not have come to the disk.
+    fn may_be_lost(&self, relay: usize, at: u64) -> bool {
+        let crash = self
+            .crashes
+            .get(&relay)
+            .and_then(|all| all.iter().find(|crash| **crash >= at));
+        let Some(crash) = crash else {
+            return false;
+        };
+        let troubled = |trouble: &u64| *trouble + GRACE >= at && *trouble <= *crash;
+        *crash - at <= GRACE || self.troubles.get(&relay).is_some_and(|all| all.iter().any(troubled))
+    }
+
+    /// A message is handed to a consumer. Which event it is.
+    pub(super) fn on_delivered(
+        &mut self,
+        (relay, life, topic, group): Home,
+        (now, wall): (u64, UnixMillis),
+        published: &[Published],
+        deliver: &Deliver,
+    ) -> Option<u64> {
+        self.deliveries += 1;
+        let message = &deliver.message;
+        let text = String::from_utf8_lossy(&message.body).into_owned();
+        let event: Option<u64> = text.split(' ').next().and_then(|text| text.parse().ok());
+        let of = event.and_then(|event| published.get(usize::try_from(event).ok()?));
+        let (Some(event), Some(of)) = (event, of) else {
+            self.blame(format!("a message was invented: {text:?} (M-A4)"));
+            return None;
+        };
+        let key = message
+            .key
+            .as_ref()
+            .map(|key| String::from_utf8_lossy(&key.key).into_owned());
+        if of.topic != topic || of.key != key || !of.units.contains(&relay) {
+            self.blame(format!(
+                "event {event} came to relay {relay} as {message:?}, was {of:?} (M-G4)"
+            ));
+        }
+        let id = self.ids.entry(event).or_insert_with(|| message.id.clone()).clone();
+        if id != message.id {
+            self.blame(format!(
+                "event {event} was stored twice, as {id} and {} (M-B3)",
+                message.id
+            ));
+        }
+        if message.deadline.is_some_and(|deadline| deadline.0 + 1000 < wall.0) {
+            self.blame(format!("event {event} was delivered after its deadline (M-E2)"));
+        }
+        if message.redrives == 0 {
+            self.check_share((relay, life, topic, group), now, event, deliver);
+        }
+        let share = self.shares.entry((relay, group, topic, event)).or_default();
+        share.open.insert((deliver.delivery.seq, deliver.delivery.stamp));
+        if share.deliveries == 0
+            && message.redrives == 0
+            && topic != "short"
+            && let Some(key) = key
+        {
+            let place = (message.id.epoch, message.id.number);
+            let last = self.order.entry((relay, group, topic, key, of.relay)).or_default();
+            if *last > place {
+                let text = format!(
+                    "event {event} ({}) came to relay {relay} behind number {} (M-C1)",
+                    message.id, last.1
+                );
+                self.wrong.push(text);
+            }
+            *last = place.max(*last);
+        }
+        if let Some(share) = self.shares.get_mut(&(relay, group, topic, event)) {
+            share.deliveries += 1;
+        }
+        Some(event)
+    }
+
+    fn check_share(&mut self, (relay, life, topic, group): Home, now: u64, event: u64, deliver: &Deliver) {
+        let Some(share) = self.shares.get(&(relay, group, topic, event)) else {
+            return;
+        };
+        let _ = now;
+        if let Some((at, of)) = share.acked
+            && (of == life || !self.may_be_lost(relay, at))
+        {
+            let text =
+                format!("event {event} was acknowledged at relay {relay} by {group} at {at} and comes again (M-B2)");
+            return self.blame(text);
+        }
+        let nacks = share.nacked.iter().filter(|at| !self.may_be_lost(relay, **at)).count();
+        let attempts = usize::try_from(deliver.attempts).unwrap();
+        if !self.unblocked.contains(&relay) && attempts < nacks {
+            let text = format!("event {event} failed {nacks} times at relay {relay}, which counts {attempts} (M-E1)");
+            self.blame(text);
+        } else if attempts >= 3 {
+            self.blame(format!("event {event} is tried after {attempts} failures (M-E1)"));
+        }
+    }
+
+    /// A consumer settles, whether it counts or not.
+    pub(super) fn on_settled(
+        &mut self,
+        (relay, life, topic, group): Home,
+        (now, event): (u64, u64),
+        delivery: DeliveryId,
+        outcome: &Settlement,
+    ) {
+        let share = self.shares.entry((relay, group, topic, event)).or_default();
+        match outcome {
+            Settlement::Ack => share.acked = Some((now, life)),
+            Settlement::Nack { .. } => share.nacked.push(now),
+            _ => {}
+        }
+        share.open.remove(&(delivery.seq, delivery.stamp));
+    }
+}
+
+impl World {
+    /// Everything is at rest: what must hold (M-A4, M-G8).
+    pub(super) fn check(&mut self) -> Result<(), String> {
+        let mut dead = Vec::new();
+        for relay in 0..self.relays.len() {
+            match self.ask(relay, Command::Audit) {
+                Answer::Audit { rows } => self.check_books(relay, &rows),
+                other => self.ledger.blame(format!("no audit: {other:?}")),
+            }
+            dead.push(self.dead_letters(relay));
+        }
+        let mid_run: Vec<_> = std::mem::take(&mut self.answers).into_values().flatten().collect();
+        for answer in mid_run {
+            if let Answer::Audit { rows } = answer {
+                self.check_books(99, &rows);
+            }
+        }
+        self.check_events(&dead);
+        if self.ledger.wrong.is_empty() {
+            return Ok(());
+        }
+        let wrong = &self.ledger.wrong;
+        Err(format!(
+            "{} things: {}",
+            wrong.len(),
+            wrong[..wrong.len().min(5)].join("\n")
+        ))
+    }
+
+    fn check_books(&mut self, relay: usize, rows: &[crate::queue::operator::AuditRow]) {
+        for row in rows.iter().filter(|row| row.difference != 0 || row.corrupted != 0) {
+            self.ledger
+                .blame(format!("the books of relay {relay} are wrong (M-G8): {row:?}"));
+        }
+    }
+
+    fn dead_letters(&mut self, relay: usize) -> Vec<Peeked> {
+        let mut all: Vec<Peeked> = Vec::new();
+        loop {
+            let command = Command::Peek {
+                line: Line::Dead,
+                filter: Filter {
+                    from_seq: all.last().map(|last| last.seq + 1),
+                    ..Filter::default()
+                },
+                limit: 500,
+                bodies: false,
+            };
+            let Answer::Messages { messages, more } = self.ask(relay, command) else {
+                self.ledger.blame("no look at dead letters".to_owned());
+                return all;
+            };
+            all.extend(messages);
+            if !more {
+                return all;
+            }
+        }
+    }
+
+    fn check_events(&mut self, dead: &[Vec<Peeked>]) {
+        let is_dead = |relay: usize, id: &str, was_for: &str| {
+            dead[relay]
+                .iter()
+                .any(|letter| letter.id == id && letter.was_for.as_deref() == Some(was_for))
+        };
+        let mut wrong = Vec::new();
+        for (event, of) in self.publishers.all.iter().enumerate() {
+            let Some(id) = &of.accepted else {
+                continue;
+            };
+            let id = id.to_string();
+            for unit in of.units.iter().copied() {
+                let at_link = unit != of.relay && is_dead(of.relay, &id, &format!("unit unit-{unit}"));
+                for group in groups(of.topic) {
+                    let share = self
+                        .ledger
+                        .shares
+                        .get(&(unit, *group, of.topic, u64::try_from(event).unwrap()));
+                    let acked = share.is_some_and(|share| share.acked.is_some());
+                    let at_group = is_dead(unit, &id, &format!("group {group}"));
+                    if acked && (at_group || at_link) && share.is_some_and(|share| share.deliveries == 1) {
+                        wrong.push(format!("event {event} was acknowledged and is a dead letter (R3)"));
+                    }
+                    let may_go = matches!(of.topic, "short" | "small");
+                    if !acked && !at_group && !at_link && !may_go {
+                        wrong.push(format!(
+                            "event {event} ({id}) of {} is lost for {group} of relay {unit} (M-A4)",
+                            of.topic
+                        ));
+                    }
+                }
+            }
+        }
+        self.ledger.wrong.extend(wrong);
+    }
+}
+
+/// What was decided so long before a crash is on disk.
+const GRACE: u64 = 2_000_000;

@@ -1,0 +1,154 @@
+//! Services that publish, and what they were told.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::relay::{TOPICS, name, unit};
+use super::{Event, World};
+use crate::model::{AckLevel, Key, MessageId, MetadataBuilder, RelayError};
+use crate::queue::TopicRule;
+use crate::queue::api::{Input, Progress, Publish, Ticket};
+
+#[derive(Default)]
+pub(super) struct Publishers {
+    pub all: Vec<Published>,
+    by_ticket: BTreeMap<u64, usize>,
+}
+
+/// An event as its producer knows it.
+#[derive(Debug)]
+pub(super) struct Published {
+    pub relay: usize,
+    pub topic: &'static str,
+    pub key: Option<String>,
+    pub units: Vec<usize>,
+    /// What the producer was told at first.
+    pub accepted: Option<MessageId>,
+    level: Option<AckLevel>,
+    wait: AckLevel,
+}
+
+impl World {
+    pub(super) fn publish_some(&mut self) {
+        if self.calm {
+            return;
+        }
+        let burst = if self.dice.u8(..30) == 0 {
+            self.dice.usize(10..80)
+        } else {
+            1
+        };
+        for _ in 0..burst {
+            let old = self.publishers.all.len();
+            if old > 0 && self.dice.u8(..10) == 0 {
+                // An answer was lost, or the producer is in doubt.
+                let again = self.dice.usize(old.saturating_sub(200)..old);
+                self.publish(again);
+            } else if let Some(new) = self.make_event() {
+                self.publish(new);
+            }
+        }
+        let time = self.dice.u64(2_000..60_000);
+        self.plan_in(time, Event::Publish);
+    }
+
+    fn make_event(&mut self) -> Option<usize> {
+        let relay = self.dice.usize(..self.relays.len());
+        self.relays[relay].life.as_ref()?;
+        let topic = *self.dice.choice(&TOPICS)?;
+        let number = self.dice.usize(..12);
+        let kind = match (topic, self.dice.u8(..8)) {
+            ("poison" | "block", 0..4) => "bad",
+            ("orders", 0) => "odd",
+            _ => "key",
+        };
+        let keyed = topic == "orders" || self.dice.u8(..5) > 0;
+        let key = keyed.then(|| format!("{kind}-{number}"));
+        let relays = self.relays.len();
+        let rule = self.relays[relay].setup.topics[topic].rule;
+        let units = match rule {
+            TopicRule::All | TopicRule::Units => (0..relays).collect(),
+            TopicRule::Local => vec![relay],
+            TopicRule::Owner => vec![number % relays],
+        };
+        self.publishers.all.push(Published {
+            relay,
+            topic,
+            key,
+            units,
+            accepted: None,
+            level: None,
+            wait: *self.dice.choice(&[
+                AckLevel::Accepted,
+                AckLevel::Accepted,
+                AckLevel::Relayed,
+                AckLevel::Delivered,
+            ])?,
+        });
+        Some(self.publishers.all.len() - 1)
+    }
+
+    fn publish(&mut self, event: usize) {
+        let bytes = self.dice.usize(1..400);
+        let published = &self.publishers.all[event];
+        let relay = published.relay;
+        let Some(life) = self.relays[relay].life_number() else {
+            return;
+        };
+        self.tickets += 1;
+        let mut attributes = MetadataBuilder::new();
+        attributes
+            .push(b"source", format!("/producer/{relay}").as_bytes())
+            .unwrap();
+        attributes.push(b"id", event.to_string().as_bytes()).unwrap();
+        let publish = Publish {
+            ticket: Ticket {
+                shard: 0,
+                number: self.tickets,
+            },
+            topic: name(published.topic),
+            key: published.key.as_ref().map(|key| Key {
+                dimension: Bytes::from_static(b"key"),
+                key: Bytes::copy_from_slice(key.as_bytes()),
+            }),
+            attributes: attributes.build(),
+            body: Bytes::from(format!("{event} {}", "x".repeat(bytes))),
+            units: published.units.iter().copied().map(unit).collect(),
+            deadline: None,
+            wait: published.wait,
+        };
+        self.publishers.by_ticket.insert(self.tickets, event);
+        self.publishers.all[event].level = None;
+        self.input(relay, life, Input::Publish(Box::new(publish)));
+    }
+
+    pub(super) fn on_published(&mut self, relay: usize, ticket: Ticket, result: Result<Progress, Box<RelayError>>) {
+        let Some(event) = self.publishers.by_ticket.get(&ticket.number).copied() else {
+            return self.ledger.blame(format!("relay {relay} answers nobody: {ticket:?}"));
+        };
+        let published = &mut self.publishers.all[event];
+        let Ok(progress) = result else {
+            return;
+        };
+        match &published.accepted {
+            None => published.accepted = Some(progress.id.clone()),
+            Some(first) if *first == progress.id => {}
+            Some(first) => {
+                let text = format!("event {event} was accepted as {first}, then as {} (M-B3)", progress.id);
+                return self.ledger.blame(text);
+            }
+        }
+        if !progress.duplicate {
+            let in_order = published.level.is_none_or(|level| level < progress.level);
+            if !in_order || progress.level > published.wait {
+                let text = format!(
+                    "event {event} was told {:?} after {:?} (W1)",
+                    progress.level, published.level
+                );
+                self.ledger.blame(text);
+            }
+            published.level = Some(progress.level);
+        }
+    }
+}
