@@ -20,8 +20,10 @@ pub(crate) enum Bug {
     NoRollback,
     /// Attempts are not written down (M-E1).
     AttemptsForgotten,
-    /// A deadline matters at accept only (M-E2).
-    ExpiryAtAcceptOnly,
+    /// A deadline does not matter any more once a message is in the inbox (M-E2).
+    DeliveredLate,
+    /// Messages of a key that is in the backlog go live (M-C2).
+    KeyLaneForgotten,
     /// A message is sent on to units it has visited (M-G3).
     LoopGuardOff,
     /// A checkpoint says that it covers records that came after it (R1).

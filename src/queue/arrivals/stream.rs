@@ -6,6 +6,7 @@ use super::lane::Batch;
 use crate::model::{Seq, UnitId};
 use crate::queue::lanes::{Sent, ToSender};
 use crate::queue::line::{Settled, StreamId};
+use crate::queue::planted::{Bug, planted};
 use crate::queue::record::Stored;
 
 #[derive(Default)]
@@ -50,8 +51,9 @@ impl Stream {
 
     /// What the sender is told about what is here.
     pub(super) fn opened(&self) -> ToSender {
+        let highest = planted(Bug::FrontierIsHighest).then(|| self.seen.highest());
         ToSender::Opened {
-            frontier: self.seen.frontier(),
+            frontier: highest.unwrap_or(self.seen.frontier()),
             above: self.seen.runs_above(RUNS_MAX),
             highest: self.seen.highest(),
         }
@@ -59,7 +61,8 @@ impl Stream {
 
     /// Whether a number came already (D1).
     pub(super) fn has(&self, seq: Seq) -> bool {
-        self.seen.contains(seq) || self.pending.contains(&seq)
+        let lower = planted(Bug::HighestSeen) && seq <= self.seen.highest();
+        self.seen.contains(seq) || self.pending.contains(&seq) || lower
     }
 
     /// Whether some of these numbers did not come.

@@ -83,6 +83,11 @@ impl Engine {
 
     fn apply_dead(&mut self, now: Now, letter: &DeadLetter) {
         self.dead.on_dead(letter);
+        self.leave(now, letter);
+    }
+
+    /// A message leaves where it was: it is a dead letter.
+    pub(super) fn leave(&mut self, now: Now, letter: &DeadLetter) {
         let topic = &letter.message.topic;
         match &letter.at {
             DeadSource::None => {}
@@ -143,7 +148,7 @@ impl Engine {
 
 impl Places {
     /// A message is on disk.
-    fn on_stored(
+    pub(super) fn on_stored(
         &mut self,
         now: Now,
         setup: &crate::queue::Setup,

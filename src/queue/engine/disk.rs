@@ -10,6 +10,7 @@ use crate::queue::codec;
 use crate::queue::effects::{Now, ReadBack, Reader};
 use crate::queue::log::disk::Event;
 use crate::queue::log::{AppendError, Damage, Found, Position, Scan, Scanned};
+use crate::queue::planted::{Bug, planted};
 use crate::queue::record::Record;
 
 impl Engine {
@@ -77,7 +78,9 @@ impl Engine {
         }
         self.upkeep.on_append_failed(matches!(error, AppendError::Full));
         self.refuse_coming();
-        self.places.rollback();
+        if !planted(Bug::NoRollback) {
+            self.places.rollback();
+        }
         self.dead.rollback();
         self.held.clear();
         self.dedup.rollback();

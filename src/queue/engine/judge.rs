@@ -83,7 +83,7 @@ impl Judge for Bench<'_> {
         if let Err(error) = check_size(self.setup, message, settings) {
             return refuse("too_large", error.detail);
         }
-        if message.is_expired(now.wall) && !planted(Bug::ExpiryAtAcceptOnly) {
+        if message.is_expired(now.wall) {
             return refuse("expired", String::new());
         }
         if message.visited.contains(&self.setup.place.unit) && !planted(Bug::LoopGuardOff) {

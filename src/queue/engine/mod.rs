@@ -46,6 +46,7 @@ use super::dedup::Dedup;
 use super::effects::{DeadWish, Effects, Now, Write};
 use super::jobs::Jobs;
 use super::log::disk::Request;
+use super::planted::{Bug, planted};
 use super::record::{DeadLetter, Pausable, Pause, Record};
 use super::{Metrics, Setup};
 use crate::model::{Topic, UnitId};
@@ -167,6 +168,12 @@ impl Engine {
         self.publishing.take_answered()
     }
 
+    /// For each peer: how far what it sent is here without a hole, and the highest number of it.
+    #[cfg(test)]
+    pub(crate) fn frontiers(&self) -> Vec<(super::line::StreamId, u64, u64)> {
+        self.arrivals.frontiers()
+    }
+
     /// Whether all that was decided is on disk.
     pub fn is_idle(&self) -> bool {
         self.journal.is_empty() && !self.upkeep.is_saving()
@@ -193,6 +200,7 @@ impl Engine {
         self.arrivals.configure(&self.setup);
         self.dead.configure(&self.setup.queue.dead_letters);
         self.dedup.configure(&self.setup.queue.dedup);
+        self.upkeep.configure(&self.setup.queue);
         self.metrics.configure(&self.setup);
     }
 
@@ -202,6 +210,8 @@ impl Engine {
             for write in std::mem::take(&mut self.fx.writes) {
                 match write {
                     Write::Dead(wish) => self.bury(*wish),
+                    Write::Record(Record::Attempt { .. }) if planted(Bug::AttemptsForgotten) => {}
+                    Write::Record(Record::Settled { reason: None, .. }) if planted(Bug::SettledForgotten) => {}
                     Write::Record(record) => self.journal.push(record),
                     Write::Then(output) => self.outputs.extend(self.journal.then(output)),
                 }
@@ -245,6 +255,9 @@ impl Engine {
             last_failure: wish.last_failure,
             error: wish.error,
         };
+        if planted(Bug::DoneBeforeDead) {
+            self.leave(Now::default(), &letter);
+        }
         self.journal.push(Record::Dead(Box::new(letter)));
     }
 

@@ -256,6 +256,10 @@ impl Engine {
             redriven: None,
             mirror,
         };
+        if planted(Bug::SendBeforeSync) {
+            self.places
+                .on_stored(Now::default(), &self.setup, &stored, false, &mut self.fx);
+        }
         if planted(Bug::AckBeforeSync) {
             let number = stored.message.id.number;
             self.on_accepted(&stored, number);
@@ -303,9 +307,7 @@ impl Engine {
             }
         }
         self.publishing.prints.clear();
-        if !planted(Bug::NoRollback) {
-            self.publishing.take_back();
-        }
+        self.publishing.take_back();
     }
 
     pub(super) fn forget(&mut self, ticket: Ticket) {

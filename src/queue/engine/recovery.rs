@@ -121,9 +121,7 @@ impl Engine {
                 bytes_max: 8 * 1024 * 1024,
             })?;
             for (_, found) in scanned.found {
-                if let Ok(Record::Remembered(chunk)) = codec::decode(found.kind, found.content)
-                    && !planted(Bug::DedupForgotten)
-                {
+                if let Ok(Record::Remembered(chunk)) = codec::decode(found.kind, found.content) {
                     self.dedup.on_chunk_read(&chunk);
                 }
             }
@@ -151,6 +149,9 @@ impl Engine {
         self.places.rollback();
         self.publishing.recovered();
         self.dedup.expire(now.wall);
+        if planted(Bug::DedupForgotten) {
+            self.dedup = Dedup::new(&self.setup.queue.dedup);
+        }
         if planted(Bug::NumbersFromOne) {
             self.publishing.last = 0;
         }

@@ -111,7 +111,7 @@ impl Engine {
         let first = self.dead.first();
         let task = self.tasks.task(number)?;
         task.next = first.map_or(task.end + 1, |first| task.next.max(first));
-        if task.state == State::Moving {
+        if task.state == State::Moving && task.next <= task.end {
             let wait = match task.room(now.mono, 1) {
                 Ok(0) => {
                     task.next = task.end + 1;

@@ -13,6 +13,7 @@ use super::group::{Facts, Group, Scene};
 use super::retries::READ_AGAIN;
 use crate::model::{GapReason, Message, Seq};
 use crate::queue::effects::{Effects, ReadBack, Reader};
+use crate::queue::planted::{Bug, planted};
 
 #[derive(Default)]
 pub(super) struct Feed {
@@ -229,7 +230,7 @@ impl Group {
             self.feed.sweep_at = Some(scene.now.mono + READ_AGAIN);
             return false;
         }
-        if message.is_expired(scene.now.wall) {
+        if message.is_expired(scene.now.wall) && !planted(Bug::DeliveredLate) {
             return true;
         }
         self.feed.sweep_at = message.deadline.map(|deadline| scene.mono(deadline));

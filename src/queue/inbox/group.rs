@@ -23,6 +23,7 @@ use crate::model::{GapReason, GroupName, Map, Message, Seq, UnixMillis};
 use crate::queue::api::ConsumerId;
 use crate::queue::effects::{Effects, Now};
 use crate::queue::line::Settled;
+use crate::queue::planted::{Bug, planted};
 use crate::queue::record::Pause;
 
 pub(super) struct Group {
@@ -226,7 +227,7 @@ impl Group {
 
     /// It is the turn of a message now.
     pub(super) fn prepare(&mut self, scene: &Scene<'_>, seq: Seq, facts: Facts, message: Message, fx: &mut Effects) {
-        if message.is_expired(scene.now.wall) {
+        if message.is_expired(scene.now.wall) && !planted(Bug::DeliveredLate) {
             self.expire(scene, seq, facts, message, fx);
         } else if facts.key.is_some_and(|key| self.keys.rest.contains(&key)) {
             let doom = self.doom_of(scene, seq, "rest_of_key", String::new());

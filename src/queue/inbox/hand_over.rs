@@ -14,6 +14,7 @@ use crate::model::{Message, Seq};
 use crate::queue::api::{ConsumerId, Deliver, DeliveryId, Output, Settlement};
 use crate::queue::effects::Effects;
 use crate::queue::metrics::Seen;
+use crate::queue::planted::{Bug, planted};
 
 impl Group {
     /// Hands out what is ready to consumers with room; `false` if nothing could be done.
@@ -26,7 +27,7 @@ impl Group {
             any = true;
             if self.done.contains(seq) {
                 self.freed.extend(facts.key);
-            } else if message.is_expired(scene.now.wall) {
+            } else if message.is_expired(scene.now.wall) && !planted(Bug::DeliveredLate) {
                 self.expire(scene, seq, facts, message, fx);
             } else if let Some((consumer, shard)) = self.consumers.take() {
                 let deliver = self.fly(scene, (seq, facts), message, (consumer, shard), fx);

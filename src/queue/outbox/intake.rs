@@ -10,6 +10,7 @@ use super::topics::{TopicId, UNKNOWN};
 use super::{GENERAL, Outbox};
 use crate::model::{Message, Seq, Topic};
 use crate::queue::effects::{Effects, Now};
+use crate::queue::planted::{Bug, planted};
 use crate::queue::{Overflow, TopicSettings};
 
 /// A topic is full (M-E3).
@@ -142,7 +143,7 @@ impl Outbox {
         }
         let keys = self.cursors.get(&state.cursor).map(|cursor| &cursor.keys);
         keys.is_none_or(|keys| {
-            keys.is_empty() || {
+            keys.is_empty() || planted(Bug::KeyLaneForgotten) || {
                 let hash = state.key_of(message);
                 hash == NO_KEY || !keys.is_behind(hash)
             }

@@ -130,6 +130,9 @@ impl World {
         let until = self.now + 3_000_000;
         self.run_until(until);
         self.check()?;
+        if self.verbose || std::env::var("SIM_STATS").is_ok() {
+            println!("seed {}: {}", self.plan.seed, self.stats());
+        }
         Ok(self.trace.digest())
     }
 
@@ -261,6 +264,36 @@ impl World {
             self.run_until(next);
         }
         panic!("relay {relay} gives no answer");
+    }
+
+    fn stats(&self) -> String {
+        let now = self.moment();
+        let events = self.publishers.all.len();
+        let accepted = self
+            .publishers
+            .all
+            .iter()
+            .filter(|event| event.accepted.is_some())
+            .count();
+        let lives: u64 = self.relays.iter().map(|relay| relay.lives).sum();
+        let status = |relay: &Relay| relay.life.as_ref().map(|life| life.engine.status(now));
+        let dead: u64 = self
+            .relays
+            .iter()
+            .filter_map(status)
+            .map(|status| status.dead_letters)
+            .sum();
+        let segments: u64 = self
+            .relays
+            .iter()
+            .filter_map(status)
+            .map(|status| status.segments)
+            .sum();
+        let seconds = self.now / 1_000_000;
+        let deliveries = self.ledger.deliveries;
+        format!(
+            "{events} events, {accepted} accepted, {deliveries} deliveries, {lives} lives, {dead} dead letters, {segments} segments, {seconds} s"
+        )
     }
 
     fn note(&mut self, what: &impl Debug) {

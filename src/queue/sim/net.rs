@@ -188,6 +188,21 @@ impl World {
             return held.push_back(frame);
         }
         let (relay, life) = state.to;
+        if let ToReceiver::Messages { messages, .. } = &frame
+            && let Some(sent) = messages
+                .iter()
+                .find(|sent| sent.message.visited.contains(&self.relays[relay].unit))
+        {
+            let text = format!(
+                "{:?} comes to relay {relay} again, by {:?} (M-G3)",
+                sent.message, sent.message.visited
+            );
+            self.ledger.blame(text);
+        }
+        let Some(state) = self.net.lanes.get_mut(&lane) else {
+            return;
+        };
+        let (relay, life) = state.to;
         let bytes = match &frame {
             ToReceiver::Messages { messages, .. } => messages.iter().map(|sent| sent.message.bytes()).sum(),
             _ => 32,

@@ -34,14 +34,21 @@ pub(super) struct Life {
     failed_era: Option<u64>,
 }
 
-/// Keys belong to units by the number they end with.
+/// Keys belong to units by the number they end with; one relay has it from an old table that odd ones belong to the first.
 #[derive(Debug)]
-struct ByNumber(usize);
+struct ByNumber {
+    relays: usize,
+    old: bool,
+}
 
 impl Owners for ByNumber {
     fn owner(&self, key: &Key) -> Option<UnitId> {
-        let number: usize = std::str::from_utf8(&key.key).ok()?.rsplit('-').next()?.parse().ok()?;
-        Some(unit(number % self.0))
+        let text = std::str::from_utf8(&key.key).ok()?;
+        if self.old && text.starts_with("odd") {
+            return Some(unit(0));
+        }
+        let number: usize = text.rsplit('-').next()?.parse().ok()?;
+        Some(unit(number % self.relays))
     }
 }
 
@@ -85,7 +92,10 @@ impl Relay {
             neighbours: Neighbours {
                 geos: geos.collect(),
                 hops_max: 4,
-                owners: Some(Arc::new(ByNumber(relays))),
+                owners: Some(Arc::new(ByNumber {
+                    relays,
+                    old: number > 0 && number + 1 == relays,
+                })),
             },
         };
         Self {

@@ -48,3 +48,48 @@ fn relays_keep_their_promises_whatever_fails() {
         }
     }
 }
+
+/// Each planted bug must be found by one of so many seeds: who changes the simulation must not make it blind.
+const SEEDS_PER_BUG: u64 = 40;
+
+const BUGS: [Bug; 17] = [
+    Bug::AckBeforeSync,
+    Bug::SendBeforeSync,
+    Bug::HighestSeen,
+    Bug::GapForgotten,
+    Bug::FrontierIsHighest,
+    Bug::DoneBeforeDead,
+    Bug::NoRollback,
+    Bug::AttemptsForgotten,
+    Bug::DeliveredLate,
+    Bug::KeyLaneForgotten,
+    Bug::LoopGuardOff,
+    Bug::CheckpointAhead,
+    Bug::ReleaseLive,
+    Bug::DedupForgotten,
+    Bug::RedriveKeepsLetter,
+    Bug::SettledForgotten,
+    Bug::NumbersFromOne,
+];
+
+#[test]
+fn planted_bugs_are_found() {
+    let mut missed = Vec::new();
+    for bug in BUGS {
+        plant(Some(bug));
+        let found = (1..=setting("SIM_BUG_SEEDS", SEEDS_PER_BUG)).find_map(|seed| {
+            let run = std::panic::catch_unwind(|| World::new(plan(seed)).run());
+            match run {
+                Ok(Ok(_)) => None,
+                Ok(Err(wrong)) => Some((seed, wrong)),
+                Err(_) => Some((seed, "a panic".to_owned())),
+            }
+        });
+        plant(None);
+        match found {
+            Some((seed, wrong)) => println!("{bug:?}: seed {seed}: {wrong:.200}"),
+            None => missed.push(bug),
+        }
+    }
+    assert!(missed.is_empty(), "not found: {missed:?}");
+}

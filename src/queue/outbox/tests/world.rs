@@ -85,6 +85,7 @@ pub(super) fn setup(topics: Topics) -> Setup {
         queue: Settings::default(),
         replay: ReplaySettings::default(),
         topics: Arc::new(topics),
+        neighbours: crate::queue::Neighbours::default(),
     }
 }
 
