@@ -24,6 +24,7 @@ mod canaries;
 mod dashboards;
 mod deadlines;
 mod edges;
+mod disk;
 mod endurance;
 mod fidelity;
 mod flow;

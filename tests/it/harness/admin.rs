@@ -29,10 +29,24 @@ pub async fn http_put(address: &str, path: &str) -> io::Result<(u16, String)> {
     http(address, "PUT", path).await
 }
 
+/// `POST` of JSON; gives status and body.
+///
+/// # Errors
+/// If nothing answers, or not in HTTP.
+pub async fn http_post_body(address: &str, path: &str, body: &str) -> io::Result<(u16, String)> {
+    http_with(address, "POST", path, body).await
+}
+
 async fn http(address: &str, method: &str, path: &str) -> io::Result<(u16, String)> {
+    http_with(address, method, path, "").await
+}
+
+async fn http_with(address: &str, method: &str, path: &str, body: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address).await?;
-    let request =
-        format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+    );
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;

@@ -6,6 +6,7 @@ mod certs;
 mod cluster;
 mod directory;
 mod impairer;
+mod injection;
 mod ports;
 mod relay;
 #[allow(dead_code, reason = "benches/relay uses the rest of it")]
@@ -13,12 +14,13 @@ pub mod usage;
 
 use std::time::Duration;
 
-pub use admin::{Metrics, http_get, http_post, http_put};
+pub use admin::{Metrics, http_get, http_post, http_post_body, http_put};
 pub use background::Background;
 pub use certs::{Authority, Leaf};
 pub use cluster::{Cluster, ClusterBuilder, DOMAIN};
 pub use directory::Directory;
 pub use impairer::{Direction, Impairer, Impairment};
+pub use injection::{Injection, SYNCS};
 pub use ports::free_port;
 pub use relay::Relay;
 

@@ -18,6 +18,8 @@ pub struct Relay {
     ports: Ports,
     child: Option<Child>,
     announced: Vec<String>,
+    /// Size of the file system of its own that its data lie on.
+    small_disk: Option<String>,
 }
 
 /// Where a relay listens; kept over restarts.
@@ -55,6 +57,7 @@ impl Relay {
             ports,
             child: None,
             announced: Vec::new(),
+            small_disk: None,
         }
     }
 
@@ -138,7 +141,8 @@ impl Relay {
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.name);
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_strait"))
+        let child = self
+            .program()
             .arg("run")
             .arg("--config")
             .arg(self.config())
@@ -148,6 +152,35 @@ impl Relay {
             .spawn()
             .unwrap();
         self.child = Some(child);
+    }
+
+    /// Gives its data a file system of their own with so much space, such as `32m`. It ends with the process, and nobody
+    /// else sees it: look at it through [`data_inside`](Self::data_inside).
+    pub fn on_small_disk(&mut self, size: &str) {
+        self.small_disk = Some(size.to_owned());
+    }
+
+    /// The data directory as the process sees it.
+    pub fn data_inside(&self) -> PathBuf {
+        let inside = self.directory.join("data");
+        Path::new("/proc")
+            .join(self.pid().to_string())
+            .join("root")
+            .join(inside.strip_prefix("/").unwrap())
+    }
+
+    fn program(&self) -> Command {
+        let binary = env!("CARGO_BIN_EXE_strait");
+        let Some(size) = &self.small_disk else {
+            return Command::new(binary);
+        };
+        let script = "mount -t tmpfs -o size=$1,mode=700 strait \"$2\" && shift 2 && exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command
+            .args(["--map-root-user", "--mount", "sh", "-c", script, "sh", size])
+            .arg(self.directory.join("data"))
+            .arg(binary);
+        command
     }
 
     /// Waits for `/readyz`; fails at once if the process ends.
