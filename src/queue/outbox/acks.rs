@@ -174,12 +174,11 @@ impl Outbox {
                     if !self.void.is_empty() && self.void.remove(&waiting.seq) {
                         continue;
                     }
-                    match refused(waiting.seq) {
-                        Some(refused) => self.refuse_backlog(now, waiting, refused),
-                        None => {
-                            self.unfly(&waiting);
-                            self.settle_backlog(&waiting);
-                        }
+                    if let Some(refused) = refused(waiting.seq) {
+                        self.refuse_backlog(now, waiting, refused);
+                    } else {
+                        self.unfly(&waiting);
+                        self.settle_backlog(&waiting);
                     }
                 }
             }
