@@ -86,17 +86,14 @@ impl Books {
 impl Group {
     /// Puts what has ended into records.
     pub(super) fn save(&mut self, topic: &Topic, fx: &mut Effects) {
-        // Runs of damaged numbers may hold others that ended in another way, which must be read first.
-        let order = |reason: Option<GapReason>| (reason == Some(GapReason::Corrupted), reason);
-        self.unsaved
-            .sort_unstable_by_key(|(from, _, reason)| (order(*reason), *from));
+        self.unsaved.sort_unstable_by_key(|(seq, reason)| (*reason, *seq));
         let mut ended = self.unsaved.drain(..).peekable();
-        while let Some((from, to, reason)) = ended.next() {
-            let mut seqs = vec![(from, to)];
-            while let Some((from, to, _)) = ended.next_if(|(_, _, next)| *next == reason) {
+        while let Some((first, reason)) = ended.next() {
+            let mut seqs = vec![(first, first)];
+            while let Some((seq, _)) = ended.next_if(|(_, next)| *next == reason) {
                 match seqs.last_mut() {
-                    Some((_, last)) if *last + 1 == from => *last = to,
-                    _ => seqs.push((from, to)),
+                    Some((_, last)) if *last + 1 == seq => *last = seq,
+                    _ => seqs.push((seq, seq)),
                 }
             }
             fx.record(Record::Settled {
@@ -130,7 +127,10 @@ impl Group {
             ..Failure::default()
         };
         let failure = self.failures.entry(seq).or_insert(first);
-        failure.failed = failed;
-        failure.not_before = not_before;
+        // A snapshot may know of a later one (R2).
+        if failed >= failure.failed {
+            failure.failed = failed;
+            failure.not_before = not_before;
+        }
     }
 }

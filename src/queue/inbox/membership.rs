@@ -214,18 +214,20 @@ impl Inbox {
         self.add_group(topic, Group::new(group.clone(), topic, (done, books), sweep))
     }
 
-    /// Numbers that all groups of a topic are done with.
+    /// Numbers that all groups of a topic are done with, or will be by records that are on their way to the disk.
     fn done_by_all(&self, topic: usize) -> Settled {
         let Some(topic) = self.topics.get(topic) else {
             return Settled::default();
         };
-        let groups = topic.groups.iter().filter_map(|at| self.groups.get(*at)?.as_ref());
-        let Some(least) = groups.min_by_key(|group| group.done.frontier()) else {
+        let groups = || topic.groups.iter().filter_map(|at| self.groups.get(*at)?.as_ref());
+        let Some(least) = groups().min_by_key(|group| group.done.frontier()) else {
             return Settled::default();
         };
         let mut done = Settled::up_to(least.done.frontier());
-        for (from, to) in least.done.runs_above(usize::MAX) {
-            for seq in (from..=to).filter(|seq| self.all_done(topic, *seq)) {
+        let runs = least.done.runs_above(usize::MAX);
+        let ended = runs.into_iter().flat_map(|(from, to)| from..=to);
+        for seq in ended.chain(least.written_dooms()) {
+            if groups().all(|group| group.is_ended(seq)) {
                 done.insert(seq);
             }
         }
