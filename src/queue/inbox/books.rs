@@ -116,10 +116,10 @@ impl Group {
         }
     }
 
-    /// An attempt that failed before a restart; none if it was taken back.
+    /// An attempt that failed before a restart, or that an operator took all attempts back (zero). What is known from a
+    /// later time stays (R2): each record of a message names a later time than those before.
     pub(super) fn on_attempt(&mut self, seq: Seq, failed: u32, not_before: UnixMillis) {
-        if failed == 0 || self.done.contains(seq) {
-            self.failures.remove(&seq);
+        if self.done.contains(seq) {
             return;
         }
         let first = Failure {
@@ -127,8 +127,7 @@ impl Group {
             ..Failure::default()
         };
         let failure = self.failures.entry(seq).or_insert(first);
-        // A snapshot may know of a later one (R2).
-        if failed >= failure.failed {
+        if (not_before, failed) >= (failure.not_before, failure.failed) {
             failure.failed = failed;
             failure.not_before = not_before;
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::group::{Facts, Group, Open, Place, Scene};
 use super::retries::{Doom, Failure, back_off};
-use crate::model::{DeadPlace, GapReason, Message, Seq, Topic};
+use crate::model::{DeadPlace, GapReason, Message, Seq, Topic, UnixMillis};
 use crate::queue::effects::{DeadWish, Effects};
 use crate::queue::record::{DeadSource, Kept, Record};
 use crate::queue::{Exhausted, OnExpiry, Overflow};
@@ -149,9 +149,8 @@ impl Group {
                 continue;
             };
             failure.failed = 0;
-            failure.not_before = scene.now.wall;
+            failure.not_before = UnixMillis(scene.now.wall.0.max(failure.not_before.0 + 1));
             self.save_attempt(scene.topic.name.clone(), *seq, fx);
-            self.failures.remove(seq);
             if let Some(Open {
                 facts,
                 place: Place::Blocked(ends),
