@@ -37,9 +37,9 @@ struct Model {
     dying: BTreeSet<(GroupName, Seq)>,
     consumers: BTreeMap<ConsumerId, (GroupName, usize)>,
     /// With consumers now.
-    flying: Vec<Box<Deliver>>,
+    flying: Vec<Deliver>,
     /// Settled, overdue, or their consumer is gone.
-    old: Vec<Box<Deliver>>,
+    old: Vec<Deliver>,
     /// Ends that must be in the next records: otherwise a message was handed out before its turn.
     claims: BTreeSet<(GroupName, Seq)>,
     /// When a failed message may come again at the earliest.
@@ -231,7 +231,7 @@ impl Model {
         self.groups.insert(group, new);
     }
 
-    fn look_at_delivery(&mut self, deliver: Box<Deliver>) {
+    fn look_at_delivery(&mut self, deliver: Deliver) {
         let (group, seq) = (deliver.group.clone(), deliver.delivery.seq);
         let message = self.stored[&seq].clone();
         assert_eq!(deliver.message, message);
@@ -254,7 +254,7 @@ impl Model {
         }
         let (home, in_flight_max) = self.consumers[&deliver.consumer].clone();
         assert_eq!(home, group);
-        let same = |other: &&Box<Deliver>| other.consumer == deliver.consumer;
+        let same = |other: &&Deliver| other.consumer == deliver.consumer;
         assert!(
             self.flying.iter().filter(same).count() < in_flight_max,
             "too many with {:?}",
@@ -313,7 +313,7 @@ impl Model {
         }
     }
 
-    fn settle(&mut self, which: usize, outcome: Settlement) {
+    fn settle(&mut self, which: usize, outcome: &Settlement) {
         if self.flying.is_empty() {
             return;
         }
@@ -322,7 +322,7 @@ impl Model {
         self.world.settle(&deliver, outcome.clone());
         match outcome {
             Settlement::Ack => self.end(&group, seq, None),
-            Settlement::Nack { delay, .. } => self.fail(&deliver, delay),
+            Settlement::Nack { delay, .. } => self.fail(&deliver, *delay),
             Settlement::Extend => return self.flying.push(deliver),
             Settlement::Terminate { .. } | Settlement::Unavailable { .. } => {}
         }
@@ -524,7 +524,7 @@ impl Model {
         for _ in 0..2000 {
             self.turn();
             while !self.flying.is_empty() {
-                self.settle(0, Settlement::Ack);
+                self.settle(0, &Settlement::Ack);
             }
             self.unblock(None);
             let pending = self.groups.values().any(|group| group.ended.len() < group.has.len());
@@ -571,6 +571,20 @@ impl Model {
         }
     }
 
+    fn pause(&mut self, a: u16, b: u16) {
+        let group = if a.is_multiple_of(2) { "g" } else { "h" };
+        let what = match a % 3 {
+            0 => Pausable::Topic { topic: topic() },
+            _ => Pausable::Group {
+                topic: topic(),
+                group: name(group),
+            },
+        };
+        let time = (!a.is_multiple_of(5)).then(|| Duration::from_millis(u64::from(b)));
+        let pause = Pause::for_time("", time, self.world.now.wall);
+        self.world.inbox.pause(&what, (!b.is_multiple_of(3)).then_some(pause));
+    }
+
     fn operate(&mut self, (what, a, b): (u8, u16, u16)) {
         let (small, any) = (u64::from(a), usize::from(b));
         let group = if a % 2 == 0 { "g" } else { "h" };
@@ -587,33 +601,20 @@ impl Model {
             16..=19 if !self.world.reads.is_empty() => self.world.answer(any % self.world.reads.len(), a % 16 == 0),
             20..=21 => self.subscribe(group, any % 3 + 1),
             22 => self.unsubscribe(any),
-            23..=29 => self.settle(any, Settlement::Ack),
+            23..=29 => self.settle(any, &Settlement::Ack),
             30..=33 => {
                 let delay = (a % 3 == 0).then(|| Duration::from_millis(small % 4000));
-                self.settle(any, Settlement::Nack { delay, reason });
+                self.settle(any, &Settlement::Nack { delay, reason });
             }
-            34 => self.settle(any, Settlement::Terminate { reason }),
-            35 => self.settle(
-                any,
-                Settlement::Unavailable {
-                    pushback: Duration::from_millis(small % 500),
-                },
-            ),
-            36 => self.settle(any, Settlement::Extend),
+            34 => self.settle(any, &Settlement::Terminate { reason }),
+            35 => {
+                let pushback = Duration::from_millis(small % 500);
+                self.settle(any, &Settlement::Unavailable { pushback });
+            }
+            36 => self.settle(any, &Settlement::Extend),
             37..=40 => self.world.pass_ms(small % 1500),
             41 => self.world.pass_ms(30_000),
-            42 => {
-                let what = match a % 3 {
-                    0 => Pausable::Topic { topic: topic() },
-                    _ => Pausable::Group {
-                        topic: topic(),
-                        group: name(group),
-                    },
-                };
-                let time = (a % 5 != 0).then(|| Duration::from_millis(u64::from(b)));
-                let pause = Pause::for_time("", time, self.world.now.wall);
-                self.world.inbox.pause(&what, (b % 3 != 0).then_some(pause));
-            }
+            42 => self.pause(a, b),
             43 => self.unblock((b % 2 == 0).then_some(small % 5)),
             44 => {
                 let seqs: Vec<Seq> = self
@@ -651,7 +652,7 @@ impl Model {
 fn copy(write: &Write) -> Option<Logged> {
     match write {
         Write::Then(_) => None,
-        Write::Dead(wish) => Some(Logged::Dead((**wish).clone())),
+        Write::Dead(wish) => Some(Logged::Dead(wish.clone())),
         Write::Record(record) => Some(Logged::Record(record.clone())),
     }
 }

@@ -64,7 +64,7 @@ pub(super) fn message(key: Option<u64>, deadline: Option<u64>, body: usize) -> M
 #[derive(Clone, Debug)]
 pub(super) enum Logged {
     Record(Record),
-    Dead(DeadWish),
+    Dead(Box<DeadWish>),
 }
 
 pub(super) struct World {
@@ -80,7 +80,7 @@ pub(super) struct World {
     /// Writes that are on disk or lost.
     pub left: usize,
     pub reads: VecDeque<(Reader, Scan)>,
-    pub deliveries: VecDeque<Box<Deliver>>,
+    pub deliveries: VecDeque<Deliver>,
     pub overdue: Vec<Output>,
     pub subscribed: usize,
     pub told: Vec<Told>,
@@ -165,7 +165,7 @@ impl World {
 
     fn output(&mut self, output: Output) {
         match output {
-            Output::Deliver(deliver) => self.deliveries.push_back(deliver),
+            Output::Deliver(deliver) => self.deliveries.push_back(*deliver),
             Output::Overdue { .. } => self.overdue.push(output),
             Output::Subscribed { result, .. } => self.subscribed += usize::from(result.is_ok()),
             other => panic!("not for an inbox: {other:?}"),
@@ -183,7 +183,7 @@ impl World {
                     self.output(output);
                     continue;
                 }
-                Write::Dead(wish) => Logged::Dead(*wish),
+                Write::Dead(wish) => Logged::Dead(wish),
                 Write::Record(record) => Logged::Record(record),
             };
             if let Logged::Record(Record::Stored(stored)) = &logged {
@@ -323,7 +323,7 @@ impl World {
     }
 
     /// The messages that are handed out now.
-    pub(super) fn handed_out(&mut self) -> Vec<Box<Deliver>> {
+    pub(super) fn handed_out(&mut self) -> Vec<Deliver> {
         self.settle_down();
         self.deliveries.drain(..).collect()
     }
@@ -349,8 +349,8 @@ impl World {
         assert!(self.inbox.restore(self.snapshot.0.clone()));
         let from = self.snapshot.1.saturating_sub(again);
         let mut fx = Effects::default();
-        for logged in self.log[from..].to_vec() {
-            self.apply(&logged, true, &mut fx);
+        for logged in self.log.clone().iter().skip(from) {
+            self.apply(logged, true, &mut fx);
         }
         assert!(fx.outputs.is_empty());
         self.now.mono = Duration::from_secs(1);
@@ -365,7 +365,7 @@ impl World {
 
     pub(super) fn dead(&self) -> Vec<&DeadWish> {
         let dead = self.log.iter().filter_map(|logged| match logged {
-            Logged::Dead(wish) => Some(wish),
+            Logged::Dead(wish) => Some(&**wish),
             Logged::Record(_) => None,
         });
         dead.collect()
