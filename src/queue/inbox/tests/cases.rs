@@ -764,3 +764,40 @@ fn the_oldest_pending_message_has_an_age() {
     world.take_snapshot();
     assert_eq!(world.inbox.status(world.now)[0].oldest_ms, Some(0));
 }
+
+#[test]
+fn a_blocked_message_whose_time_is_over_lets_its_key_go_on() {
+    // M-E2.
+    let mut world = World::new(exhausting(1, Exhausted::BlockKey));
+    world.subscribe(1, "g", 10);
+    let deadline = world.now.wall.0 + 5000;
+    world.write(message(Some(1), Some(deadline), 1), None);
+    world.commit(1);
+    world.store(Some(1));
+    let first = world.handed_out().remove(0);
+    world.settle(&first, nack());
+    world.pass_ms(4999);
+    assert!(world.seqs().is_empty());
+    world.pass_ms(1);
+    assert_eq!(world.seqs(), [2]);
+    assert_eq!(world.row("g").expired, 1);
+}
+
+#[test]
+fn a_read_from_before_the_group_began_again_is_of_no_use() {
+    let mut world = World::new(TopicSettings::default());
+    for _ in 0..300 {
+        world.write(message(None, None, 1), None);
+    }
+    world.commit(usize::MAX);
+    world.subscribe(1, "g", 300);
+    world.poll();
+    world.answer(0, false);
+    world.poll();
+    assert_eq!((world.deliveries.len(), world.reads.len()), (256, 1));
+    world.unsubscribe(1);
+    world.deliveries.clear();
+    world.subscribe(2, "g", 300);
+    assert_eq!(world.seqs(), (1..=300).collect::<Vec<_>>());
+    assert_eq!(world.row("g").corrupted, 0);
+}
