@@ -18,6 +18,7 @@
 
 mod frames;
 mod http2;
+mod inbox;
 mod look_ups;
 
 use criterion::{criterion_group, criterion_main};
@@ -26,5 +27,5 @@ use criterion::{criterion_group, criterion_main};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-criterion_group!(parts, frames::bench, http2::bench, look_ups::bench);
+criterion_group!(parts, frames::bench, http2::bench, inbox::bench, look_ups::bench);
 criterion_main!(parts);

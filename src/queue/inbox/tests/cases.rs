@@ -801,3 +801,20 @@ fn a_read_from_before_the_group_began_again_is_of_no_use() {
     assert_eq!(world.seqs(), (1..=300).collect::<Vec<_>>());
     assert_eq!(world.row("g").corrupted, 0);
 }
+
+#[test]
+fn nothing_behind_a_parked_key_stays_in_memory() {
+    // K2, M-G7.
+    let mut keys = super::super::keys::Keys::default();
+    let done = crate::queue::line::Settled::default();
+    for seq in 1..=3 {
+        keys.enter(1, seq, message(Some(1), None, 100));
+    }
+    assert!(keys.leave(1, &done).unwrap().message.is_some());
+    keys.park(1);
+    keys.enter(1, 4, message(Some(1), None, 100));
+    for seq in 3..=4 {
+        let next = keys.leave(1, &done).unwrap();
+        assert_eq!((next.seq, next.message), (seq, None));
+    }
+}
