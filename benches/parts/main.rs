@@ -19,7 +19,11 @@
 
 mod frames;
 mod http2;
+<<<<<<< HEAD
 mod log;
+=======
+mod inbox;
+>>>>>>> w-inbox
 mod look_ups;
 
 use criterion::{criterion_group, criterion_main};
@@ -28,5 +32,9 @@ use criterion::{criterion_group, criterion_main};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+<<<<<<< HEAD
 criterion_group!(parts, frames::bench, http2::bench, log::bench, look_ups::bench);
+=======
+criterion_group!(parts, frames::bench, http2::bench, inbox::bench, look_ups::bench);
+>>>>>>> w-inbox
 criterion_main!(parts);
