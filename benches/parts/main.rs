@@ -19,11 +19,8 @@
 
 mod frames;
 mod http2;
-<<<<<<< HEAD
-mod log;
-=======
 mod inbox;
->>>>>>> w-inbox
+mod log;
 mod look_ups;
 
 use criterion::{criterion_group, criterion_main};
@@ -32,9 +29,12 @@ use criterion::{criterion_group, criterion_main};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-<<<<<<< HEAD
-criterion_group!(parts, frames::bench, http2::bench, log::bench, look_ups::bench);
-=======
-criterion_group!(parts, frames::bench, http2::bench, inbox::bench, look_ups::bench);
->>>>>>> w-inbox
+criterion_group!(
+    parts,
+    frames::bench,
+    http2::bench,
+    inbox::bench,
+    log::bench,
+    look_ups::bench
+);
 criterion_main!(parts);

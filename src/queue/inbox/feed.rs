@@ -242,20 +242,12 @@ impl Group {
         if self.done.contains(seq) || self.is_doomed(seq) {
             return true;
         }
-<<<<<<< HEAD
-        if self.dies_too_much() {
-            self.feed.sweep_at = Some(scene.now.mono + READ_AGAIN);
-            return false;
-        }
         if message.is_expired(scene.now.wall) && !planted(Bug::DeliveredLate) {
-=======
-        if message.is_expired(scene.now.wall) {
             let waits = scene.key_of(message).is_some_and(|key| self.keys.is_busy(key));
             if waits || self.dies_too_much() {
                 self.feed.sweep_at = Some(scene.now.mono + READ_AGAIN);
                 return false;
             }
->>>>>>> w-inbox
             return true;
         }
         self.feed.sweep_at = message.deadline.map(|deadline| scene.mono(deadline));

@@ -215,10 +215,7 @@ impl Inbox {
     }
 
     /// Numbers that all groups of a topic are done with.
-<<<<<<< HEAD
     pub(super) fn done_by_all(&self, topic: usize) -> Settled {
-=======
-    fn done_by_all(&self, topic: usize) -> Settled {
         self.common(topic, |_| Vec::new(), |group, seq| group.done.contains(seq))
     }
 
@@ -230,7 +227,6 @@ impl Inbox {
 
     /// Numbers that all groups agree on, up to a frontier and above, `more` of the slowest group included.
     fn common(&self, topic: usize, more: impl Fn(&Group) -> Vec<Seq>, agrees: impl Fn(&Group, Seq) -> bool) -> Settled {
->>>>>>> w-inbox
         let Some(topic) = self.topics.get(topic) else {
             return Settled::default();
         };
