@@ -292,6 +292,22 @@ fn check_state(truth: &Truth<'_>, left: &MemoryStorage, dice: &mut fastrand::Rng
     2
 }
 
+/// The process is killed, its successor opens the log, and then the power goes out: what the successor served was on the disk.
+fn check_kill(truth: &Truth<'_>, left: &MemoryStorage, dice: &mut fastrand::Rng) -> u64 {
+    let (mut log, recovery) = Log::open(left.clone(), small(dice.u64(..))).unwrap();
+    let served = truth.check(&mut log, &recovery);
+    for _ in 0..2 {
+        let left = left.crashed(dice, 512);
+        let (mut log, recovery) = Log::open(left, small(dice.u64(..))).unwrap();
+        assert_eq!(
+            truth.check(&mut log, &recovery),
+            served,
+            "what was served is not on the disk"
+        );
+    }
+    3
+}
+
 fn check_run(seed: u64, samples: usize) -> u64 {
     let mut run = Run::new(seed, seed % 2 == 1);
     for _ in 0..STEPS * (1 + seed % 3) {
@@ -306,6 +322,7 @@ fn check_run(seed: u64, samples: usize) -> u64 {
             replica.apply(operation);
         }
         let truth = Truth::at(&run.ledger, done);
+        states += check_kill(&truth, &replica.fork(), &mut dice);
         for sample in 0..samples {
             let left = replica.crashed(&mut dice, if sample % 2 == 0 { 512 } else { 4096 });
             states += check_state(&truth, &left, &mut dice);
@@ -321,7 +338,7 @@ fn check_states(wanted: u64) {
             scope.spawn(|| {
                 while states.load(Ordering::Relaxed) < wanted {
                     let seed = seed.fetch_add(1, Ordering::Relaxed);
-                    let result = std::panic::catch_unwind(|| check_run(seed, 12));
+                    let result = std::panic::catch_unwind(|| check_run(seed, 9));
                     let more = result.unwrap_or_else(|_| {
                         states.store(u64::MAX / 2, Ordering::Relaxed);
                         panic!("seed {seed}")

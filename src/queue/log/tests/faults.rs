@@ -141,6 +141,7 @@ fn a_full_disk_refuses_messages_and_still_takes_what_is_essential() {
         drop(log.upkeep());
     }
     assert!(seq > 10);
+    assert!(storage.contents().contains_key("reserve"), "it is not for messages");
     assert!(log.upkeep().is_err());
     // The reserve is one segment.
     while log.append(&[entry(OTHER, essential + 1, 300)], true).is_ok() {
