@@ -137,7 +137,10 @@ impl Relay {
             let state = recovery.state.as_ref().map(Vec::len);
             let (from, lost) = (recovery.replay_from, recovery.state_lost);
             let (damage, torn) = (&recovery.damage, &recovery.torn);
-            println!("{:?} {} recovers: state {state:?}, from {from:?}, lost {lost}, damage {damage:?}, torn {torn:?}", now.mono, self.unit);
+            println!(
+                "{:?} {} recovers: state {state:?}, from {from:?}, lost {lost}, damage {damage:?}, torn {torn:?}",
+                now.mono, self.unit
+            );
         }
         let registry = prometheus::Registry::new();
         let metrics = Metrics::register(&registry, &self.unit).unwrap();
