@@ -19,6 +19,7 @@
 
 mod frames;
 mod http2;
+mod inbox;
 mod log;
 mod look_ups;
 
@@ -28,5 +29,5 @@ use criterion::{criterion_group, criterion_main};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-criterion_group!(parts, frames::bench, http2::bench, log::bench, look_ups::bench);
+criterion_group!(parts, frames::bench, http2::bench, inbox::bench, log::bench, look_ups::bench);
 criterion_main!(parts);
