@@ -19,10 +19,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use strait::model::lanes::{LaneKind, Refused, Sent, ToReceiver, ToSender};
 use strait::model::{
-    CancelReason, Code, Ending, Envelope, Facts, Key, Metadata, MetadataBuilder, Name, OnFailure, Part, Place, Reason,
-    RelayError, ReplyBody, Request, RequestBody, Retry, RouteHints, Source, Timing,
+    CancelReason, Code, Ending, Envelope, Facts, GapReason, Key, Message, MessageId, Metadata, MetadataBuilder, Name,
+    OnFailure, Part, Place, Reason, RelayError, ReplyBody, Request, RequestBody, Retry, RouteHints, Source, Timing,
+    UnixMillis,
 };
+use strait::wire::frame::lanes::{self, LaneDecoder};
 use strait::wire::frame::{self, CONNECTION, Decoder, Encoder, HEADER_BYTES};
 use strait::wire::hello::{self, Hello, Purpose, RefusedService, Register, Registered};
 
@@ -223,6 +226,7 @@ fn frames() -> Vec<(&'static str, &'static str, BytesMut)> {
             services: vec!["im.Receiver".to_owned()],
             instance: "r-1".to_owned(),
             max_in_flight: 16,
+            ..Register::default()
         };
         frame::put_register(out, 1, &hello::encode(&register));
     });
@@ -233,13 +237,105 @@ fn frames() -> Vec<(&'static str, &'static str, BytesMut)> {
                 service: "im.Other".to_owned(),
                 reason: "not in the settings".to_owned(),
             }],
+            ..Registered::default()
         };
         frame::put_registered(out, 1, &hello::encode(&registered));
     });
+    add_lanes(&mut add);
     list
 }
 
-const KINDS: [&str; 16] = [
+fn message(body: &'static [u8]) -> Message {
+    Message {
+        id: MessageId {
+            unit: name("a"),
+            relay: name("a-1"),
+            epoch: 7,
+            number: 1001,
+        },
+        topic: name("im.message"),
+        key: Some(Key {
+            dimension: Bytes::from_static(b"im.conversation"),
+            key: Bytes::from_static(b"cid:1"),
+        }),
+        accepted_at: UnixMillis(1_700_000_000_000),
+        deadline: None,
+        visited: vec![name("a")],
+        redrives: 0,
+        attributes: fields(&[("id", "m-1"), ("source", "/im")]),
+        body: Bytes::from_static(body),
+    }
+}
+
+/// Frames of lanes for messages.
+fn add_lanes(add: &mut impl FnMut(&'static str, &'static str, &dyn Fn(&mut BytesMut))) {
+    add("lane_open", "a live lane; all below 900 is done with", &|out| {
+        let open = ToReceiver::Open {
+            epoch: 7,
+            kind: LaneKind::Live,
+            base: 900,
+        };
+        lanes::put_to_receiver(out, &open);
+    });
+    add(
+        "messages",
+        "two messages; the publisher of the second one waits",
+        &|out| {
+            let sent = |seq, tell_delivered| Sent {
+                seq,
+                tell_delivered,
+                message: message(b"hello"),
+            };
+            let messages = ToReceiver::Messages {
+                batch: 1,
+                messages: vec![sent(901, false), sent(902, true)],
+            };
+            lanes::put_to_receiver(out, &messages);
+        },
+    );
+    add("gap", "three messages will not come: they expired", &|out| {
+        let gap = ToReceiver::Gap {
+            batch: 2,
+            seqs: (903, 905),
+            reason: GapReason::Expired,
+        };
+        lanes::put_to_receiver(out, &gap);
+    });
+    add(
+        "lane_opened",
+        "all up to 899 is here, and 902 to 904, and 910",
+        &|out| {
+            let opened = ToSender::Opened {
+                frontier: 899,
+                above: vec![(902, 904), (910, 910)],
+                highest: 910,
+            };
+            lanes::put_to_sender(out, &opened);
+        },
+    );
+    add("lane_denied", "the lane is not wanted", &|out| {
+        let detail = "unit a is not in the settings".to_owned();
+        lanes::put_to_sender(out, &ToSender::Denied { detail });
+    });
+    add("ack", "all up to batch 2 is on disk; one message is refused", &|out| {
+        let refused = vec![Refused {
+            seq: 902,
+            reason: "too_large".to_owned(),
+            detail: "1 MiB at most".to_owned(),
+        }];
+        lanes::put_to_sender(out, &ToSender::Ack { batch: 2, refused });
+    });
+    add("busy", "out of resources for about 250 ms; then no longer", &|out| {
+        let pushback = Some(Duration::from_millis(250));
+        lanes::put_to_sender(out, &ToSender::Busy { pushback });
+        lanes::put_to_sender(out, &ToSender::Busy { pushback: None });
+    });
+    add("delivered", "consumers are done with two messages", &|out| {
+        lanes::put_to_sender(out, &ToSender::Delivered { seqs: vec![902, 901] });
+    });
+}
+
+const KINDS: [&str; 24] = [
     "?",
     "HELLO",
     "NAME",
@@ -256,9 +352,17 @@ const KINDS: [&str; 16] = [
     "REGISTERED",
     "RENEW",
     "RETIRE",
+    "LANE_OPEN",
+    "MESSAGES",
+    "GAP",
+    "LANE_OPENED",
+    "LANE_DENIED",
+    "ACK",
+    "BUSY",
+    "DELIVERED",
 ];
 
-const TAGS: [&str; 33] = [
+const TAGS: [&str; 39] = [
     "?",
     "path (number)",
     "path (text)",
@@ -292,10 +396,18 @@ const TAGS: [&str; 33] = [
     "large_bytes",
     "source_geo",
     "source_unit",
+    "lane",
+    "base",
+    "first",
+    "last",
+    "frontier",
+    "highest",
 ];
 
 /// Attributes that are one number.
-const NUMBERS: [u8; 14] = [1, 3, 9, 13, 15, 16, 17, 19, 21, 22, 24, 25, 29, 30];
+const NUMBERS: [u8; 20] = [
+    1, 3, 9, 13, 15, 16, 17, 19, 21, 22, 24, 25, 29, 30, 33, 34, 35, 36, 37, 38,
+];
 
 /// A LEB128 number and how many bytes it takes.
 fn varint(bytes: &[u8]) -> (u64, usize) {
@@ -368,7 +480,8 @@ fn render(about: &str, mut bytes: &[u8]) -> String {
             let (len, at) = varint(&block[1..]);
             let (len, at) = (usize::try_from(len).unwrap(), at + 1);
             let (tag, value) = (block[0], &block[at..at + len]);
-            let is_number = NUMBERS.contains(&tag) || (KINDS[usize::from(header[0])] == "CANCEL" && tag == 23);
+            let is_number =
+                NUMBERS.contains(&tag) || (["CANCEL", "GAP"].contains(&KINDS[usize::from(header[0])]) && tag == 23);
             let shown = if is_number {
                 varint(value).0.to_string()
             } else {
@@ -433,6 +546,17 @@ fn every_golden_file_belongs_to_a_frame_and_can_be_read() {
     assert_eq!(files, known);
     for file in files {
         let bytes = parse(&std::fs::read_to_string(folder().join(&file)).unwrap());
+        if bytes[0] >= 16 {
+            let mut decoder = LaneDecoder::new();
+            decoder.feed(&bytes);
+            let one_way = bytes[0] < 19;
+            let frames = std::iter::from_fn(|| match one_way {
+                true => decoder.to_receiver().expect(&file).map(drop),
+                false => decoder.to_sender().expect(&file).map(drop),
+            });
+            assert_eq!(frames.count(), if bytes[0] == 22 { 2 } else { 1 }, "{file}");
+            continue;
+        }
         let mut decoder = Decoder::new(1 << 20);
         // The second request of a connection uses names of the first.
         if file == "request_again.hex" {
@@ -450,7 +574,7 @@ fn every_golden_file_belongs_to_a_frame_and_can_be_read() {
 fn the_worked_example_of_the_specification_is_golden() {
     let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("proto/README.md");
     let readme = std::fs::read_to_string(readme).unwrap();
-    for file in ["hello", "request", "reply"] {
+    for file in ["hello", "request", "reply", "lane_open", "messages"] {
         let golden = std::fs::read_to_string(folder().join(file).with_extension("hex")).unwrap();
         assert!(
             readme.contains(golden.trim()),

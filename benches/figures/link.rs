@@ -123,6 +123,7 @@ impl Side {
             units: self.units.clone(),
             quic: self.quic.clone(),
             handler,
+            lane_handler: None,
             metrics: peer::Metrics::register(&self.registry, &self.own.unit).unwrap(),
             dialler: self.quic.client_endpoint([127, 0, 0, 1].into()).unwrap(),
             elsewhere: (0, Elsewhere::new(1, 16)),

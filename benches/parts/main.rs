@@ -29,5 +29,12 @@ use criterion::{criterion_group, criterion_main};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-criterion_group!(parts, frames::bench, http2::bench, inbox::bench, log::bench, look_ups::bench);
+criterion_group!(
+    parts,
+    frames::bench,
+    http2::bench,
+    inbox::bench,
+    log::bench,
+    look_ups::bench
+);
 criterion_main!(parts);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::shard::Socket;
 use super::{AppError, Shared};
 use crate::delivery::Delivery;
-use crate::model::{Callee, Registry, ServiceName, Source};
+use crate::model::{Callee, Registry, ServiceName, Source, Subscriptions};
 use crate::token::TokenFile;
 use crate::{ingress, outbound};
 
@@ -34,6 +34,7 @@ impl Contexts {
         shared: &Shared,
         outbound: &Rc<outbound::Rpc>,
         delivery: &Rc<Delivery>,
+        subscriptions: &Rc<dyn Subscriptions>,
     ) -> Result<Self, AppError> {
         let settings = &shared.settings.ingress;
         let pair = |service: Option<ServiceName>, token: Option<Arc<TokenFile>>| {
@@ -56,6 +57,7 @@ impl Contexts {
                 framed: Rc::new(ingress::framed::Context {
                     callee,
                     registry: Some(registry),
+                    subscriptions: Some(subscriptions.clone()),
                     source,
                     limits: shared.framed.clone(),
                     metrics: shared.series.framed.ingress(),

@@ -6,150 +6,41 @@
 //!
 //! # Order of the end (C-L1)
 //! not ready -> no new connections, clients and peers told -> open calls finish within
-//! `relay.drain_timeout` -> links close -> shards end -> admin last. A second signal ends at once.
+//! `relay.drain_timeout` -> lanes for messages end -> the queue is on disk and closed -> links close -> shards end ->
+//! admin last. A second signal ends at once.
 
 mod accept;
 mod certificates;
 mod contexts;
+mod error;
+mod messages;
 mod policies;
+mod queue_thread;
 mod reload;
 mod shard;
+mod shared;
 mod status;
 mod watch;
 
-use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use prometheus::IntCounter;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use self::policies::policies;
+use self::certificates::Pages;
+pub use self::error::AppError;
 use self::reload::Reload;
 use self::shard::{Command, Shard};
-use crate::admin::{self, Admin};
-use crate::calls::CallPolicies;
-use crate::delivery::SharedDirectory;
-use crate::model::{Geo, Place};
-use crate::peer::credentials::{Credentials, CredentialsError, CredentialsHandle, Own};
-use crate::peer::quic::{Quic, QuicError};
-use crate::peer::refusals::Refusals;
-use crate::settings::{Checked, Settings, Source};
-use crate::telemetry::calls::CallSeries;
-use crate::telemetry::{LogHandle, Registry};
-use crate::{admission, delivery, ingress, peer, routing};
-
-use self::certificates::Pages;
+use self::shared::Shared;
 use self::status::{ShardStatus, Status};
-
-/// Why the relay cannot run. The text says what to do.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum AppError {
-    /// The admin address cannot be used.
-    #[error("the admin address cannot be used")]
-    Admin(#[from] admin::ServerError),
-    /// An address is taken or not allowed.
-    #[error("cannot listen on {address} ({what}); is another relay running there?")]
-    Bind {
-        /// What listens there.
-        what: &'static str,
-        /// The address or socket path.
-        address: String,
-        /// The system's answer.
-        source: io::Error,
-    },
-    /// Certificate, key or trust cannot be used.
-    #[error("the credentials of this relay cannot be used")]
-    Credentials(#[from] CredentialsError),
-    /// The data directory cannot be used.
-    #[error("cannot use the data directory {path}")]
-    DataDir {
-        /// `relay.data_dir`.
-        path: PathBuf,
-        /// The system's answer.
-        source: io::Error,
-    },
-    /// The relay's own API cannot be made.
-    #[error(transparent)]
-    Api(#[from] ingress::api::ApiError),
-    /// Two components want the same series.
-    #[error("metrics cannot be registered; this is a fault of this build")]
-    Metrics(#[from] prometheus::Error),
-    /// TLS cannot be set up.
-    #[error("QUIC cannot be set up")]
-    Quic(#[from] QuicError),
-    /// The files of Unix sockets cannot have the permissions that were asked for.
-    #[error("the permissions of Unix sockets cannot be set")]
-    Access(#[from] ingress::access::AccessError),
-    /// A token cannot be read.
-    #[error("a token of the settings cannot be used")]
-    Token(#[from] crate::token::TokenError),
-    /// A limit of the framed protocol is out of range.
-    #[error("the settings of the framed protocol do not fit together")]
-    Framed(#[from] ingress::framed::SettingsError),
-    /// A thread or runtime cannot be started.
-    #[error("cannot start {what}")]
-    Thread {
-        /// What.
-        what: &'static str,
-        /// The system's answer.
-        source: io::Error,
-    },
-}
-
-/// All that shards share, made once.
-struct Shared {
-    settings: Settings,
-    geo: Geo,
-    place: Place,
-    data_dir: PathBuf,
-    policies: ArcSwap<CallPolicies>,
-    retries: Arc<admission::RetryBudgets>,
-    framed: delivery::framed::Limits,
-    routing: routing::Handle,
-    quic: Quic,
-    directory: Arc<SharedDirectory>,
-    elsewhere: Arc<peer::Elsewhere>,
-    roster: Arc<peer::Roster>,
-    series: Series,
-    status: Arc<Status>,
-    health: admin::Health,
-}
-
-impl Shared {
-    fn missing_keys(self: &Arc<Self>) -> admin::MissingKeys {
-        let shared = self.clone();
-        Arc::new(move |service| shared.policies.load().of(service).missing_key.clone())
-    }
-
-    /// How connections to local services speak.
-    fn transports(&self) -> delivery::Transports {
-        delivery::Transports {
-            grpc: self.settings.delivery.grpc.clone(),
-            grpc_metrics: self.series.delivery_grpc.clone(),
-            framed: self.framed.clone(),
-            framed_metrics: self.series.framed.delivery(),
-            http1: self.settings.delivery.http1.clone(),
-        }
-    }
-}
-
-/// Series of all components.
-struct Series {
-    calls: CallSeries,
-    connections_refused: IntCounter,
-    delivery: delivery::Metrics,
-    delivery_grpc: delivery::grpc::Metrics,
-    framed: delivery::framed::Metrics,
-    ingress_grpc: ingress::grpc::Metrics,
-    peer: peer::Metrics,
-}
+use crate::admin::{self, Admin};
+use crate::settings::{Checked, Source};
+use crate::telemetry::{LogHandle, Registry};
 
 /// Runs the relay until a signal ends it. `source` is where the settings came from and are read again.
 ///
@@ -171,7 +62,8 @@ async fn serve(source: Source, checked: Checked, log: LogHandle) -> Result<(), A
     let registry = Registry::new()?;
     prepare_data_dir(&checked.data_dir)?;
     let admin_address = checked.admin;
-    let shared = Arc::new(build(checked, &registry)?);
+    let (shared, ends) = shared::build(checked, &registry)?;
+    let shared = Arc::new(shared);
     let reload = Reload::new(source, shared.clone(), log.clone(), registry.series())?;
     let settings = &shared.settings;
     let health = &shared.health;
@@ -190,9 +82,12 @@ async fn serve(source: Source, checked: Checked, log: LogHandle) -> Result<(), A
             read: contexts::token(&settings.admin.read_token_file)?,
             change: contexts::token(&settings.admin.change_token_file)?,
         },
-        queue: None,
+        queue: Some(Arc::new(admin::Desk::new(shared.queue.handle.clone(), ends.admin))),
     };
     let admin = admin_address.map(|address| Admin::start(address, parts)).transpose()?;
+    health.set("queue", false, "the queue is read from the disk");
+    let queue = queue_thread::start(&shared, (ends.inlet, ends.outlets), ends.metrics).await?;
+    health.set("queue", true, "");
     let shards = start_shards(&shared).await?;
     let listeners = accept::Listeners::bind(&shared)?;
     let stop_accepting = CancellationToken::new();
@@ -216,6 +111,8 @@ async fn serve(source: Source, checked: Checked, log: LogHandle) -> Result<(), A
         () = reload.run(shards.iter().map(Shard::commands).collect()) => true,
     };
     if !forced {
+        close_lanes(&shards).await;
+        queue_thread::stop(queue).await;
         end(shards).await;
     }
     if let Some(admin) = admin {
@@ -223,75 +120,6 @@ async fn serve(source: Source, checked: Checked, log: LogHandle) -> Result<(), A
     }
     tracing::info!(forced, "relay stopped");
     Ok(())
-}
-
-fn build(checked: Checked, registry: &Registry) -> Result<Shared, AppError> {
-    let series = registry.series();
-    let Checked {
-        settings,
-        geo,
-        unit,
-        relay,
-        data_dir,
-        routes,
-        admin: _,
-        warnings: _,
-    } = checked;
-    let own = Own {
-        geo: geo.clone(),
-        unit: unit.clone(),
-        relay: relay.clone(),
-    };
-    let credentials = Credentials::load(&settings.peer, &settings.units, &own, peer::credentials::wall_clock())?;
-    let credentials = CredentialsHandle::register(credentials, series)?;
-    let quic = Quic::new(
-        settings.peer.clone(),
-        credentials,
-        Arc::new(Refusals::register(series)?),
-    )?;
-    let shards = shard_count(settings.relay.shards);
-    let units = settings.units.keys().chain([&unit]).cloned();
-    Ok(Shared {
-        routing: routing::Handle::new(routes),
-        quic,
-        directory: SharedDirectory::new(shards),
-        elsewhere: peer::Elsewhere::new(shards, settings.delivery.crossing_in_flight_max),
-        roster: Arc::default(),
-        policies: ArcSwap::from_pointee(policies(&settings)),
-        retries: admission::RetryBudgets::new(units, shards, settings.retry.clone()),
-        framed: settings.ingress.framed.limits()?,
-        series: Series {
-            calls: CallSeries::register(series)?,
-            connections_refused: connections_refused(series)?,
-            delivery: delivery::Metrics::register(series)?,
-            delivery_grpc: delivery::grpc::Metrics::register(series)?,
-            framed: delivery::framed::Metrics::register(series)?,
-            ingress_grpc: ingress::grpc::Metrics::register(series)?,
-            peer: peer::Metrics::register(series, &unit)?,
-        },
-        status: Arc::new(Status::new(&settings, shards)),
-        health: admin::Health::new(),
-        place: Place { unit, relay },
-        settings,
-        geo,
-        data_dir,
-    })
-}
-
-fn connections_refused(registry: &prometheus::Registry) -> Result<IntCounter, prometheus::Error> {
-    let refused = IntCounter::new(
-        "strait_ingress_connections_refused_total",
-        "Local connections closed at once because ingress.connections_max was reached.",
-    )?;
-    registry.register(Box::new(refused.clone()))?;
-    Ok(refused)
-}
-
-fn shard_count(wanted: usize) -> usize {
-    if wanted > 0 {
-        return wanted;
-    }
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// Creates the data directory (O-S5).
@@ -374,6 +202,15 @@ async fn finish(shards: &[Shard], status: &Status, grace: Duration) {
             calls_inbound = overview.calls_inbound,
             "drain timeout; these calls are cut off"
         );
+    }
+}
+
+/// Ends all lanes for messages: what comes from peers later would not be stored.
+async fn close_lanes(shards: &[Shard]) {
+    for shard in shards {
+        let (done, is_done) = oneshot::channel();
+        let _ = shard.commands().send(Command::CloseLanes(done)).await;
+        let _ = is_done.await;
     }
 }
 

@@ -24,10 +24,11 @@ pub(super) fn policies(settings: &Settings) -> CallPolicies {
         missing_key: calls.missing_key.clone(),
     };
     // Whoever asks a relay for its health or its API means that relay, whatever the policy for others.
-    let own = ingress::api::services_for(&settings.services).map(|service| {
+    let own = ingress::api::own_services(&settings.services);
+    let own = own.map(|service| {
         let policy = CallPolicy {
             missing_key: MissingKey::Local,
-            // Nothing moves on a watch for as long as nothing changes.
+            // Nothing moves on a watch for as long as nothing changes, nor to a consumer while there are no messages.
             idle_timeout: others.duration_max,
             ..others.clone()
         };

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::contexts::{Contexts, Pair};
+use super::messages::Messages;
 use super::{AppError, ShardStatus, Shared};
 use crate::calls::{CallPolicies, ShardPolicies};
 use crate::delivery::{self, Delivery};
@@ -45,6 +46,8 @@ pub(super) enum Command {
     Reload(Arc<Reloaded>),
     /// Tell clients and peers that no new calls are taken (C-L1).
     Drain,
+    /// End all lanes for messages, and say so.
+    CloseLanes(oneshot::Sender<()>),
     /// Close everything and end.
     End,
 }
@@ -124,6 +127,7 @@ struct Parts {
     inbound: Rc<inbound::Rpc>,
     outbound: Rc<outbound::Rpc>,
     delivery: Rc<Delivery>,
+    messages: Rc<Messages>,
     calls: CallMetrics,
     contexts: Contexts,
     policies: Rc<ShardPolicies>,
@@ -164,7 +168,12 @@ async fn live(
                 Some(Command::Reload(new)) => parts.reload(&new),
                 Some(Command::Drain) => {
                     parts.drain.cancel();
+                    parts.messages.drain();
                     parts.peers.drain();
+                }
+                Some(Command::CloseLanes(done)) => {
+                    parts.messages.close_lanes().await;
+                    let _ = done.send(());
                 }
                 Some(Command::End) | None => break,
             },
@@ -197,6 +206,8 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
         metrics: calls.clone(),
         hops_max: settings.routing.hops_max,
     });
+    let drain = CancellationToken::new();
+    let messages = Messages::new(shared, index, &delivery, &drain);
     let peers = Peers::new(peer::Parts {
         place: shared.place.clone(),
         geo: shared.geo.clone(),
@@ -204,6 +215,7 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
         units: settings.units.clone(),
         quic: shared.quic.clone(),
         handler: inbound.clone(),
+        lane_handler: Some(messages.clone()),
         metrics: shared.series.peer.clone(),
         dialler,
         elsewhere: (index, shared.elsewhere.clone()),
@@ -224,16 +236,21 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
     let (story, stop) = (outbound.clone(), end.clone());
     tasks.spawn_local(async move { until(&stop, story.watch()).await });
     tasks.spawn_local(delivery.clone().run(end.clone()));
-    let (drain, stop) = (CancellationToken::new(), end.clone());
+    if let Some(outputs) = shared.queue.outputs(index) {
+        let (story, stop) = (messages.clone(), end.clone());
+        tasks.spawn_local(async move { until(&stop, story.run(outputs)).await });
+    }
+    let stop = end.clone();
     let api = ingress::api::attach(api_parts(shared, &delivery, &drain))?;
     tasks.spawn_local(async move { until(&stop, api).await });
-    let contexts = Contexts::new(shared, &outbound, &delivery)?;
+    let contexts = Contexts::new(shared, &outbound, &delivery, &messages.subscriptions())?;
     Ok(Parts {
         peers,
         listener: RefCell::new(Some(listener)),
         inbound,
         outbound,
         delivery,
+        messages,
         calls,
         contexts,
         policies,
@@ -282,6 +299,7 @@ impl Parts {
     fn reload(&self, new: &Reloaded) {
         self.policies.replace(new.policies.clone());
         self.delivery.reload(&new.settings.services);
+        self.messages.reload(&new.settings);
         self.peers.reload(&new.settings.units);
     }
 
@@ -319,7 +337,8 @@ impl Parts {
         status
             .calls_outbound
             .store(self.outbound.open_calls(), Ordering::Relaxed);
-        status.calls_inbound.store(self.inbound.open_calls(), Ordering::Relaxed);
+        let calls_inbound = self.inbound.open_calls() + self.messages.open_pushes();
+        status.calls_inbound.store(calls_inbound, Ordering::Relaxed);
         status.connections.store(self.connections.len(), Ordering::Relaxed);
         status.set_links(self.peers.ready_links());
     }

@@ -228,6 +228,7 @@ fn outcome_of(reason: Reason) -> Outcome {
         | Reason::TooLarge
         | Reason::UnknownUnit
         | Reason::UnknownService
+        | Reason::UnknownTopic
         | Reason::WrongUnit => Outcome::Rejected,
     }
 }

@@ -20,6 +20,23 @@
 //! connection until their deadline; calls that were sent fail with [`CallError::Lost`], because the
 //! service may have acted.
 //!
+//! Messages are published and received over the same connection:
+//!
+//! ```no_run
+//! # async fn example(client: strait::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! use strait::client::{Publish, Subscribe};
+//!
+//! let message = Publish::new("im.sent").key("im.conversation", "cid:1").attribute("type", "im.sent.v1").body("hello");
+//! println!("{} is safe", client.publish(message).await?.id());
+//!
+//! // At least once: whoever takes messages must stand one twice, and knows it by its id.
+//! client.subscribe(Subscribe::new("im.sent", "archive"), async |message| {
+//!     println!("{}: {} bytes", message.id(), message.body().len());
+//!     Ok(())
+//! }).await?;
+//! # Ok(()) }
+//! ```
+//!
 //! Unary calls only; bodies up to [`Builder::message_bytes_max`] flow in chunks under credit. For
 //! streaming calls use gRPC.
 //!
@@ -32,6 +49,7 @@
 mod address;
 mod call;
 mod calls;
+mod messages;
 mod sending;
 mod served;
 mod session;
@@ -44,13 +62,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
 use tokio_util::task::TaskTracker;
 
 pub use self::address::{Address, AddressError};
 use self::call::Outcome;
 pub use self::call::{Call, CallError, InvalidCall, Received, Reply, Status};
+pub use self::messages::{Attempt, Nack, Publish, Published, Settle, Subscribe};
+pub use crate::model::AckLevel;
 use crate::model::{Name, NameError, Request};
+use crate::wire::messages::SUBSCRIBER;
 
 /// Settings of a [`Client`] before it connects.
 #[derive(Clone, Debug)]
@@ -103,9 +124,9 @@ pub enum ServeError {
     #[error("invalid service name")]
     Name(#[source] NameError),
     /// The relay does not take it.
-    #[error("the relay refused service {service}: {reason}")]
+    #[error("the relay refused {service}: {reason}")]
     Refused {
-        /// Which service.
+        /// Which service or topic.
         service: Name,
         /// In the relay's words.
         reason: String,
@@ -130,7 +151,18 @@ struct Shared {
     /// Some call's future was dropped.
     dropped: AtomicBool,
     closed: AtomicBool,
-    services: Mutex<HashMap<Name, Handler>>,
+    services: Mutex<HashMap<Wanted, (Handler, u32)>>,
+}
+
+/// What a client receives calls for.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+enum Wanted {
+    Service(Name),
+    /// Messages.
+    Group {
+        topic: Name,
+        group: Name,
+    },
 }
 
 type Answer = Pin<Box<dyn Future<Output = Result<Reply, Status>> + Send>>;
@@ -139,9 +171,9 @@ type Handler = Arc<dyn Fn(Received) -> Answer + Send + Sync>;
 enum Command {
     /// A call to make.
     Call(Pending),
-    /// Tell the relay about a service; it is among the services already.
+    /// Tell the relay about a service or subscription; it is among them already.
     Register {
-        service: Name,
+        wanted: Wanted,
         done: oneshot::Sender<Result<(), ServeError>>,
     },
     /// A handler is done. `session` tells whether the connection is still the same.
@@ -200,24 +232,32 @@ impl Client {
                 .map_err(|_| CallError::Deadline { sent: false })?
                 .map_err(|_| CallError::Closed)?,
         };
+        self.begin(call, deadline, permit)?.end().await
+    }
+
+    /// Hands a call to the worker.
+    fn begin<'a>(
+        &'a self,
+        call: Call,
+        deadline: tokio::time::Instant,
+        permit: SemaphorePermit<'a>,
+    ) -> Result<UnderWay<'a>, CallError> {
+        let shared = &self.handle.shared;
+        let now = tokio::time::Instant::now().into_std();
+        let deadline = deadline.into_std();
         let (sender, receiver) = oneshot::channel();
-        let (now, deadline) = (now.into_std(), deadline.into_std());
         shared.push(Command::Call(Pending {
             request: Box::new(call.into_request(now, deadline)?),
             deadline,
             reply: sender,
         }));
-        let mut guard = Guard {
-            shared,
-            receiver: Some(receiver),
-        };
-        let outcome = match &mut guard.receiver {
-            Some(receiver) => receiver.await,
-            None => return Err(CallError::Closed),
-        };
-        guard.receiver = None;
-        drop(permit);
-        outcome.unwrap_or(Err(CallError::Closed))
+        Ok(UnderWay {
+            guard: Guard {
+                shared,
+                receiver: Some(receiver),
+            },
+            _permit: permit,
+        })
     }
 
     /// Serves a service over this connection: `handler` is called for each call, on the client's task
@@ -236,16 +276,20 @@ impl Client {
     {
         let service = Name::new(service).map_err(ServeError::Name)?;
         let handler: Handler = Arc::new(move |received| Box::pin(handler(received)));
-        self.handle.shared.services().insert(service.clone(), handler);
-        let (done, registered) = oneshot::channel();
+        self.register(Wanted::Service(service), handler, 0).await
+    }
+
+    async fn register(&self, wanted: Wanted, handler: Handler, in_flight_max: u32) -> Result<(), ServeError> {
         let shared = &self.handle.shared;
+        shared.services().insert(wanted.clone(), (handler, in_flight_max));
+        let (done, registered) = oneshot::channel();
         shared.push(Command::Register {
-            service: service.clone(),
+            wanted: wanted.clone(),
             done,
         });
         let result = registered.await.unwrap_or(Err(ServeError::Closed));
         if result.is_err() {
-            shared.services().remove(&service);
+            shared.services().remove(&wanted);
         }
         result
     }
@@ -338,8 +382,48 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn services(&self) -> MutexGuard<'_, HashMap<Name, Handler>> {
+    fn services(&self) -> MutexGuard<'_, HashMap<Wanted, (Handler, u32)>> {
         self.services.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything to tell a relay about.
+    fn wanted(&self) -> Vec<Wanted> {
+        self.services().keys().cloned().collect()
+    }
+
+    /// Messages at a time of a subscription.
+    fn in_flight_of(&self, wanted: &Wanted) -> u32 {
+        self.services()
+            .get(wanted)
+            .map_or(0, |(_, in_flight_max)| *in_flight_max)
+    }
+
+    /// Who takes a call of the relay.
+    fn handler(&self, request: &Request) -> Option<Handler> {
+        let service = request.service()?;
+        let wanted = if service == SUBSCRIBER {
+            let name = |field| request.metadata.text(field).unwrap_or_default();
+            Wanted::group(name("strait-topic"), name("strait-group"))?
+        } else {
+            Wanted::Service(Name::new(service).ok()?)
+        };
+        self.services().get(&wanted).map(|(handler, _)| Arc::clone(handler))
+    }
+}
+
+impl Wanted {
+    fn group(topic: &str, group: &str) -> Option<Self> {
+        Some(Self::Group {
+            topic: Name::new(topic).ok()?,
+            group: Name::new(group).ok()?,
+        })
+    }
+
+    fn name(&self) -> &Name {
+        match self {
+            Self::Service(name) => name,
+            Self::Group { topic, .. } => topic,
+        }
     }
 }
 
@@ -348,6 +432,23 @@ impl Drop for Handle {
         self.shared.closed.store(true, Ordering::Release);
         self.shared.in_flight.close();
         self.shared.wake.notify_one();
+    }
+}
+
+/// A call that was handed to the worker. Dropping it cancels the call.
+struct UnderWay<'a> {
+    guard: Guard<'a>,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl UnderWay<'_> {
+    async fn end(mut self) -> Outcome {
+        let outcome = match &mut self.guard.receiver {
+            Some(receiver) => receiver.await,
+            None => return Err(CallError::Closed),
+        };
+        self.guard.receiver = None;
+        outcome.unwrap_or(Err(CallError::Closed))
     }
 }
 

@@ -146,8 +146,7 @@ impl Served {
 
     /// Calls the handler; what does not wait is answered at once, without a task.
     fn start(&mut self, id: u64, request: Request, out: &mut BytesMut, limits: Limits) {
-        let service = request.service().unwrap_or_default();
-        let Some(handler) = self.shared.services().get(service).cloned() else {
+        let Some(handler) = self.shared.handler(&request) else {
             let detail = "the service is not served by this instance";
             frame::put_failed(out, id, &RelayError::new(Reason::UnknownService, Retry::Safe, detail));
             self.set(id, None);

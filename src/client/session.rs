@@ -8,10 +8,9 @@ use tokio_util::task::TaskTracker;
 
 use super::calls::{Calls, Limits};
 use super::served::Served;
-use super::{Pending, Reply, Shared, Status};
-use crate::model::Name;
+use super::{Pending, Reply, Shared, Status, Wanted};
 use crate::wire::frame::{self, CONNECTION, Encoder, Frame};
-use crate::wire::hello::{self, Agreed, Register, Registered};
+use crate::wire::hello::{self, Agreed, Register, Registered, Subscription};
 
 /// State of one connection.
 pub(super) struct Session {
@@ -23,6 +22,7 @@ pub(super) struct Session {
     served: Served,
     encoder: Encoder,
     limits: Limits,
+    shared: Arc<Shared>,
     registers: u64,
     /// The relay takes no new calls.
     pub(super) draining: bool,
@@ -50,13 +50,14 @@ impl Session {
             out: BytesMut::new(),
             written: 0,
             calls: Calls::default(),
-            served: Served::new(number, serving_max, shared, tasks),
+            served: Served::new(number, serving_max, Arc::clone(&shared), tasks),
             encoder: Encoder::new(),
             limits: Limits {
                 calls_max: agreed.calls_max,
                 window: agreed.bytes_max,
                 message_bytes_max,
             },
+            shared,
             registers: 0,
             draining: false,
         }
@@ -80,12 +81,25 @@ impl Session {
             .start(pending, &mut self.encoder, &mut self.out, put_before, by);
     }
 
-    /// Registers services.
-    pub(super) fn register(&mut self, services: &[Name], instance: &str) {
+    /// Registers services and subscriptions.
+    pub(super) fn register(&mut self, wanted: &[Wanted], instance: &str) {
+        let services = wanted.iter().filter_map(|wanted| match wanted {
+            Wanted::Service(name) => Some(name.to_string()),
+            Wanted::Group { .. } => None,
+        });
+        let subscriptions = wanted.iter().filter_map(|wanted| match wanted {
+            Wanted::Service(_) => None,
+            Wanted::Group { topic, group } => Some(Subscription {
+                topic: topic.to_string(),
+                group: group.to_string(),
+                in_flight_max: self.shared.in_flight_of(wanted),
+            }),
+        });
         let message = Register {
-            services: services.iter().map(|name| name.as_str().to_owned()).collect(),
+            services: services.collect(),
             instance: instance.to_owned(),
             max_in_flight: 0,
+            subscriptions: subscriptions.collect(),
         };
         self.registers += 1;
         frame::put_register(&mut self.out, self.registers, &hello::encode(&message));

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use super::session::{Event, Session};
-use super::{Address, Builder, CallError, Command, ConnectError, Pending, ServeError, Shared};
+use super::{Address, Builder, CallError, Command, ConnectError, Pending, ServeError, Shared, Wanted};
 use crate::model::Name;
 use crate::wire::frame::{CONNECTION, Decoder, Frame, put_hello};
 use crate::wire::hello::{self, Agreed, Hello, Purpose, Registered};
@@ -44,9 +44,9 @@ struct Worker {
     waiting: VecDeque<Pending>,
     /// When to look for late calls at the latest.
     next_sweep: Option<Instant>,
-    registering: Vec<(Name, oneshot::Sender<Result<(), ServeError>>)>,
-    /// Services that the session asked for when it began and that the relay has not answered yet.
-    asked: Vec<Name>,
+    registering: Vec<(Wanted, oneshot::Sender<Result<(), ServeError>>)>,
+    /// What the session asked for when it began and the relay has not answered yet.
+    asked: Vec<Wanted>,
     session_number: u64,
 }
 
@@ -161,11 +161,11 @@ impl Worker {
         let limits = (self.settings.serving_max, self.settings.message_bytes_max);
         let (shared, tasks) = (Arc::clone(&self.shared), self.tasks.clone());
         let mut session = Session::new(self.session_number, &agreed, limits, shared, tasks);
-        let services: Vec<Name> = self.shared.services().keys().cloned().collect();
-        if !services.is_empty() {
-            session.register(&services, &self.settings.instance);
+        let wanted = self.shared.wanted();
+        if !wanted.is_empty() {
+            session.register(&wanted, &self.settings.instance);
         }
-        self.asked = services;
+        self.asked = wanted;
         let mut input = vec![0; READ_BYTES];
         let shared = Arc::clone(&self.shared);
         let why = loop {
@@ -267,12 +267,12 @@ impl Worker {
                     self.next_sweep = Some(self.next_sweep.map_or(due, |next| next.min(due)));
                     self.waiting.push_back(pending);
                 }
-                Command::Register { service, done } => {
-                    // A service that came while the connection was made is among those it began with.
-                    if !self.asked.contains(&service) {
-                        register.push(service.clone());
+                Command::Register { wanted, done } => {
+                    // What came while the connection was made is among what it began with.
+                    if !self.asked.contains(&wanted) {
+                        register.push(wanted.clone());
                     }
-                    self.registering.push((service, done));
+                    self.registering.push((wanted, done));
                 }
                 Command::Answered {
                     session: number,
@@ -319,29 +319,39 @@ impl Worker {
 
     fn on_registered(&mut self, answer: Registered) {
         for refused in answer.refused {
-            tracing::warn!(
-                local.service = refused.service,
-                reason = refused.reason,
-                "the relay refused a service"
-            );
-            self.end_registration(&refused.service, Some(&refused.reason));
+            let name = Name::new(&refused.service);
+            self.on_refused(name.ok().map(Wanted::Service), &refused.service, refused.reason);
         }
-        for service in answer.accepted {
-            self.end_registration(&service, None);
+        for refused in answer.refused_subscriptions {
+            let wanted = Wanted::group(&refused.topic, &refused.group);
+            self.on_refused(wanted, &refused.topic, refused.reason);
+        }
+        let services = answer.accepted.iter();
+        let services = services.filter_map(|service| Name::new(service).ok().map(Wanted::Service));
+        let groups = answer.subscribed.iter();
+        let groups = groups.filter_map(|group| Wanted::group(&group.topic, &group.group));
+        for wanted in services.chain(groups) {
+            self.end_registration(&wanted, None);
         }
     }
 
-    fn end_registration(&mut self, service: &str, refused: Option<&str>) {
-        self.asked.retain(|name| name.as_str() != service);
-        let (done, open) = std::mem::take(&mut self.registering)
+    fn on_refused(&mut self, wanted: Option<Wanted>, name: &str, reason: String) {
+        tracing::warn!(name, reason, "the relay refused a service or subscription");
+        if let Some(wanted) = wanted {
+            self.end_registration(&wanted, Some(&reason));
+        }
+    }
+
+    fn end_registration(&mut self, wanted: &Wanted, refused: Option<&str>) {
+        self.asked.retain(|other| other != wanted);
+        let (done, open): (Vec<_>, Vec<_>) = std::mem::take(&mut self.registering)
             .into_iter()
-            .partition(|(name, _)| name.as_str() == service);
+            .partition(|(other, _)| other == wanted);
         self.registering = open;
-        let done: Vec<(Name, oneshot::Sender<Result<(), ServeError>>)> = done;
-        for (service, done) in done {
+        for (wanted, done) in done {
             let result = match refused {
                 Some(reason) => Err(ServeError::Refused {
-                    service,
+                    service: wanted.name().clone(),
                     reason: reason.to_owned(),
                 }),
                 None => Ok(()),

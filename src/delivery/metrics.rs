@@ -234,6 +234,7 @@ pub(super) fn outcome_of_error(error: &RelayError) -> Outcome {
         | Reason::TooLarge
         | Reason::UnknownUnit
         | Reason::UnknownService
+        | Reason::UnknownTopic
         | Reason::WrongUnit => Outcome::Rejected,
         Reason::Draining
         | Reason::Internal

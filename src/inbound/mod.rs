@@ -1,5 +1,11 @@
 //! Stories of what other units send to local services.
 
+mod consumers;
+mod message;
+mod push;
 mod rpc;
 
+pub use consumers::{Consumer, Consumers};
+pub use message::{MessageParts, Messages};
+pub use push::{IN_FLIGHT_DEFAULT, IN_FLIGHT_MAX, Push, PushParts};
 pub use rpc::{Parts, Rpc};

@@ -4,3 +4,4 @@ pub mod access;
 pub mod api;
 pub mod framed;
 pub mod grpc;
+pub mod messages;

@@ -81,6 +81,8 @@ pub enum Reason {
     UnknownUnit,
     /// No endpoint of the owner unit serves this service.
     UnknownService,
+    /// No topic of the settings has this name.
+    UnknownTopic,
     /// The relay that got the call does not own the key.
     WrongUnit,
 }
@@ -143,7 +145,7 @@ impl RelayError {
 
 impl Reason {
     /// All reasons, for registering series and for reading them from the wire.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::BadInput,
         Self::DeadlineExceeded,
         Self::Draining,
@@ -160,6 +162,7 @@ impl Reason {
         Self::UnitAway,
         Self::UnknownUnit,
         Self::UnknownService,
+        Self::UnknownTopic,
         Self::WrongUnit,
     ];
 
@@ -182,6 +185,7 @@ impl Reason {
             Self::UnitAway => "unit_away",
             Self::UnknownUnit => "unknown_unit",
             Self::UnknownService => "unknown_service",
+            Self::UnknownTopic => "unknown_topic",
             Self::WrongUnit => "wrong_unit",
         }
     }

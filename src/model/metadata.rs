@@ -127,6 +127,11 @@ impl MetadataBuilder {
         Self::default()
     }
 
+    /// An empty block with room for so many bytes; a field takes three beside its name and value.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self(BytesMut::with_capacity(bytes))
+    }
+
     /// A block that starts with the fields of another.
     pub fn from_block(block: &Metadata) -> Self {
         let mut buffer = BytesMut::with_capacity(block.0.len() + 64);

@@ -12,10 +12,12 @@ mod call;
 mod error;
 mod hints;
 mod identity;
+pub mod lanes;
 mod message;
 mod metadata;
 mod registry;
 mod size;
+mod subscription;
 
 pub use call::{
     CallId, Callee, Caller, CallerRef, CancelReason, Ending, Endpoint, Envelope, Facts, Outcome, Part, Refused,
@@ -30,6 +32,7 @@ pub use message::{
 pub use metadata::{Metadata, MetadataBuilder, MetadataError, PREVIOUS_ATTEMPTS};
 pub use registry::{RegisterError, Registration, Registry};
 pub use size::{ByteSize, ByteSizeError};
+pub use subscription::{SubscribeError, Subscription, Subscriptions};
 
 /// A hash map for look-ups on the path of calls: seeded, so that nobody can aim keys at one bucket, and several times faster
 /// than the standard one on short names.

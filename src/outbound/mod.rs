@@ -1,6 +1,8 @@
 //! Stories of what local services send to other units.
 
 mod alarms;
+mod carrier;
+mod message;
 mod retries;
 mod rpc;
 #[cfg(test)]
@@ -9,6 +11,8 @@ mod verdict;
 
 use std::rc::Rc;
 
+pub use carrier::{CarrierParts, Carriers, Claims};
+pub use message::{Catalog, Published, Publisher, PublisherParts, PublisherRef, Publishers};
 pub use rpc::{Parts, Rpc};
 
 use crate::model::{Callee, RelayError, UnitId};

@@ -222,6 +222,14 @@ pub(super) async fn read_preface(stream: &mut quinn::RecvStream) -> Option<(Body
     Some((side, u64::from_be_bytes(id)))
 }
 
+/// Reads the first byte of a stream that the peer has opened.
+pub(super) async fn read_byte(stream: &mut quinn::RecvStream) -> Option<u8> {
+    let mut byte = [0];
+    stream.read_exact(&mut byte).await.ok()?;
+    let [byte] = byte;
+    Some(byte)
+}
+
 /// Packets carry some 1.4 kB each; handing them on one by one would cost more than this copy.
 fn join(chunks: &mut [Bytes], count: usize) -> Bytes {
     let chunks = chunks.get_mut(..count).unwrap_or_default();

@@ -5,8 +5,9 @@
 //! bidi: 1 | HELLO ->                          bidi: 1 | HELLO (same link id) ->
 //!         <- HELLO                                    <- HELLO
 //! bidi: 2 | lane number ->   (once per lane)  uni: bodies, from both sides
+//!                                             bidi: 3 | messages, from both sides (`messages`)
 //! ```
-//! The dialling side opens all bidirectional streams. The first stream of a connection stays open as
+//! The dialling side opens all other bidirectional streams. The first stream of a connection stays open as
 //! its *control* stream: probes, and the word that a side takes no new calls.
 //!
 //! # Invariants

@@ -3,6 +3,7 @@
 //! # Path
 //! `pool` dials and accepts, `tls` and `verify` decide who may, `handshake` makes two connections a link,
 //! `session` runs it, `lane` and `bodies` carry what `link` says; `life` and `upkeep` decide when it is replaced or ended.
+//! `messages` are lanes of their own, for stories that have messages.
 
 mod accepting;
 mod backoff;
@@ -18,6 +19,7 @@ pub mod inspect;
 mod lane;
 mod life;
 mod link;
+pub mod messages;
 mod metrics;
 mod pem;
 mod pool;
@@ -35,7 +37,8 @@ pub use dialling::ConnectError;
 pub use elsewhere::Elsewhere;
 pub use handshake::HandshakeError;
 pub use link::LinkPeer;
-pub use metrics::Metrics;
+pub use messages::{Lane, LaneEnd, LaneHandler, LaneLink, LaneReader, LaneWriter};
+pub use metrics::{LaneMetrics, LaneRefusal, Metrics};
 pub use pool::{Parts, Peers};
 pub use roster::{LinkRow, Roster};
 /// A bound socket for connections of peers.

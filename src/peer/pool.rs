@@ -21,6 +21,7 @@ use super::elsewhere::{Elsewhere, Gate};
 use super::handshake::{Greeted, LaneStreams};
 use super::life::Terms;
 use super::link::{Limits, Link, LinkPeer};
+use super::messages::{FEATURE, LaneHandler, LaneLink};
 use super::metrics::Metrics;
 use super::quic::Quic;
 use super::roster::Roster;
@@ -44,6 +45,8 @@ pub struct Parts {
     pub quic: Quic,
     /// Takes the calls of peers.
     pub handler: Rc<dyn Callee>,
+    /// Takes lanes for messages; without it peers open none.
+    pub lane_handler: Option<Rc<dyn LaneHandler>>,
     /// Series of links.
     pub metrics: Metrics,
     /// Socket for connections we open.
@@ -176,6 +179,19 @@ impl Peers {
             .unit(unit)
             .map_or(0, |known| known.count(|link| !link.is_retiring()));
         elsewhere.on_links(*own, unit, links);
+        self.tell_lanes(unit);
+    }
+
+    fn tell_lanes(&self, unit: &UnitId) {
+        let Some(handler) = &self.parts.lane_handler else {
+            return;
+        };
+        let links = self.unit(unit).map_or_else(Vec::new, |known| {
+            let links = known.links.borrow();
+            let able = links.iter().filter(|link| link.takes_lanes());
+            able.map(LaneLink::new).collect()
+        });
+        handler.on_links(unit, links);
     }
 
     /// A link to a unit: one of this shard, or the way to a shard that has one.
@@ -277,6 +293,9 @@ impl Peers {
         let Place { unit, relay } = &self.parts.place;
         let mut hello = Hello::new(purpose, self.parts.settings.calls_max).of_relay(&self.parts.geo, unit, relay);
         hello.link_id = link_id;
+        if self.parts.lane_handler.is_some() {
+            hello.features.push(FEATURE.to_owned());
+        }
         hello
     }
 
@@ -308,11 +327,13 @@ impl Peers {
         );
         let metrics = self.parts.metrics.on_connected(&peer.unit, dialled);
         let drains = known.drains(&peer.relay);
+        let lane_handler = self.parts.lane_handler.clone();
+        let lane_handler = lane_handler.filter(|_| lanes.agreed.has(FEATURE));
         let link = Link::new(
             peer.clone(),
             limits,
             bodies,
-            self.parts.handler.clone(),
+            (self.parts.handler.clone(), lane_handler),
             metrics,
             drains,
         );
@@ -344,10 +365,17 @@ impl Peers {
             self.tell_links(&peer.unit);
             std::future::pending::<()>().await;
         };
+        let silence = async {
+            loop {
+                link.silence_changed().await;
+                self.tell_lanes(&peer.unit);
+            }
+        };
         let session = session::run(link.clone(), lanes, streams, &mut upkeep, self.closing.clone());
         let (ended, why) = tokio::select! {
             end = session => end,
             () = retired => return,
+            () = silence => return,
         };
         known.links.borrow_mut().retain(|other| !Rc::ptr_eq(other, &link));
         self.tell_links(&peer.unit);

@@ -12,6 +12,7 @@ use super::bodies;
 use super::handshake::{Control, Greeted, LaneStreams};
 use super::lane::{self, LaneError};
 use super::link::Link;
+use super::messages;
 use super::metrics::Reading;
 use super::upkeep::{Upkeep, Verdict};
 use crate::model::Endpoint;
@@ -83,6 +84,9 @@ pub(super) async fn run(
             .spawn_local(until_end(link.clone(), lane::read(link.clone(), index, recv, decoder)));
     }
     link.tracker.spawn_local(take_bodies(link.clone()));
+    if link.lane_handler.is_some() {
+        link.tracker.spawn_local(messages::accept(link.clone()));
+    }
     let (mut ended, why) = tokio::select! {
         error = connection.closed() => (Ended::Lost, error.to_string()),
         error = link.bodies.closed() => (Ended::Lost, error.to_string()),

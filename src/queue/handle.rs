@@ -84,6 +84,13 @@ impl Handle {
     }
 }
 
+impl Handle {
+    /// Whether so much waits for the thread that whoever can should wait before handing it more.
+    pub fn is_behind(&self) -> bool {
+        self.inlet.inputs().waiting.len() > BEHIND
+    }
+}
+
 impl Inlet {
     /// Takes all that waits; waits itself, at most so long, if nothing does. `false` once closed and empty.
     pub fn take(&self, into: &mut Vec<Input>, wait: Duration) -> bool {
@@ -134,5 +141,7 @@ impl Publish {
 
 /// Pushback of a publisher: some group commits.
 const PUSHBACK: Duration = Duration::from_millis(20);
+/// Inputs the thread takes in a few milliseconds.
+const BEHIND: usize = 10_000;
 /// A publish without its bytes, about.
 const PUBLISH_BYTES: usize = 256;

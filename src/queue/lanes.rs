@@ -1,17 +1,8 @@
-//! What two relays say to each other on a lane for messages.
-//!
-//! The relay that has messages opens the lane; what it sends is numbered, and the other side says up to which number
-//! it has everything on disk. Both sides may have a live and a backlog lane to the same relay.
-//!
-//! # Invariants
-//! - A1. `Messages` and `Gap` of a lane are numbered 1, 2, 3 ...; an `Ack` speaks for its number and all before.
-//! - A2. An `Ack` is sent when all that it speaks for is on disk, or refused by name.
-//! - A3. A receiver that is out of resources says `Busy` and stops reading; it never takes later messages in place of
-//!   earlier ones of the same lane.
+//! Lanes for messages as the queue knows them: by number. What is said on them is in [`crate::model::lanes`].
 
-use std::time::Duration;
+pub use crate::model::lanes::{LaneKind, Refused, Sent, ToReceiver, ToSender};
 
-use crate::model::{GapReason, Message, Seq};
+use std::cell::Cell;
 
 /// A lane in this process, whoever opened it.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -29,99 +20,24 @@ impl LaneId {
     }
 }
 
-/// Which of the two lanes of a pair (M-D1).
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum LaneKind {
-    /// What waited: accepted while the pair was down or paused, or too old.
-    Backlog,
-    /// What was just accepted.
-    Live,
+/// Numbers the lanes of a shard.
+#[derive(Debug)]
+pub struct LaneIds {
+    shard: u16,
+    next: Cell<u64>,
 }
 
-/// What goes to the relay that receives.
-#[derive(Clone, Debug, PartialEq)]
-pub enum ToReceiver {
-    /// First of all.
-    Open {
-        /// Life of the sender's log (M-A1).
-        epoch: u64,
-        /// Which lane this is.
-        kind: LaneKind,
-        /// All lower numbers are done with, as far as the sender knows.
-        base: Seq,
-    },
-    /// Messages in the order of their numbers.
-    Messages {
-        /// Number on this lane.
-        batch: u64,
-        /// The messages.
-        messages: Vec<Sent>,
-    },
-    /// These will not come (M-G2).
-    Gap {
-        /// Number on this lane.
-        batch: u64,
-        /// First and last, both included.
-        seqs: (Seq, Seq),
-        /// Why.
-        reason: GapReason,
-    },
-}
+impl LaneIds {
+    /// For the lanes of this shard; none has a number yet.
+    pub fn new(shard: u16) -> Self {
+        Self {
+            shard,
+            next: Cell::new(0),
+        }
+    }
 
-/// A message on a lane.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sent {
-    /// Number in the stream.
-    pub seq: Seq,
-    /// The publisher waits until it is delivered: say `Delivered` then.
-    pub tell_delivered: bool,
-    /// The message.
-    pub message: Message,
-}
-
-/// What comes back.
-#[derive(Clone, Debug, PartialEq)]
-pub enum ToSender {
-    /// Answer to `Open`: what is here already (M-B2).
-    Opened {
-        /// All numbers up to this one are.
-        frontier: Seq,
-        /// And these above it, as runs; the first thousands if there are more.
-        above: Vec<(Seq, Seq)>,
-        /// The highest number that ever came, so that a sender whose log was restored notices (M-A1).
-        highest: Seq,
-    },
-    /// The lane is not wanted: settings of the receiver forbid it. Sent in place of `Opened`.
-    Denied {
-        /// For a person.
-        detail: String,
-    },
-    /// All up to a number of the lane is on disk here, but for what was refused.
-    Ack {
-        /// Number on the lane.
-        batch: u64,
-        /// Messages that will never be taken.
-        refused: Vec<Refused>,
-    },
-    /// Out of resources: nothing is taken before a later `Busy` says `None` (M-D5).
-    Busy {
-        /// How long that will last, about.
-        pushback: Option<Duration>,
-    },
-    /// All groups of the unit are done with these messages, whose publishers wait for it.
-    Delivered {
-        /// Numbers in the stream.
-        seqs: Vec<Seq>,
-    },
-}
-
-/// A message that a relay will never take (M-E5).
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Refused {
-    /// Number in the stream.
-    pub seq: Seq,
-    /// A word: `too_large`, `unknown_topic`, `not_allowed`, `loop`, `expired`.
-    pub reason: String,
-    /// For a person.
-    pub detail: String,
+    /// The number of one more lane.
+    pub fn next(&self) -> LaneId {
+        LaneId::new(self.shard, self.next.replace(self.next.get() + 1))
+    }
 }

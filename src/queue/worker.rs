@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::api::{Input, Output, Ticket};
 use super::effects::Now;
 use super::engine::{Engine, Recovered};
-use super::handle::{Handle, Inlet, Outlets};
+use super::handle::{Inlet, Outlets};
 use super::log::disk::{Disk, Event};
 use super::log::{DirStorage, Log, OpenError, Options, StorageError};
 use super::{Metrics, Setup};
@@ -44,7 +44,7 @@ pub struct Running {
     inlet: Arc<Inlet>,
 }
 
-/// Opens the log in a directory and starts the threads of the queue. `seed` must be another one at each start.
+/// Opens the log in a directory and starts the threads of the queue, which take what waits at the inlet. `seed` must be another one at each start.
 ///
 /// # Errors
 /// [`QueueError`]. Damage is none: it is told and counted.
@@ -52,9 +52,9 @@ pub fn start(
     setup: Setup,
     dir: &Path,
     seed: u64,
-    outlets: Outlets,
+    (inlet, outlets): (Arc<Inlet>, Outlets),
     metrics: Metrics,
-) -> Result<(Handle, Running), QueueError> {
+) -> Result<Running, QueueError> {
     let storage = DirStorage::open(dir)?;
     let options = Options {
         segment_bytes: u32::try_from(setup.queue.segment_bytes.as_u64()).unwrap_or(u32::MAX),
@@ -64,10 +64,8 @@ pub fn start(
     };
     let clock = Clock::start();
     let (mut log, recovery) = Log::open(storage, options)?;
-    let publish_bytes_max = setup.queue.publish_bytes_max.as_usize();
     let (engine, recovered) = Engine::recover((setup, metrics), seed, clock.now(), &mut log, recovery)?;
     tell(&recovered, &clock);
-    let (handle, inlet) = Handle::new(publish_bytes_max);
     let events = Arc::new(Events::default());
     let disk = {
         let (events, inlet) = (Arc::clone(&events), Arc::clone(&inlet));
@@ -92,7 +90,7 @@ pub fn start(
         worker.run();
     })?;
     let thread = Some(thread);
-    Ok((handle, Running { thread, inlet }))
+    Ok(Running { thread, inlet })
 }
 
 impl Running {

@@ -101,6 +101,23 @@ pub struct Register {
     /// Calls the instance wants to have at a time; 0 = what its hello allows.
     #[prost(uint32, tag = "3")]
     pub max_in_flight: u32,
+    /// Messages it wants to take.
+    #[prost(message, repeated, tag = "4")]
+    pub subscriptions: Vec<Subscription>,
+}
+
+/// Wants the messages of a group.
+#[derive(Clone, Eq, PartialEq, Message)]
+pub struct Subscription {
+    /// The topic.
+    #[prost(string, tag = "1")]
+    pub topic: String,
+    /// The group.
+    #[prost(string, tag = "2")]
+    pub group: String,
+    /// Messages at a time; 0 = 64.
+    #[prost(uint32, tag = "3")]
+    pub in_flight_max: u32,
 }
 
 /// Answer to [`Register`].
@@ -112,6 +129,26 @@ pub struct Registered {
     /// Services that do not, each with a reason.
     #[prost(message, repeated, tag = "2")]
     pub refused: Vec<RefusedService>,
+    /// Subscriptions that are in force.
+    #[prost(message, repeated, tag = "3")]
+    pub subscribed: Vec<Subscription>,
+    /// Subscriptions that are not, each with a reason.
+    #[prost(message, repeated, tag = "4")]
+    pub refused_subscriptions: Vec<RefusedSubscription>,
+}
+
+/// A subscription that is not in force.
+#[derive(Clone, Eq, PartialEq, Message)]
+pub struct RefusedSubscription {
+    /// As the request named it.
+    #[prost(string, tag = "1")]
+    pub topic: String,
+    /// As the request named it.
+    #[prost(string, tag = "2")]
+    pub group: String,
+    /// Why, for a person.
+    #[prost(string, tag = "3")]
+    pub reason: String,
 }
 
 /// A service that was not registered.

@@ -11,6 +11,7 @@ pub mod hello;
 pub mod http2;
 pub mod io;
 pub mod message;
+pub mod messages;
 pub mod pace;
 pub mod status;
 pub mod trace;

@@ -25,7 +25,7 @@ pub fn code_of(reason: Reason) -> Code {
         Reason::Internal => Code::Internal,
         Reason::Limited | Reason::Shed | Reason::TooLarge => Code::ResourceExhausted,
         Reason::Loop => Code::Aborted,
-        Reason::NoRoute | Reason::UnknownService | Reason::UnknownUnit => Code::NotFound,
+        Reason::NoRoute | Reason::UnknownService | Reason::UnknownTopic | Reason::UnknownUnit => Code::NotFound,
         Reason::Policy => Code::PermissionDenied,
     }
 }
@@ -40,7 +40,7 @@ pub fn http_status_of(reason: Reason) -> u16 {
         Reason::Limited | Reason::Shed => 429,
         Reason::LinkLost | Reason::ServiceLost => 502,
         Reason::Loop => 508,
-        Reason::NoRoute | Reason::UnknownService | Reason::UnknownUnit => 404,
+        Reason::NoRoute | Reason::UnknownService | Reason::UnknownTopic | Reason::UnknownUnit => 404,
         Reason::Policy => 403,
         Reason::TooLarge => 413,
         Reason::WrongUnit => 421,

@@ -10,8 +10,10 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use strait::model::{Metadata, MetadataBuilder};
+use strait::queue::codec;
 use strait::wire::attributes;
 use strait::wire::envelope::{UnaryStrip, percent_decode, percent_encode};
+use strait::wire::frame::lanes::{self, LaneDecoder};
 use strait::wire::frame::{Decoder, Encoder, Frame, HEADER_BYTES, put_failed, put_reply};
 use strait::wire::hello::{self, Hello, Purpose, Register, Registered};
 
@@ -22,16 +24,18 @@ pub use self::sessions::http2;
 pub type Target = fn(&[u8]);
 
 /// All targets by name; the name is that of the corpus folder and of the fuzz binary.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("attributes", attributes),
     ("envelope", envelope),
     ("frame_decoder", frame_decoder),
     ("handshake", handshake),
     ("http2", http2),
+    ("lane_decoder", lane_decoder),
     ("log_checkpoint", log_checkpoint),
     ("log_damage", log_damage),
     ("log_segment", log_segment),
     ("metadata", metadata),
+    ("queue_record", queue_record),
 ];
 
 /// Longest frame in these tests.
@@ -77,6 +81,37 @@ fn again(frame: &Frame, now: Instant) {
     let read = decoder.next(now).expect("own frames are legal").expect("and whole");
     assert_eq!(std::mem::discriminant(&read), std::mem::discriminant(frame));
     assert!(!decoder.is_mid_frame(), "more was written than is read");
+}
+
+/// The first byte says in which pieces the rest comes, and from which side of a lane for messages. What is decoded can be
+/// encoded and read again, and is the same then.
+pub fn lane_decoder(data: &[u8]) {
+    let Some((step, data)) = data.split_first() else { return };
+    let (mut decoder, mut bytes) = (LaneDecoder::new(), 0);
+    for piece in data.chunks(usize::from(*step >> 1) + 1) {
+        decoder.feed(piece);
+        let mut out = BytesMut::new();
+        if *step & 1 == 0 {
+            while let Ok(Some((frame, len))) = decoder.to_receiver() {
+                bytes += len;
+                lanes::put_to_receiver(&mut out, &frame);
+                let mut again = LaneDecoder::new();
+                again.feed(&out.split());
+                let (read, _) = again.to_receiver().expect("own frames are legal").expect("and whole");
+                assert_eq!(read, frame);
+            }
+        } else {
+            while let Ok(Some(frame)) = decoder.to_sender() {
+                lanes::put_to_sender(&mut out, &frame);
+                let mut again = LaneDecoder::new();
+                again.feed(&out.split());
+                let read = again.to_sender().expect("own frames are legal");
+                // Nothing is said about no message at all.
+                assert!(read.is_none_or(|read| std::mem::discriminant(&read) == std::mem::discriminant(&frame)));
+            }
+        }
+    }
+    assert!(bytes <= data.len(), "a frame came from nothing");
 }
 
 /// Attributes end, and take no more bytes than there are.
@@ -144,6 +179,24 @@ pub fn handshake(data: &[u8]) {
         );
         assert!(agreed.frame_bytes_max <= hello::FRAME_BYTES_HARD_MAX);
     }
+}
+
+/// The first byte is the kind; what is a record can be written and read again.
+pub fn queue_record(data: &[u8]) {
+    let Some((kind, content)) = data.split_first() else {
+        return;
+    };
+    let Ok(record) = codec::decode(*kind, Bytes::copy_from_slice(content)) else {
+        return;
+    };
+    let entry = codec::encode(&record);
+    let mut content = BytesMut::from(&entry.head[..]);
+    if let Some(message) = &entry.message {
+        strait::wire::message::put(&mut content, message);
+    }
+    let again = codec::decode(entry.kind, content.freeze()).expect("own records are legal");
+    // Settings of operators may hold numbers that are not equal to themselves.
+    assert!(again == record || entry.kind == 9, "a record was changed");
 }
 
 fn now() -> Instant {

@@ -47,7 +47,7 @@ pub use self::metrics::{Metrics, Side};
 use crate::mailbox::Mailbox;
 use crate::model::{
     CallId, Callee, Caller, CallerRef, Endpoint, Reason, Refused, Registry, RelayError, ReplyEvent, Request,
-    RequestEvent, Retry, Source,
+    RequestEvent, Retry, Source, Subscriptions,
 };
 use crate::wire::pace::LeastPace;
 
@@ -104,6 +104,8 @@ pub struct Surroundings {
     pub callee: Option<Rc<dyn Callee>>,
     /// Where services register; `None` if that is not possible here.
     pub registry: Option<Rc<dyn Registry>>,
+    /// Where consumers of messages register; `None` if that is not possible here.
+    pub subscriptions: Option<Rc<dyn Subscriptions>>,
     /// Who the other side is, as the socket told.
     pub source: Option<Source>,
     /// Limits.
@@ -245,6 +247,7 @@ where
     let surroundings = Surroundings {
         callee: None,
         registry: None,
+        subscriptions: None,
         source: None,
         limits,
         metrics,

@@ -8,9 +8,9 @@ use bytes::BytesMut;
 use super::incoming::Incoming;
 use super::outgoing::Outgoing;
 use super::{Connection, Event, SessionError, Surroundings};
-use crate::model::{CancelReason, Name, Registration, ServiceName};
+use crate::model::{CancelReason, Name, Registration, ServiceName, Subscription};
 use crate::wire::frame::{self, CONNECTION, Encoder, Frame};
-use crate::wire::hello::{self, Agreed, RefusedService, Register, Registered};
+use crate::wire::hello::{self, Agreed, RefusedService, RefusedSubscription, Register, Registered};
 
 /// Everything the task of a connection owns, apart from the socket.
 pub(super) struct Session {
@@ -23,6 +23,7 @@ pub(super) struct Session {
     incoming: Incoming,
     outgoing: Outgoing,
     registrations: Vec<(ServiceName, Registration)>,
+    subscriptions: Vec<((String, String), Registration)>,
     draining: Drain,
 }
 
@@ -61,6 +62,7 @@ impl Session {
             incoming: Incoming::default(),
             outgoing: Outgoing::default(),
             registrations: Vec::new(),
+            subscriptions: Vec::new(),
             draining: Drain::Not,
         }
     }
@@ -145,6 +147,7 @@ impl Session {
     /// The connection has ended: unregisters, cancels calls of the other side, ends calls to it (S2).
     pub(super) fn close(&mut self) {
         self.registrations.clear();
+        self.subscriptions.clear();
         self.connection.mailbox.close();
         self.incoming.close(CancelReason::Caller);
         self.outgoing.close();
@@ -184,7 +187,20 @@ impl Session {
                 }
             }
         }
-        if !answer.accepted.is_empty() {
+        for wanted in request.subscriptions {
+            match self.subscribe_one(&wanted) {
+                Ok(()) => answer.subscribed.push(wanted),
+                Err(reason) => {
+                    let metrics = &self.surroundings.metrics;
+                    metrics.on_registration_refused(&wanted.topic, &reason, now);
+                    let hello::Subscription { topic, group, .. } = wanted;
+                    answer
+                        .refused_subscriptions
+                        .push(RefusedSubscription { topic, group, reason });
+                }
+            }
+        }
+        if !(answer.accepted.is_empty() && answer.subscribed.is_empty()) {
             self.connection.taking.set(true);
         }
         frame::put_registered(&mut self.out, id, &hello::encode(&answer));
@@ -198,16 +214,44 @@ impl Session {
         }
         let registry = self.surroundings.registry.as_ref();
         let registry = registry.ok_or("services cannot be registered on this connection")?;
+        self.check_room()?;
+        let endpoint = Rc::clone(&self.connection);
+        let registration = registry.register(&name, endpoint).map_err(|error| error.to_string())?;
+        self.registrations.push((name, registration));
+        Ok(())
+    }
+
+    fn subscribe_one(&mut self, wanted: &hello::Subscription) -> Result<(), String> {
+        let place = (wanted.topic.clone(), wanted.group.clone());
+        if self.subscriptions.iter().any(|(known, _)| *known == place) {
+            return Ok(());
+        }
+        let subscriptions = self.surroundings.subscriptions.as_ref();
+        let subscriptions = subscriptions.ok_or("messages cannot be subscribed to on this connection")?;
+        self.check_room()?;
+        let subscription = Subscription {
+            topic: wanted.topic.clone(),
+            group: wanted.group.clone(),
+            in_flight_max: usize::try_from(wanted.in_flight_max).unwrap_or(usize::MAX),
+        };
+        let endpoint = Rc::clone(&self.connection);
+        let registration = subscriptions.subscribe(&subscription, endpoint);
+        let registration = registration.map_err(|error| error.to_string())?;
+        self.subscriptions.push((place, registration));
+        Ok(())
+    }
+
+    /// Whether the connection takes calls and may register one more.
+    fn check_room(&self) -> Result<(), String> {
         if self.connection.calls_max.get() == 0 {
             return Err("the HELLO of this connection accepts no calls (calls_max is 0)".to_owned());
         }
         let limit = self.surroundings.limits.services_max;
-        if self.registrations.len() >= limit {
-            return Err(format!("one connection may register {limit} services"));
+        if self.registrations.len() + self.subscriptions.len() >= limit {
+            return Err(format!(
+                "one connection may register {limit} services and subscriptions"
+            ));
         }
-        let endpoint = Rc::clone(&self.connection);
-        let registration = registry.register(&name, endpoint).map_err(|error| error.to_string())?;
-        self.registrations.push((name, registration));
         Ok(())
     }
 }

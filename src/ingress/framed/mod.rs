@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::settings::{Settings, SettingsError};
 use crate::delivery::framed::{self, Ended, Limits, Side, Surroundings};
-use crate::model::{Callee, Registry, Source};
+use crate::model::{Callee, Registry, Source, Subscriptions};
 use crate::wire::io::BoxIo;
 
 /// What all framed connections of a shard share.
@@ -23,6 +23,8 @@ pub struct Context {
     pub callee: Rc<dyn Callee>,
     /// Where services register; `None` switches registration off.
     pub registry: Option<Rc<dyn Registry>>,
+    /// Where consumers of messages register; `None` switches that off.
+    pub subscriptions: Option<Rc<dyn Subscriptions>>,
     /// Who calls, if all connections come from one known service.
     pub source: Option<Source>,
     /// Limits, from [`Settings::limits`].
@@ -39,6 +41,7 @@ pub async fn serve(io: BoxIo, context: Rc<Context>, drain: CancellationToken) ->
     let surroundings = Surroundings {
         callee: Some(Rc::clone(&context.callee)),
         registry: context.registry.clone(),
+        subscriptions: context.subscriptions.clone(),
         source: context.source.clone(),
         limits: context.limits.clone(),
         metrics: context.metrics.clone(),

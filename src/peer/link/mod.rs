@@ -27,6 +27,7 @@ use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use slotmap::{DefaultKey, Key, KeyData, SlotMap};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -38,6 +39,7 @@ use crate::model::{
 };
 use crate::peer::bodies::{BodySide, Inflow, Outflow};
 use crate::peer::credit::Credit;
+use crate::peer::messages::LaneHandler;
 use crate::peer::metrics::LinkMetrics;
 use crate::wire::frame::Frame;
 
@@ -76,6 +78,8 @@ pub(in crate::peer) struct Link {
     pub(in crate::peer) tracker: TaskTracker,
     pub(in crate::peer) closed: CancellationToken,
     pub(in crate::peer) metrics: LinkMetrics,
+    /// Takes lanes for messages, if the peer knows them.
+    pub(in crate::peer) lane_handler: Option<Rc<dyn LaneHandler>>,
     handler: Rc<dyn Callee>,
     limits: Limits,
     out: RefCell<Outgoing>,
@@ -89,6 +93,8 @@ pub(in crate::peer) struct Link {
     we_drain: CancellationToken,
     body_streams: Cell<u64>,
     silent: Cell<bool>,
+    /// Wakes who waits for a change of that.
+    silence: Notify,
     retirement: Retirement,
     me: Weak<Self>,
 }
@@ -182,7 +188,7 @@ impl Link {
         peer: LinkPeer,
         limits: Limits,
         bodies: quinn::Connection,
-        handler: Rc<dyn Callee>,
+        (handler, lane_handler): (Rc<dyn Callee>, Option<Rc<dyn LaneHandler>>),
         metrics: LinkMetrics,
         peer_drains: Rc<Cell<bool>>,
     ) -> Rc<Self> {
@@ -193,6 +199,7 @@ impl Link {
             tracker: TaskTracker::new(),
             closed: CancellationToken::new(),
             metrics,
+            lane_handler,
             handler,
             limits,
             out: RefCell::new(Outgoing {
@@ -209,6 +216,7 @@ impl Link {
             we_drain: CancellationToken::new(),
             body_streams: Cell::new(0),
             silent: Cell::new(false),
+            silence: Notify::new(),
             retirement: Retirement::default(),
             me: me.clone(),
         })
@@ -241,7 +249,14 @@ impl Link {
 
     /// Whether the peer has not answered probes for a while; new calls then go elsewhere.
     pub(in crate::peer) fn set_silent(&self, silent: bool) {
-        self.silent.set(silent);
+        if self.silent.replace(silent) != silent {
+            self.silence.notify_one();
+        }
+    }
+
+    /// Resolves after the peer has fallen silent or has been heard again.
+    pub(in crate::peer) async fn silence_changed(&self) {
+        self.silence.notified().await;
     }
 
     /// Takes one frame of a lane.

@@ -2,17 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
+use super::raw::Raw;
 use super::{
-    ATTRIBUTES_BYTES_MAX, Frame, FrameError, HEADER_BYTES, LIST_MAX, MARK_IDEMPOTENT, MARK_LOCAL, MARK_PARK,
-    NAME_BYTES_MAX, NAMES_MAX, clip, count, flag, kind, tag,
+    Frame, FrameError, LIST_MAX, MARK_IDEMPOTENT, MARK_LOCAL, MARK_PARK, NAME_BYTES_MAX, NAMES_MAX, clip, count, flag,
+    kind, tag,
 };
 use crate::model::{
     CancelReason, Code, Ending, Envelope, Facts, Key, Metadata, Name, OnFailure, Part, Place, Reason, RelayError,
     ReplyBody, Request, RequestBody, Retry, RouteHints, Source,
 };
-use crate::wire::attributes::{self, AttributeError};
+use crate::wire::attributes;
 
 /// Reads frames from a byte stream; knows the names the other side has defined.
 pub struct Decoder {
@@ -54,36 +55,10 @@ impl Decoder {
     /// [`FrameError`]; the connection cannot go on after it.
     pub fn next(&mut self, now: Instant) -> Result<Option<Frame>, FrameError> {
         loop {
-            let Some(header) = self.buffer.first_chunk::<HEADER_BYTES>() else {
+            let Some(raw) = Raw::split_off(&mut self.buffer, self.frame_bytes_max)? else {
                 return Ok(None);
             };
-            let [kind, flags, a0, a1, a2, b0, b1, b2, i0, i1, i2, i3, i4, i5, i6, i7] = *header;
-            let attributes_len = length([a0, a1, a2]);
-            let body_len = length([b0, b1, b2]);
-            let size = HEADER_BYTES.saturating_add(attributes_len).saturating_add(body_len);
-            if size > self.frame_bytes_max {
-                return Err(FrameError::TooLong {
-                    size,
-                    limit: self.frame_bytes_max,
-                });
-            }
-            if attributes_len > ATTRIBUTES_BYTES_MAX {
-                return Err(FrameError::TooMany(kind));
-            }
-            if self.buffer.len() < size {
-                return Ok(None);
-            }
-            let mut bytes = self.buffer.split_to(size).freeze();
-            bytes.advance(HEADER_BYTES);
-            let block = bytes.split_to(attributes_len);
-            let raw = Raw {
-                kind,
-                flags,
-                id: u64::from_be_bytes([i0, i1, i2, i3, i4, i5, i6, i7]),
-                block,
-                body: bytes,
-            };
-            if kind == kind::NAME {
+            if raw.kind == kind::NAME {
                 self.define(&raw)?;
                 continue;
             }
@@ -238,63 +213,6 @@ impl Recent {
     }
 }
 
-/// A frame whose attributes are not read yet.
-struct Raw {
-    kind: u8,
-    flags: u8,
-    id: u64,
-    block: Bytes,
-    body: Bytes,
-}
-
-impl Raw {
-    fn has(&self, flag: u8) -> bool {
-        self.flags & flag != 0
-    }
-
-    fn take<'a>(&self, rest: &mut &'a [u8]) -> Result<Option<(u8, &'a [u8])>, FrameError> {
-        attributes::take(rest).map_err(|source| FrameError::Attributes {
-            kind: self.kind,
-            source,
-        })
-    }
-
-    fn number(&self, tag: u8, value: &[u8]) -> Result<u64, FrameError> {
-        attributes::number(tag, value).map_err(|source| FrameError::Attributes {
-            kind: self.kind,
-            source,
-        })
-    }
-
-    fn name(&self, tag: u8, value: &[u8]) -> Result<Name, FrameError> {
-        std::str::from_utf8(value)
-            .ok()
-            .and_then(|text| Name::new(text).ok())
-            .ok_or(self.bad(tag))
-    }
-
-    fn metadata(&self, value: Bytes) -> Result<Metadata, FrameError> {
-        Metadata::parse(value).map_err(|source| FrameError::Metadata {
-            kind: self.kind,
-            source,
-        })
-    }
-
-    fn skip(&self, tag: u8) -> Result<(), FrameError> {
-        attributes::skip_unknown(tag).map_err(|source| FrameError::Attributes {
-            kind: self.kind,
-            source,
-        })
-    }
-
-    fn bad(&self, tag: u8) -> FrameError {
-        FrameError::Attributes {
-            kind: self.kind,
-            source: AttributeError::Value(tag),
-        }
-    }
-}
-
 fn reply(mut raw: Raw) -> Result<Frame, FrameError> {
     let mut http_status = 200;
     let mut metadata = Metadata::default();
@@ -413,11 +331,6 @@ fn failed(mut raw: Raw) -> Result<Frame, FrameError> {
             owner,
         }),
     })
-}
-
-/// A big-endian number of three bytes.
-fn length([high, middle, low]: [u8; 3]) -> usize {
-    usize::try_from(u32::from_be_bytes([0, high, middle, low])).unwrap_or(usize::MAX)
 }
 
 fn key_text(block: &Bytes, value: &[u8]) -> Option<Key> {

@@ -203,25 +203,37 @@ pub fn put_registered(out: &mut BytesMut, id: u64, body: &[u8]) {
 
 fn frame(out: &mut BytesMut, kind: u8, flags: u8, id: u64, body: &[u8], put_attributes: impl FnOnce(&mut BytesMut)) {
     out.reserve(HEADER_BYTES + 64 + body.len());
+    let start = begin(out, kind, flags, id);
+    put_attributes(out);
+    let attributes_len = out.len() - start - HEADER_BYTES;
+    out.put_slice(body);
+    finish(out, start, attributes_len);
+}
+
+/// Begins a frame: its attributes follow, then its body, then [`finish`] with where it began.
+pub(super) fn begin(out: &mut BytesMut, kind: u8, flags: u8, id: u64) -> usize {
+    let start = out.len();
     out.put_u8(kind);
     out.put_u8(flags);
-    let lengths_at = out.len();
-    // Chunks are cut, and metadata bounded, far below the 16 MiB that three bytes can say.
+    out.put_slice(&[0; 6]);
+    out.put_u64(id);
+    start
+}
+
+/// Ends a frame: writes its lengths into its header.
+pub(super) fn finish(out: &mut BytesMut, start: usize, attributes_len: usize) {
+    // Chunks are cut, and metadata and messages bounded, below the 16 MiB that three bytes can say.
     let length = |len: usize| {
         let [zero, high, middle, low] = u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes();
         debug_assert_eq!(zero, 0, "frame part of {len} bytes");
         [high, middle, low]
     };
-    out.put_slice(&[0; 3]);
-    out.put_slice(&length(body.len()));
-    out.put_u64(id);
-    let attributes_at = out.len();
-    put_attributes(out);
-    let attributes_len = length(out.len() - attributes_at);
-    if let Some(slot) = out.get_mut(lengths_at..lengths_at + 3) {
-        slot.copy_from_slice(&attributes_len);
+    let body_len = out.len() - start - HEADER_BYTES - attributes_len;
+    if let Some(place) = out.get_mut(start + 2..start + 8) {
+        let (attributes, body) = place.split_at_mut(3);
+        attributes.copy_from_slice(&length(attributes_len));
+        body.copy_from_slice(&length(body_len));
     }
-    out.put_slice(body);
 }
 
 fn put_key(out: &mut BytesMut, key: &Key, dimension: Option<u32>) {

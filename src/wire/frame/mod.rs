@@ -26,6 +26,8 @@
 
 mod decode;
 mod encode;
+pub mod lanes;
+mod raw;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +41,7 @@ pub use self::encode::{
     put_registered, put_renew, put_reply, put_request_body, put_retire,
 };
 use super::attributes::AttributeError;
+use super::message::MessageError;
 use crate::model::{CancelReason, MetadataError, Part, RelayError, Request, RequestBody};
 
 /// Bytes of a frame header.
@@ -165,9 +168,15 @@ pub enum FrameError {
         /// What is missing.
         what: &'static str,
     },
+    /// A list in the body ends too early or holds what it must not.
+    #[error("the list of frame kind {0} is broken")]
+    List(u8),
     /// A frame kind of 128 or more that this version does not know.
     #[error("frame kind {0} is mandatory and unknown to this version; upgrade this side")]
     Mandatory(u8),
+    /// One of the messages is broken.
+    #[error("a message of a batch cannot be read")]
+    Message(#[from] MessageError),
     /// Metadata is broken.
     #[error("frame kind {kind}: {source}")]
     Metadata {
@@ -208,6 +217,14 @@ mod kind {
     pub(super) const REGISTERED: u8 = 13;
     pub(super) const RENEW: u8 = 14;
     pub(super) const RETIRE: u8 = 15;
+    pub(super) const LANE_OPEN: u8 = 16;
+    pub(super) const MESSAGES: u8 = 17;
+    pub(super) const GAP: u8 = 18;
+    pub(super) const LANE_OPENED: u8 = 19;
+    pub(super) const LANE_DENIED: u8 = 20;
+    pub(super) const ACK: u8 = 21;
+    pub(super) const BUSY: u8 = 22;
+    pub(super) const DELIVERED: u8 = 23;
 }
 
 mod flag {
@@ -256,6 +273,12 @@ mod tag {
     pub(super) const LARGE_BYTES: u8 = 30;
     pub(super) const SOURCE_GEO: u8 = 31;
     pub(super) const SOURCE_UNIT: u8 = 32;
+    pub(super) const LANE: u8 = 33;
+    pub(super) const BASE: u8 = 34;
+    pub(super) const FIRST: u8 = 35;
+    pub(super) const LAST: u8 = 36;
+    pub(super) const FRONTIER: u8 = 37;
+    pub(super) const HIGHEST: u8 = 38;
 }
 
 const MARK_IDEMPOTENT: u64 = 1;

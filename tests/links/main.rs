@@ -12,6 +12,8 @@
     reason = "a test that cannot go on fails, and owns its tasks"
 )]
 
+mod messages;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -31,7 +33,7 @@ use strait::peer::credentials::{Credentials, CredentialsHandle, Own};
 use strait::peer::dev_ca::{self, Ca};
 use strait::peer::quic::Quic;
 use strait::peer::refusals::Refusals;
-use strait::peer::{self, Elsewhere, Peers, RelaySettings, Settings, UnitSettings};
+use strait::peer::{self, Elsewhere, LaneHandler, Peers, RelaySettings, Settings, UnitSettings};
 use tokio::task::LocalSet;
 
 fn name(text: &str) -> Name {
@@ -228,17 +230,31 @@ struct Relay {
 
 impl Relay {
     fn lane_writes(&self) -> f64 {
+        self.counted("strait_peer_lane_writes_total", &[])
+    }
+
+    /// The sum of a series with these labels.
+    fn counted(&self, series: &str, labels: &[(&str, &str)]) -> f64 {
         let families = self.registry.gather();
-        let writes = families
-            .iter()
-            .find(|family| family.name() == "strait_peer_lane_writes_total");
-        writes
-            .unwrap()
-            .get_metric()
-            .iter()
-            .map(|metric| metric.get_counter().get_value())
+        let family = families.iter().find(|family| family.name() == series).unwrap();
+        let has = |metric: &prometheus::proto::Metric, (name, value): &(&str, &str)| {
+            let mut of = metric.get_label().iter();
+            of.any(|label| label.name() == *name && label.value() == *value)
+        };
+        let metrics = family.get_metric().iter();
+        metrics
+            .filter(|metric| labels.iter().all(|label| has(metric, label)))
+            .map(|metric| metric.get_counter().get_value() + metric.get_gauge().get_value())
             .sum()
     }
+}
+
+/// Where a relay of a test belongs among shards, and who takes its lanes for messages.
+#[derive(Clone)]
+struct Shard {
+    index: usize,
+    elsewhere: Arc<Elsewhere>,
+    lanes: Option<Rc<dyn LaneHandler>>,
 }
 
 fn credentials(dir: &Path, ca: &Ca, unit: &str) -> (PathBuf, PathBuf) {
@@ -260,7 +276,7 @@ fn relay(
     unit: &str,
     other: (&str, Option<SocketAddr>),
     tune: impl Fn(&mut Settings),
-    elsewhere: (usize, Arc<Elsewhere>),
+    shard: Shard,
 ) -> Relay {
     let geo = |unit: &str| name(&format!("geo-{unit}"));
     let (certificate, key) = credentials(dir, &cas[geo(unit).as_str()], unit);
@@ -314,8 +330,9 @@ fn relay(
         dialler: quic.client_endpoint("127.0.0.1".parse().unwrap()).unwrap(),
         quic,
         handler: echo.clone(),
+        lane_handler: shard.lanes,
         metrics: peer::Metrics::register(&registry, &name(unit)).unwrap(),
-        elsewhere,
+        elsewhere: (shard.index, shard.elsewhere),
         roster: Arc::default(),
     });
     peers.start(Some(listener.clone()));
@@ -351,8 +368,16 @@ fn authorities() -> BTreeMap<String, Ca> {
         .into()
 }
 
-fn alone() -> (usize, Arc<Elsewhere>) {
-    (0, Elsewhere::new(1, 16))
+fn alone() -> Shard {
+    shard(0, &Elsewhere::new(1, 16))
+}
+
+fn shard(index: usize, elsewhere: &Arc<Elsewhere>) -> Shard {
+    Shard {
+        index,
+        elsewhere: elsewhere.clone(),
+        lanes: None,
+    }
 }
 
 async fn wait_for(done: impl Fn() -> bool) {
@@ -381,8 +406,8 @@ fn a_shard_without_a_link_uses_that_of_another_shard() {
         let dir = tempdir::Dir::new();
         let cas = authorities();
         let elsewhere = Elsewhere::new(2, 64);
-        let first = relay(&dir.0, &cas, "a", ("b", None), |_| {}, (0, elsewhere.clone()));
-        let second = relay(&dir.0, &cas, "a", ("b", None), |_| {}, (1, elsewhere));
+        let first = relay(&dir.0, &cas, "a", ("b", None), |_| {}, shard(0, &elsewhere));
+        let second = relay(&dir.0, &cas, "a", ("b", None), |_| {}, shard(1, &elsewhere));
         assert!(second.peers.to(&name("b")).is_err(), "no link anywhere yet");
         let at = first.listener.local_addr().unwrap();
         let b = relay(&dir.0, &cas, "b", ("a", Some(at)), |_| {}, alone());

@@ -1,9 +1,16 @@
 //! What operators see of links.
 
+mod lanes;
+
+use std::cell::Cell;
+
 use prometheus::core::Collector;
 use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
+use self::lanes::LaneSeries;
+pub use self::lanes::{LaneMetrics, LaneRefusal};
 use super::session::Ended;
+use crate::model::lanes::LaneKind;
 use crate::model::{Name, UnitId};
 
 /// Series of all links of this relay.
@@ -19,6 +26,8 @@ pub struct Metrics {
     links_retiring: IntGaugeVec,
     links_up: IntGaugeVec,
     lost: IntCounterVec,
+    message_lanes: IntGaugeVec,
+    message_lanes_refused: IntCounterVec,
     packets: IntCounterVec,
     reconnects: IntCounterVec,
     connect_failures: IntCounterVec,
@@ -45,12 +54,13 @@ pub(super) struct LinkMetrics {
     retiring: Share,
     up: Share,
     rtt: Gauge,
+    lanes: LaneSeries,
 }
 
 /// This link's part in a gauge that many links add to.
 struct Share {
     gauge: IntGauge,
-    part: std::cell::Cell<i64>,
+    part: Cell<i64>,
 }
 
 /// A reading of one link, taken once a second.
@@ -121,6 +131,16 @@ impl Metrics {
                 &pair,
             )?,
             lost: counters("strait_peer_packets_lost_total", "Packets QUIC declared lost.", &pair)?,
+            message_lanes: gauges(
+                "strait_peer_message_lanes",
+                "Lanes for messages: out are those this relay sends on; at most one live and one backlog lane to a unit.",
+                &["src_unit", "dst_unit", "direction", "lane"],
+            )?,
+            message_lanes_refused: counters(
+                "strait_peer_message_lanes_refused_total",
+                "Lanes for messages that a peer opened and that were refused or cut off, by why.",
+                &["src_unit", "dst_unit", "reason"],
+            )?,
             packets: counters("strait_peer_packets_sent_total", "Packets QUIC sent.", &pair)?,
             reconnects: counters("strait_peer_connects_total", "Links established.", &directed)?,
             connect_failures: counters(
@@ -149,9 +169,18 @@ impl Metrics {
         self.links_up
             .with_label_values(&[self.local.as_str(), unit.as_str()])
             .add(0);
+        let (own, unit) = (self.local.as_str(), unit.as_str());
         for why in Ended::ALL {
-            self.links_ended
-                .with_label_values(&[self.local.as_str(), unit.as_str(), why.as_str()]);
+            self.links_ended.with_label_values(&[own, unit, why.as_str()]);
+        }
+        for why in LaneRefusal::ALL {
+            self.message_lanes_refused.with_label_values(&[own, unit, why.as_str()]);
+        }
+        for lane in [LaneKind::Live, LaneKind::Backlog] {
+            for direction in ["in", "out"] {
+                self.message_lanes
+                    .with_label_values(&[own, unit, direction, lane.as_str()]);
+            }
         }
     }
 
@@ -171,7 +200,7 @@ impl Metrics {
             .inc();
         let share = |gauge: IntGauge| Share {
             gauge,
-            part: std::cell::Cell::new(0),
+            part: Cell::new(0),
         };
         let metrics = LinkMetrics {
             bytes_in: self.bytes.with_label_values(&directed("in")),
@@ -188,6 +217,10 @@ impl Metrics {
             retiring: share(self.links_retiring.with_label_values(&pair)),
             up: share(self.links_up.with_label_values(&pair)),
             rtt: self.rtt.with_label_values(&pair),
+            lanes: LaneSeries::new(
+                (self.message_lanes.clone(), self.message_lanes_refused.clone()),
+                (self.local.clone(), unit.clone()),
+            ),
         };
         metrics.up.set(1);
         metrics

@@ -1,0 +1,176 @@
+//! Messages on one shard: the stories and edges, and the way of the queue's outputs to them.
+//!
+//! # Invariants
+//! - M1. Each output of the queue has one taker here; what is for nobody any more vanishes.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Shared, queue_thread};
+use crate::crossing::Receiver;
+use crate::delivery::Delivery;
+use crate::inbound::{self, Consumers, Push, PushParts};
+use crate::ingress::messages as edge;
+use crate::model::{Endpoint, ServiceName, Subscriptions, UnitId};
+use crate::outbound::{CarrierParts, Carriers, Catalog, PublisherParts, Publishers};
+use crate::peer::{Lane, LaneHandler, LaneLink, LinkPeer};
+use crate::queue::api::Output;
+use crate::queue::lanes::LaneIds;
+use crate::settings::Settings;
+
+/// All that a shard does with messages.
+pub(super) struct Messages {
+    own: UnitId,
+    carriers: Rc<Carriers>,
+    taken: Rc<inbound::Messages>,
+    publishers: Rc<Publishers>,
+    consumers: Rc<Consumers>,
+    push: Rc<Push>,
+    edge: Rc<edge::Messages>,
+}
+
+impl Messages {
+    /// The stories of shard `index`; `drain` says when the relay takes no new work.
+    pub(super) fn new(shared: &Shared, index: usize, delivery: &Rc<Delivery>, drain: &CancellationToken) -> Rc<Self> {
+        let settings = &shared.settings;
+        let number = queue_thread::shard_number(index);
+        let ids = Rc::new(LaneIds::new(number));
+        let carriers = Carriers::new(CarrierParts {
+            ids: ids.clone(),
+            queue: shared.queue.handle.clone(),
+            claims: shared.queue.claims.clone(),
+        });
+        let taken = inbound::Messages::new(inbound::MessageParts {
+            ids,
+            queue: shared.queue.handle.clone(),
+            units: units(settings),
+            lane_bytes_max: settings.queue.lane_bytes_max.as_usize(),
+        });
+        let publishers = Publishers::new(PublisherParts {
+            place: shared.place.clone(),
+            shard: number,
+            routing: shared.routing.clone(),
+            queue: shared.queue.handle.clone(),
+            catalog: catalog(settings, &shared.place.unit),
+        });
+        let consumers = Consumers::new(shared.queue.handle.clone(), number);
+        let push = Push::new(PushParts {
+            place: shared.place.clone(),
+            consumers: consumers.clone(),
+            delivery: delivery.clone(),
+            shard: (index, shared.status.shards()),
+            topics: Arc::new(settings.topics.clone()),
+        });
+        let edge = edge::Messages::new(edge::Parts {
+            place: shared.place.clone(),
+            publishers: publishers.clone(),
+            consumers: consumers.clone(),
+            timeout: settings.calls.timeout,
+            drain: drain.clone(),
+        });
+        for service in edge_services(settings) {
+            let endpoint: Rc<dyn Endpoint> = edge.clone();
+            delivery.attach(&service, endpoint);
+        }
+        Rc::new(Self {
+            own: shared.place.unit.clone(),
+            carriers,
+            taken,
+            publishers,
+            consumers,
+            push,
+            edge,
+        })
+    }
+
+    /// Brings the queue's outputs to those they are for, until there are no more; runs the edges meanwhile.
+    pub(super) async fn run(&self, outputs: Receiver<Output>) {
+        let dispatch = async {
+            let mut batch = VecDeque::new();
+            while outputs.take(&mut batch).await {
+                for output in batch.drain(..) {
+                    self.on_output(output);
+                }
+            }
+        };
+        tokio::join!(dispatch, self.publishers.watch(), self.push.run(), self.edge.run());
+    }
+
+    fn on_output(&self, output: Output) {
+        match output {
+            Output::ToReceiver { lane, frame } => self.carriers.on_frame(lane, frame),
+            Output::ToSender { lane, frame } => self.taken.on_frame(lane, frame),
+            Output::CloseLane { lane, why } => {
+                let _ = self.carriers.close_lane(lane, &why) || self.taken.close_lane(lane, &why);
+            }
+            Output::Published { ticket, result } => self.publishers.on_published(ticket, result),
+            Output::Subscribed { ticket, result } => self.consumers.on_subscribed(ticket, result),
+            Output::Deliver(deliver) => self.consumers.on_deliver(deliver),
+            Output::Overdue { consumer, delivery, .. } => self.consumers.on_overdue(consumer, delivery),
+            // Only the admin thread asks.
+            Output::Answer(..) => {}
+        }
+    }
+
+    /// Takes registrations of local services that want messages.
+    pub(super) fn subscriptions(&self) -> Rc<dyn Subscriptions> {
+        self.push.clone()
+    }
+
+    /// Other settings are in force (M-H4).
+    pub(super) fn reload(&self, settings: &Settings) {
+        self.taken
+            .reload(units(settings), settings.queue.lane_bytes_max.as_usize());
+        self.publishers.reload(catalog(settings, &self.own));
+        self.push.reload(Arc::new(settings.topics.clone()));
+    }
+
+    /// No further messages to services (C-L1).
+    pub(super) fn drain(&self) {
+        self.publishers.drain();
+        self.push.drain();
+    }
+
+    /// Messages at services.
+    pub(super) fn open_pushes(&self) -> usize {
+        self.push.open_calls()
+    }
+
+    /// Ends all lanes; the queue has heard of it then.
+    pub(super) async fn close_lanes(&self) {
+        tokio::join!(self.carriers.close(), self.taken.close());
+    }
+}
+
+impl LaneHandler for Messages {
+    fn on_links(&self, unit: &UnitId, links: Vec<LaneLink>) {
+        self.carriers.on_links(unit, links);
+    }
+
+    fn on_lane(&self, peer: &LinkPeer, lane: Lane) {
+        self.taken.on_lane(peer, lane);
+    }
+}
+
+/// The API for messages, unless the settings give its name to a service.
+fn edge_services(settings: &Settings) -> impl Iterator<Item = ServiceName> + use<'_> {
+    let name = ServiceName::new(crate::wire::messages::SERVICE).ok();
+    name.into_iter().filter(|name| !settings.services.contains_key(name))
+}
+
+/// Units whose messages may be taken at all.
+fn units(settings: &Settings) -> BTreeSet<UnitId> {
+    settings.units.keys().cloned().collect()
+}
+
+fn catalog(settings: &Settings, own: &UnitId) -> Catalog {
+    Catalog::new(
+        Arc::new(settings.topics.clone()),
+        own.clone(),
+        settings.units.keys().cloned(),
+        settings.queue.message_bytes_max.as_usize(),
+    )
+}

@@ -1,0 +1,144 @@
+//! What all threads of a relay share, made once.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use prometheus::IntCounter;
+
+use super::AppError;
+use super::policies::policies;
+use super::queue_thread::{self, Ends, Ways};
+use super::status::Status;
+use crate::calls::CallPolicies;
+use crate::delivery::SharedDirectory;
+use crate::model::{Geo, Place};
+use crate::peer::credentials::{Credentials, CredentialsHandle, Own};
+use crate::peer::quic::Quic;
+use crate::peer::refusals::Refusals;
+use crate::settings::{Checked, Settings};
+use crate::telemetry::Registry;
+use crate::telemetry::calls::CallSeries;
+use crate::{admin, admission, delivery, ingress, peer, queue, routing};
+
+/// All that shards share, made once.
+pub(super) struct Shared {
+    pub(super) settings: Settings,
+    pub(super) geo: Geo,
+    pub(super) place: Place,
+    pub(super) data_dir: PathBuf,
+    pub(super) policies: ArcSwap<CallPolicies>,
+    pub(super) retries: Arc<admission::RetryBudgets>,
+    pub(super) framed: delivery::framed::Limits,
+    pub(super) routing: routing::Handle,
+    pub(super) quic: Quic,
+    pub(super) directory: Arc<SharedDirectory>,
+    pub(super) elsewhere: Arc<peer::Elsewhere>,
+    pub(super) roster: Arc<peer::Roster>,
+    pub(super) series: Series,
+    pub(super) queue: Ways,
+    pub(super) status: Arc<Status>,
+    pub(super) health: admin::Health,
+}
+
+impl Shared {
+    pub(super) fn missing_keys(self: &Arc<Self>) -> admin::MissingKeys {
+        let shared = self.clone();
+        Arc::new(move |service| shared.policies.load().of(service).missing_key.clone())
+    }
+
+    /// How connections to local services speak.
+    pub(super) fn transports(&self) -> delivery::Transports {
+        delivery::Transports {
+            grpc: self.settings.delivery.grpc.clone(),
+            grpc_metrics: self.series.delivery_grpc.clone(),
+            framed: self.framed.clone(),
+            framed_metrics: self.series.framed.delivery(),
+            http1: self.settings.delivery.http1.clone(),
+        }
+    }
+}
+
+/// Series of all components.
+pub(super) struct Series {
+    pub(super) calls: CallSeries,
+    pub(super) connections_refused: IntCounter,
+    pub(super) delivery: delivery::Metrics,
+    pub(super) delivery_grpc: delivery::grpc::Metrics,
+    pub(super) framed: delivery::framed::Metrics,
+    pub(super) ingress_grpc: ingress::grpc::Metrics,
+    pub(super) peer: peer::Metrics,
+}
+
+/// Makes what is shared, and the ends of the ways to the queue.
+pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, Ends), AppError> {
+    let series = registry.series();
+    let Checked {
+        settings,
+        geo,
+        unit,
+        relay,
+        data_dir,
+        routes,
+        admin: _,
+        warnings: _,
+    } = checked;
+    let own = Own {
+        geo: geo.clone(),
+        unit: unit.clone(),
+        relay: relay.clone(),
+    };
+    let credentials = Credentials::load(&settings.peer, &settings.units, &own, peer::credentials::wall_clock())?;
+    let credentials = CredentialsHandle::register(credentials, series)?;
+    let quic = Quic::new(
+        settings.peer.clone(),
+        credentials,
+        Arc::new(Refusals::register(series)?),
+    )?;
+    let shards = shard_count(settings.relay.shards);
+    let units = settings.units.keys().chain([&unit]).cloned();
+    let (queue, ends) = queue_thread::ways(&settings.queue, shards, queue::Metrics::register(series, &unit)?);
+    let shared = Shared {
+        queue,
+        routing: routing::Handle::new(routes),
+        quic,
+        directory: SharedDirectory::new(shards),
+        elsewhere: peer::Elsewhere::new(shards, settings.delivery.crossing_in_flight_max),
+        roster: Arc::default(),
+        policies: ArcSwap::from_pointee(policies(&settings)),
+        retries: admission::RetryBudgets::new(units, shards, settings.retry.clone()),
+        framed: settings.ingress.framed.limits()?,
+        series: Series {
+            calls: CallSeries::register(series)?,
+            connections_refused: connections_refused(series)?,
+            delivery: delivery::Metrics::register(series)?,
+            delivery_grpc: delivery::grpc::Metrics::register(series)?,
+            framed: delivery::framed::Metrics::register(series)?,
+            ingress_grpc: ingress::grpc::Metrics::register(series)?,
+            peer: peer::Metrics::register(series, &unit)?,
+        },
+        status: Arc::new(Status::new(&settings, shards)),
+        health: admin::Health::new(),
+        place: Place { unit, relay },
+        settings,
+        geo,
+        data_dir,
+    };
+    Ok((shared, ends))
+}
+
+fn connections_refused(registry: &prometheus::Registry) -> Result<IntCounter, prometheus::Error> {
+    let refused = IntCounter::new(
+        "strait_ingress_connections_refused_total",
+        "Local connections closed at once because ingress.connections_max was reached.",
+    )?;
+    registry.register(Box::new(refused.clone()))?;
+    Ok(refused)
+}
+
+fn shard_count(wanted: usize) -> usize {
+    if wanted > 0 {
+        return wanted;
+    }
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}

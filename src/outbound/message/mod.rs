@@ -1,0 +1,328 @@
+//! The story of a message that a local service publishes: check it, decide which units get it, hand it to the queue, tell
+//! how far it came.
+//!
+//! # Invariants
+//! - P1. A message that was handed over gets exactly one end: as far as its publisher wished, an error, or its time. What was
+//!   accepted stays accepted, and the end says so with its id (M-A2).
+//! - P2. What is refused here never reached the queue: publishing it again makes no duplicate.
+//! - P3. Where a message goes is decided once, by the topic's rule, and goes with it to the queue (M-G4).
+//!
+//! # Not here
+//! Whether disk and topic have room, duplicates, expiry (`queue`), how publishers speak (`ingress::messages`).
+
+mod check;
+#[cfg(test)]
+mod tests;
+mod topics;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use self::check::Checked;
+pub use self::topics::Catalog;
+use self::topics::Known;
+use crate::calls::{Calls, Limited};
+use crate::model::{AckLevel, CallId, Key, MissingKey, Place, Reason, RelayError, Retry, RouteHints, Topic, UnitId};
+use crate::queue::api::{Input, Progress, Publish, Ticket};
+use crate::queue::{self, TopicRule};
+use crate::routing;
+use crate::wire::messages::PublishRequest;
+
+/// What the story is made of.
+pub struct PublisherParts {
+    /// This unit and relay.
+    pub place: Place,
+    /// Number of the shard.
+    pub shard: u16,
+    /// The route table.
+    pub routing: routing::Handle,
+    /// The queue.
+    pub queue: queue::Handle,
+    /// Topics and units.
+    pub catalog: Catalog,
+}
+
+/// Messages that local services publish, on one shard.
+pub struct Publishers {
+    place: Place,
+    shard: u16,
+    routing: routing::Handle,
+    queue: queue::Handle,
+    catalog: RefCell<Rc<Catalog>>,
+    waits: Calls<Wait>,
+    draining: Cell<bool>,
+}
+
+/// Who publishes. Must obey V2, as callers and callees do: it is never called from inside [`Publishers::publish`].
+pub trait Publisher {
+    /// The message has come as far as it was waited for, or will not.
+    fn on_published(&self, id: u64, index: u64, end: Published);
+}
+
+/// Where the end of a publication goes.
+#[derive(Clone)]
+pub struct PublisherRef {
+    /// The publisher's port.
+    pub port: Rc<dyn Publisher>,
+    /// The publisher's number there.
+    pub id: u64,
+    /// Which of its publications it is.
+    pub index: u64,
+}
+
+/// How a publication ended.
+#[derive(Debug)]
+pub struct Published {
+    /// How far the message came, if it was accepted.
+    pub progress: Option<Progress>,
+    /// Why not as far as it was waited for.
+    pub error: Option<Box<RelayError>>,
+}
+
+/// A publication that is waited for.
+struct Wait {
+    back: PublisherRef,
+    level: AckLevel,
+    limit: Option<Instant>,
+    progress: Option<Progress>,
+}
+
+impl Publishers {
+    /// The story of one shard.
+    pub fn new(parts: PublisherParts) -> Rc<Self> {
+        Rc::new(Self {
+            place: parts.place,
+            shard: parts.shard,
+            routing: parts.routing,
+            queue: parts.queue,
+            catalog: RefCell::new(Rc::new(parts.catalog)),
+            waits: Calls::default(),
+            draining: Cell::new(false),
+        })
+    }
+
+    /// Puts other topics and units in force.
+    pub fn reload(&self, catalog: Catalog) {
+        self.catalog.replace(Rc::new(catalog));
+    }
+
+    /// Takes no new messages from now on (C-L1).
+    pub fn drain(&self) {
+        self.draining.set(true);
+    }
+
+    /// Longest message that can be published, its attributes included.
+    pub fn message_bytes_max(&self) -> usize {
+        self.catalog.borrow().message_bytes_max()
+    }
+
+    /// Whether a topic is known here, for those that want its messages.
+    ///
+    /// # Errors
+    /// What to do about it.
+    pub fn check_topic(&self, topic: &Topic) -> Result<(), RelayError> {
+        let name = bytes::Bytes::copy_from_slice(topic.as_str().as_bytes());
+        self.catalog.borrow().find(&name).map(|_| ())
+    }
+
+    /// Ends publications whose time is over; runs as long as the shard.
+    pub async fn watch(&self) {
+        self.waits.watch(|id| self.on_overdue(id)).await;
+    }
+
+    /// Publications that are waited for.
+    pub fn waiting(&self) -> usize {
+        self.waits.len()
+    }
+
+    /// The story: check, route, hand over. `deadline` is when the publisher stops waiting. The end comes to `back`; the
+    /// number is for [`forget`](Self::forget).
+    ///
+    /// # Errors
+    /// Why the message was not handed over (P2).
+    pub fn publish(
+        &self,
+        request: PublishRequest,
+        deadline: Option<Instant>,
+        back: PublisherRef,
+    ) -> Result<u64, Box<RelayError>> {
+        self.hand_over(request, deadline, back)
+            .map_err(|error| Box::new(error.at(&self.place.unit, &self.place.relay)))
+    }
+
+    fn hand_over(
+        &self,
+        request: PublishRequest,
+        deadline: Option<Instant>,
+        back: PublisherRef,
+    ) -> Result<u64, RelayError> {
+        if self.draining.get() {
+            let detail = "this relay is shutting down; publish at another relay of the unit";
+            return Err(RelayError::new(Reason::Draining, Retry::Safe, detail));
+        }
+        let catalog = Rc::clone(&self.catalog.borrow());
+        let known = catalog.find(&request.topic)?;
+        known.check_publisher(&self.place.unit)?;
+        let checked = Checked::new(request, &known)?;
+        let (key, units) = self.route(&known, checked.key)?;
+        let limit = limit(deadline, checked.wait_max);
+        let wait = Wait {
+            back,
+            level: checked.wait,
+            limit,
+            progress: None,
+        };
+        let CallId(number) = self.waits.insert(wait);
+        let publish = Publish {
+            ticket: Ticket {
+                shard: self.shard,
+                number,
+            },
+            topic: known.topic.clone(),
+            key,
+            attributes: checked.attributes,
+            body: checked.body,
+            units,
+            deadline: checked.deadline,
+            wait: checked.wait,
+        };
+        self.queue.publish(Box::new(publish)).map_err(|error| {
+            self.waits.take(CallId(number));
+            *error
+        })?;
+        Ok(number)
+    }
+
+    /// The units that the topic's rule names (P3).
+    fn route(&self, known: &Known, key: Option<Key>) -> Result<(Option<Key>, Vec<UnitId>), RelayError> {
+        if known.settings.rule != TopicRule::Owner {
+            return Ok((key, known.units.clone()));
+        }
+        let Some(key) = key else {
+            let detail = format!(
+                "topic {} goes to the owner of the message's key (rule = \"owner\") and the message has no key; give it \
+                 one, or the topic another rule",
+                known.topic
+            );
+            return Err(RelayError::new(Reason::NoRoute, Retry::Never, detail));
+        };
+        let mut hints = RouteHints {
+            keys: vec![key],
+            ..RouteHints::default()
+        };
+        let table = self.routing.table();
+        let decision = table.resolve(&hints, &MissingKey::Reject, &self.place.unit);
+        let decision = decision.map_err(|error| {
+            let mut error = RelayError::from(error);
+            error
+                .detail
+                .push_str("; `strait explain --key DIMENSION=KEY` shows which rules there are");
+            error
+        })?;
+        Ok((hints.keys.pop(), vec![decision.unit.clone()]))
+    }
+
+    /// Nobody waits for this publication any more; the message stays.
+    pub fn forget(&self, number: u64) {
+        if self.waits.take(CallId(number)).is_some() {
+            self.queue.send(Input::Forget(self.ticket(number)));
+        }
+    }
+
+    /// The queue tells how far a message came.
+    pub fn on_published(&self, ticket: Ticket, result: Result<Progress, Box<RelayError>>) {
+        let id = CallId(ticket.number);
+        match result {
+            Ok(progress) => {
+                let is_reached = self.waits.with(id, |wait| {
+                    let is_reached = progress.level >= wait.level;
+                    wait.progress = Some(progress);
+                    is_reached
+                });
+                if is_reached == Some(true)
+                    && let Some(wait) = self.waits.take(id)
+                {
+                    wait.end(None);
+                }
+            }
+            Err(error) => {
+                if let Some(wait) = self.waits.take(id) {
+                    let error = error.at(&self.place.unit, &self.place.relay);
+                    wait.end(Some(Box::new(error)));
+                }
+            }
+        }
+    }
+
+    fn on_overdue(&self, id: CallId) {
+        let Some(wait) = self.waits.take(id) else { return };
+        self.queue.send(Input::Forget(self.ticket(id.0)));
+        let error = overdue(wait.level, wait.progress.as_ref());
+        let error = error.at(&self.place.unit, &self.place.relay);
+        wait.end(Some(Box::new(error)));
+    }
+
+    fn ticket(&self, number: u64) -> Ticket {
+        Ticket {
+            shard: self.shard,
+            number,
+        }
+    }
+}
+
+impl Wait {
+    fn end(self, error: Option<Box<RelayError>>) {
+        let end = Published {
+            progress: self.progress,
+            error,
+        };
+        self.back.port.on_published(self.back.id, self.back.index, end);
+    }
+}
+
+impl Limited for Wait {
+    fn limit(&self) -> Option<Instant> {
+        self.limit
+    }
+}
+
+/// The end of a publication whose time is over: what was reached, and under which id.
+fn overdue(level: AckLevel, progress: Option<&Progress>) -> RelayError {
+    let (retry, detail) = match progress {
+        Some(progress) => (
+            Retry::Never,
+            format!(
+                "the message was accepted with id {} and has come as far as {}, not {}, in time; it goes on by itself, do \
+                 not publish it again",
+                progress.id,
+                progress.level.as_str(),
+                level.as_str()
+            ),
+        ),
+        None => (
+            Retry::Ambiguous,
+            "the message was not on disk in time and may be accepted yet; with `source` and `id` it can be published again \
+             without a duplicate"
+                .to_owned(),
+        ),
+    };
+    RelayError::new(Reason::DeadlineExceeded, retry, detail)
+}
+
+/// When to give up: so long before the publisher does that it still hears how far the message came.
+fn limit(deadline: Option<Instant>, wait_max: Option<Duration>) -> Option<Instant> {
+    let now = tokio::time::Instant::now().into_std();
+    let deadline = deadline.map(|deadline| {
+        let left = deadline.saturating_duration_since(now);
+        now + left.saturating_sub(MARGIN_MAX.min(left / 10))
+    });
+    let own = wait_max.and_then(|wait| now.checked_add(wait));
+    match (deadline, own) {
+        (Some(deadline), Some(own)) => Some(deadline.min(own)),
+        (deadline, own) => deadline.or(own),
+    }
+}
+
+/// Time for the end of a publication to reach its publisher before that one's own deadline.
+const MARGIN_MAX: Duration = Duration::from_millis(50);
