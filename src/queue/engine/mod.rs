@@ -25,6 +25,8 @@ mod publish;
 mod recovery;
 mod redrive;
 mod report;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 mod waits;
 

@@ -48,7 +48,7 @@ impl Engine {
         seed: u64,
         now: Now,
         log: &mut Log<S>,
-        recovery: Recovery,
+        recovery: &Recovery,
     ) -> io::Result<(Self, Recovered)> {
         let mut engine = Self::empty(setup, metrics, seed);
         let mut recovered = Recovered::default();

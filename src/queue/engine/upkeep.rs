@@ -38,7 +38,6 @@ pub(super) struct Upkeep {
     pub(super) covers: Position,
     saving: Option<Tidying>,
     merging: bool,
-    closing: bool,
 }
 
 /// How full the disk is.
@@ -211,7 +210,7 @@ impl Engine {
         self.requests.push(Request::Checkpoint { state, covers });
     }
 
-    pub(super) fn on_checkpointed(&mut self, now: Now, result: Result<(), String>) {
+    pub(super) fn on_checkpointed(&mut self, result: Result<(), String>) {
         let Some(tidying) = self.upkeep.saving.take() else {
             return;
         };
@@ -223,7 +222,6 @@ impl Engine {
             self.upkeep.bytes = self.upkeep.bytes.max(1);
             return;
         }
-        let _ = now;
         if self.jobs.needs_log() {
             return;
         }
