@@ -179,5 +179,6 @@ fn setup() -> Setup {
         queue: Settings::default(),
         replay: ReplaySettings::default(),
         topics: Arc::default(),
+        neighbours: strait::queue::Neighbours::default(),
     }
 }

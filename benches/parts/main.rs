@@ -17,6 +17,7 @@
     reason = "a benchmark that cannot go on stops, and owns the clock"
 )]
 
+mod engine;
 mod frames;
 mod http2;
 mod inbox;
@@ -31,6 +32,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 criterion_group!(
     parts,
+    engine::bench,
     frames::bench,
     http2::bench,
     inbox::bench,

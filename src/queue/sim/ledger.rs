@@ -104,7 +104,7 @@ impl Ledger {
             self.blame(format!("event {event} was delivered after its deadline (M-E2)"));
         }
         if message.redrives == 0 {
-            self.check_share((relay, life, topic, group), now, event, deliver);
+            self.check_share((relay, life, topic, group), event, deliver);
         }
         let share = self.shares.entry((relay, group, topic, event)).or_default();
         share.open.insert((deliver.delivery.seq, deliver.delivery.stamp));
@@ -130,11 +130,10 @@ impl Ledger {
         Some(event)
     }
 
-    fn check_share(&mut self, (relay, life, topic, group): Home, now: u64, event: u64, deliver: &Deliver) {
+    fn check_share(&mut self, (relay, life, topic, group): Home, event: u64, deliver: &Deliver) {
         let Some(share) = self.shares.get(&(relay, group, topic, event)) else {
             return;
         };
-        let _ = now;
         if let Some((at, of)) = share.acked
             && (of == life || !self.may_be_lost(relay, at))
         {

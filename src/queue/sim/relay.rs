@@ -145,7 +145,7 @@ impl Relay {
         let registry = prometheus::Registry::new();
         let metrics = Metrics::register(&registry, &self.unit).unwrap();
         let parts = (self.setup.clone(), metrics);
-        let Ok((engine, _)) = Engine::recover(parts, seed, now, &mut log, recovery) else {
+        let Ok((engine, _)) = Engine::recover(parts, seed, now, &mut log, &recovery) else {
             return;
         };
         self.lives += 1;

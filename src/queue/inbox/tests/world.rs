@@ -35,6 +35,7 @@ pub(super) fn setup(settings: TopicSettings, parked_max: usize) -> Setup {
         },
         replay: crate::queue::ReplaySettings::default(),
         topics: Arc::new([("t*".to_owned(), settings)].into()),
+        neighbours: crate::queue::Neighbours::default(),
     }
 }
 
