@@ -8,11 +8,15 @@
 
 use prost::Message;
 use protox::prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage, Value};
-use strait::wire::hello::{Hello, Purpose, RefusedService, Register, Registered};
+use strait::wire::hello::{Hello, Purpose, RefusedService, RefusedSubscription, Register, Registered, Subscription};
+use strait::wire::messages::{
+    Ack, AckLevel, Attribute, Durability, Extend, MessageKey, Nack, PublishBatchReply, PublishBatchRequest, PublishError,
+    PublishReply, PublishRequest, Received, Say, Start, SubscribeRequest, Terminate,
+};
 
 fn pool() -> DescriptorPool {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/proto");
-    let files = ["strait/v1/frame.proto", "strait/v1/peer.proto"];
+    let files = ["strait/v1/frame.proto", "strait/v1/messages.proto", "strait/v1/peer.proto"];
     let set = protox::compile(files, [root]).expect("the documents compile");
     DescriptorPool::from_file_descriptor_set(set).expect("the documents resolve")
 }
@@ -102,10 +106,16 @@ fn registration_of_the_document_is_registration_of_the_code() {
         services: vec!["im.Echo".into()],
         instance: "i".into(),
         max_in_flight: 7,
+        subscriptions: vec![Subscription {
+            topic: "t".into(),
+            group: "g".into(),
+            in_flight_max: 9,
+        }],
     };
+    let subscriptions = register.subscriptions.clone();
     assert_eq!(
         read("strait.v1.Register", &register.encode_to_vec()),
-        ["services=im.Echo", "instance=i", "max_in_flight=7"]
+        ["services=im.Echo", "instance=i", "max_in_flight=7", "subscriptions=t:g:9"]
     );
     let registered = Registered {
         accepted: vec!["im.Echo".into()],
@@ -113,11 +123,170 @@ fn registration_of_the_document_is_registration_of_the_code() {
             service: "x".into(),
             reason: "y".into(),
         }],
+        subscribed: subscriptions,
+        refused_subscriptions: vec![RefusedSubscription {
+            topic: "u".into(),
+            group: "h".into(),
+            reason: "z".into(),
+        }],
     };
     assert_eq!(
         read("strait.v1.Registered", &registered.encode_to_vec()),
-        ["accepted=im.Echo", "refused=x:y"]
+        [
+            "accepted=im.Echo",
+            "refused=x:y",
+            "subscribed=t:g:9",
+            "refused_subscriptions=u:h:z"
+        ]
     );
+}
+
+fn key() -> Option<MessageKey> {
+    Some(MessageKey {
+        dimension: "d".into(),
+        key: "k".into(),
+    })
+}
+
+fn attributes() -> Vec<Attribute> {
+    vec![Attribute {
+        name: "n".into(),
+        value: "v".into(),
+    }]
+}
+
+#[test]
+fn publications_of_the_document_are_those_of_the_code() {
+    let request = PublishRequest {
+        topic: "t".into(),
+        key: key(),
+        attributes: attributes(),
+        body: "b".into(),
+        expires_at_ms: 5,
+        wait: AckLevel::Relayed.into(),
+        wait_ms: 7,
+        number: 8,
+    };
+    let expected = [
+        "topic=t",
+        "key=d:b\"k\"",
+        "attributes=n:v",
+        "body=b\"b\"",
+        "expires_at_ms=5",
+        "wait=2",
+        "wait_ms=7",
+        "number=8",
+    ];
+    assert_eq!(read("strait.v1.PublishRequest", &request.encode_to_vec()), expected);
+    let reply = PublishReply {
+        id: "i".into(),
+        level: AckLevel::Delivered.into(),
+        duplicate: true,
+        durability: Durability::Buffered.into(),
+        number: 5,
+        error: Some(PublishError {
+            reason: "r".into(),
+            message: "m".into(),
+            retry: "safe".into(),
+            pushback_ms: 4,
+        }),
+    };
+    let expected = ["id=i", "level=3", "duplicate=Bool(true)", "durability=2", "number=5", "error=r:m:safe:4"];
+    assert_eq!(read("strait.v1.PublishReply", &reply.encode_to_vec()), expected);
+    let batch = PublishBatchRequest { messages: vec![request] };
+    assert_eq!(read("strait.v1.PublishBatchRequest", &batch.encode_to_vec()).len(), 1);
+    let replies = PublishBatchReply { replies: vec![reply] };
+    assert_eq!(read("strait.v1.PublishBatchReply", &replies.encode_to_vec()).len(), 1);
+}
+
+/// Only one part of a `oneof` can be set: the others are not missing.
+fn read_one(name: &str, say: Say) -> String {
+    let bytes = SubscribeRequest { request: Some(say) }.encode_to_vec();
+    let descriptor = pool().get_message_by_name("strait.v1.SubscribeRequest").expect(name);
+    let message = DynamicMessage::decode(descriptor, &bytes[..]).expect("bytes are the message");
+    let field = message.get_field_by_name(name).expect(name);
+    show(&field)
+}
+
+#[test]
+fn what_consumers_say_in_the_document_is_what_they_say_in_the_code() {
+    let start = Start {
+        topic: "t".into(),
+        group: "g".into(),
+        in_flight_max: 3,
+    };
+    assert_eq!(read_one("start", Say::Start(start)), "t:g:3");
+    let deliveries = vec![1, 2];
+    assert_eq!(read_one("ack", Say::Ack(Ack { deliveries })), "1,2");
+    let nack = Nack {
+        delivery: 1,
+        delay_ms: Some(0),
+        reason: "r".into(),
+    };
+    assert_eq!(read_one("nack", Say::Nack(nack)), "1:0:r");
+    let terminate = Terminate {
+        delivery: 1,
+        reason: "r".into(),
+    };
+    assert_eq!(read_one("terminate", Say::Terminate(terminate)), "1:r");
+    assert_eq!(read_one("extend", Say::Extend(Extend { delivery: 4 })), "4");
+    let received = Received {
+        delivery: 1,
+        attempt: 2,
+        id: "i".into(),
+        topic: "t".into(),
+        key: key(),
+        attributes: attributes(),
+        body: "b".into(),
+        accepted_at_ms: 8,
+        expires_at_ms: 9,
+        visibility_timeout_ms: 10,
+    };
+    let expected = [
+        "delivery=1",
+        "attempt=2",
+        "id=i",
+        "topic=t",
+        "key=d:b\"k\"",
+        "attributes=n:v",
+        "body=b\"b\"",
+        "accepted_at_ms=8",
+        "expires_at_ms=9",
+        "visibility_timeout_ms=10",
+    ];
+    assert_eq!(read("strait.v1.Received", &received.encode_to_vec()), expected);
+}
+
+#[test]
+fn levels_and_durability_of_the_document_are_those_of_the_code() {
+    let check = |name: &str, prefix: &str, ours: &dyn Fn(i32) -> String| {
+        let values = pool().get_enum_by_name(name).expect(name);
+        for value in values.values() {
+            let name = format!("{prefix}_{}", ours(value.number()).to_uppercase());
+            assert_eq!(value.name(), name);
+        }
+        values.values().count()
+    };
+    let level = |number| format!("{:?}", AckLevel::try_from(number).expect("known"));
+    assert_eq!(check("strait.v1.AckLevel", "ACK_LEVEL", &level), 4);
+    let durability = |number| format!("{:?}", Durability::try_from(number).expect("known"));
+    assert_eq!(check("strait.v1.Durability", "DURABILITY", &durability), 3);
+}
+
+/// What gRPC reflection tells is committed, so that no build needs a compiler of protobuf. `STRAIT_BLESS=1` writes it.
+#[test]
+fn the_compiled_document_is_fresh() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/proto");
+    let mut compiler = protox::Compiler::new([root]).expect("the folder is there");
+    compiler.include_source_info(false);
+    compiler.open_file("strait/v1/messages.proto").expect("it compiles");
+    let bytes = compiler.encode_file_descriptor_set();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/proto/messages.descriptors");
+    if std::env::var_os("STRAIT_BLESS").is_some() {
+        std::fs::write(path, &bytes).expect("it can be written");
+    }
+    let committed = std::fs::read(path).expect("it is committed");
+    assert!(committed == bytes, "run STRAIT_BLESS=1 cargo test --test proto, and commit {path}");
 }
 
 #[test]

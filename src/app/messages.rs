@@ -156,7 +156,7 @@ impl LaneHandler for Messages {
 }
 
 /// The API for messages, unless the settings give its name to a service.
-pub(super) fn edge_services(settings: &Settings) -> impl Iterator<Item = ServiceName> + use<'_> {
+fn edge_services(settings: &Settings) -> impl Iterator<Item = ServiceName> + use<'_> {
     let name = ServiceName::new(crate::wire::messages::SERVICE).ok();
     name.into_iter().filter(|name| !settings.services.contains_key(name))
 }

@@ -1,6 +1,5 @@
 //! What the settings say about calls of each service.
 
-use super::messages::edge_services;
 use crate::calls::{CallPolicies, CallPolicy};
 use crate::ingress;
 use crate::model::MissingKey;
@@ -25,7 +24,7 @@ pub(super) fn policies(settings: &Settings) -> CallPolicies {
         missing_key: calls.missing_key.clone(),
     };
     // Whoever asks a relay for its health or its API means that relay, whatever the policy for others.
-    let own = ingress::api::services_for(&settings.services).chain(edge_services(settings));
+    let own = ingress::api::own_services(&settings.services);
     let own = own.map(|service| {
         let policy = CallPolicy {
             missing_key: MissingKey::Local,

@@ -193,10 +193,11 @@ fn apply(running: &Settings, new: &Settings) -> Settings {
         calls: new.calls.clone(),
         retry: new.retry.clone(),
         queue: queue::Settings {
+            // The log is opened with them, and the way into the queue is made with the last.
+            bytes_max: running.queue.bytes_max,
             segment_bytes: running.queue.segment_bytes,
             sync: running.queue.sync,
             publish_bytes_max: running.queue.publish_bytes_max,
-            dedup: running.queue.dedup.clone(),
             ..new.queue.clone()
         },
         replay: new.replay.clone(),
@@ -211,7 +212,7 @@ fn apply(running: &Settings, new: &Settings) -> Settings {
 
 /// The services that change without a restart: all but those that the relay itself answers if nobody else does.
 fn services(running: &Settings, new: &Settings) -> Services {
-    let own: Vec<_> = ingress::api::services_for(&Services::new()).collect();
+    let own: Vec<_> = ingress::api::own_services(&Services::new()).collect();
     let kept = running.services.iter().filter(|(name, _)| own.contains(name));
     let others = new.services.iter().filter(|(name, _)| !own.contains(name));
     kept.chain(others)

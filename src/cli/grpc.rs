@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
+use tokio::sync::mpsc;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue};
+use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 /// A message is its bytes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -94,3 +96,20 @@ pub(super) async fn unary(channel: Channel, call: Unary) -> Result<Response<Byte
 
 /// As long as the framed client takes.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// Opens a stream in both directions; `requests` are the messages to send.
+///
+/// # Errors
+/// The status of the service or the relay.
+pub(super) async fn stream(
+    channel: Channel,
+    path: &'static str,
+    requests: mpsc::Receiver<Bytes>,
+) -> Result<Streaming<Bytes>, Status> {
+    let mut client = Grpc::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let ready = client.ready().await;
+    ready.map_err(|error| Status::unavailable(format!("the connection to the relay broke: {error}")))?;
+    let request = Request::new(ReceiverStream::new(requests));
+    let reply = client.streaming(request, PathAndQuery::from_static(path), Plain).await?;
+    Ok(reply.into_inner())
+}

@@ -16,6 +16,7 @@ mod configuration;
 mod demo;
 mod explain;
 mod grpc;
+mod messages;
 mod queue;
 mod table;
 mod version;
@@ -85,6 +86,9 @@ enum Command {
         after_help = "Example:\n  strait explain --config config/relay.toml --key im.conversation=cid:1:42 --service im.Echo"
     )]
     Explain(explain::Args),
+    /// Publish messages at the local relay
+    #[command(after_help = messages::PUBLISH_HELP)]
+    Publish(messages::PublishArgs),
     /// Messages of a running relay: status, peek, purge, pause, resume, audit, unblock
     #[command(after_help = queue::HELP)]
     Queue(queue::Queue),
@@ -94,6 +98,9 @@ enum Command {
     /// Run a relay until SIGTERM
     #[command(after_help = "Example:\n  strait run --config config/relay.toml --set relay.shards=2")]
     Run(SourceArgs),
+    /// Receive messages of a group from the local relay
+    #[command(after_help = messages::SUBSCRIBE_HELP)]
+    Subscribe(messages::SubscribeArgs),
     /// Print version, revision and what is built in
     Version,
 }
@@ -212,6 +219,8 @@ fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), CliError> {
         Command::Demo(args) => demo::run(&args, cli.output, out),
         Command::Dlq(args) => queue::dlq(&args, cli.output, out),
         Command::Explain(args) => explain::run(&args, cli.output, out),
+        Command::Publish(args) => messages::publish(&args, cli.output, out),
+        Command::Subscribe(args) => messages::subscribe(&args, cli.output, out),
         Command::Queue(args) => queue::run(&args, cli.output, out),
         Command::Replay(args) => queue::replay(&args, cli.output, out),
         Command::Run(args) => {

@@ -33,6 +33,7 @@ use crate::delivery::{Delivery, Services, grpc};
 use crate::model::{
     CallId, Callee, CallerRef, Endpoint, Reason, Refused, RelayError, Request, RequestEvent, Retry, ServiceName,
 };
+use crate::wire::messages::{DESCRIPTORS, SERVICE};
 
 /// Services the relay itself can answer.
 const SERVICES: [&str; 3] = [
@@ -45,6 +46,12 @@ const SERVICES: [&str; 3] = [
 pub fn services_for(configured: &Services) -> impl Iterator<Item = ServiceName> + use<'_> {
     let names = SERVICES.into_iter().filter_map(|name| ServiceName::new(name).ok());
     names.filter(|name| !configured.contains_key(name))
+}
+
+/// All services of the relay itself: those, and the API for messages.
+pub fn own_services(configured: &Services) -> impl Iterator<Item = ServiceName> + use<'_> {
+    let messages = ServiceName::new(SERVICE).ok().into_iter();
+    services_for(configured).chain(messages.filter(|name| !configured.contains_key(name)))
 }
 
 /// Whether the relay should get work.
@@ -97,6 +104,7 @@ fn routes(reporter: &HealthReporter, ready: Ready) -> Result<Routes, ApiError> {
     let reflection = || {
         Builder::configure()
             .include_reflection_service(false)
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)

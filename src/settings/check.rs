@@ -58,7 +58,7 @@ impl Checked {
     pub fn missing_key(&self, service: Option<&str>) -> &MissingKey {
         let services = &self.settings.services;
         let settings = service.and_then(|service| services.get(service));
-        if settings.is_none() && ingress::api::services_for(services).any(|own| Some(own.as_str()) == service) {
+        if settings.is_none() && ingress::api::own_services(services).any(|own| Some(own.as_str()) == service) {
             return &MissingKey::Local;
         }
         settings.map_or(&self.settings.calls.missing_key, |settings| &settings.missing_key)

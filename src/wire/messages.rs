@@ -13,6 +13,8 @@ use prost::Message;
 pub const SERVICE: &str = "strait.v1.Messages";
 /// The service that framed consumers are called by.
 pub const SUBSCRIBER: &str = "strait.v1.Subscriber";
+/// `messages.proto`, compiled: a `google.protobuf.FileDescriptorSet` for gRPC reflection. `tests/proto.rs` keeps it fresh.
+pub const DESCRIPTORS: &[u8] = include_bytes!("../../proto/messages.descriptors");
 /// The path of a call that hands a message to a framed consumer.
 pub const RECEIVE: &str = "/strait.v1.Subscriber/Receive";
 

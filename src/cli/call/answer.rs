@@ -13,6 +13,7 @@ use super::super::{CliError, Output, write_json};
 use crate::client::{CallError, Reply};
 use crate::model::{Reason, RelayError, Retry};
 use crate::telemetry::Chain;
+use crate::wire::messages::PublishError;
 
 /// What came of a call.
 #[derive(Debug, Default)]
@@ -33,7 +34,7 @@ pub(super) struct Answer {
 
 /// Why a call was not answered with success.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct Trouble {
+pub(in crate::cli) struct Trouble {
     /// Who said so: `relay`, `service`, or `client` if the call got nowhere.
     from: &'static str,
     /// The relay's reason or the service's status.
@@ -56,7 +57,7 @@ pub(super) struct Trouble {
     advice: &'static str,
     /// A definite no, as opposed to a failure.
     #[serde(skip)]
-    pub(super) is_no: bool,
+    pub(in crate::cli) is_no: bool,
 }
 
 #[derive(Serialize)]
@@ -146,7 +147,7 @@ impl Answer {
 
 impl Trouble {
     /// Nothing came, not even an error.
-    pub(super) fn silent(timeout: Duration) -> Self {
+    pub(in crate::cli) fn silent(timeout: Duration) -> Self {
         Self {
             from: "client",
             reason: "silence".to_owned(),
@@ -160,7 +161,7 @@ impl Trouble {
     }
 
     /// There is no relay.
-    pub(super) fn unreachable(error: &(dyn Error + 'static)) -> Self {
+    pub(in crate::cli) fn unreachable(error: &(dyn Error + 'static)) -> Self {
         Self {
             from: "client",
             reason: "no_relay".to_owned(),
@@ -171,7 +172,7 @@ impl Trouble {
         }
     }
 
-    pub(super) fn of_call(error: &CallError) -> Self {
+    pub(in crate::cli) fn of_call(error: &CallError) -> Self {
         let retry = Some(retry_word(error.retry()));
         match error {
             CallError::Relay(error) => Self::of_relay(error),
@@ -201,7 +202,7 @@ impl Trouble {
         }
     }
 
-    pub(super) fn of_status(status: &tonic::Status) -> Self {
+    pub(in crate::cli) fn of_status(status: &tonic::Status) -> Self {
         let fields = status.metadata();
         let Some(said) = text(fields, "strait-error").and_then(RelaySaid::parse) else {
             return Self::of_own_status(status);
@@ -273,6 +274,34 @@ impl Trouble {
             _ => "no: the answer would be the same",
         };
         Some(text.to_owned())
+    }
+
+    /// One message of a batch or stream was refused.
+    pub(in crate::cli) fn of_message(error: &PublishError) -> Self {
+        let retry = match error.retry.as_str() {
+            "safe" => "safe",
+            "never" => "never",
+            _ => "ambiguous",
+        };
+        Self {
+            reason: error.reason.clone(),
+            message: error.message.clone(),
+            retry: Some(retry),
+            pushback_ms: (error.pushback_ms > 0).then_some(error.pushback_ms),
+            ..Self::because(Reason::from_word(&error.reason).unwrap_or(Reason::Internal))
+        }
+    }
+
+    /// In words, for people.
+    pub(in crate::cli) fn words(&self) -> String {
+        let again = self.again().map(|again| format!("\n  again?    {again}"));
+        format!(
+            "{}: {}{}\n  what now  {}",
+            self.reason,
+            self.message,
+            again.unwrap_or_default(),
+            self.advice
+        )
     }
 
     fn summary(&self, method: &str, total_ms: f64) -> String {

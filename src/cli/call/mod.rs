@@ -3,7 +3,7 @@
 //! # Not here
 //! How the answer looks (`answer`).
 
-mod answer;
+pub(super) mod answer;
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -57,7 +57,7 @@ Exit codes: 0 answered, 1 failed (unit away, deadline, no relay), 2 the answer i
 service, or a call that the relay refuses), 64 the command line is wrong";
 
 /// Where and how to reach the relay.
-enum Way {
+pub(super) enum Way {
     Framed(String),
     Grpc(String),
 }
@@ -145,15 +145,19 @@ impl Args {
         Ok(body?.into())
     }
 
-    /// `http://` means gRPC; a Unix socket may be either.
     fn way(&self) -> Way {
-        match (&self.relay, self.grpc) {
+        way(self.relay.as_deref(), self.grpc)
+    }
+}
+
+/// `http://` means gRPC; a Unix socket may be either.
+pub(super) fn way(relay: Option<&str>, grpc: bool) -> Way {
+        match (relay, grpc) {
             (None, false) => Way::Framed("tcp://127.0.0.1:7401".to_owned()),
             (None, true) => Way::Grpc("http://127.0.0.1:7400".to_owned()),
             (Some(address), grpc) if grpc || address.starts_with("http://") => Way::Grpc(as_uri(address)),
-            (Some(address), _) => Way::Framed(address.clone()),
+            (Some(address), _) => Way::Framed(address.to_owned()),
         }
-    }
 }
 
 /// The form gRPC wants: no `tcp`, and a path of a socket from the root.

@@ -143,7 +143,9 @@ fn code_of(status: u16) -> Code {
 
 /// The type of the message inside of the framing.
 fn content_type(metadata: &Metadata) -> HeaderValue {
-    let kind = metadata.value("content-type").unwrap_or_default();
+    // A message that is pushed says what its body is as CloudEvents do.
+    let kind = metadata.value("content-type").or(metadata.value("ce-datacontenttype"));
+    let kind = kind.unwrap_or_default();
     let inner = match kind.strip_prefix(b"application/grpc") {
         Some(b"" | b"+proto") => b"application/x-protobuf",
         Some(b"+json") => b"application/json".as_slice(),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ce-<attribute>     each CloudEvents attribute, as the HTTP binding of CloudEvents writes it (binary mode)
-//! content-type       the attribute datacontenttype, for services that speak HTTP/1.1
+//!                    (`delivery::http1` makes datacontenttype the content-type)
 //! strait-message-id  the same at each attempt
 //! strait-topic, strait-group, strait-attempt (from 1 on)
 //! strait-key         dimension=key, percent-encoded like attributes; the call's own key on framed connections
@@ -56,9 +56,6 @@ fn metadata(deliver: &Deliver) -> Result<Metadata, MetadataError> {
     let mut fields = MetadataBuilder::with_capacity(message.attributes.as_bytes().len() + 512);
     let mut name = Vec::with_capacity(32);
     for (attribute, value) in message.attributes.iter() {
-        if attribute == b"datacontenttype" {
-            fields.push(b"content-type", value)?;
-        }
         name.clear();
         name.extend_from_slice(b"ce-");
         name.extend_from_slice(attribute);
@@ -160,7 +157,6 @@ mod tests {
             ("ce-source", "/im"),
             ("ce-subject", "100%25%20%C3%A9"),
             ("ce-datacontenttype", "application/json"),
-            ("content-type", "application/json"),
             ("strait-message-id", "a/a-1/0000000000000001/7"),
             ("strait-topic", "t"),
             ("strait-group", "g"),

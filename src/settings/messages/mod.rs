@@ -128,7 +128,7 @@ impl Settings {
             if push.in_flight_max == 0 {
                 problems.add(None, path::join(&key, "in_flight_max"), POSITIVE);
             }
-            if ingress::api::services_for(&self.services).any(|own| own == push.service) {
+            if ingress::api::own_services(&self.services).any(|own| own == push.service) {
                 let text = format!("{} is this relay itself; messages cannot be pushed to it", push.service);
                 problems.add(None, path::join(&key, "service"), text);
             } else if !self.services.contains_key(&push.service) {
