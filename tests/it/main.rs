@@ -23,6 +23,7 @@ mod api;
 mod canaries;
 mod dashboards;
 mod deadlines;
+mod edges;
 mod endurance;
 mod fidelity;
 mod flow;
