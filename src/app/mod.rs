@@ -113,7 +113,10 @@ async fn serve(source: Source, checked: Checked, log: LogHandle) -> Result<(), A
         () = signals(&drain) => true,
         () = reload.run(shards.iter().map(Shard::commands).collect()) => true,
     };
-    if !forced {
+    if forced {
+        // At once: a restart reads from the log what was not written down yet.
+        std::mem::forget(queue);
+    } else {
         close_lanes(&shards).await;
         queue_thread::stop(queue).await;
         end(shards).await;

@@ -200,7 +200,7 @@ async fn a_path_that_swallows_everything_is_seen_and_loses_nothing() {
     until_acknowledged(&ledger, 50).await;
     let state = async |state: &str| {
         let metrics = cluster.relay("a-1").metrics().await;
-        metrics.sum("strait_queue_link_state", &[("unit", "b"), ("state", state)])
+        metrics.sum("strait_queue_link_state", &[("dst_unit", "b"), ("state", state)])
     };
     wait_for("the link to be live", LIMIT, async || {
         (state("live").await == 1.0).then_some(())
