@@ -32,7 +32,7 @@ mod links;
 mod lives;
 mod local;
 mod logs;
-mod operate;
+mod messages;
 mod relays;
 mod reload;
 mod retries;
