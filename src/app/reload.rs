@@ -193,10 +193,11 @@ fn apply(running: &Settings, new: &Settings) -> Settings {
         calls: new.calls.clone(),
         retry: new.retry.clone(),
         queue: queue::Settings {
+            // The log is opened with them, and the way into the queue is made with the last.
+            bytes_max: running.queue.bytes_max,
             segment_bytes: running.queue.segment_bytes,
             sync: running.queue.sync,
             publish_bytes_max: running.queue.publish_bytes_max,
-            dedup: running.queue.dedup.clone(),
             ..new.queue.clone()
         },
         replay: new.replay.clone(),

@@ -10,6 +10,7 @@ use strait::client;
 use tonic::{Code, Status};
 
 use crate::harness::{Authority, Background, Cluster, DOMAIN, Leaf, http_get, wait_for};
+use crate::operate;
 use crate::services::{Client, Echo, Prometheus, promtool_complaints, promtool_rules, request, stream_of, to_b};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -21,6 +22,17 @@ async fn start(echo: &Echo) -> Cluster {
         .service("b", "im.Gone", &["http://127.0.0.1:1".to_owned()])
         .set("a", "peer.handshake_timeout", "1s")
         .set("b", "peer.handshake_timeout", "1s")
+        .set(
+            "a",
+            "topics.\"chat.*\"",
+            operate::topic("rule = \"units\"\nunits = [\"b\"]"),
+        )
+        .set(
+            "b",
+            "topics.\"chat.*\"",
+            operate::topic("rule = \"local\"\ngroups.archive = {}"),
+        )
+        .set("a", "replay.default.messages_per_second", 500.0)
         .prepare();
     let stranger = Authority::new("geo-c");
     let home = cluster.relay("c-1").directory().to_owned();
@@ -61,6 +73,35 @@ async fn traffic(grpc: String, framed: String) {
         fails(client.unary("Unary", request(Bytes::new(), &[])).await, Code::NotFound);
         let gone = client.clone().service("im.Gone");
         fails(gone.unary("Unary", to_b(Bytes::new())).await, Code::Unavailable);
+    }
+}
+
+/// Messages from `a` to `b`, again and again: taken, failed at first, given up; some of them wait for a pause to end.
+async fn messages(pauser: operate::Operator, framed: String, consumers: String) {
+    let address = |framed: &str| format!("tcp://{framed}");
+    let consumer = client::Client::connect(&address(&consumers)).await.unwrap();
+    let handler = |attempt: client::Attempt| async move {
+        match (&attempt.body()[..], attempt.number()) {
+            (b"twice", 1) => Err(client::Nack::later("once more")),
+            (b"never", _) => Err(client::Nack::terminate("cannot be digested")),
+            _ => Ok(()),
+        }
+    };
+    let subscribe = client::Subscribe::new("chat.x", "archive");
+    consumer.subscribe(subscribe, handler).await.unwrap();
+    let publisher = client::Client::connect(&address(&framed)).await.unwrap();
+    loop {
+        let bodies = ["once", "twice", "never", "once"];
+        let all = bodies.map(|body| client::Publish::new("chat.x").key("uid", body).body(body));
+        for result in publisher.publish_all(all.clone()).await {
+            result.unwrap();
+        }
+        pauser.run("queue pause --unit b --reason test");
+        for result in publisher.publish_all(all).await {
+            result.unwrap();
+        }
+        pauser.run("queue resume --unit b");
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
@@ -130,11 +171,14 @@ fn with_label(series: &str, label: &str) -> String {
 }
 
 #[tokio::test]
-async fn every_panel_has_data_while_calls_of_all_kinds_cross() {
+async fn every_panel_has_data_while_calls_and_messages_of_all_kinds_cross() {
     // O-M2. No panel is left out: what shows faults is fed with faults.
     let echo = Echo::start();
     let cluster = start(&echo).await;
     let (grpc, framed) = (cluster.relay("a-1").grpc(), cluster.relay("a-1").framed());
+    let consumers = cluster.relay("b-1").framed();
+    let (pauser, publisher) = (operate::Operator::of(cluster.relay("a-1")), framed.clone());
+    let _messages = Background::start("messages", move || messages(pauser, publisher, consumers));
     let _traffic = Background::start("traffic", move || traffic(grpc, framed));
     let relays: Vec<String> = ["a-1", "b-1"].map(|name| cluster.relay(name).admin()).into();
     let prometheus = Prometheus::start(&relays).await;
@@ -150,7 +194,7 @@ async fn every_panel_has_data_while_calls_of_all_kinds_cross() {
             }
         }
     }
-    assert!(asked > 80, "{asked} queries");
+    assert!(asked > 240, "{asked} queries");
     // It asked for OpenMetrics and got it: only there a counter's family is named without `_total`.
     assert_eq!(prometheus.metadata("strait_calls").await["type"], "counter");
     assert_eq!(

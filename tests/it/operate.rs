@@ -13,30 +13,52 @@ use crate::reload::reload;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// Settings of a topic whose messages are tried again soon.
+pub fn topic(settings: &str) -> Table {
+    let retry = "retry = { first = \"50ms\", longest = \"100ms\", attempts = 3 }";
+    format!("{retry}\n{settings}").parse().unwrap()
+}
+
+/// Runs commands at the admin address of a relay.
+pub struct Operator(String);
+
+impl Operator {
+    pub fn of(relay: &Relay) -> Self {
+        Self(relay.admin())
+    }
+
+    /// What `strait ...` says: exit code, standard output, standard error.
+    fn strait(&self, words: &[&str]) -> (i32, String, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_strait"));
+        let output = command
+            .args(words)
+            .args(["--admin", &self.0])
+            .env("USER", "ann")
+            .output()
+            .unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    }
+
+    /// Must succeed.
+    pub fn run(&self, line: &str) {
+        let words: Vec<_> = line.split(' ').collect();
+        let (code, _, error) = self.strait(&words);
+        assert_eq!(code, 0, "{line}: {error}");
+    }
+}
+
 /// Units `a` and `b`; messages of all topics go from `a` to `b`.
 fn pair() -> ClusterBuilder {
-    let topic = "rule = \"units\"\nunits = [\"b\"]\nretry = { first = \"50ms\", longest = \"100ms\", attempts = 3 }";
-    let topic: Table = topic.parse().unwrap();
-    let local: Table = "rule = \"local\"\nretry = { first = \"50ms\", longest = \"100ms\", attempts = 3 }"
-        .parse()
-        .unwrap();
+    let (topic, local) = (topic("rule = \"units\"\nunits = [\"b\"]"), topic("rule = \"local\""));
     let builder = Cluster::builder().unit("a", 1).unit("b", 1);
     builder
         .set("a", "topics.\"chat.*\"", topic)
         .set("b", "topics.\"chat.*\"", local)
 }
 
-/// What `strait ...` says about a relay: exit code, standard output, standard error.
 fn strait(relay: &Relay, words: &[&str]) -> (i32, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_strait"));
-    let output = command
-        .args(words)
-        .args(["--admin", &relay.admin()])
-        .env("USER", "ann")
-        .output()
-        .unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    Operator::of(relay).strait(words)
 }
 
 /// The same as JSON; it must succeed.
@@ -310,7 +332,7 @@ async fn an_invalid_change_is_refused_as_a_whole() {
     assert_eq!(rate(a), 0.0);
     reload(a, "applied", |config| {
         config["topics"]["chat.*"]["units"] = Value::from(vec![Value::from("b")]);
-        let queue: Table = "segment_bytes = \"128MiB\"\nlive_bytes_max = \"1MiB\"\ndedup.window = \"1h\""
+        let queue: Table = "segment_bytes = \"128MiB\"\nlive_bytes_max = \"1MiB\"\nbytes_max = \"8GiB\""
             .parse()
             .unwrap();
         config.insert("queue".to_owned(), Value::Table(queue));
@@ -323,7 +345,7 @@ async fn an_invalid_change_is_refused_as_a_whole() {
     let log = a.log();
     let line = log.lines().find(|line| line.contains("only after a restart")).unwrap();
     assert!(
-        line.contains("\"settings\":\"queue.dedup.window, queue.segment_bytes\""),
+        line.contains("\"settings\":\"queue.bytes_max, queue.segment_bytes\""),
         "{line}"
     );
     // A limit set by hand wins until it is cleared.

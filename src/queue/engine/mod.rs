@@ -52,7 +52,6 @@ use super::{Metrics, Setup};
 use crate::model::{Topic, UnitId};
 
 pub use self::recovery::Recovered;
-pub use self::upkeep::Sparse;
 
 /// See the module.
 pub struct Engine {

@@ -156,7 +156,9 @@ impl Engine {
             self.publishing.last = 0;
         }
         if self.places.epoch == 0 || lost {
-            self.begin_life(now);
+            let epoch = self.begin_life(now);
+            // Nothing was sent yet: the first lane says so already.
+            self.places.set_epoch(epoch);
             recovered.new_life = true;
         }
         self.absorb();

@@ -150,10 +150,11 @@ impl Engine {
     }
 
     /// Ids are given anew from now on.
-    pub(super) fn begin_life(&mut self, now: Now) {
+    pub(super) fn begin_life(&mut self, now: Now) -> u64 {
         let epoch = now.wall.0 << EPOCH_DICE_BITS | self.dice.u64(..1 << EPOCH_DICE_BITS);
         self.publishing.renew(epoch);
         self.journal.push(Record::Epoch(epoch));
+        epoch
     }
 
     pub(super) fn on_space(&mut self, now: Now, space: Space) {

@@ -190,13 +190,12 @@ impl Outbox {
                     if !self.void.is_empty() && self.void.remove(&waiting.seq) {
                         continue;
                     }
-                    match refused(waiting.seq) {
-                        Some(refused) => self.refuse_backlog(now, waiting, refused),
-                        None => {
-                            self.unfly(&waiting);
-                            self.settling.came(now, &self.unit, LaneKind::Backlog, &waiting.message);
-                            self.settle_backlog(&waiting);
-                        }
+                    if let Some(refused) = refused(waiting.seq) {
+                        self.refuse_backlog(now, waiting, refused);
+                    } else {
+                        self.unfly(&waiting);
+                        self.settling.came(now, &self.unit, LaneKind::Backlog, &waiting.message);
+                        self.settle_backlog(&waiting);
                     }
                 }
             }

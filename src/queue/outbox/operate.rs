@@ -48,12 +48,14 @@ impl Outbox {
     /// Everything at a glance.
     pub fn status(&self, now: Now) -> UnitStatus {
         let backlog: u64 = self.topics.iter().map(|topic| topic.backlog).sum();
+        let live: u64 = self.topics.iter().map(|topic| topic.live).sum();
         let lanes: Vec<Option<&Lane>> = self.lanes().map(Some).collect();
         let facts = state::Facts {
             lanes: &lanes,
             pause: self.pause.as_ref(),
             denied: self.denied.as_deref(),
             lost: self.lost.as_deref(),
+            live,
             backlog,
         };
         let (state, detail) = state::of(now.mono, &facts);
@@ -64,7 +66,7 @@ impl Outbox {
             unit: self.unit.as_str().to_owned(),
             state: state.to_owned(),
             detail,
-            live: self.topics.iter().map(|topic| topic.live).sum(),
+            live,
             backlog,
             bytes: self.topics.iter().map(|topic| topic.bytes).sum(),
             oldest_ms: oldest,

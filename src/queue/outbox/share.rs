@@ -10,7 +10,7 @@
 //!
 //! # Invariants
 //! - S1. The backlog always gets its minimal share: where priorities on the wire keep it from arriving, live messages wait for it.
-//! - S2. Live messages wait for the backlog only while it moves.
+//! - S2. If the backlog does not move then, live messages wait a second of five at most.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -21,8 +21,8 @@ use super::pace::{Bucket, float, whole};
 /// Who may send how much.
 #[derive(Debug, Default)]
 pub(super) struct Share {
-    /// Of the bytes, from 0 to 1.
-    min_share: f64,
+    /// What the backlog gets at least of the bytes, from 0 to 1.
+    least: f64,
     lane_bytes_max: usize,
     live_at: Option<Duration>,
     window: usize,
@@ -33,6 +33,8 @@ pub(super) struct Share {
     live_sent: f64,
     backlog_sent: f64,
     backlog_arrived: f64,
+    /// Since when live messages wait for the backlog.
+    held_since: Option<Duration>,
     faded: Duration,
     brake: Option<Brake>,
     live_rate: Meter,
@@ -82,7 +84,7 @@ pub(super) struct Allowance {
 impl Share {
     /// Other settings are in force.
     pub(super) fn configure(&mut self, min_share_percent: u8, lane_bytes_max: usize) {
-        self.min_share = f64::from(min_share_percent.min(90)) / 100.0;
+        self.least = f64::from(min_share_percent.min(75)) / 100.0 * AIM;
         self.lane_bytes_max = lane_bytes_max;
         self.window = (lane_bytes_max / 8).max(WINDOW_MIN);
     }
@@ -123,11 +125,13 @@ impl Share {
         self.delay.learn(now, now.saturating_sub(sent));
         self.backlog_rate.add(now, float(bytes));
         self.backlog_arrived += float(bytes);
+        self.held_since = None;
         if let Some(cycle) = self.cycle.filter(|_| empty) {
             let queued = now.saturating_sub(cycle.since).saturating_sub(self.delay());
-            if queued > QUEUED_MAX {
+            let most = QUEUED_MAX + self.delay() / 4;
+            if queued > most {
                 self.window = (self.window / 2).max(WINDOW_MIN);
-            } else if queued < QUEUED_MAX / 2 && cycle.sent >= self.window {
+            } else if queued < most / 2 && cycle.sent >= self.window {
                 self.window = (self.window + self.window / 4).min((self.lane_bytes_max / 2).max(WINDOW_MIN));
             }
             self.rest_until = now + queued;
@@ -144,7 +148,7 @@ impl Share {
     pub(super) fn on_busy(&mut self, now: Duration) {
         let measured = self.backlog_rate.per_second(now);
         let live = self.live_rate.per_second(now);
-        let floor = (self.min_share * (live + measured)).max(RATE_MIN);
+        let floor = (self.least * (live + measured)).max(RATE_MIN);
         let (rate, peak) = match &self.brake {
             Some(brake) if now.saturating_sub(brake.halved) < STEP => return,
             Some(brake) => (brake.bucket.rate().min(measured.max(floor)), brake.peak),
@@ -168,7 +172,7 @@ impl Share {
         }
         if live_waits {
             self.cycle = None;
-            let share = self.min_share / (1.0 - self.min_share);
+            let share = self.least / (1.0 - self.least);
             let entitled = whole((share * self.live_sent - self.backlog_sent).max(0.0));
             return Allowance {
                 bytes: room.min(usize::try_from(entitled).unwrap_or(usize::MAX)),
@@ -207,10 +211,15 @@ impl Share {
     pub(super) fn holds_live(&mut self, now: Duration, lane: &Lane) -> Option<Duration> {
         self.fade(now);
         let age = now.saturating_sub(lane.oldest()?);
-        let late = self.delay() * 2 + LATE;
+        let patience = self.delay() * 2 + LATE;
         let has = self.backlog_arrived;
-        let starved = age >= late && has < self.min_share * (self.live_sent + has);
-        (starved && age < late + HOLD_MAX && !lane.busy).then(|| now + (late + HOLD_MAX - age))
+        if age < patience || has >= self.least * (self.live_sent + has) || lane.busy {
+            self.held_since = None;
+            return None;
+        }
+        let since = self.held_since.filter(|since| now < *since + HOLD_AGAIN).unwrap_or(now);
+        self.held_since = Some(since);
+        (now < since + HOLD_MAX).then_some(since + HOLD_MAX)
     }
 
     /// Steps of the brake; `Some`: nothing may go.
@@ -305,18 +314,22 @@ impl Meter {
     }
 }
 
+/// So that it is the share at least, a little more is aimed at.
+const AIM: f64 = 1.2;
 /// Live messages count as coming for so long after the last one.
 const ACTIVE: Duration = Duration::from_secs(1);
 /// While live messages wait, the backlog looks again after this.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// A window of backlog may keep the path busy for so long.
+/// A window of backlog may keep the path busy for so long, and a quarter of its delay.
 const QUEUED_MAX: Duration = Duration::from_millis(8);
 /// The smallest window.
 const WINDOW_MIN: usize = 16 << 10;
 /// A batch of the backlog is late after this, beside twice the bare delay.
 const LATE: Duration = Duration::from_millis(100);
-/// Live messages wait no longer than this for the backlog to move.
+/// Live messages wait no longer than this for the backlog to move,
 const HOLD_MAX: Duration = Duration::from_secs(1);
+/// and again after this.
+const HOLD_AGAIN: Duration = Duration::from_secs(5);
 /// Bytes count half after this time.
 const FADE: Duration = Duration::from_secs(1);
 /// Time of one step of the brake,

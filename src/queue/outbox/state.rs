@@ -1,11 +1,13 @@
 //! The state of the link to a unit, as operators see it (M-G1).
 //!
 //! # Invariants
-//! - G1. `live` and `draining` are said only while everything that was sent has been acknowledged within [`STALLED`].
+//! - G1. `live` and `draining` are said only while what waits has an open lane, and everything that was sent has been
+//!   acknowledged within [`STALLED`].
 
 use std::time::Duration;
 
 use super::lane::Lane;
+use crate::queue::lanes::LaneKind;
 use crate::queue::record::Pause;
 
 /// What the state follows from.
@@ -16,6 +18,7 @@ pub(super) struct Facts<'a> {
     pub(super) denied: Option<&'a str>,
     /// Why the last lane went, if one ever was.
     pub(super) lost: Option<&'a str>,
+    pub(super) live: u64,
     pub(super) backlog: u64,
 }
 
@@ -38,8 +41,11 @@ pub(super) fn of(now: Duration, facts: &Facts<'_>) -> (&'static str, String) {
             None => ("connecting", String::new()),
         };
     }
-    if !lanes().any(|lane| lane.is_open()) {
-        return ("connecting", String::new());
+    let is_open = |kind: LaneKind| lanes().any(|lane| lane.kind == kind && lane.is_open());
+    let (live, backlog) = (is_open(LaneKind::Live), is_open(LaneKind::Backlog));
+    let lacks = (facts.live > 0 && !live) || (facts.backlog > 0 && !backlog);
+    if lacks || !(live || backlog) {
+        return ("connecting", facts.lost.unwrap_or_default().to_owned());
     }
     let state = if facts.backlog > 0 { "draining" } else { "live" };
     let busy = lanes().find(|lane| lane.busy);

@@ -30,8 +30,8 @@ impl World {
             10 => self.disk_is_full(relay),
             11 => {
                 self.relays[relay].slow = self.dice.u64(10..100);
-                self.ledger.on_disk_trouble(relay, self.now);
                 let time = self.dice.u64(100_000..3_000_000);
+                self.ledger.on_disk_trouble(relay, self.now, self.now + time);
                 self.plan_in(time, Event::Heal(Trouble::Slow(relay)));
             }
             _ => self.operator_acts(relay, other),
@@ -83,22 +83,16 @@ impl World {
     fn set_disk(&mut self, relay: usize, faults: Faults) {
         self.note(&(relay, "disk", faults));
         self.relays[relay].storage.set_faults(faults);
-        self.ledger.on_disk_trouble(relay, self.now);
         let time = self.dice.u64(10_000..2_000_000);
+        self.ledger.on_disk_trouble(relay, self.now, self.now + time);
         self.plan_in(time, Event::Heal(Trouble::Disk(relay)));
     }
 
     pub(super) fn heal(&mut self, trouble: Trouble) {
         match trouble {
             Trouble::Cut(from, to) => _ = self.net.cut.remove(&(from, to)),
-            Trouble::Disk(relay) => {
-                self.relays[relay].storage.set_faults(Faults::default());
-                self.ledger.on_disk_trouble(relay, self.now);
-            }
-            Trouble::Slow(relay) => {
-                self.relays[relay].slow = 1;
-                self.ledger.on_disk_trouble(relay, self.now);
-            }
+            Trouble::Disk(relay) => self.relays[relay].storage.set_faults(Faults::default()),
+            Trouble::Slow(relay) => self.relays[relay].slow = 1,
         }
     }
 
