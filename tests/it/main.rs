@@ -24,6 +24,7 @@ mod canaries;
 mod dashboards;
 mod deadlines;
 mod disk;
+mod edges;
 mod endurance;
 mod fidelity;
 mod flow;
