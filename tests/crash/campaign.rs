@@ -84,8 +84,9 @@ impl Campaign {
             self.strike(&mut cluster, round, &mut deeds, &ledger, &mut dice).await;
             assert!(
                 deeds.invalid <= self.kills,
-                "too little load for a verdict: {}",
-                deeds.json()
+                "too little load for a verdict: {}, publishers got {:#?}",
+                deeds.json(),
+                ledger.lock().unwrap().errors()
             );
         }
         enough.store(true, Ordering::Relaxed);
@@ -138,7 +139,7 @@ impl Campaign {
                             }
                             Err(error) => {
                                 assert!(can_pass(&error), "publishing failed for good: {error}");
-                                ledger.lock().unwrap().on_failed();
+                                ledger.lock().unwrap().on_failed(&error.to_string());
                                 tokio::time::sleep(Duration::from_millis(5)).await;
                             }
                         }
@@ -199,7 +200,7 @@ impl Campaign {
         let missing = ledger.missing();
         let result = json!({
             "seed": self.seed, "seconds": took.as_secs_f64(), "deeds": deeds.json(), "counts": counts,
-            "lost": missing.len(),
+            "lost": missing.len(), "errors": ledger.errors(),
         });
         println!("{result}");
         let lost: Vec<String> = missing

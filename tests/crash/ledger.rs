@@ -1,6 +1,6 @@
 //! What was acknowledged and what arrived, and everything that is wrong between the two.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -20,6 +20,7 @@ pub struct Ledger {
     /// The log's life at A: another one would mean that it was lost.
     epoch: Option<u64>,
     counts: Counts,
+    errors: BTreeMap<String, u64>,
     /// What is wrong, in words; the first of it.
     wrong: Vec<String>,
 }
@@ -76,6 +77,7 @@ impl Ledger {
             blows_to: HashMap::new(),
             epoch: None,
             counts: Counts::default(),
+            errors: BTreeMap::new(),
             wrong: Vec::new(),
         }
     }
@@ -91,8 +93,16 @@ impl Ledger {
     }
 
     /// An attempt to publish failed; it will be tried again.
-    pub fn on_failed(&mut self) {
+    pub fn on_failed(&mut self, error: &str) {
         self.counts.failed_attempts += 1;
+        if self.errors.len() < 20 || self.errors.contains_key(error) {
+            *self.errors.entry(error.to_owned()).or_default() += 1;
+        }
+    }
+
+    /// Why attempts to publish failed, and how often.
+    pub fn errors(&self) -> &BTreeMap<String, u64> {
+        &self.errors
     }
 
     /// A message was handed to a consumer of this unit. Whether it is what was published.
