@@ -19,6 +19,7 @@
 mod frames;
 mod http2;
 mod look_ups;
+mod outbox;
 
 use criterion::{criterion_group, criterion_main};
 
@@ -26,5 +27,5 @@ use criterion::{criterion_group, criterion_main};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-criterion_group!(parts, frames::bench, http2::bench, look_ups::bench);
+criterion_group!(parts, frames::bench, http2::bench, look_ups::bench, outbox::bench);
 criterion_main!(parts);
