@@ -28,6 +28,17 @@ fn a_key_in_the_backlog_puts_its_new_messages_behind_and_the_others_go_live() {
             .unwrap()
             .1
     };
+    for _ in 0..2 {
+        world.poll();
+        world.read(1, false);
+    }
+    world.poll();
+    world.put("t0", Some("a"));
+    assert_eq!(
+        world.outbox.status(world.now).live,
+        2,
+        "what is under way is still ahead of it"
+    );
     world.exchange();
     assert_eq!(lane(&world, behind), LaneKind::Backlog);
     assert_eq!(
