@@ -122,6 +122,27 @@ fn what_the_peer_has_is_not_sent_again() {
 }
 
 #[test]
+fn what_the_peer_has_of_the_backlog_is_not_sent_again_either() {
+    // M-B2.
+    let mut world = World::new(setup(loose()));
+    for _ in 0..4 {
+        world.put("t0", Some("a"));
+    }
+    world.connect_without_exchange();
+    world.poll();
+    world.read(1, false);
+    world.poll();
+    world.receive(1, 1);
+    assert_eq!(arrived(&world).len(), 4);
+    world.wires[1].back.clear();
+    world.all_down();
+    world.crash();
+    world.connect();
+    assert_eq!(world.receiver.duplicates, 0);
+    assert_eq!(world.relayed.len(), 4);
+}
+
+#[test]
 fn a_peer_that_knows_more_means_another_epoch() {
     // M-A1: the log was restored.
     let mut world = World::new(setup(loose()));
