@@ -141,6 +141,7 @@ fn a_full_disk_refuses_messages_and_still_takes_what_is_essential() {
         drop(log.upkeep());
     }
     assert!(seq > 10);
+    storage.set_faults(full_at(bytes(&storage)));
     for _ in 0..3 {
         assert!(matches!(
             log.append(&[entry(LINE, seq + 1, 3000)], false),
