@@ -278,18 +278,22 @@ fn check_state(truth: &Truth<'_>, left: &MemoryStorage, dice: &mut fastrand::Rng
         assert_eq!(truth.check(&mut log, &recovery), all, "opening changed something");
     }
     let Some(again) = again else { return 1 };
-    // The power goes out again while it is opened.
-    let replica = again.fork();
-    again.record();
-    drop(Log::open(again.clone(), small(dice.u64(..))).unwrap());
-    let operations = again.take_recorded();
+    check_opening(truth, &again, dice);
+    2
+}
+
+/// The power goes out while the log is opened.
+fn check_opening(truth: &Truth<'_>, found: &MemoryStorage, dice: &mut fastrand::Rng) {
+    let replica = found.fork();
+    found.record();
+    drop(Log::open(found.clone(), small(dice.u64(..))).unwrap());
+    let operations = found.take_recorded();
     for operation in &operations[..dice.usize(..=operations.len())] {
         replica.apply(operation);
     }
     let left = replica.crashed(dice, 512);
-    let (mut log, recovery) = Log::open(left.clone(), small(dice.u64(..))).unwrap();
+    let (mut log, recovery) = Log::open(left, small(dice.u64(..))).unwrap();
     truth.check(&mut log, &recovery);
-    2
 }
 
 /// The process is killed, its successor opens the log, and then the power goes out: what the successor served was on the disk.

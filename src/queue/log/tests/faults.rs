@@ -141,6 +141,13 @@ fn a_full_disk_refuses_messages_and_still_takes_what_is_essential() {
         drop(log.upkeep());
     }
     assert!(seq > 10);
+    storage.set_faults(full_at(bytes(&storage)));
+    for _ in 0..3 {
+        assert!(matches!(
+            log.append(&[entry(LINE, seq + 1, 3000)], false),
+            Err(AppendError::Full)
+        ));
+    }
     assert!(storage.contents().contains_key("reserve"), "it is not for messages");
     assert!(log.upkeep().is_err());
     // The reserve is one segment.
