@@ -41,6 +41,8 @@ pub(super) struct Plan {
     /// Milliseconds with faults.
     pub millis: u64,
     pub faults: bool,
+    /// What happens is written down, for the hash of the run; that costs more than the run.
+    pub traced: bool,
 }
 
 pub(super) struct World {
@@ -297,6 +299,9 @@ impl World {
     }
 
     fn note(&mut self, what: &impl Debug) {
+        if !self.plan.traced && !self.verbose {
+            return;
+        }
         let text = format!("{} {what:?}", self.now);
         if self.verbose {
             println!("{text}");
