@@ -198,7 +198,7 @@ impl World {
         let end = self.now.mono + time;
         let step = (time / 100).max(Duration::from_millis(50));
         while self.now.mono < end {
-            let step = (end - self.now.mono).min(step);
+            let step = end.saturating_sub(self.now.mono).min(step);
             self.now.mono += step;
             self.now.wall.0 += u64::try_from(step.as_millis()).unwrap();
             self.turn();
@@ -517,7 +517,7 @@ fn what_cannot_be_taken_is_refused_with_a_reason() {
         (world.publish("orders", &[]), Reason::NoRoute),
         (
             world.publish_as("tiny", &["b"], |publish| {
-                publish.body = Bytes::from_static(b"12345678901")
+                publish.body = Bytes::from_static(b"12345678901");
             }),
             Reason::TooLarge,
         ),

@@ -19,7 +19,7 @@ use crate::queue::planted::{Bug, planted};
 use crate::queue::record::Record;
 
 /// Calls a function with each line of each segment, and says which segments should be one (`Disk::sparse`).
-pub type Sparse<'a> = &'a mut dyn FnMut(&mut dyn FnMut(LineId, Seq, Seq) -> u64) -> Option<Vec<u64>>;
+pub(super) type Sparse<'a> = &'a mut dyn FnMut(&mut dyn FnMut(LineId, Seq, Seq) -> u64) -> Option<Vec<u64>>;
 
 /// See the module.
 #[derive(Debug, Default)]

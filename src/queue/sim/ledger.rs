@@ -19,12 +19,15 @@ pub(super) struct Ledger {
     shares: BTreeMap<(usize, &'static str, &'static str, u64), Share>,
     ids: BTreeMap<u64, MessageId>,
     /// The last first delivery of a key: by relay, group, topic, key and origin.
-    order: BTreeMap<(usize, &'static str, &'static str, String, usize), (u64, u64)>,
+    order: BTreeMap<KeyLine, (u64, u64)>,
     crashes: BTreeMap<usize, Vec<u64>>,
     troubles: BTreeMap<usize, Vec<(u64, u64)>>,
     unblocked: BTreeSet<usize>,
     pub deliveries: u64,
 }
+
+/// Relay, group, topic, key and origin.
+type KeyLine = (usize, &'static str, &'static str, String, usize);
 
 /// What one group had of one event.
 #[derive(Default)]
@@ -71,7 +74,7 @@ impl Ledger {
     pub(super) fn on_delivered(
         &mut self,
         (relay, life, topic, group): Home,
-        (now, wall): (u64, UnixMillis),
+        wall: UnixMillis,
         published: &[Published],
         deliver: &Deliver,
     ) -> Option<u64> {
