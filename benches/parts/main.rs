@@ -1,7 +1,7 @@
-//! What the parts of a call cost, without sockets and without threads.
+//! What the parts of a call and of a message cost, without sockets and without threads.
 //!
 //! ```text
-//! cargo bench --bench parts                   all; about two minutes
+//! cargo bench --bench parts                   all; about three minutes
 //! cargo bench --bench parts -- --quick        a few seconds
 //! cargo bench --bench parts -- frame/         those whose name has this in it
 //! ```
@@ -10,14 +10,18 @@
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::print_stdout,
     clippy::disallowed_methods,
     missing_docs,
     unreachable_pub,
     reason = "a benchmark that cannot go on stops, and owns the clock"
 )]
 
+mod engine;
 mod frames;
 mod http2;
+mod inbox;
+mod log;
 mod look_ups;
 
 use criterion::{criterion_group, criterion_main};
@@ -26,5 +30,13 @@ use criterion::{criterion_group, criterion_main};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-criterion_group!(parts, frames::bench, http2::bench, look_ups::bench);
+criterion_group!(
+    parts,
+    engine::bench,
+    frames::bench,
+    http2::bench,
+    inbox::bench,
+    log::bench,
+    look_ups::bench
+);
 criterion_main!(parts);

@@ -14,7 +14,7 @@ mod commands;
 pub mod dead;
 pub mod dedup;
 pub mod effects;
-mod engine;
+pub mod engine;
 mod handle;
 pub mod inbox;
 mod jobs;

@@ -2,7 +2,7 @@
 
 /// A bug.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-#[cfg_attr(not(test), expect(dead_code, reason = "planted by tests only"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "planted by tests only"))]
 pub(crate) enum Bug {
     /// A publisher is answered when its message is handed to the disk, not when it is there (M-A2).
     AckBeforeSync,

@@ -64,7 +64,7 @@ pub fn start(
     };
     let clock = Clock::start();
     let (mut log, recovery) = Log::open(storage, options)?;
-    let (engine, recovered) = Engine::recover((setup, metrics), seed, clock.now(), &mut log, recovery)?;
+    let (engine, recovered) = Engine::recover((setup, metrics), seed, clock.now(), &mut log, &recovery)?;
     tell(&recovered, &clock);
     let events = Arc::new(Events::default());
     let disk = {

@@ -1,6 +1,8 @@
 //! What must hold for any bytes. One function per decoder; see README.md.
 #![allow(dead_code, reason = "each fuzz binary uses one of the functions")]
 
+#[path = "log.rs"]
+mod logs;
 #[path = "http2.rs"]
 mod sessions;
 
@@ -8,26 +10,32 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use strait::model::{Metadata, MetadataBuilder};
+use strait::queue::codec;
 use strait::wire::attributes;
 use strait::wire::envelope::{UnaryStrip, percent_decode, percent_encode};
 use strait::wire::frame::lanes::{self, LaneDecoder};
 use strait::wire::frame::{Decoder, Encoder, Frame, HEADER_BYTES, put_failed, put_reply};
 use strait::wire::hello::{self, Hello, Purpose, Register, Registered};
 
+pub use self::logs::{log_checkpoint, log_damage, log_segment};
 pub use self::sessions::http2;
 
 /// A function that takes bytes from an enemy.
 pub type Target = fn(&[u8]);
 
 /// All targets by name; the name is that of the corpus folder and of the fuzz binary.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("attributes", attributes),
     ("envelope", envelope),
     ("frame_decoder", frame_decoder),
     ("handshake", handshake),
     ("http2", http2),
     ("lane_decoder", lane_decoder),
+    ("log_checkpoint", log_checkpoint),
+    ("log_damage", log_damage),
+    ("log_segment", log_segment),
     ("metadata", metadata),
+    ("queue_record", queue_record),
 ];
 
 /// Longest frame in these tests.
@@ -171,6 +179,24 @@ pub fn handshake(data: &[u8]) {
         );
         assert!(agreed.frame_bytes_max <= hello::FRAME_BYTES_HARD_MAX);
     }
+}
+
+/// The first byte is the kind; what is a record can be written and read again.
+pub fn queue_record(data: &[u8]) {
+    let Some((kind, content)) = data.split_first() else {
+        return;
+    };
+    let Ok(record) = codec::decode(*kind, Bytes::copy_from_slice(content)) else {
+        return;
+    };
+    let entry = codec::encode(&record);
+    let mut content = BytesMut::from(&entry.head[..]);
+    if let Some(message) = &entry.message {
+        strait::wire::message::put(&mut content, message);
+    }
+    let again = codec::decode(entry.kind, content.freeze()).expect("own records are legal");
+    // Settings of operators may hold numbers that are not equal to themselves.
+    assert!(again == record || entry.kind == 9, "a record was changed");
 }
 
 fn now() -> Instant {

@@ -21,6 +21,8 @@
 mod lane;
 mod snapshot;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

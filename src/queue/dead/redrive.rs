@@ -113,7 +113,9 @@ impl Tasks {
             };
             self.tasks.remove(&number);
         }
-        self.tasks.entry(number).insert_entry(task).into_mut()
+        let place = self.tasks.entry(number).or_insert_with(|| task.clone());
+        *place = task;
+        place
     }
 
     /// A task.
@@ -173,7 +175,10 @@ impl Task {
         self.reason = reason;
     }
 
-    /// Letters that may be moved at once, at most `max`; or how long there is none.
+    /// Letters that may be moved at once, at most `max`.
+    ///
+    /// # Errors
+    /// How long there is no room.
     pub fn room(&mut self, mono: Duration, max: u32) -> Result<u32, Duration> {
         let left = match self.request.limit {
             0 => u64::MAX,

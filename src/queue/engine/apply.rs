@@ -3,6 +3,7 @@
 use super::Engine;
 use super::places::Places;
 use crate::model::Seq;
+use crate::queue::api::Output;
 use crate::queue::dedup::{First, Print};
 use crate::queue::effects::Now;
 use crate::queue::planted::{Bug, planted};
@@ -104,7 +105,15 @@ impl Engine {
 
     fn apply_epoch(&mut self, epoch: u64) {
         self.publishing.on_epoch(epoch);
+        if self.places.epoch == epoch {
+            return;
+        }
         self.places.set_epoch(epoch);
+        // They were opened in the old life; their edges open others.
+        for lane in std::mem::take(&mut self.places.lanes).into_keys() {
+            let why = "the log of this relay has begun a new life".to_owned();
+            self.outputs.push_back(Output::CloseLane { lane, why });
+        }
     }
 
     /// What the parts had decided before the restart.
@@ -173,7 +182,7 @@ impl Places {
     }
 
     /// The log begins a new life.
-    fn set_epoch(&mut self, epoch: u64) {
+    pub(super) fn set_epoch(&mut self, epoch: u64) {
         self.epoch = epoch;
         for outbox in self.outboxes.values_mut() {
             outbox.set_epoch(epoch);

@@ -21,7 +21,7 @@ impl Engine {
                 Ok(positions) => self.on_appended(now, (number, sync), &positions),
                 Err(error) => self.on_append_failed(now, number, &error),
             },
-            Event::Checkpointed(result) => self.on_checkpointed(now, result),
+            Event::Checkpointed(result) => self.on_checkpointed(result),
             Event::Damaged(damage) => self.on_damaged(&damage),
             Event::Fetched {
                 reader, seq, result, ..

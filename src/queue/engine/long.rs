@@ -21,7 +21,7 @@ enum Read {
 }
 
 impl Engine {
-    pub(super) fn begin_job(&mut self, now: Now, ticket: Ticket, command: Command) -> Result<(), String> {
+    pub(super) fn begin_job(&mut self, ticket: Ticket, command: Command) -> Result<(), String> {
         if !self.jobs.has_room() {
             return Err("too much is asked at a time; try again when it is done".to_owned());
         }
@@ -65,13 +65,12 @@ impl Engine {
             slices: 0,
         };
         let number = self.jobs.next();
-        self.go_on_with(now, number, job);
+        self.go_on_with(number, job);
         Ok(())
     }
 
     /// The next slice of a job, or its answer.
-    fn go_on_with(&mut self, now: Now, number: u64, mut job: Job) {
-        let _ = now;
+    fn go_on_with(&mut self, number: u64, mut job: Job) {
         let scan = match &mut job.work {
             Work::Audit(audit) => audit.scan(),
             Work::Peek {
@@ -96,7 +95,7 @@ impl Engine {
             return self.answer(job.ticket, answer);
         };
         job.slices += 1;
-        if job.slices % PROGRESS_SLICES == 0 {
+        if job.slices.is_multiple_of(PROGRESS_SLICES) {
             let (done, of) = match &job.work {
                 Work::Audit(audit) => audit.progress(),
                 Work::Peek { course, .. } | Work::Purge { course, .. } => course.progress(),
@@ -158,7 +157,7 @@ impl Engine {
                 course.next = next.unwrap_or(course.end + 1);
             }
         }
-        self.go_on_with(now, number, job);
+        self.go_on_with(number, job);
     }
 
     fn course(&mut self, line: Line, filter: &Filter) -> Result<Course, String> {

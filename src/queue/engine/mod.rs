@@ -25,6 +25,8 @@ mod publish;
 mod recovery;
 mod redrive;
 mod report;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 mod waits;
 
@@ -52,7 +54,6 @@ use super::{Metrics, Setup};
 use crate::model::{Topic, UnitId};
 
 pub use self::recovery::Recovered;
-pub use self::upkeep::Sparse;
 
 /// See the module.
 pub struct Engine {

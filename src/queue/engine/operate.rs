@@ -32,7 +32,7 @@ impl Engine {
             Command::Redrive { request, who } => self.redrive(now, request, who),
             Command::CancelRedrive { task, who } => self.cancel_redrive(now, task, &who),
             long @ (Command::Audit | Command::Peek { .. } | Command::Purge { .. }) => {
-                match self.begin_job(now, ticket, long) {
+                match self.begin_job(ticket, long) {
                     Ok(()) => return,
                     Err(detail) => Err(detail),
                 }

@@ -180,5 +180,5 @@ impl Places {
 pub(super) fn unknown_topic(topic: &Topic) -> RelayError {
     let detail =
         format!("the topic {topic} is not configured here; add [topics.{topic:?}] to the settings of this relay");
-    RelayError::new(Reason::NoRoute, Retry::Never, detail)
+    RelayError::new(Reason::UnknownTopic, Retry::Never, detail)
 }

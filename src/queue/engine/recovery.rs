@@ -48,7 +48,7 @@ impl Engine {
         seed: u64,
         now: Now,
         log: &mut Log<S>,
-        recovery: Recovery,
+        recovery: &Recovery,
     ) -> io::Result<(Self, Recovered)> {
         let mut engine = Self::empty(setup, metrics, seed);
         let mut recovered = Recovered::default();
@@ -156,7 +156,9 @@ impl Engine {
             self.publishing.last = 0;
         }
         if self.places.epoch == 0 || lost {
-            self.begin_life(now);
+            let epoch = self.begin_life(now);
+            // Nothing was sent yet: the first lane says so already.
+            self.places.set_epoch(epoch);
             recovered.new_life = true;
         }
         self.absorb();

@@ -4,7 +4,7 @@
 //! - R1. A letter is on its way back at most once; it is a dead letter until the record that moves it is on disk (T1).
 //! - R2. A task that begins again after a restart looks at all its letters again: those it moved are none any more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Engine;
@@ -27,7 +27,7 @@ pub(super) struct Moves {
     /// Letters, and the task of each.
     letters: BTreeMap<Seq, u64>,
     /// Tasks that wait for a read.
-    reading: BTreeMap<u64, ()>,
+    reading: BTreeSet<u64>,
     /// Tasks that wait until then: a place was full.
     until: BTreeMap<u64, Duration>,
 }
@@ -100,7 +100,7 @@ impl Engine {
 
     fn run_task(&mut self, now: Now, number: u64) -> Option<Duration> {
         let under_way = self.moves.letters.values().filter(|task| **task == number).count();
-        if self.moves.reading.contains_key(&number) || under_way > 0 || !self.journal.may_try(now.mono) {
+        if self.moves.reading.contains(&number) || under_way > 0 || !self.journal.may_try(now.mono) {
             return None;
         }
         if let Some(until) = self.moves.until.get(&number).copied().filter(|until| *until > now.mono) {
@@ -134,7 +134,7 @@ impl Engine {
             return Some(now.mono);
         }
         let scan = slice(LineId::dead_letters(), task.next);
-        self.moves.reading.insert(number, ());
+        self.moves.reading.insert(number);
         self.read_for(TASK_JOBS + number, scan);
         None
     }
@@ -312,7 +312,7 @@ impl Tasks {
     /// A task as a record has it.
     pub(super) fn on_kept(&mut self, bytes: &[u8]) {
         match serde_json::from_slice::<Task>(bytes) {
-            Ok(task) => _ = self.put_again(task),
+            Ok(task) => self.put_again(task),
             Err(error) => tracing::error!(%error, "a redrive cannot be read; start it again"),
         }
     }

@@ -19,7 +19,7 @@ use crate::queue::planted::{Bug, planted};
 use crate::queue::record::Record;
 
 /// Calls a function with each line of each segment, and says which segments should be one (`Disk::sparse`).
-pub type Sparse<'a> = &'a mut dyn FnMut(&mut dyn FnMut(LineId, Seq, Seq) -> u64) -> Option<Vec<u64>>;
+pub(super) type Sparse<'a> = &'a mut dyn FnMut(&mut dyn FnMut(LineId, Seq, Seq) -> u64) -> Option<Vec<u64>>;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -38,7 +38,6 @@ pub(super) struct Upkeep {
     pub(super) covers: Position,
     saving: Option<Tidying>,
     merging: bool,
-    closing: bool,
 }
 
 /// How full the disk is.
@@ -150,10 +149,11 @@ impl Engine {
     }
 
     /// Ids are given anew from now on.
-    pub(super) fn begin_life(&mut self, now: Now) {
+    pub(super) fn begin_life(&mut self, now: Now) -> u64 {
         let epoch = now.wall.0 << EPOCH_DICE_BITS | self.dice.u64(..1 << EPOCH_DICE_BITS);
         self.publishing.renew(epoch);
         self.journal.push(Record::Epoch(epoch));
+        epoch
     }
 
     pub(super) fn on_space(&mut self, now: Now, space: Space) {
@@ -210,7 +210,7 @@ impl Engine {
         self.requests.push(Request::Checkpoint { state, covers });
     }
 
-    pub(super) fn on_checkpointed(&mut self, now: Now, result: Result<(), String>) {
+    pub(super) fn on_checkpointed(&mut self, result: Result<(), String>) {
         let Some(tidying) = self.upkeep.saving.take() else {
             return;
         };
@@ -222,7 +222,6 @@ impl Engine {
             self.upkeep.bytes = self.upkeep.bytes.max(1);
             return;
         }
-        let _ = now;
         if self.jobs.needs_log() {
             return;
         }

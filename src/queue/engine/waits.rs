@@ -13,7 +13,7 @@ use crate::queue::effects::Told;
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Waits {
-    waits: Map<u64, Wait>,
+    by_number: Map<u64, Wait>,
     last: u64,
     outs: BTreeMap<(UnitId, Seq), Leg>,
     inboxes: BTreeMap<(Topic, Seq), u64>,
@@ -96,7 +96,7 @@ impl Waits {
             waiters,
         };
         let all_relayed = wait.not_relayed == 0;
-        self.waits.insert(number, wait);
+        self.by_number.insert(number, wait);
         if all_relayed {
             self.reached(number, AckLevel::Relayed, outputs);
         }
@@ -104,7 +104,7 @@ impl Waits {
 
     /// Messages have come further.
     pub(super) fn on_told(&mut self, told: &Told, outputs: &mut VecDeque<Output>) {
-        if self.waits.is_empty() {
+        if self.by_number.is_empty() {
             return;
         }
         match told {
@@ -147,7 +147,7 @@ impl Waits {
         let Some(number) = self.by_ticket.remove(&ticket) else {
             return;
         };
-        if let Some(wait) = self.waits.get_mut(&number) {
+        if let Some(wait) = self.by_number.get_mut(&number) {
             wait.waiters.retain(|waiter| waiter.ticket != ticket);
             if wait.waiters.is_empty() {
                 self.remove(number);
@@ -156,7 +156,7 @@ impl Waits {
     }
 
     fn on_relayed(&mut self, number: u64, outputs: &mut VecDeque<Output>) {
-        if let Some(wait) = self.waits.get_mut(&number) {
+        if let Some(wait) = self.by_number.get_mut(&number) {
             wait.not_relayed = wait.not_relayed.saturating_sub(1);
             if wait.not_relayed == 0 {
                 self.reached(number, AckLevel::Relayed, outputs);
@@ -165,7 +165,7 @@ impl Waits {
     }
 
     fn on_delivered(&mut self, number: u64, outputs: &mut VecDeque<Output>) {
-        if let Some(wait) = self.waits.get_mut(&number) {
+        if let Some(wait) = self.by_number.get_mut(&number) {
             wait.not_delivered = wait.not_delivered.saturating_sub(1);
             if wait.not_delivered == 0 {
                 self.reached(number, AckLevel::Delivered, outputs);
@@ -174,7 +174,7 @@ impl Waits {
     }
 
     fn reached(&mut self, number: u64, level: AckLevel, outputs: &mut VecDeque<Output>) {
-        let Some(wait) = self.waits.get_mut(&number) else {
+        let Some(wait) = self.by_number.get_mut(&number) else {
             return;
         };
         for waiter in wait.waiters.iter().filter(|waiter| waiter.level >= level) {
@@ -190,7 +190,7 @@ impl Waits {
     }
 
     fn remove(&mut self, number: u64) {
-        let Some(wait) = self.waits.remove(&number) else {
+        let Some(wait) = self.by_number.remove(&number) else {
             return;
         };
         for out in &wait.awaited.outs {
@@ -287,7 +287,7 @@ mod tests {
             []
         );
         assert_eq!(tell(&mut waits, &delivered("c", 9)), [(1, AckLevel::Delivered)]);
-        assert!(waits.waits.is_empty() && waits.outs.is_empty() && waits.inboxes.is_empty());
+        assert!(waits.by_number.is_empty() && waits.outs.is_empty() && waits.inboxes.is_empty());
     }
 
     #[test]
@@ -304,7 +304,7 @@ mod tests {
         wait(&mut waits, 1, AckLevel::Delivered, &[("b", 5)], Some(3));
         waits.forget(ticket(1));
         waits.forget(ticket(1));
-        assert!(waits.waits.is_empty() && waits.outs.is_empty() && waits.inboxes.is_empty());
+        assert!(waits.by_number.is_empty() && waits.outs.is_empty() && waits.inboxes.is_empty());
         assert!(waits.by_ticket.is_empty());
     }
 }

@@ -86,17 +86,14 @@ impl Books {
 impl Group {
     /// Puts what has ended into records.
     pub(super) fn save(&mut self, topic: &Topic, fx: &mut Effects) {
-        // Runs of damaged numbers may hold others that ended in another way, which must be read first.
-        let order = |reason: Option<GapReason>| (reason == Some(GapReason::Corrupted), reason);
-        self.unsaved
-            .sort_unstable_by_key(|(from, _, reason)| (order(*reason), *from));
+        self.unsaved.sort_unstable_by_key(|(seq, reason)| (*reason, *seq));
         let mut ended = self.unsaved.drain(..).peekable();
-        while let Some((from, to, reason)) = ended.next() {
-            let mut seqs = vec![(from, to)];
-            while let Some((from, to, _)) = ended.next_if(|(_, _, next)| *next == reason) {
+        while let Some((first, reason)) = ended.next() {
+            let mut seqs = vec![(first, first)];
+            while let Some((seq, _)) = ended.next_if(|(_, next)| *next == reason) {
                 match seqs.last_mut() {
-                    Some((_, last)) if *last + 1 == from => *last = to,
-                    _ => seqs.push((from, to)),
+                    Some((_, last)) if *last + 1 == seq => *last = seq,
+                    _ => seqs.push((seq, seq)),
                 }
             }
             fx.record(Record::Settled {
@@ -119,10 +116,10 @@ impl Group {
         }
     }
 
-    /// An attempt that failed before a restart; none if it was taken back.
+    /// An attempt that failed before a restart, or that an operator took all attempts back (zero). What is known from a
+    /// later time stays (R2): each record of a message names a later time than those before.
     pub(super) fn on_attempt(&mut self, seq: Seq, failed: u32, not_before: UnixMillis) {
-        if failed == 0 || self.done.contains(seq) {
-            self.failures.remove(&seq);
+        if self.done.contains(seq) {
             return;
         }
         let first = Failure {
@@ -130,7 +127,9 @@ impl Group {
             ..Failure::default()
         };
         let failure = self.failures.entry(seq).or_insert(first);
-        failure.failed = failed;
-        failure.not_before = not_before;
+        if (not_before, failed) >= (failure.not_before, failure.failed) {
+            failure.failed = failed;
+            failure.not_before = not_before;
+        }
     }
 }

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use super::group::{Facts, Group, Open, Place, Scene};
 use super::retries::{Doom, Failure, back_off};
-use crate::model::{DeadPlace, GapReason, Message, Seq, Topic};
+use crate::model::{DeadPlace, GapReason, Message, Seq, Topic, UnixMillis};
 use crate::queue::effects::{DeadWish, Effects};
 use crate::queue::record::{DeadSource, Kept, Record};
-use crate::queue::{Exhausted, OnExpiry};
+use crate::queue::{Exhausted, OnExpiry, Overflow};
 
 /// An attempt that failed.
 pub(super) struct Failed {
@@ -28,7 +28,7 @@ impl Group {
     pub(super) fn end(&mut self, (seq, key): (Seq, Option<u64>), reason: Option<GapReason>, bytes: Option<usize>) {
         if self.done.insert(seq) {
             self.books.end(reason, 1, bytes);
-            self.unsaved.push((seq, seq, reason));
+            self.unsaved.push((seq, reason));
         }
         self.forget(seq, key);
     }
@@ -149,9 +149,8 @@ impl Group {
                 continue;
             };
             failure.failed = 0;
-            failure.not_before = scene.now.wall;
+            failure.not_before = UnixMillis(scene.now.wall.0.max(failure.not_before.0 + 1));
             self.save_attempt(scene.topic.name.clone(), *seq, fx);
-            self.failures.remove(seq);
             if let Some(Open {
                 facts,
                 place: Place::Blocked(ends),
@@ -230,6 +229,17 @@ impl Group {
         !self.dooms.is_empty() && self.dooms.contains_key(&seq)
     }
 
+    /// Messages whose dead letters are on their way to the disk.
+    pub(super) fn written_dooms(&self) -> impl Iterator<Item = Seq> {
+        let written = self.dooms.iter().filter(|(_, doom)| doom.written);
+        written.map(|(seq, _)| *seq)
+    }
+
+    /// Whether all that is on its way to the disk will end a message.
+    pub(super) fn is_ended(&self, seq: Seq) -> bool {
+        self.done.contains(seq) || self.dooms.get(&seq).is_some_and(|doom| doom.written)
+    }
+
     /// Dead letters wait for the disk, or for room there: nothing more is risked meanwhile.
     pub(super) fn dies_too_much(&self) -> bool {
         self.dooms.len() >= DOOMS_MAX
@@ -244,6 +254,9 @@ impl Group {
             self.books.end(Some(GapReason::DeadLettered), 1, bytes);
         }
         self.forget(seq, facts.and_then(|facts| facts.key));
+        if self.feed.sweep_at.is_some() {
+            self.feed.sweep_at = Some(scene.now.mono);
+        }
         self.go_on(scene, fx);
     }
 
@@ -277,8 +290,23 @@ impl Group {
         true
     }
 
-    /// The oldest message that nobody has, to make room; not beyond `last`.
-    pub(super) fn oldest_unused(&self, last: Seq) -> Option<Seq> {
+    /// Drops the oldest messages if the topic says so and is too full (M-E3). Not while records are read after a start: what
+    /// had ended may be found in later ones.
+    pub(super) fn make_room(&mut self, scene: &Scene<'_>) {
+        let bounds = scene.topic.rules.bounds;
+        if bounds.overflow != Overflow::DropOldest {
+            return;
+        }
+        while bounds.exceeded(self.books.pending(), self.books.bytes) {
+            let Some(oldest) = self.oldest_unused(scene.topic.stored.saturating_sub(1)) else {
+                break;
+            };
+            self.gone(oldest, GapReason::Dropped);
+        }
+    }
+
+    /// The oldest message up to a number that no consumer has and that is not given up.
+    fn oldest_unused(&self, last: Seq) -> Option<Seq> {
         let mut seq = self.done.next_open(1);
         for _ in 0..DROP_LOOKS {
             if seq > last {

@@ -66,6 +66,11 @@ impl Feed {
         self.ready.len() < READY_MESSAGES && self.ready_bytes < READY_BYTES
     }
 
+    /// So that most of what a read brings finds room.
+    fn has_space_for_a_read(&self) -> bool {
+        self.ready.len() <= READY_MESSAGES / 2 && self.ready_bytes <= READY_BYTES / 2
+    }
+
     /// When a read that failed is worth another try.
     pub(super) fn next_wake(&self, now: Duration) -> Option<Duration> {
         Some(self.not_before).filter(|at| *at > now)
@@ -136,10 +141,16 @@ impl Group {
                 self.feed.cursor = seq + 1;
                 self.take(scene, seq, message, fx);
                 self.go_on(scene, fx);
-            } else if !self.read_on(scene, READ_MESSAGES, fx) {
+            } else if !self.worth_a_read(scene) || !self.read_on(scene, READ_MESSAGES, fx) {
                 return;
             }
         }
+    }
+
+    /// Whether there is room for what a read brings, not just for a message or two of it.
+    fn worth_a_read(&self, scene: &Scene<'_>) -> bool {
+        let parked = self.parked() + READ_MESSAGES.min(scene.parked_max / 2);
+        self.feed.has_space_for_a_read() && parked <= scene.parked_max
     }
 
     /// Looks for expired messages that nobody reads.
@@ -213,11 +224,16 @@ impl Group {
 
     /// These are not on disk any more though this group is not done with them.
     pub(super) fn lose(&mut self, from: Seq, to: Seq) {
-        let lost = self.done.insert_range(from, to);
-        if lost > 0 {
-            let reason = Some(GapReason::Corrupted);
-            self.books.end(reason, lost, None);
-            self.unsaved.push((from, to, reason));
+        let mut seq = self.done.next_open(from);
+        while seq <= to {
+            // What is on its way to the dead letters is not lost.
+            if !self.is_doomed(seq) {
+                let reason = Some(GapReason::Corrupted);
+                self.done.insert(seq);
+                self.books.end(reason, 1, None);
+                self.unsaved.push((seq, reason));
+            }
+            seq = self.done.next_open(seq + 1);
         }
     }
 
@@ -226,11 +242,12 @@ impl Group {
         if self.done.contains(seq) || self.is_doomed(seq) {
             return true;
         }
-        if self.dies_too_much() {
-            self.feed.sweep_at = Some(scene.now.mono + READ_AGAIN);
-            return false;
-        }
         if message.is_expired(scene.now.wall) && !planted(Bug::DeliveredLate) {
+            let waits = scene.key_of(message).is_some_and(|key| self.keys.is_busy(key));
+            if waits || self.dies_too_much() {
+                self.feed.sweep_at = Some(scene.now.mono + READ_AGAIN);
+                return false;
+            }
             return true;
         }
         self.feed.sweep_at = message.deadline.map(|deadline| scene.mono(deadline));
@@ -238,9 +255,18 @@ impl Group {
     }
 
     fn expire_unread(&mut self, scene: &Scene<'_>, seq: Seq, message: Message, fx: &mut Effects) {
-        if !self.done.contains(seq) && !self.is_doomed(seq) {
-            let facts = Facts::of(None, &message);
+        if self.done.contains(seq) || self.is_doomed(seq) {
+            return;
+        }
+        let key = scene.key_of(&message);
+        let facts = Facts::of(key, &message);
+        let first = match key {
+            Some(key) => self.keys.enter(key, seq, message),
+            None => Some(message),
+        };
+        if let Some(message) = first {
             self.expire(scene, seq, facts, message, fx);
+            self.go_on(scene, fx);
         }
     }
 }

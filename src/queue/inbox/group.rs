@@ -36,7 +36,7 @@ pub(super) struct Group {
     pub consumers: Consumers,
     pub failures: BTreeMap<Seq, Failure>,
     /// Ended in memory, not yet in a record.
-    pub unsaved: Vec<(Seq, Seq, Option<GapReason>)>,
+    pub unsaved: Vec<(Seq, Option<GapReason>)>,
     pub(super) feed: Feed,
     pub(super) keys: Keys,
     pub(super) open: Map<Seq, Open>,
@@ -98,6 +98,12 @@ impl Scene<'_> {
         self.now.mono.saturating_add(left)
     }
 
+    /// What the key of a message is known by, if its topic is ordered.
+    pub(super) fn key_of(&self, message: &Message) -> Option<u64> {
+        let key = message.key.as_ref().filter(|_| self.topic.rules.ordered);
+        key.map(keys::hash)
+    }
+
     /// Not paused.
     fn goes(&self, pause: Option<&Pause>) -> bool {
         let over = |pause: &Pause| pause.is_over(self.now.wall);
@@ -144,6 +150,7 @@ impl Group {
     /// Does what has become possible or due. Returns when there will be more to do.
     pub(super) fn step(&mut self, scene: &Scene<'_>, dice: &mut fastrand::Rng, fx: &mut Effects) -> Option<Duration> {
         self.consumers.wake(scene.now.mono);
+        self.make_room(scene);
         self.take_overdue(scene, dice, fx);
         self.call_due(scene.now.mono);
         self.go_on(scene, fx);
@@ -179,8 +186,7 @@ impl Group {
         if self.done.contains(seq) || self.is_doomed(seq) {
             return;
         }
-        let key = message.key.as_ref().filter(|_| scene.topic.rules.ordered);
-        let key = key.map(keys::hash);
+        let key = scene.key_of(&message);
         let facts = Facts::of(key, &message);
         let first = match key {
             Some(key) => self.keys.enter(key, seq, message),

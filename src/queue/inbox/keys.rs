@@ -65,6 +65,11 @@ impl Keys {
         None
     }
 
+    /// Whether a key has an open message.
+    pub(super) fn is_busy(&self, key: u64) -> bool {
+        self.busy.contains_key(&key)
+    }
+
     /// The open message of a key has ended. The next one is open now.
     pub(super) fn leave(&mut self, key: u64, done: &Settled) -> Option<Next> {
         let busy = self.busy.get_mut(&key)?;

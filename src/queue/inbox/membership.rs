@@ -196,7 +196,7 @@ impl Inbox {
             self.schedule(at);
             return at;
         }
-        let mut done = self.done_by_all(topic);
+        let mut done = self.ended_by_all(topic);
         done.insert_range(1, first.saturating_sub(1));
         let state = self.topics.get(topic);
         let stored = state.map_or(0, |topic| topic.stored);
@@ -216,16 +216,29 @@ impl Inbox {
 
     /// Numbers that all groups of a topic are done with.
     pub(super) fn done_by_all(&self, topic: usize) -> Settled {
+        self.common(topic, |_| Vec::new(), |group, seq| group.done.contains(seq))
+    }
+
+    /// The same, with those that records on their way to the disk will end: they come before the record of a new group.
+    fn ended_by_all(&self, topic: usize) -> Settled {
+        let more = |group: &Group| group.written_dooms().collect();
+        self.common(topic, more, Group::is_ended)
+    }
+
+    /// Numbers that all groups agree on, up to a frontier and above, `more` of the slowest group included.
+    fn common(&self, topic: usize, more: impl Fn(&Group) -> Vec<Seq>, agrees: impl Fn(&Group, Seq) -> bool) -> Settled {
         let Some(topic) = self.topics.get(topic) else {
             return Settled::default();
         };
-        let groups = topic.groups.iter().filter_map(|at| self.groups.get(*at)?.as_ref());
-        let Some(least) = groups.min_by_key(|group| group.done.frontier()) else {
+        let groups = || topic.groups.iter().filter_map(|at| self.groups.get(*at)?.as_ref());
+        let Some(least) = groups().min_by_key(|group| group.done.frontier()) else {
             return Settled::default();
         };
         let mut done = Settled::up_to(least.done.frontier());
-        for (from, to) in least.done.runs_above(usize::MAX) {
-            for seq in (from..=to).filter(|seq| self.all_done(topic, *seq)) {
+        let runs = least.done.runs_above(usize::MAX);
+        let ended = runs.into_iter().flat_map(|(from, to)| from..=to);
+        for seq in ended.chain(more(least)) {
+            if groups().all(|group| agrees(group, seq)) {
                 done.insert(seq);
             }
         }

@@ -28,6 +28,8 @@ mod membership;
 mod operations;
 mod retries;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 mod topic;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -41,7 +43,7 @@ use topic::{Bounds, Rules, TopicState};
 use super::api::{ConsumerId, DeliveryId, Settlement};
 use super::effects::{Effects, Now, ReadBack, Reader, Told};
 use super::{Overflow, Settings, Setup, TopicSettings, Topics};
-use crate::model::{GapReason, GroupName, Map, Message, Seq, Topic};
+use crate::model::{GroupName, Map, Message, Seq, Topic};
 
 /// All topics with messages for this unit.
 pub struct Inbox {
@@ -163,7 +165,8 @@ impl Inbox {
         let Some(topic) = self.topics.get_mut(at) else {
             return;
         };
-        let lost = (topic.stored + 1, seq - 1);
+        // After a restart: their records are damaged, later ones may say that they had ended. Else reading will find out.
+        let damaged = seq - topic.stored - 1;
         topic.stored = seq;
         topic.next = topic.next.max(seq + 1);
         topic.ages.note(seq, message.accepted_at);
@@ -173,7 +176,7 @@ impl Inbox {
             let Some(at) = self.topics.get(at).and_then(|topic| topic.groups.get(member)).copied() else {
                 break;
             };
-            self.on_stored_for(at, now, (lost, seq), (message, only), fx);
+            self.on_stored_for(at, now, (damaged, seq), (message, only), fx);
         }
     }
 
@@ -263,30 +266,17 @@ impl Inbox {
         &mut self,
         at: usize,
         now: Now,
-        (lost, seq): ((Seq, Seq), Seq),
+        (damaged, seq): (u64, Seq),
         (message, only): (&Message, Option<usize>),
         fx: &mut Effects,
     ) {
         self.act(at, now, |group, scene| {
-            if lost.0 <= lost.1 {
-                group.books.accepted += lost.1 - lost.0 + 1;
-                group.lose(lost.0, lost.1);
-            }
+            group.books.accepted += damaged;
             if only.is_some_and(|only| only != at) {
                 group.done.insert(seq);
                 return;
             }
             group.on_stored(scene, seq, message, fx);
-            let bounds = scene.topic.rules.bounds;
-            if bounds.overflow == Overflow::DropOldest {
-                while bounds.exceeded(group.books.pending(), group.books.bytes) {
-                    let Some(oldest) = group.oldest_unused(seq - 1) else {
-                        break;
-                    };
-                    group.gone(oldest, GapReason::Dropped);
-                }
-                group.go_on(scene, fx);
-            }
         });
     }
 

@@ -36,7 +36,7 @@ pub(super) struct Head {
     pub(super) write: u32,
     lines: u16,
     content: u32,
-    head_sum: u32,
+    sum: u32,
     content_sum: u32,
 }
 
@@ -130,7 +130,7 @@ impl Head {
             lines: bytes.get_u16(),
             content: bytes.get_u32(),
             write: bytes.get_u32(),
-            head_sum: bytes.get_u32(),
+            sum: bytes.get_u32(),
             content_sum: bytes.get_u32(),
         })
     }
@@ -153,7 +153,7 @@ impl Head {
 
     /// Whether fixed part and lines are as they were written, in this place.
     pub(super) fn is_right(&self, seeds: Seeds, offset: u32, front: &[u8]) -> bool {
-        head_sum(seeds, offset, front) == Some(self.head_sum)
+        head_sum(seeds, offset, front) == Some(self.sum)
     }
 
     /// Whether all of the record is as it was written, in this place.

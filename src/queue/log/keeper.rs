@@ -48,7 +48,10 @@ impl<S: Storage> Keeper<S> {
     pub fn checkpoint(&mut self, state: &[u8], covers: Position) -> io::Result<()> {
         let (number, bytes) = {
             let table = self.shared.table();
-            let number = table.checkpoints.last().map_or(1, |(number, _)| number + 1);
+            let number = table
+                .checkpoints
+                .last()
+                .map_or(1, |(number, _)| number.saturating_add(1));
             let sealed = table.segments.values().filter(|segment| segment.sealed);
             let checkpoint = Checkpoint {
                 number,

@@ -1,4 +1,60 @@
-//! The log: records on disk.
+//! The log: records on disk, in segments that are only ever appended to.
+//!
+//! # Path
+//! [`Writer`] appends batches of records, each with one write and one sync; [`Reader`] finds them again by line and number, or
+//! all in the order of writing; [`Keeper`] writes checkpoints, removes segments that are done with, merges sparse ones and
+//! prepares the next. [`Log`] is the three for one thread, [`disk`] runs them on two. [`Log::open`] makes a log of what a crash
+//! left. The parts' invariants are numbered L1 to L11 in their modules.
+//!
+//! # The directory
+//! ```text
+//! <first>-<last>-<generation>-<nonce>.segment    hexadecimal: 16, 16, 8 and 32 digits
+//! checkpoint-<number>                            the last two that were written; see `checkpoint`
+//! reserve                                        zeros, as many as a segment has, for essential writes
+//! released                                       empty; there if a segment was ever removed
+//! lock                                           locked by the process that has the directory
+//! *.tmp                                          not finished; removed at the start
+//! ```
+//! Segments have ascending numbers. One that was merged from neighbours has the numbers of all of them, from `first` to `last`,
+//! and a higher generation; files that it replaces are removed, now or at the next start.
+//!
+//! # A segment
+//! Numbers are big endian. Checksums are CRC32C.
+//! ```text
+//!  0 magic "STRAITLG"        8 version u32 = 1      12 generation u32
+//! 16 first u64              24 last u64             32 nonce, 16 bytes
+//! 48 zero, 12 bytes         60 checksum u32: of bytes 0 to 59
+//! 64 records, each at a multiple of 8, with zeros between; then zeros, or the end of the file
+//! ```
+//! A record:
+//! ```text
+//!  0 mark u32 = 0x53545243   4 kind u8               5 zero u8          6 lines u16
+//!  8 content bytes u32      12 offset u32 of the first record of its write
+//! 16 head checksum u32: of the first 8 bytes of the nonce, its own offset u32, bytes 0 to 15, lines
+//! 20 content checksum u32: of the last 8 bytes of the nonce, its own offset u32, bytes 0 to 19, lines, content
+//! 24 lines: each the line's id u64 and the record's number in it u64
+//!    content: what `queue::record` wrote, and a message (`wire::message`) if there is one
+//! ```
+//! Records of kind 0 are the log's own. Their content is a list of nonces (16 bytes) and ends (u32) of segments.
+//!
+//! # Invariants of the format
+//! - F1. A record is one only in its place: nonce and offset are in both checksums. So a record of another segment, or of
+//!   another place, is none, and neither is anything that a message carries, whose sender does not know the nonce.
+//! - F2. A header is not needed to read a segment: the name of the file says the same. It tells formats apart.
+//! - F3. Reading goes on behind damage at the next place with a right head. If only the content of a record is damaged, its head
+//!   still tells which numbers are lost.
+//! - F4. Where a segment ends, the first record of the next one says, or a checkpoint: what is behind that in the file was never
+//!   acknowledged. Of the last segment nobody says it: it ends behind its last right record. So of the very last writes,
+//!   damage cannot be told from what a crash left of them; a file that was cut there, or zeros, not from nothing written.
+//! - F5. A number of a line may be twice in the files only with the same content: after a crash behind a sync that failed, the
+//!   batch may be in the file that failed as well. Reading a line gives the first; applying both does no harm (R2).
+//!
+//! # Size
+//! 40 bytes of memory for each line of each segment, whatever the number of records (M-G7): ten million messages of 1 KiB on ten
+//! lines are 160 segments, 64 KiB. Records have 24 bytes and 16 for each line beside their content.
+//!
+//! # Not here
+//! What records mean (`queue::record`), which numbers are done (`queue::line`), which lines there are.
 
 mod checkpoint;
 pub mod disk;
@@ -13,11 +69,11 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod walk;
+mod whole;
 mod writer;
 
 use std::fmt;
 use std::io;
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -26,9 +82,8 @@ pub use memory::{Faults, MemoryStorage, Operation};
 pub use reader::Reader;
 pub use recovery::{OpenError, Recovery};
 pub use storage::{DirStorage, Storage, StorageError};
+pub use whole::Log;
 pub use writer::Writer;
-
-use self::disk::Freed;
 
 use super::line::LineId;
 use crate::model::{Message, Seq};
@@ -151,106 +206,9 @@ pub struct Options {
     pub seed: u64,
 }
 
-/// The log, whole: what a single thread needs. [`split`](Self::split) makes parts for several.
-pub struct Log<S: Storage> {
-    writer: Writer<S>,
-    reader: Reader<S>,
-    keeper: Keeper<S>,
-}
-
-impl<S: Storage> Log<S> {
-    /// See [`Writer::append`].
-    ///
-    /// # Errors
-    /// See there.
-    pub fn append(&mut self, entries: &[Entry], essential: bool) -> Result<Vec<Position>, AppendError> {
-        self.writer.append(entries, essential)
-    }
-
-    /// How long the sync of the last append took; `None` if it had none.
-    pub fn synced(&self) -> Option<Duration> {
-        self.writer.synced()
-    }
-
-    /// See [`Reader::scan`].
-    ///
-    /// # Errors
-    /// See there.
-    pub fn scan(&mut self, scan: Scan) -> io::Result<Scanned> {
-        self.reader.scan(scan)
-    }
-
-    /// See [`Reader::fetch`].
-    ///
-    /// # Errors
-    /// See there.
-    pub fn fetch(&mut self, line: LineId, seq: Seq) -> io::Result<Option<Found>> {
-        self.reader.fetch(line, seq)
-    }
-
-    /// See [`Reader::replay`].
-    ///
-    /// # Errors
-    /// See there.
-    pub fn replay(&mut self, from: Position, f: impl FnMut(Found)) -> io::Result<()> {
-        self.reader.replay(from, f)
-    }
-
-    /// See [`Reader::take_damage`].
-    pub fn take_damage(&mut self) -> Vec<Damage> {
-        self.reader.take_damage()
-    }
-
-    /// See [`Keeper::checkpoint`].
-    ///
-    /// # Errors
-    /// See there.
-    pub fn checkpoint(&mut self, state: &[u8], covers: Position) -> io::Result<()> {
-        self.keeper.checkpoint(state, covers)
-    }
-
-    /// See [`Keeper::release`].
-    pub fn release(&mut self, done: impl FnMut(LineId, Seq, Seq) -> bool) -> Freed {
-        self.keeper.release(done)
-    }
-
-    /// See [`Keeper::sparse`].
-    pub fn sparse(&self, wanted: impl FnMut(LineId, Seq, Seq) -> u64) -> Option<Vec<u64>> {
-        self.keeper.sparse(wanted)
-    }
-
-    /// See [`Keeper::merge`].
-    ///
-    /// # Errors
-    /// See there.
-    pub fn merge(&mut self, segments: &[u64], keep: impl Fn(LineId, Seq) -> bool) -> io::Result<Freed> {
-        self.keeper.merge(segments, keep)
-    }
-
-    /// See [`Keeper::upkeep`].
-    ///
-    /// # Errors
-    /// See there.
-    pub fn upkeep(&mut self) -> io::Result<bool> {
-        self.keeper.upkeep()
-    }
-
-    /// See [`Keeper::space`].
-    ///
-    /// # Errors
-    /// See there.
-    pub fn space(&self) -> io::Result<Space> {
-        self.keeper.space()
-    }
-
-    /// The parts, which can be used by different threads at the same time.
-    pub fn split(self) -> (Writer<S>, Reader<S>, Keeper<S>) {
-        (self.writer, self.reader, self.keeper)
-    }
-}
-
 impl Position {
     /// Behind the record that begins here, and not behind the next one.
+    #[must_use]
     pub fn after(self) -> Self {
         Self {
             offset: self.offset.saturating_add(1),

@@ -181,7 +181,7 @@ impl<S: Storage> Opening<'_, S> {
     fn take(&mut self, checkpoint: Option<Checkpoint>) -> Result<(), OpenError> {
         let highest = self.files.last().map_or(0, |(file, _)| file.last);
         let mut known = BTreeMap::new();
-        self.table.next = highest + 1;
+        self.table.next = highest.saturating_add(1);
         if let Some(checkpoint) = checkpoint {
             self.table.next = self.table.next.max(checkpoint.next);
             self.recovery.replay_from = checkpoint.covers;
@@ -200,6 +200,12 @@ impl<S: Storage> Opening<'_, S> {
         let mut is_last = true;
         for (identity, bytes) in files.into_iter().rev() {
             let known = known.remove(&identity);
+            // The checkpoint names each segment before the place it covers. Another one failed before anything was in it, and
+            // the disk that failed did not even remove it; who told its end may be gone by now.
+            if known.is_none() && identity.generation == 0 && identity.last < self.recovery.replay_from.segment {
+                self.storage.remove(&identity.name())?;
+                continue;
+            }
             if let Some(segment) = known.as_ref().filter(|segment| bytes < segment.end) {
                 let end = u32::try_from(segment.end).unwrap_or(u32::MAX);
                 self.ends.insert(identity.nonce, end);

@@ -104,8 +104,9 @@ impl Table {
 
     /// Number of a new segment.
     pub(super) fn take_number(&mut self) -> u64 {
-        self.next += 1;
-        self.next - 1
+        let number = self.next;
+        self.next = number.saturating_add(1);
+        number
     }
 
     /// Bytes of all files.

@@ -89,7 +89,7 @@ impl<F> Walk<F> {
             return Ok(Step::Record(seen));
         }
         let from = self.at;
-        let zeros = self.to_next_mark(storage)?;
+        let zeros = self.skip_damage(storage)?;
         Ok(Step::Damaged(self.damage(from, self.at), zeros))
     }
 
@@ -159,7 +159,7 @@ impl<F> Walk<F> {
     }
 
     /// Goes to the next place behind this one where a record begins, or to the end.
-    fn to_next_mark<S: Storage<File = F>>(&mut self, storage: &S) -> io::Result<Zeros> {
+    fn skip_damage<S: Storage<File = F>>(&mut self, storage: &S) -> io::Result<Zeros> {
         let mut zeros = true;
         let mut at = self.at;
         while at < self.end {
@@ -215,7 +215,7 @@ impl<F> Walk<F> {
         let rest = usize::try_from(self.end.saturating_sub(at)).unwrap_or(usize::MAX);
         let mut window = std::mem::take(&mut self.window);
         window.clear();
-        // Whole places, so that `next_mark` sees each of them whole.
+        // Whole places, so that `skip_damage` sees each of them whole.
         let whole = len.max(self.ahead).next_multiple_of(PLACE);
         window.resize(whole.min(rest), 0);
         read_full(storage, &self.file, at, &mut window)?;

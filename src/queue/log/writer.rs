@@ -319,10 +319,11 @@ impl<S: Storage> Writer<S> {
         let cut = failed || shown.file_bytes > shown.end;
         drop(table);
         // Zeros, or what a failed write left. Readers know the end without it (L3).
-        if cut && storage.set_len(&active.file, u64::from(active.end)).is_ok() {
-            if let Some(shown) = self.shared.table().segments.get_mut(&number) {
-                shown.file_bytes = shown.end;
-            }
+        if cut
+            && storage.set_len(&active.file, u64::from(active.end)).is_ok()
+            && let Some(shown) = self.shared.table().segments.get_mut(&number)
+        {
+            shown.file_bytes = shown.end;
         }
     }
 }

@@ -172,12 +172,11 @@ impl Outbox {
                     if !self.void.is_empty() && self.void.remove(&entry.seq) {
                         continue;
                     }
-                    match refused(entry.seq) {
-                        Some(refused) => self.refuse_live(now, entry, refused),
-                        None => {
-                            self.settling.came(now, &self.unit, LaneKind::Live, &entry.message);
-                            self.settle_live(&entry);
-                        }
+                    if let Some(refused) = refused(entry.seq) {
+                        self.refuse_live(now, entry, refused);
+                    } else {
+                        self.settling.came(now, &self.unit, LaneKind::Live, &entry.message);
+                        self.settle_live(&entry);
                     }
                 }
             }
@@ -190,13 +189,12 @@ impl Outbox {
                     if !self.void.is_empty() && self.void.remove(&waiting.seq) {
                         continue;
                     }
-                    match refused(waiting.seq) {
-                        Some(refused) => self.refuse_backlog(now, waiting, refused),
-                        None => {
-                            self.unfly(&waiting);
-                            self.settling.came(now, &self.unit, LaneKind::Backlog, &waiting.message);
-                            self.settle_backlog(&waiting);
-                        }
+                    if let Some(refused) = refused(waiting.seq) {
+                        self.refuse_backlog(now, waiting, refused);
+                    } else {
+                        self.unfly(&waiting);
+                        self.settling.came(now, &self.unit, LaneKind::Backlog, &waiting.message);
+                        self.settle_backlog(&waiting);
                     }
                 }
             }

@@ -146,9 +146,10 @@ impl Cursor {
 
     /// A message will not be sent, if it is held.
     pub(super) fn void(&mut self, seq: Seq) {
-        let found = match self.is_down() {
-            true => self.buffer.iter().position(|waiting| waiting.seq == seq),
-            false => self.buffer.binary_search_by_key(&seq, |waiting| waiting.seq).ok(),
+        let found = if self.is_down() {
+            self.buffer.iter().position(|waiting| waiting.seq == seq)
+        } else {
+            self.buffer.binary_search_by_key(&seq, |waiting| waiting.seq).ok()
         };
         if let Some(waiting) = found.and_then(|index| self.buffer.get_mut(index)) {
             self.voids += u64::from(!waiting.void);

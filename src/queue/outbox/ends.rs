@@ -165,7 +165,7 @@ impl Outbox {
     /// A message will not be sent.
     pub(super) fn end(&mut self, ending: Ending, from: From, end: End) {
         let Ending { seq, topic, bytes, .. } = ending;
-        let flies = from == From::Backlog && self.flying.remove(&seq).is_some();
+        let flies = from == From::Backlog && self.flying.remove(&seq);
         let state = self.topics.at_mut(topic);
         state.ending += 1;
         let from_backlog = match from {
@@ -214,7 +214,7 @@ impl Outbox {
     pub(super) fn corrupt(&mut self, from: Seq, to: Seq) {
         let mut seq = self.ledger.done.next_open(from);
         while seq <= to {
-            if self.is_open(seq) && self.live.find(seq).is_none() && !self.flying.contains_key(&seq) {
+            if self.is_open(seq) && self.live.find(seq).is_none() && !self.flying.contains(&seq) {
                 let ending = Ending {
                     seq,
                     topic: UNKNOWN,

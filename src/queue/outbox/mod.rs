@@ -53,7 +53,7 @@ use super::effects::Effects;
 use super::line::LineId;
 use super::operator::LimitValues;
 use super::record::Pause;
-use crate::model::{Map, Seq, Topic, UnitId};
+use crate::model::{Seq, Topic, UnitId};
 use acks::Settling;
 use backlog::{Cursor, Cursors, GENERAL};
 use ends::Wish;
@@ -93,7 +93,7 @@ pub struct Outbox {
     /// Which cursor begins.
     turn: usize,
     /// Messages of the backlog that are on their way.
-    flying: Map<Seq, ()>,
+    flying: BTreeSet<Seq>,
     /// Messages in the live window or on their way, whose end was decided otherwise.
     void: BTreeSet<Seq>,
     /// Messages that will not be sent, as soon as that is on disk.
@@ -161,7 +161,7 @@ impl Outbox {
             cursors: BTreeMap::from([(GENERAL, Cursor::new(None, false, 1, 0))]),
             next_cursor: backlog::SWEEP + 1,
             turn: 0,
-            flying: Map::default(),
+            flying: BTreeSet::new(),
             void: BTreeSet::new(),
             wished: BTreeMap::new(),
             unwritten: BTreeSet::new(),

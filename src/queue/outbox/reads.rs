@@ -36,10 +36,10 @@ impl Outbox {
             return;
         };
         // Going down, some ranges may be read twice.
-        let held: BTreeSet<Seq> = match down {
-            true => cursor.buffer().iter().map(|waiting| waiting.seq).collect(),
-            false => BTreeSet::new(),
-        };
+        let mut held = BTreeSet::new();
+        if down {
+            held.extend(cursor.buffer().iter().map(|waiting| waiting.seq));
+        }
         let mut next = from;
         let mut waiting = Vec::new();
         for (seq, message) in read.found {
@@ -69,7 +69,7 @@ impl Outbox {
 
     /// Whether a message that was read is one of this cursor.
     fn wanted(&mut self, now: Now, number: u32, seq: Seq, message: Message) -> Option<Waiting> {
-        if !self.is_open(seq) || self.flying.contains_key(&seq) || self.live.find(seq).is_some() {
+        if !self.is_open(seq) || self.flying.contains(&seq) || self.live.find(seq).is_some() {
             return None;
         }
         let topic = self.known(&message.topic);
@@ -160,7 +160,7 @@ impl Outbox {
     fn recount(&mut self, number: u32, keys_max: usize) {
         let of_cursor = |topic: TopicId| self.topics.at(topic).cursor == number;
         let lanes = self.backlog_lane.iter().flat_map(super::Lane::waiting);
-        let flying = lanes.filter(|waiting| self.flying.contains_key(&waiting.seq) && of_cursor(waiting.topic));
+        let flying = lanes.filter(|waiting| self.flying.contains(&waiting.seq) && of_cursor(waiting.topic));
         let wished = self.wished.values().filter(|wish| of_cursor(wish.topic));
         let mut hashes: Vec<u64> = flying
             .map(|waiting| waiting.hash)
@@ -215,7 +215,7 @@ impl Outbox {
         let low = self.ledger.done.next_open(1);
         let mut cursor = Cursor::new(Some(topic), newest_first, low, self.last_stored);
         let flying = self.backlog_lane.iter().flat_map(super::Lane::waiting);
-        let flying = flying.filter(|waiting| waiting.topic == topic && self.flying.contains_key(&waiting.seq));
+        let flying = flying.filter(|waiting| waiting.topic == topic && self.flying.contains(&waiting.seq));
         let bytes: usize = flying.map(|waiting| waiting.bytes).sum();
         let number = self.next_cursor;
         self.next_cursor += 1;

@@ -321,7 +321,7 @@ impl Outbox {
         cursor.flying += 1;
         cursor.flying_bytes += waiting.bytes;
         self.topics.at_mut(waiting.topic).flying += 1;
-        self.flying.insert(waiting.seq, ());
+        self.flying.insert(waiting.seq);
         Some(waiting)
     }
 }

@@ -21,8 +21,8 @@ use super::pace::{Bucket, float, whole};
 /// Who may send how much.
 #[derive(Debug, Default)]
 pub(super) struct Share {
-    /// Of the bytes, from 0 to 1.
-    min_share: f64,
+    /// What the backlog gets at least of the bytes, from 0 to 1.
+    least: f64,
     lane_bytes_max: usize,
     live_at: Option<Duration>,
     window: usize,
@@ -84,7 +84,7 @@ pub(super) struct Allowance {
 impl Share {
     /// Other settings are in force.
     pub(super) fn configure(&mut self, min_share_percent: u8, lane_bytes_max: usize) {
-        self.min_share = f64::from(min_share_percent.min(75)) / 100.0 * AIM;
+        self.least = f64::from(min_share_percent.min(75)) / 100.0 * AIM;
         self.lane_bytes_max = lane_bytes_max;
         self.window = (lane_bytes_max / 8).max(WINDOW_MIN);
     }
@@ -148,7 +148,7 @@ impl Share {
     pub(super) fn on_busy(&mut self, now: Duration) {
         let measured = self.backlog_rate.per_second(now);
         let live = self.live_rate.per_second(now);
-        let floor = (self.min_share * (live + measured)).max(RATE_MIN);
+        let floor = (self.least * (live + measured)).max(RATE_MIN);
         let (rate, peak) = match &self.brake {
             Some(brake) if now.saturating_sub(brake.halved) < STEP => return,
             Some(brake) => (brake.bucket.rate().min(measured.max(floor)), brake.peak),
@@ -172,7 +172,7 @@ impl Share {
         }
         if live_waits {
             self.cycle = None;
-            let share = self.min_share / (1.0 - self.min_share);
+            let share = self.least / (1.0 - self.least);
             let entitled = whole((share * self.live_sent - self.backlog_sent).max(0.0));
             return Allowance {
                 bytes: room.min(usize::try_from(entitled).unwrap_or(usize::MAX)),
@@ -211,9 +211,9 @@ impl Share {
     pub(super) fn holds_live(&mut self, now: Duration, lane: &Lane) -> Option<Duration> {
         self.fade(now);
         let age = now.saturating_sub(lane.oldest()?);
-        let late = self.delay() * 2 + LATE;
+        let patience = self.delay() * 2 + LATE;
         let has = self.backlog_arrived;
-        if age < late || has >= self.min_share * (self.live_sent + has) || lane.busy {
+        if age < patience || has >= self.least * (self.live_sent + has) || lane.busy {
             self.held_since = None;
             return None;
         }

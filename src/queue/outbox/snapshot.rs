@@ -91,14 +91,14 @@ impl Outbox {
         let mut general = Cursor::new(None, false, low, self.last_stored);
         general.oldest = UnixMillis(snapshot.oldest.unwrap_or_default());
         self.cursors = BTreeMap::from([(GENERAL, general)]);
-        for topic in snapshot.topics {
+        for topic in &snapshot.topics {
             self.restore_topic(topic);
         }
         self.put_limits();
         true
     }
 
-    fn restore_topic(&mut self, snapshot: TopicSnapshot) {
+    fn restore_topic(&mut self, snapshot: &TopicSnapshot) {
         let (id, _) = self.topics.place(&snapshot.name);
         let state = self.topics.at_mut(id);
         state.books = snapshot.books;

@@ -43,7 +43,8 @@ pub(super) fn of(now: Duration, facts: &Facts<'_>) -> (&'static str, String) {
     }
     let is_open = |kind: LaneKind| lanes().any(|lane| lane.kind == kind && lane.is_open());
     let (live, backlog) = (is_open(LaneKind::Live), is_open(LaneKind::Backlog));
-    if (!live && !backlog) || (facts.live > 0 && !live) || (facts.backlog > 0 && !backlog) {
+    let lacks = (facts.live > 0 && !live) || (facts.backlog > 0 && !backlog);
+    if lacks || !(live || backlog) {
         return ("connecting", facts.lost.unwrap_or_default().to_owned());
     }
     let state = if facts.backlog > 0 { "draining" } else { "live" };

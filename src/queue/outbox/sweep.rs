@@ -148,7 +148,7 @@ impl Outbox {
     }
 
     fn consider(&mut self, now: Now, seq: Seq, message: Message) {
-        if !self.is_open(seq) || self.flying.contains_key(&seq) {
+        if !self.is_open(seq) || self.flying.contains(&seq) {
             return;
         }
         let from = match self.live.find(seq) {

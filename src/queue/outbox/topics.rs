@@ -38,6 +38,7 @@ pub(super) struct State {
 
 /// What the settings say about a topic.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "they are four settings")]
 pub(super) struct Rules {
     pub(super) ordered: bool,
     pub(super) newest_first: bool,

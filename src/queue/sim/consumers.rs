@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::relay::{TOPICS, groups, name};
 use super::{Event as WorldEvent, World};
-use crate::model::RelayError;
 use crate::queue::api::{ConsumerId, Deliver, DeliveryId, Input, Settlement, Subscribe, Ticket};
 
 #[derive(Default)]
@@ -91,9 +90,9 @@ impl World {
         self.input(relay, life, Input::Subscribe(Box::new(subscribe)));
     }
 
-    pub(super) fn on_subscribed(&mut self, _: usize, ticket: Ticket, result: Result<(), Box<RelayError>>) {
+    pub(super) fn on_subscribed(&mut self, ticket: Ticket, in_force: bool) {
         let consumer = self.consumers.waiting.remove(&ticket.number);
-        if result.is_err()
+        if !in_force
             && let Some((relay, life, topic, group)) =
                 consumer.and_then(|consumer| self.consumers.homes.remove(&consumer))
         {
@@ -101,7 +100,7 @@ impl World {
         }
     }
 
-    pub(super) fn on_deliver(&mut self, relay: usize, deliver: Deliver) {
+    pub(super) fn on_deliver(&mut self, relay: usize, deliver: &Deliver) {
         let consumer = deliver.consumer;
         let Some((home, life, topic, group)) = self.consumers.homes.get(&consumer).copied() else {
             // It has just gone.
@@ -115,9 +114,9 @@ impl World {
         let now = self.moment();
         let Some(event) = self.ledger.on_delivered(
             (relay, life, topic, group),
-            (self.now, now.wall),
+            now.wall,
             &self.publishers.all,
-            &deliver,
+            deliver,
         ) else {
             return;
         };

@@ -1,5 +1,7 @@
 //! What goes wrong, and what operators do meanwhile.
 
+use std::fmt::Write;
+
 use super::relay::{TOPICS, groups, name, unit};
 use super::{Event, World};
 use crate::queue::log::Faults;
@@ -30,8 +32,8 @@ impl World {
             10 => self.disk_is_full(relay),
             11 => {
                 self.relays[relay].slow = self.dice.u64(10..100);
-                self.ledger.on_disk_trouble(relay, self.now);
                 let time = self.dice.u64(100_000..3_000_000);
+                self.ledger.on_disk_trouble(relay, self.now, self.now + time);
                 self.plan_in(time, Event::Heal(Trouble::Slow(relay)));
             }
             _ => self.operator_acts(relay, other),
@@ -83,22 +85,16 @@ impl World {
     fn set_disk(&mut self, relay: usize, faults: Faults) {
         self.note(&(relay, "disk", faults));
         self.relays[relay].storage.set_faults(faults);
-        self.ledger.on_disk_trouble(relay, self.now);
         let time = self.dice.u64(10_000..2_000_000);
+        self.ledger.on_disk_trouble(relay, self.now, self.now + time);
         self.plan_in(time, Event::Heal(Trouble::Disk(relay)));
     }
 
-    pub(super) fn heal(&mut self, trouble: Trouble) {
-        match trouble {
+    pub(super) fn heal(&mut self, trouble: &Trouble) {
+        match *trouble {
             Trouble::Cut(from, to) => _ = self.net.cut.remove(&(from, to)),
-            Trouble::Disk(relay) => {
-                self.relays[relay].storage.set_faults(Faults::default());
-                self.ledger.on_disk_trouble(relay, self.now);
-            }
-            Trouble::Slow(relay) => {
-                self.relays[relay].slow = 1;
-                self.ledger.on_disk_trouble(relay, self.now);
-            }
+            Trouble::Disk(relay) => self.relays[relay].storage.set_faults(Faults::default()),
+            Trouble::Slow(relay) => self.relays[relay].slow = 1,
         }
     }
 
@@ -255,18 +251,18 @@ impl World {
         let mut text = String::new();
         for (number, relay) in self.relays.iter().enumerate() {
             let Some(life) = &relay.life else {
-                text.push_str(&format!("relay {number} is down; "));
+                let _ = write!(text, "relay {number} is down; ");
                 continue;
             };
             let status = life.engine.status(now);
             for unit in status.units.iter().filter(|unit| unit.live + unit.backlog > 0) {
-                text.push_str(&format!("relay {number}: {unit:?}; "));
+                let _ = write!(text, "relay {number}: {unit:?}; ");
             }
             for group in status.groups.iter().filter(|group| group.pending > 0) {
-                text.push_str(&format!("relay {number}: {group:?}; "));
+                let _ = write!(text, "relay {number}: {group:?}; ");
             }
             if status.disk != "ok" {
-                text.push_str(&format!("relay {number}: disk {}; ", status.disk));
+                let _ = write!(text, "relay {number}: disk {}; ", status.disk);
             }
         }
         for number in 0..self.relays.len() {
@@ -280,7 +276,7 @@ impl World {
                     .iter()
                     .filter(|task| task.state == "running" || task.state == "paused")
                 {
-                    text.push_str(&format!("relay {number}: {task:?}; "));
+                    let _ = write!(text, "relay {number}: {task:?}; ");
                 }
             }
         }

@@ -41,6 +41,8 @@ pub(super) struct Plan {
     /// Milliseconds with faults.
     pub millis: u64,
     pub faults: bool,
+    /// What happens is written down, for the hash of the run; that costs more than the run.
+    pub traced: bool,
 }
 
 pub(super) struct World {
@@ -65,8 +67,6 @@ pub(super) struct World {
 /// What will happen.
 #[derive(Debug)]
 enum Event {
-    /// Something goes into an engine, if it still lives the life it was meant for.
-    Input(usize, u64, Box<Input>),
     Appended(usize, u64),
     Asked(usize, u64),
     Wake(usize, u64),
@@ -150,7 +150,6 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         match event {
-            Event::Input(relay, life, input) => self.input(relay, life, *input),
             Event::Appended(relay, life) => self.append(relay, life),
             Event::Asked(relay, life) => self.answer_request(relay, life),
             Event::Wake(relay, life) => {
@@ -161,7 +160,7 @@ impl World {
             Event::Publish => self.publish_some(),
             Event::Fault => self.fault(),
             Event::Restart(relay) => self.start_relay(relay),
-            Event::Heal(trouble) => self.heal(trouble),
+            Event::Heal(trouble) => self.heal(&trouble),
             Event::Net(event) => self.on_net(event),
             Event::Consumer(event) => self.on_consumer(event),
             Event::Tidy => {
@@ -223,12 +222,12 @@ impl World {
 
     fn output(&mut self, relay: usize, output: Output) {
         match output {
-            Output::Published { ticket, result } => self.on_published(relay, ticket, result),
+            Output::Published { ticket, result } => self.on_published(relay, ticket, result.ok()),
             Output::ToReceiver { .. } | Output::ToSender { .. } | Output::CloseLane { .. } => {
                 self.on_lane_output(relay, output);
             }
-            Output::Subscribed { ticket, result } => self.on_subscribed(relay, ticket, result),
-            Output::Deliver(deliver) => self.on_deliver(relay, *deliver),
+            Output::Subscribed { ticket, result } => self.on_subscribed(ticket, result.is_ok()),
+            Output::Deliver(deliver) => self.on_deliver(relay, &deliver),
             Output::Overdue { .. } => {}
             Output::Answer(ticket, answer) => {
                 self.answers.entry(ticket.number).or_default().push(*answer);
@@ -297,6 +296,9 @@ impl World {
     }
 
     fn note(&mut self, what: &impl Debug) {
+        if !self.plan.traced && !self.verbose {
+            return;
+        }
         let text = format!("{} {what:?}", self.now);
         if self.verbose {
             println!("{text}");

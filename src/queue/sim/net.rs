@@ -187,7 +187,7 @@ impl World {
         if let Some(held) = &mut state.held {
             return held.push_back(frame);
         }
-        let (relay, life) = state.to;
+        let (relay, _) = state.to;
         if let ToReceiver::Messages { messages, .. } = &frame
             && let Some(sent) = messages
                 .iter()

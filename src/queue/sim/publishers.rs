@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::relay::{TOPICS, name, unit};
 use super::{Event, World};
-use crate::model::{AckLevel, Key, MessageId, MetadataBuilder, RelayError};
+use crate::model::{AckLevel, Key, MessageId, MetadataBuilder};
 use crate::queue::TopicRule;
 use crate::queue::api::{Input, Progress, Publish, Ticket};
 
@@ -123,12 +123,12 @@ impl World {
         self.input(relay, life, Input::Publish(Box::new(publish)));
     }
 
-    pub(super) fn on_published(&mut self, relay: usize, ticket: Ticket, result: Result<Progress, Box<RelayError>>) {
+    pub(super) fn on_published(&mut self, relay: usize, ticket: Ticket, progress: Option<Progress>) {
         let Some(event) = self.publishers.by_ticket.get(&ticket.number).copied() else {
             return self.ledger.blame(format!("relay {relay} answers nobody: {ticket:?}"));
         };
         let published = &mut self.publishers.all[event];
-        let Ok(progress) = result else {
+        let Some(progress) = progress else {
             return;
         };
         match &published.accepted {

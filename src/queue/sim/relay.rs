@@ -133,10 +133,19 @@ impl Relay {
             // The disk fails; it is tried again.
             return;
         };
+        if std::env::var("SIM_TRACE").is_ok() {
+            let state = recovery.state.as_ref().map(Vec::len);
+            let (from, lost) = (recovery.replay_from, recovery.state_lost);
+            let (damage, torn) = (&recovery.damage, &recovery.torn);
+            println!(
+                "{:?} {} recovers: state {state:?}, from {from:?}, lost {lost}, damage {damage:?}, torn {torn:?}",
+                now.mono, self.unit
+            );
+        }
         let registry = prometheus::Registry::new();
         let metrics = Metrics::register(&registry, &self.unit).unwrap();
         let parts = (self.setup.clone(), metrics);
-        let Ok((engine, _)) = Engine::recover(parts, seed, now, &mut log, recovery) else {
+        let Ok((engine, _)) = Engine::recover(parts, seed, now, &mut log, &recovery) else {
             return;
         };
         self.lives += 1;
@@ -246,7 +255,7 @@ impl World {
         };
         life.engine.on_disk(now, event);
         if failed {
-            self.ledger.on_disk_trouble(number, self.now);
+            self.ledger.on_disk_trouble(number, self.now, self.now);
         }
         self.turn(number);
     }

@@ -10,6 +10,16 @@ use super::{Batch, Event, Events, Request};
 use crate::queue::log::storage::Storage;
 use crate::queue::log::{AppendError, Entry, Keeper, Position, Reader, Writer};
 
+/// What a thread is to do next.
+enum Next<T> {
+    /// This.
+    Item(T),
+    /// Nothing came.
+    Nothing,
+    /// Nothing will come.
+    End,
+}
+
 /// What waits for a thread.
 pub(super) struct Inlet<T> {
     waiting: Mutex<Waiting<T>>,
@@ -152,12 +162,11 @@ impl<S: Storage> Reading<S> {
     pub(super) fn run(mut self) {
         // Between two requests there is time for a step of upkeep.
         let mut wait = Duration::ZERO;
-        while let Some(request) = self.requests.take_one(wait) {
-            if let Some(request) = request {
-                self.answer(request);
-                for damage in self.reader.take_damage() {
-                    (self.events)(Event::Damaged(damage));
-                }
+        loop {
+            match self.requests.take_one(wait) {
+                Next::End => return,
+                Next::Item(request) => self.answer(request),
+                Next::Nothing => {}
             }
             wait = match self.keeper.upkeep() {
                 Ok(true) => Duration::ZERO,
@@ -203,6 +212,9 @@ impl<S: Storage> Reading<S> {
             },
         };
         (self.events)(event);
+        for damage in self.reader.take_damage() {
+            (self.events)(Event::Damaged(damage));
+        }
     }
 }
 
@@ -242,8 +254,8 @@ impl<T> Inlet<T> {
         (!items.is_empty()).then_some(items)
     }
 
-    /// The next item, if there is one after so long at most; `None` at the end.
-    fn take_one(&self, wait: Duration) -> Option<Option<T>> {
+    /// The next item, if there is one after so long at most.
+    fn take_one(&self, wait: Duration) -> Next<T> {
         let mut waiting = self.waiting();
         if !wait.is_zero() {
             let nothing = |waiting: &mut Waiting<T>| waiting.items.is_empty() && !waiting.woken && !waiting.closed;
@@ -251,8 +263,11 @@ impl<T> Inlet<T> {
             waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         waiting.woken = false;
-        let item = waiting.items.pop_front();
-        (item.is_some() || !waiting.closed).then_some(item)
+        match waiting.items.pop_front() {
+            Some(item) => Next::Item(item),
+            None if waiting.closed => Next::End,
+            None => Next::Nothing,
+        }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting<T>> {

@@ -30,10 +30,11 @@ enum Behind {
 }
 
 impl Whole {
-    fn new(bytes: usize, behind: Behind) -> Self {
+    fn new(bytes: usize, behind: Behind, kind: u8) -> Self {
         let storage = MemoryStorage::default();
         let options = Options {
             segment_bytes: u32::try_from(bytes).unwrap(),
+            seed: u64::from(kind),
             ..options()
         };
         let (mut log, _) = Log::open(storage.clone(), options).unwrap();
@@ -44,6 +45,7 @@ impl Whole {
                 .map(|more| {
                     let mut entry = entry(LINE, seq + more, dice.usize(..bytes.min(20_000) / 13));
                     entry.lines.push((OTHER, 2 * (seq + more)));
+                    entry.kind = kind;
                     entry
                 })
                 .collect();
@@ -126,7 +128,7 @@ impl Whole {
                 .get(offset)
                 .unwrap_or_else(|| panic!("{what}: {offset} is invented"));
             assert_eq!(found.content, written.content, "{what}");
-            assert_eq!(found.lines, written.lines, "{what}");
+            assert_eq!((&found.lines, found.kind), (&written.lines, written.kind), "{what}");
         }
         let is_told = |at: u64| told.iter().any(|damage| damage.bytes.0 <= at && at < damage.bytes.1);
         for (offset, (end, _)) in &self.records {
@@ -222,7 +224,7 @@ fn flips_and_truncations(bytes: usize, stride: usize) {
     std::thread::scope(|scope| {
         for behind in all() {
             scope.spawn(move || {
-                let whole = Whole::new(bytes, behind);
+                let whole = Whole::new(bytes, behind, 1);
                 let len = usize::try_from(whole.end).unwrap();
                 assert!(len * 5 > bytes * 3 && whole.records.len() > 10, "{behind:?} {len}");
                 (0..len * 8).step_by(stride).for_each(|bit| whole.check_flip(bit));
@@ -256,9 +258,9 @@ fn every_flipped_bit_and_every_truncation_of_a_large_segment() {
 fn pages_that_are_not_what_they_should_be_are_no_records() {
     let mut dice = fastrand::Rng::with_seed(5);
     // Its records are in the same places: only the nonce tells them from ours.
-    let foreign = Whole::new(256 * 1024, Behind::Segment);
+    let foreign = Whole::new(256 * 1024, Behind::Segment, 2);
     for behind in all() {
-        let whole = Whole::new(256 * 1024, behind);
+        let whole = Whole::new(256 * 1024, behind, 1);
         for _ in 0..PAGES {
             whole.check_pages(&foreign, &mut dice);
         }

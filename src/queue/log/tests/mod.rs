@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::disk::Freed;
 use super::format::OWN;
 use super::*;
 use crate::queue;

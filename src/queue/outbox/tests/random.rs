@@ -91,6 +91,40 @@ fn narrow() -> Setup {
     setup
 }
 
+/// What operators do.
+fn operate(world: &mut World, op: &Op) {
+    match op {
+        Op::PauseUnit(paused) => {
+            let pause = paused.then(|| Pause::for_time("test", Some(Duration::from_secs(5)), world.now.wall));
+            world.outbox.pause(pause);
+        }
+        Op::PauseTopic(topic, paused) => world.outbox.pause_topic(&name(TOPICS[*topic]), *paused),
+        Op::Limit(topic, some) => {
+            let limits = some.then_some(LimitValues {
+                messages_per_second: 20.0,
+                bytes_per_second: 10_000,
+                burst: 2,
+            });
+            world
+                .outbox
+                .limit(TOPICS.get(*topic).map(|topic| name(topic)).as_ref(), limits);
+        }
+        Op::Purge(at) => {
+            let some: Vec<(Seq, Topic)> = world
+                .disk
+                .iter()
+                .skip(*at)
+                .step_by(7)
+                .map(|(seq, message)| (*seq, message.topic.clone()))
+                .collect();
+            let mut fx = crate::queue::effects::Effects::default();
+            world.outbox.gone(world.now, &some, GapReason::Purged, &mut fx);
+            world.take(fx);
+        }
+        _ => {}
+    }
+}
+
 /// Does one thing.
 fn step(world: &mut World, op: &Op) {
     match op {
@@ -122,37 +156,11 @@ fn step(world: &mut World, op: &Op) {
         Op::Answer(lane, count) if *lane < world.wires.len() => world.answer(*lane, *count),
         Op::Read(count, failed) => world.read(*count, *failed),
         Op::Exchange => world.exchange(),
-        Op::PauseUnit(paused) => {
-            let pause = paused.then(|| Pause::for_time("test", Some(Duration::from_secs(5)), world.now.wall));
-            world.outbox.pause(pause);
-        }
-        Op::PauseTopic(topic, paused) => world.outbox.pause_topic(&name(TOPICS[*topic]), *paused),
-        Op::Limit(topic, some) => {
-            let limits = some.then_some(LimitValues {
-                messages_per_second: 20.0,
-                bytes_per_second: 10_000,
-                burst: 2,
-            });
-            world
-                .outbox
-                .limit(TOPICS.get(*topic).map(|topic| name(topic)).as_ref(), limits);
-        }
+        Op::PauseUnit(_) | Op::PauseTopic(..) | Op::Limit(..) | Op::Purge(_) => operate(world, op),
         Op::Busy(lane, busy) if *lane < world.wires.len() && world.wires[*lane].up => {
             let id = world.wires[*lane].id;
             let pushback = busy.then_some(Duration::from_millis(100));
             world.frame(id, ToSender::Busy { pushback });
-        }
-        Op::Purge(at) => {
-            let some: Vec<(Seq, Topic)> = world
-                .disk
-                .iter()
-                .skip(*at)
-                .step_by(7)
-                .map(|(seq, message)| (*seq, message.topic.clone()))
-                .collect();
-            let mut fx = crate::queue::effects::Effects::default();
-            world.outbox.gone(world.now, &some, GapReason::Purged, &mut fx);
-            world.take(fx);
         }
         Op::Rollback => {
             world.fail_disk();

@@ -1,175 +1,16 @@
-//! Rates and shares on a virtual clock: a link with a capacity and a delay, on which the live lane goes first.
+//! Rates and shares on a virtual clock.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::super::pace::Pace;
+use super::super::pace::{Pace, float, whole};
+use super::link::Link;
 use super::world::{World, loose, name, setup};
 use crate::model::ByteSize;
-use crate::queue::lanes::{LaneKind, ToReceiver, ToSender};
+use crate::queue::lanes::{LaneKind, ToSender};
 use crate::queue::operator::LimitValues;
 use crate::queue::{ReplayLimits, Setup, UnitReplay};
-
-const TICK: Duration = Duration::from_millis(1);
-
-/// The path between the two relays.
-struct Link {
-    /// Bytes per second.
-    capacity: usize,
-    /// One way.
-    delay: Duration,
-    /// Nothing passes before.
-    blocked_until: Duration,
-    credit: usize,
-    on_way: VecDeque<(Duration, usize, ToReceiver)>,
-    back: VecDeque<(Duration, usize, ToSender)>,
-    /// When each message arrived, on which lane, how large, and how long after it was accepted.
-    arrivals: Vec<(Duration, LaneKind, usize, Duration)>,
-}
-
-fn bytes_of(frame: &ToReceiver) -> usize {
-    match frame {
-        ToReceiver::Messages { messages, .. } => messages.iter().map(|sent| sent.message.bytes()).sum(),
-        ToReceiver::Gap { .. } | ToReceiver::Open { .. } => 50,
-    }
-}
-
-impl Link {
-    fn new(capacity: usize, delay_ms: u64) -> Self {
-        Self {
-            capacity,
-            delay: Duration::from_millis(delay_ms),
-            blocked_until: Duration::ZERO,
-            credit: 0,
-            on_way: VecDeque::new(),
-            back: VecDeque::new(),
-            arrivals: Vec::new(),
-        }
-    }
-
-    /// One millisecond.
-    fn tick(&mut self, world: &mut World) {
-        world.pass(TICK);
-        let now = world.now.mono;
-        world.commit(usize::MAX);
-        world.read(usize::MAX, false);
-        world.poll();
-        if now >= self.blocked_until {
-            self.transmit(world, now);
-        }
-        while self.on_way.front().is_some_and(|(at, ..)| *at <= now) {
-            let (_, index, frame) = self.on_way.pop_front().unwrap();
-            self.arrive(world, now, index, frame);
-        }
-        while self.back.front().is_some_and(|(at, ..)| *at <= now) {
-            let (_, index, answer) = self.back.pop_front().unwrap();
-            let id = world.wires[index].id;
-            world.frame(id, answer);
-        }
-        world.poll();
-    }
-
-    fn transmit(&mut self, world: &mut World, now: Duration) {
-        self.credit += self.capacity / 1000;
-        let mut order: Vec<usize> = (0..world.wires.len()).collect();
-        order.sort_by_key(|index| world.wires[*index].kind == LaneKind::Backlog);
-        let mut idle = true;
-        for index in order {
-            while let Some(frame) = world.wires[index].out.front() {
-                let bytes = bytes_of(frame);
-                if bytes > self.credit {
-                    break;
-                }
-                self.credit -= bytes;
-                let frame = world.wires[index].out.pop_front().unwrap();
-                self.on_way.push_back((now + self.delay, index, frame));
-            }
-            if !world.wires[index].out.is_empty() {
-                idle = false;
-                break;
-            }
-        }
-        if idle {
-            self.credit = 0;
-        }
-    }
-
-    fn arrive(&mut self, world: &mut World, now: Duration, index: usize, frame: ToReceiver) {
-        let kind = world.wires[index].kind;
-        if let ToReceiver::Messages { messages, .. } = &frame {
-            for sent in messages {
-                let accepted = Duration::from_millis(sent.message.accepted_at.0);
-                let age = Duration::from_millis(world.now.wall.0) - accepted;
-                self.arrivals.push((now, kind, sent.message.bytes(), age));
-            }
-        }
-        world.wires[index].out.push_front(frame);
-        world.receive(index, 1);
-        let answers: Vec<ToSender> = world.wires[index].back.drain(..).collect();
-        self.back
-            .extend(answers.into_iter().map(|answer| (now + self.delay, index, answer)));
-    }
-
-    fn run(&mut self, world: &mut World, time: Duration) {
-        let end = world.now.mono + time;
-        while world.now.mono < end {
-            self.tick(world);
-        }
-    }
-
-    /// Runs while live messages of 1 KiB come at so many bytes per second.
-    fn run_live(&mut self, world: &mut World, time: Duration, rate: usize) {
-        let end = world.now.mono + time;
-        let mut due = 0;
-        while world.now.mono < end {
-            due += rate / 1000;
-            while due >= 1184 {
-                due -= 1184;
-                let message = world.message("t1", None, 1024, None);
-                world.publish(message);
-            }
-            self.tick(world);
-        }
-    }
-
-    /// Messages and bytes of a lane in a time.
-    fn between(&self, kind: LaneKind, from: Duration, to: Duration) -> (usize, usize) {
-        let some = self
-            .arrivals
-            .iter()
-            .filter(|(at, lane, ..)| *lane == kind && *at >= from && *at < to);
-        some.fold((0, 0), |(count, sum), (_, _, bytes, _)| (count + 1, sum + bytes))
-    }
-
-    /// The most messages and bytes of the backlog in any time of this length.
-    fn most(&self, window: Duration) -> (usize, usize) {
-        let (mut first, mut count, mut sum, mut most) = (0, 0, 0, (0, 0));
-        for (at, lane, bytes, _) in &self.arrivals {
-            let weight = usize::from(*lane == LaneKind::Backlog);
-            (count, sum) = (count + weight, sum + weight * bytes);
-            while self.arrivals[first].0 + window <= *at {
-                let weight = usize::from(self.arrivals[first].1 == LaneKind::Backlog);
-                (count, sum) = (count - weight, sum - weight * self.arrivals[first].2);
-                first += 1;
-            }
-            most = (most.0.max(count), most.1.max(sum));
-        }
-        most
-    }
-
-    /// How long 99 of 100 live messages took, at most.
-    fn p99(&self, from: Duration) -> Duration {
-        let live = self
-            .arrivals
-            .iter()
-            .filter(|(at, lane, ..)| *lane == LaneKind::Live && *at >= from);
-        let mut ages: Vec<Duration> = live.map(|(.., age)| *age).collect();
-        ages.sort();
-        ages[ages.len() * 99 / 100]
-    }
-}
 
 fn limited(messages: f64, bytes: u64, burst: u32) -> Setup {
     let mut setup = setup(loose());
@@ -199,35 +40,27 @@ fn behind(setup: Setup, messages: usize, size: usize) -> World {
     world
 }
 
+/// So many seconds ago.
+fn since(world: &World, seconds: u64) -> Duration {
+    world.now.mono.saturating_sub(Duration::from_secs(seconds))
+}
+
 const MIB: usize = 1 << 20;
 
 #[test]
 fn the_backlog_stays_within_105_percent_of_its_limit_over_any_10_s_at_the_peer() {
     // M-D2, with a path that stops now and then.
     for (rate, delay) in [(20.0, 1), (200.0, 100), (5000.0, 1)] {
-        let mut world = behind(
-            limited(rate, 0, 0),
-            super::super::pace::whole(rate * 30.0).try_into().unwrap(),
-            100,
-        );
+        let mut world = behind(limited(rate, 0, 0), whole(rate * 30.0).try_into().unwrap(), 100);
         let mut link = Link::new(20 * MIB, delay);
         for pause in [0, 900, 0, 300, 2000, 0] {
             link.blocked_until = world.now.mono + Duration::from_millis(pause);
             link.run(&mut world, Duration::from_millis(3500));
         }
         let most = link.most(Duration::from_secs(10)).0;
-        assert!(
-            most <= super::super::pace::whole(rate * 10.5).try_into().unwrap(),
-            "{most} of {rate}"
-        );
-        let calm = link
-            .between(
-                LaneKind::Backlog,
-                world.now.mono - Duration::from_secs(3),
-                world.now.mono,
-            )
-            .0;
-        assert!(calm as f64 >= rate * 2.8, "{calm} of {rate}");
+        assert!(most <= whole(rate * 10.5).try_into().unwrap(), "{most} of {rate}");
+        let calm = link.between(LaneKind::Backlog, since(&world, 3), world.now.mono).0;
+        assert!(float(calm) >= rate * 2.8, "{calm} of {rate}");
     }
 }
 
@@ -263,7 +96,7 @@ fn a_limit_changed_at_run_time_is_in_force_at_once() {
                 changed + Duration::from_secs(3),
             )
             .0;
-        assert!((count as f64 / 2.0 / rate - 1.0).abs() < 0.06, "{count} for {rate}");
+        assert!((float(count) / 2.0 / rate - 1.0).abs() < 0.06, "{count} for {rate}");
     }
     world.outbox.limit(None, None);
     let changed = world.now.mono;
@@ -319,10 +152,10 @@ fn live_messages_stay_fast_while_a_backlog_drains_at_half_of_the_link() {
         let mut link = Link::new(20 * MIB, delay);
         // Light live traffic: what the backlog takes is its own choice.
         link.run_live(&mut world, Duration::from_secs(3), MIB);
-        let (from, to) = (world.now.mono - Duration::from_secs(2), world.now.mono);
+        let (from, to) = (since(&world, 2), world.now.mono);
         let bytes = link.between(LaneKind::Backlog, from, to).1;
         assert!(
-            bytes <= 2 * 21 * MIB / 2 && bytes >= 2 * 2 * MIB,
+            (2 * 2 * MIB..=2 * 21 * MIB / 2).contains(&bytes),
             "{bytes} with a delay of {delay}"
         );
         let loaded = world.now.mono;
@@ -343,13 +176,7 @@ fn alone_a_backlog_gets_the_whole_link() {
     let mut world = behind(setup(loose()), 40_000, 1024);
     let mut link = Link::new(10 * MIB, 20);
     link.run(&mut world, Duration::from_secs(3));
-    let bytes = link
-        .between(
-            LaneKind::Backlog,
-            world.now.mono - Duration::from_secs(2),
-            world.now.mono,
-        )
-        .1;
+    let bytes = link.between(LaneKind::Backlog, since(&world, 2), world.now.mono).1;
     assert!(bytes >= 19 * MIB, "{bytes}");
 }
 
@@ -359,12 +186,12 @@ fn the_backlog_gets_its_minimal_share_of_a_link_that_live_messages_fill() {
     let mut world = behind(setup(loose()), 20_000, 1024);
     let mut link = Link::new(10 * MIB, 5);
     link.run_live(&mut world, Duration::from_secs(10), 20 * MIB);
-    let (from, to) = (world.now.mono - Duration::from_secs(8), world.now.mono);
+    let (from, to) = (since(&world, 8), world.now.mono);
     let (live, backlog) = (
         link.between(LaneKind::Live, from, to).1,
         link.between(LaneKind::Backlog, from, to).1,
     );
-    let share = backlog as f64 / (live + backlog) as f64;
+    let share = float(backlog) / float(live + backlog);
     assert!((0.05..0.3).contains(&share), "{share}");
     assert!(live + backlog > 70 * MIB, "the link is used: {live} {backlog}");
     assert!(
@@ -395,14 +222,8 @@ fn a_peer_out_of_resources_halves_the_backlog_which_recovers_in_steps() {
     world.frame(id, ToSender::Busy { pushback: None });
     for _ in 0..8 {
         link.run(&mut world, Duration::from_secs(1));
-        let bytes = link
-            .between(
-                LaneKind::Backlog,
-                world.now.mono - Duration::from_secs(1),
-                world.now.mono,
-            )
-            .1;
-        rates.push(bytes as f64 / (10 * MIB) as f64);
+        let bytes = link.between(LaneKind::Backlog, since(&world, 1), world.now.mono).1;
+        rates.push(float(bytes) / float(10 * MIB));
     }
     // What was under way when the peer said so still arrives.
     assert!((0.4..0.95).contains(&rates[0]), "{rates:?}");
@@ -420,13 +241,7 @@ fn a_peer_out_of_resources_halves_the_backlog_which_recovers_in_steps() {
         );
         link.run(&mut world, Duration::from_secs(1));
     }
-    let bytes = link
-        .between(
-            LaneKind::Backlog,
-            world.now.mono - Duration::from_secs(1),
-            world.now.mono,
-        )
-        .1;
+    let bytes = link.between(LaneKind::Backlog, since(&world, 1), world.now.mono).1;
     assert!(bytes > 10_000 && bytes < MIB, "it has a floor: {bytes}");
 }
 
@@ -448,8 +263,8 @@ proptest! {
             while pace.allows(bytes, (0, 0), Duration::ZERO) {
                 pace.take(bytes);
                 count += 1.0;
-                sum += bytes as f64;
-                largest = largest.max(bytes as f64);
+                sum += float(bytes);
+                largest = largest.max(float(bytes));
             }
             prop_assert!(count <= rate * now.as_secs_f64() + burst + 1e-3);
             let span = if limits.burst == 0 { 0.05 } else { burst / rate };

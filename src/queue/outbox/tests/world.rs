@@ -7,11 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::super::{Outbox, OutboxSnapshot};
+use super::receiver::Receiver;
+use super::wire::Wire;
 use crate::model::{GapReason, Geo, Key, Message, MessageId, Metadata, Name, Place, Seq, Topic, UnixMillis};
 use crate::queue::api::Output;
 use crate::queue::effects::{DeadWish, Effects, Now, ReadBack, Reader, Told, Write};
-use crate::queue::lanes::{LaneId, LaneKind, Refused, ToReceiver, ToSender};
-use crate::queue::line::Settled;
 use crate::queue::log::Scan;
 use crate::queue::operator::AuditRow;
 use crate::queue::record::Record;
@@ -24,34 +24,10 @@ pub(super) fn name(text: &str) -> Name {
 /// Something to be written.
 #[derive(Clone, Debug)]
 pub(super) enum Pending {
-    Stored(Seq, Message, bool),
+    Stored(Seq, Box<Message>, bool),
     Gap((Seq, Seq), GapReason, Vec<(Topic, u64)>),
     Dead(Seq, Box<DeadWish>),
     Relayed(Vec<(Seq, Seq)>, Vec<(Topic, u64)>),
-}
-
-/// A lane on the wire.
-#[derive(Debug)]
-pub(super) struct Wire {
-    pub(super) id: LaneId,
-    pub(super) kind: LaneKind,
-    /// The sender still has it.
-    pub(super) up: bool,
-    pub(super) out: VecDeque<ToReceiver>,
-    pub(super) back: VecDeque<ToSender>,
-}
-
-/// The relay that receives.
-#[derive(Debug, Default)]
-pub(super) struct Receiver {
-    pub(super) seen: Settled,
-    /// First arrivals in their order, with the lane's kind.
-    pub(super) arrivals: Vec<(Seq, LaneKind)>,
-    pub(super) skipped: BTreeMap<Seq, GapReason>,
-    pub(super) duplicates: u64,
-    /// It will never take these.
-    pub(super) refuses: BTreeSet<Seq>,
-    pub(super) deny: bool,
 }
 
 pub(super) struct World {
@@ -73,7 +49,7 @@ pub(super) struct World {
     /// Each message that is stored is checked against M-C2; that is slow.
     pub(super) checks_live: bool,
     made: u64,
-    next_lane: u64,
+    pub(super) next_lane: u64,
 }
 
 /// Settings with topics `t0` (ordered), `t1` (ordered), `loose` (unordered), and more.
@@ -158,7 +134,7 @@ impl World {
             .unwrap_or_default();
         self.outbox.admit(&message.topic, &settings, message.bytes()).ok()?;
         let seq = self.outbox.assign();
-        self.pending.push_back(Pending::Stored(seq, message, false));
+        self.pending.push_back(Pending::Stored(seq, Box::new(message), false));
         Some(seq)
     }
 
@@ -175,8 +151,8 @@ impl World {
             let write = self.pending.pop_front().unwrap();
             self.log.push(write.clone());
             if let Pending::Stored(seq, message, _) = &write {
-                self.disk.insert(*seq, message.clone());
-                self.accepted.insert(*seq, message.clone());
+                self.disk.insert(*seq, (**message).clone());
+                self.accepted.insert(*seq, (**message).clone());
             }
             let expected = match &write {
                 Pending::Stored(_, message, _) if self.checks_live => Some(self.expects_live(message)),
@@ -189,30 +165,6 @@ impl World {
                 assert_eq!(self.outbox.live.find(*seq).is_some(), live, "M-C2: {seq} is live");
             }
         }
-    }
-
-    /// Whether a message should go live at once (M-C2); `None`: it may, but need not.
-    fn expects_live(&self, message: &Message) -> Option<bool> {
-        let outbox = &self.outbox;
-        let id = outbox.topics.find(&message.topic)?;
-        let topic = outbox.topics.at(id);
-        let room = outbox.live.len() == 0
-            || outbox.live.bytes() + message.bytes() <= self.setup.queue.live_bytes_max.as_usize();
-        if !outbox.open_live_lane() || outbox.pause.is_some() || topic.paused || !room {
-            return Some(false);
-        }
-        if message.key.is_none() || !topic.rules.ordered {
-            return Some(true);
-        }
-        let same_key = |other: &Message| other.topic == message.topic && other.key == message.key;
-        let earlier = self.accepted.iter().filter(|(_, other)| same_key(other));
-        let waits = |seq: Seq| outbox.is_open(seq) && outbox.live.find(seq).is_none();
-        if earlier.clone().any(|(seq, _)| waits(*seq)) {
-            return Some(false);
-        }
-        let undecided = earlier.clone().any(|(seq, _)| outbox.wished.contains_key(seq));
-        let keys = &outbox.cursors[&topic.cursor].keys;
-        (!keys.wants_recount() && !undecided).then_some(true)
     }
 
     /// Does what the outbox wishes.
@@ -277,93 +229,6 @@ impl World {
         self.now.wall.0 += u64::try_from(time.as_millis()).unwrap();
     }
 
-    pub(super) fn lane_up(&mut self, kind: LaneKind) -> LaneId {
-        let id = LaneId(self.next_lane);
-        self.next_lane += 1;
-        self.wires.push(Wire {
-            id,
-            kind,
-            up: true,
-            out: VecDeque::new(),
-            back: VecDeque::new(),
-        });
-        let mut fx = Effects::default();
-        self.outbox.on_lane_up(self.now, id, name("peer"), kind, &mut fx);
-        self.take(fx);
-        id
-    }
-
-    /// Both lanes are up and opened.
-    pub(super) fn connect(&mut self) {
-        self.lane_up(LaneKind::Live);
-        self.lane_up(LaneKind::Backlog);
-        self.exchange();
-    }
-
-    /// Both lanes are up and opened, and nothing else happens.
-    pub(super) fn connect_without_exchange(&mut self) {
-        for kind in [LaneKind::Live, LaneKind::Backlog] {
-            self.lane_up(kind);
-            let index = self.wires.len() - 1;
-            self.receive(index, 1);
-            self.answer(index, 1);
-        }
-    }
-
-    /// The sender loses a lane. `lost`: what is under way is lost too; else it may arrive later.
-    pub(super) fn lane_down(&mut self, index: usize, lost: bool) {
-        let wire = &mut self.wires[index];
-        let (id, was_up) = (wire.id, wire.up);
-        wire.up = false;
-        wire.back.clear();
-        if lost {
-            wire.out.clear();
-        }
-        if was_up {
-            let mut fx = Effects::default();
-            self.outbox.on_lane_down(self.now, id, &mut fx);
-            self.take(fx);
-        }
-    }
-
-    pub(super) fn all_down(&mut self) {
-        for index in 0..self.wires.len() {
-            self.lane_down(index, true);
-        }
-        self.wires.clear();
-    }
-
-    /// The receiver takes frames of a lane.
-    pub(super) fn receive(&mut self, index: usize, count: usize) {
-        for _ in 0..count {
-            let wire = &mut self.wires[index];
-            let Some(frame) = wire.out.pop_front() else { return };
-            if let Some(answer) = self.receiver.take(frame, wire.kind, &self.accepted)
-                && wire.up
-            {
-                wire.back.push_back(answer);
-            }
-        }
-    }
-
-    /// The sender takes answers of a lane.
-    pub(super) fn answer(&mut self, index: usize, count: usize) {
-        for _ in 0..count {
-            let wire = &mut self.wires[index];
-            let id = wire.id;
-            let Some(frame) = wire.back.pop_front().filter(|_| wire.up) else {
-                return;
-            };
-            self.frame(id, frame);
-        }
-    }
-
-    pub(super) fn frame(&mut self, id: LaneId, frame: ToSender) {
-        let mut fx = Effects::default();
-        self.outbox.on_frame(self.now, id, frame, &mut fx);
-        self.take(fx);
-    }
-
     pub(super) fn read(&mut self, count: usize, failed: bool) {
         for _ in 0..count.min(self.reads.len()) {
             let (cursor, scan) = self.reads.pop_front().unwrap();
@@ -387,28 +252,6 @@ impl World {
             self.outbox.on_read(self.now, cursor, back, &mut fx);
             self.take(fx);
         }
-    }
-
-    /// Everything moves until nothing does, without time passing.
-    pub(super) fn exchange(&mut self) {
-        let mut idle = 0;
-        for _ in 0..100_000 {
-            self.poll();
-            self.commit(usize::MAX);
-            self.read(usize::MAX, false);
-            let mut moved = false;
-            for index in 0..self.wires.len() {
-                moved |= !self.wires[index].out.is_empty() || !self.wires[index].back.is_empty();
-                self.receive(index, usize::MAX);
-                self.answer(index, usize::MAX);
-            }
-            moved |= !self.pending.is_empty() || !self.reads.is_empty();
-            idle = if moved { 0 } else { idle + 1 };
-            if idle == 3 {
-                return;
-            }
-        }
-        panic!("it never comes to rest");
     }
 
     /// SIGKILL and a new start from the last snapshot and the records behind it.
@@ -462,144 +305,6 @@ impl World {
             .find(|row| row.topic == topic)
             .unwrap_or_default()
     }
-
-    /// First arrivals of each key are in the order of its numbers (M-C1).
-    pub(super) fn check_order(&self) {
-        let mut last: BTreeMap<(Topic, Vec<u8>), Seq> = BTreeMap::new();
-        for (seq, lane) in &self.receiver.arrivals {
-            let message = &self.accepted[seq];
-            let rules = TopicSettings::of(&self.setup.topics, &message.topic);
-            if let Some(key) = &message.key
-                && rules.is_none_or(|rules| rules.ordered)
-            {
-                let before = last.insert((message.topic.clone(), key.key.to_vec()), *seq);
-                assert!(
-                    before < Some(*seq),
-                    "{seq} came behind {before:?}, on the lane {lane:?}"
-                );
-            }
-        }
-    }
-
-    /// Everything has an end, and is counted as that (M-G8).
-    pub(super) fn check_books(&self) {
-        let mut ends: BTreeMap<String, BTreeMap<&str, u64>> = BTreeMap::new();
-        let mut count = |topic: &Topic, what: &'static str, count: u64| {
-            *ends
-                .entry(topic.as_str().to_owned())
-                .or_default()
-                .entry(what)
-                .or_default() += count;
-        };
-        let mut ended = BTreeSet::new();
-        for record in &self.log {
-            let (seqs, what) = match record {
-                Pending::Gap(seqs, reason, _) => (*seqs, reason.as_str()),
-                Pending::Dead(seq, _) => ((*seq, *seq), "dead_lettered"),
-                Pending::Relayed(..) | Pending::Stored(..) => continue,
-            };
-            for seq in seqs.0..=seqs.1 {
-                assert!(ended.insert(seq), "{seq} ended twice");
-                count(&self.accepted[&seq].topic, what, 1);
-            }
-        }
-        let arrived: BTreeSet<Seq> = self.receiver.arrivals.iter().map(|(seq, _)| *seq).collect();
-        for (seq, message) in &self.accepted {
-            count(&message.topic, "accepted", 1);
-            if !ended.contains(seq) {
-                assert!(arrived.contains(seq), "{seq} is lost");
-                count(&message.topic, "relayed", 1);
-            }
-        }
-        for (topic, counts) in ends {
-            let row = self.row(&topic);
-            let of = |what: &str| counts.get(what).copied().unwrap_or_default();
-            assert_eq!(row.accepted, of("accepted"), "{topic} {row:?}");
-            assert_eq!(row.relayed, of("relayed"), "{topic} {row:?} {counts:?}");
-            assert_eq!(row.expired, of("expired"), "{topic} {row:?}");
-            assert_eq!(row.dropped, of("dropped"), "{topic} {row:?}");
-            assert_eq!(row.purged, of("purged"), "{topic} {row:?}");
-            assert_eq!(row.dead_lettered, of("dead_lettered"), "{topic} {row:?}");
-            assert_eq!(row.corrupted, of("corrupted"), "{topic} {row:?}");
-        }
-    }
-
-    /// Nothing is left anywhere.
-    pub(super) fn check_empty(&self) {
-        let status = self.outbox.status(self.now);
-        assert_eq!((status.live, status.backlog, status.bytes), (0, 0, 0), "{status:?}");
-        assert_eq!((status.keys_behind, status.keys_coarse), (0, false));
-        assert_eq!(self.undone(), 0);
-        assert!(self.outbox.void.is_empty() && self.outbox.wished.is_empty() && self.outbox.flying.is_empty());
-        for topic in self.outbox.topics.iter() {
-            assert_eq!(
-                (topic.live, topic.backlog, topic.flying, topic.ending),
-                (0, 0, 0, 0),
-                "{topic:?}"
-            );
-        }
-        for cursor in self.outbox.cursors.values() {
-            assert_eq!(
-                (cursor.pending, cursor.flying, cursor.flying_bytes, cursor.ending),
-                (0, 0, 0, 0)
-            );
-        }
-        assert_eq!(
-            self.receiver.seen.frontier(),
-            self.outbox.last_stored(),
-            "every number is told (M-G2)"
-        );
-    }
-}
-
-impl Receiver {
-    fn take(&mut self, frame: ToReceiver, kind: LaneKind, accepted: &BTreeMap<Seq, Message>) -> Option<ToSender> {
-        match frame {
-            ToReceiver::Open { base, .. } => {
-                if self.deny {
-                    return Some(ToSender::Denied {
-                        detail: "not wanted".to_owned(),
-                    });
-                }
-                self.seen.insert_range(1, base.saturating_sub(1));
-                Some(ToSender::Opened {
-                    frontier: self.seen.frontier(),
-                    above: self.seen.runs_above(1000),
-                    highest: self.seen.highest(),
-                })
-            }
-            ToReceiver::Messages { batch, messages } => {
-                let mut refused = Vec::new();
-                for sent in messages {
-                    assert!(accepted.contains_key(&sent.seq), "M-A3: {} is not on disk", sent.seq);
-                    assert_eq!(accepted[&sent.seq], sent.message);
-                    if self.refuses.contains(&sent.seq) && !self.seen.contains(sent.seq) {
-                        refused.push(Refused {
-                            seq: sent.seq,
-                            reason: "not_allowed".to_owned(),
-                            detail: "test".to_owned(),
-                        });
-                    } else if self.seen.insert(sent.seq) {
-                        self.arrivals.push((sent.seq, kind));
-                    } else {
-                        self.duplicates += 1;
-                    }
-                }
-                Some(ToSender::Ack { batch, refused })
-            }
-            ToReceiver::Gap { batch, seqs, reason } => {
-                for seq in seqs.0..=seqs.1 {
-                    if self.seen.insert(seq) {
-                        self.skipped.insert(seq, reason);
-                    }
-                }
-                Some(ToSender::Ack {
-                    batch,
-                    refused: Vec::new(),
-                })
-            }
-        }
-    }
 }
 
 fn apply(outbox: &mut Outbox, now: Now, record: &Pending, recovery: bool, fx: &mut Effects) {
@@ -610,4 +315,21 @@ fn apply(outbox: &mut Outbox, now: Now, record: &Pending, recovery: bool, fx: &m
         Pending::Relayed(seqs, counts) if recovery => outbox.on_relayed(seqs, counts),
         Pending::Relayed(..) => {}
     }
+}
+
+/// State of the link.
+pub(super) fn state(world: &World) -> String {
+    world.outbox.status(world.now).state
+}
+
+/// First arrivals in their order.
+pub(super) fn arrived(world: &World) -> Vec<Seq> {
+    world.receiver.arrivals.iter().map(|(seq, _)| *seq).collect()
+}
+
+/// A pair that is up.
+pub(super) fn connected() -> World {
+    let mut world = World::new(setup(loose()));
+    world.connect();
+    world
 }

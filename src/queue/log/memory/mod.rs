@@ -3,13 +3,14 @@
 //! For tests and simulations. A crash keeps what was synced, and of everything else a part that the dice choose: sectors of
 //! writes, lengths without bytes and bytes without lengths, names.
 
+mod crash;
+mod storage;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
 
 use super::format::long;
-use super::storage::Storage;
 
 /// Files in memory. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -53,7 +54,7 @@ pub struct Faults {
 
 #[derive(Clone, Debug, Default)]
 struct Files {
-    files: BTreeMap<u64, Bytes>,
+    by_number: BTreeMap<u64, Bytes>,
     names: BTreeMap<String, u64>,
     synced_names: BTreeMap<String, u64>,
     /// Changes of names since the last sync of the directory.
@@ -108,6 +109,7 @@ impl MemoryStorage {
     }
 
     /// A copy that shares nothing.
+    #[must_use]
     pub fn fork(&self) -> Self {
         let copy = self.files().clone();
         Self(Arc::new(Mutex::new(Files {
@@ -117,56 +119,10 @@ impl MemoryStorage {
         })))
     }
 
-    /// What is there after the power went out now. Sectors are of so many bytes.
-    pub fn crashed(&self, dice: &mut fastrand::Rng, sector: usize) -> Self {
-        let files = self.files();
-        let mut names = files.synced_names.clone();
-        // Mostly all up to some change survive, as with a journal; but nothing that was not synced is sure.
-        let until = dice.usize(..=files.renamed.len());
-        let any = dice.u8(..4) == 0;
-        for (at, operation) in files.renamed.iter().enumerate() {
-            let survives = if any { dice.bool() } else { at < until };
-            match operation {
-                _ if !survives => {}
-                Operation::Create(name, file) => {
-                    names.insert(name.clone(), *file);
-                }
-                Operation::Remove(name) => {
-                    names.remove(name);
-                }
-                Operation::Rename(from, to, file) => {
-                    if names.get(from) == Some(file) {
-                        names.remove(from);
-                    }
-                    names.insert(to.clone(), *file);
-                }
-                _ => {}
-            }
-        }
-        let left = names.values().filter_map(|number| {
-            let file = files.files.get(number)?;
-            let bytes = file.crashed(dice, sector);
-            let file = Bytes {
-                shown: bytes.clone(),
-                synced: bytes,
-                written: Vec::new(),
-            };
-            Some((*number, file))
-        });
-        let left = left.collect();
-        Self(Arc::new(Mutex::new(Files {
-            files: left,
-            synced_names: names.clone(),
-            names,
-            next: files.next,
-            ..Files::default()
-        })))
-    }
-
     /// Names and bytes of all files.
     pub fn contents(&self) -> BTreeMap<String, Vec<u8>> {
         let files = self.files();
-        let shown = |number| files.files.get(number).map(|file| file.shown.clone());
+        let shown = |number| files.by_number.get(number).map(|file| file.shown.clone());
         let contents = files
             .names
             .iter()
@@ -186,7 +142,7 @@ impl MemoryStorage {
                 synced: bytes,
                 written: Vec::new(),
             };
-            files.files.insert(number, file);
+            files.by_number.insert(number, file);
             files.names.insert(name.clone(), number);
             files.synced_names.insert(name, number);
         }
@@ -199,42 +155,6 @@ impl MemoryStorage {
     }
 }
 
-impl Bytes {
-    fn crashed(&self, dice: &mut fastrand::Rng, sector: usize) -> Vec<u8> {
-        let mut bytes = self.synced.clone();
-        // None, all, or any of what was not synced.
-        let share = dice.choice([0, 100, 50, 90, 10]).unwrap_or_default();
-        let mut len = bytes.len();
-        for operation in &self.written {
-            match operation {
-                Operation::Write(_, offset, written) => {
-                    let mut at = index(*offset);
-                    let mut rest = written.as_slice();
-                    while !rest.is_empty() {
-                        let (part, later) = rest.split_at(rest.len().min(sector - at % sector));
-                        if dice.u8(..100) < share {
-                            put(&mut bytes, at, part);
-                        }
-                        at += part.len();
-                        rest = later;
-                    }
-                    if dice.u8(..100) < share {
-                        len = len.max(at);
-                    }
-                }
-                Operation::SetLen(_, to) if dice.u8(..100) < share => {
-                    len = index(*to);
-                    bytes.truncate(len);
-                }
-                _ => {}
-            }
-        }
-        // A length without its bytes shows zeros; bytes beyond the length are not there.
-        bytes.resize(len, 0);
-        bytes
-    }
-}
-
 impl Files {
     fn apply(&mut self, operation: &Operation) {
         if let Some(recorded) = &mut self.recorded {
@@ -242,7 +162,7 @@ impl Files {
         }
         match operation {
             Operation::Create(name, number) => {
-                self.files.insert(*number, Bytes::default());
+                self.by_number.insert(*number, Bytes::default());
                 self.names.insert(name.clone(), *number);
                 self.next = self.next.max(number + 1);
                 self.renamed.push(operation.clone());
@@ -257,24 +177,24 @@ impl Files {
                 self.renamed.push(operation.clone());
             }
             Operation::Write(number, offset, bytes) => {
-                if let Some(file) = self.files.get_mut(number) {
+                if let Some(file) = self.by_number.get_mut(number) {
                     put(&mut file.shown, index(*offset), bytes);
                     file.written.push(operation.clone());
                 }
             }
             Operation::SetLen(number, len) => {
-                if let Some(file) = self.files.get_mut(number) {
+                if let Some(file) = self.by_number.get_mut(number) {
                     file.shown.resize(index(*len), 0);
                     file.written.push(operation.clone());
                 }
             }
             Operation::Sync(number) => {
-                if let Some(file) = self.files.get_mut(number) {
+                if let Some(file) = self.by_number.get_mut(number) {
                     file.sync();
                 }
             }
             Operation::SyncFailed(number) => {
-                if let Some(file) = self.files.get_mut(number) {
+                if let Some(file) = self.by_number.get_mut(number) {
                     file.fail_sync();
                 }
             }
@@ -283,7 +203,8 @@ impl Files {
                 self.renamed.clear();
                 let named: Vec<u64> = self.names.values().copied().collect();
                 let open = |number: &u64| self.open.get(number).is_some_and(|handle| handle.strong_count() > 0);
-                self.files.retain(|number, _| named.contains(number) || open(number));
+                self.by_number
+                    .retain(|number, _| named.contains(number) || open(number));
                 self.open.retain(|_, handle| handle.strong_count() > 0);
             }
         }
@@ -313,7 +234,9 @@ impl Files {
     }
 
     fn file(&self, number: u64) -> io::Result<&Bytes> {
-        self.files.get(&number).ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.by_number
+            .get(&number)
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn handle(&mut self, number: u64) -> Arc<u64> {
@@ -327,7 +250,7 @@ impl Files {
 
     /// Bytes that all files have.
     fn bytes(&self) -> u64 {
-        let named = self.names.values().filter_map(|number| self.files.get(number));
+        let named = self.names.values().filter_map(|number| self.by_number.get(number));
         named.map(|file| long(file.shown.len())).sum()
     }
 }
@@ -354,128 +277,6 @@ impl Bytes {
                 }
             }
         }
-    }
-}
-
-impl Storage for MemoryStorage {
-    type File = Arc<u64>;
-
-    fn list(&self) -> io::Result<Vec<(String, u64)>> {
-        let files = self.files();
-        let len = |number| files.file(number).map(|file| long(file.shown.len()));
-        files
-            .names
-            .iter()
-            .map(|(name, number)| Ok((name.clone(), len(*number)?)))
-            .collect()
-    }
-
-    fn create(&self, name: &str) -> io::Result<Arc<u64>> {
-        let mut files = self.files();
-        files.fails()?;
-        if files.names.contains_key(name) {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
-        let number = files.next;
-        files.apply(&Operation::Create(name.to_owned(), number));
-        Ok(files.handle(number))
-    }
-
-    fn open(&self, name: &str) -> io::Result<Arc<u64>> {
-        let mut files = self.files();
-        let number = files.number(name)?;
-        Ok(files.handle(number))
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        let mut files = self.files();
-        files.fails()?;
-        files.number(name)?;
-        files.apply(&Operation::Remove(name.to_owned()));
-        Ok(())
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut files = self.files();
-        files.fails()?;
-        let number = files.number(from)?;
-        files.apply(&Operation::Rename(from.to_owned(), to.to_owned(), number));
-        Ok(())
-    }
-
-    fn read_at(&self, file: &Arc<u64>, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
-        let files = self.files();
-        if files.faults.fail_reads {
-            return Err(io::Error::other("a fault of the test"));
-        }
-        let shown = files.file(**file)?.shown.get(index(offset)..).unwrap_or_default();
-        let len = shown.len().min(bytes.len());
-        if let (Some(to), Some(from)) = (bytes.get_mut(..len), shown.get(..len)) {
-            to.copy_from_slice(from);
-        }
-        Ok(len)
-    }
-
-    fn write_at(&self, file: &Arc<u64>, offset: u64, bytes: &[u8]) -> io::Result<usize> {
-        let mut files = self.files();
-        let len = files.file(**file)?.shown.len();
-        let mut fits = bytes.len().min(files.faults.write_max.unwrap_or(usize::MAX));
-        if let Some(bytes_max) = files.faults.bytes_max {
-            let free = index(bytes_max.saturating_sub(files.bytes()));
-            fits = fits.min(free.saturating_add(len).saturating_sub(index(offset)));
-        }
-        let failed = files.fails();
-        if failed.is_err() {
-            fits /= 2;
-        }
-        let part = bytes.get(..fits).unwrap_or_default();
-        if fits > 0 {
-            files.apply(&Operation::Write(**file, offset, part.to_vec()));
-        }
-        failed?;
-        match fits {
-            0 if !bytes.is_empty() => Err(io::ErrorKind::StorageFull.into()),
-            _ => Ok(fits),
-        }
-    }
-
-    fn set_len(&self, file: &Arc<u64>, len: u64) -> io::Result<()> {
-        let mut files = self.files();
-        files.fails()?;
-        files.file(**file)?;
-        files.apply(&Operation::SetLen(**file, len));
-        Ok(())
-    }
-
-    fn sync_data(&self, file: &Arc<u64>) -> io::Result<Duration> {
-        let mut files = self.files();
-        if let Err(error) = files.fails() {
-            files.apply(&Operation::SyncFailed(**file));
-            return Err(error);
-        }
-        files.apply(&Operation::Sync(**file));
-        Ok(Duration::ZERO)
-    }
-
-    fn sync_dir(&self) -> io::Result<()> {
-        let mut files = self.files();
-        files.fails()?;
-        files.apply(&Operation::SyncDir);
-        Ok(())
-    }
-
-    fn settle(&self, file: &Arc<u64>) -> io::Result<()> {
-        self.sync_data(file)?;
-        if let Some(file) = self.files().files.get_mut(&**file) {
-            file.shown.clone_from(&file.synced);
-        }
-        Ok(())
-    }
-
-    fn free_and_total(&self) -> io::Result<(u64, u64)> {
-        let files = self.files();
-        let total = files.faults.bytes_max.unwrap_or(u64::MAX);
-        Ok((total.saturating_sub(files.bytes()), total))
     }
 }
 

@@ -1,0 +1,5 @@
+//! Proofs: single cases in `cases`, random operations against a reference model in `model`.
+
+mod cases;
+mod model;
+mod world;

@@ -1,0 +1,715 @@
+//! Random operations against a model that knows what each group should have.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::world::{Logged, World, message, name, setup, topic};
+use crate::model::{GapReason, GroupName, Message, Seq};
+use crate::queue::api::{ConsumerId, Deliver, Output, Settlement};
+use crate::queue::effects::{DeadWish, Effects, Told, Write};
+use crate::queue::record::{DeadSource, Kept, Pausable, Pause, Record};
+use crate::queue::{Exhausted, GroupSettings, OnExpiry, Overflow, RetrySettings, TopicSettings};
+
+/// What one group should know.
+#[derive(Clone, Debug, Default)]
+struct Group {
+    /// Numbers it is to have.
+    has: BTreeSet<Seq>,
+    /// How they ended; `None`: acknowledged.
+    ended: BTreeMap<Seq, Option<GapReason>>,
+    failed: BTreeMap<Seq, u32>,
+}
+
+type Groups = BTreeMap<GroupName, Group>;
+
+struct Model {
+    world: World,
+    groups: Groups,
+    heir: Option<GroupName>,
+    /// Groups and heir as the snapshot has them.
+    kept: (Groups, Option<GroupName>),
+    stored: BTreeMap<Seq, Message>,
+    damaged: BTreeSet<Seq>,
+    /// For one group only.
+    narrow: BTreeSet<Seq>,
+    dying: BTreeSet<(GroupName, Seq)>,
+    consumers: BTreeMap<ConsumerId, (GroupName, usize)>,
+    /// With consumers now.
+    flying: Vec<Deliver>,
+    /// Settled, overdue, or their consumer is gone.
+    old: Vec<Deliver>,
+    /// Ends that must be in the next records: otherwise a message was handed out before its turn.
+    claims: BTreeSet<(GroupName, Seq)>,
+    /// When a failed message may come again at the earliest.
+    not_before: BTreeMap<(GroupName, Seq), u64>,
+    written: usize,
+    next_consumer: u64,
+}
+
+impl Model {
+    fn new(settings: TopicSettings, parked_max: usize) -> Self {
+        let world = World::with(setup(settings, parked_max));
+        Self {
+            world,
+            groups: Groups::new(),
+            heir: None,
+            kept: (Groups::new(), None),
+            stored: BTreeMap::new(),
+            damaged: BTreeSet::new(),
+            narrow: BTreeSet::new(),
+            dying: BTreeSet::new(),
+            consumers: BTreeMap::new(),
+            flying: Vec::new(),
+            old: Vec::new(),
+            claims: BTreeSet::new(),
+            not_before: BTreeMap::new(),
+            written: 0,
+            next_consumer: 1,
+        }
+    }
+
+    fn settings(&self) -> &TopicSettings {
+        &self.world.setup.topics["t*"]
+    }
+
+    /// What was under way for the group that stands for none is for its heir.
+    fn name_of(&self, group: &GroupName) -> GroupName {
+        match &self.heir {
+            Some(heir) if *group == name("-") && !self.groups.contains_key(group) => heir.clone(),
+            _ => group.clone(),
+        }
+    }
+
+    fn group(&mut self, group: &GroupName) -> &mut Group {
+        let group = self.name_of(group);
+        self.groups.get_mut(&group).unwrap()
+    }
+
+    fn end(&mut self, group: &GroupName, seq: Seq, reason: Option<GapReason>) {
+        self.claims.remove(&(group.clone(), seq));
+        let state = self.group(group);
+        assert!(state.has.contains(&seq), "{group} never had {seq}");
+        let before = state.ended.insert(seq, reason);
+        assert_eq!(before, None, "{seq} ended twice in {group}, then {reason:?}");
+        state.failed.remove(&seq);
+    }
+
+    /// Looks at all that came out since the last look.
+    fn look(&mut self) {
+        let writes: Vec<_> = self
+            .world
+            .writing
+            .iter()
+            .skip(self.written - self.world.left)
+            .map(copy)
+            .collect();
+        self.written = self.world.left + self.world.writing.len();
+        for write in writes {
+            match write {
+                Some(Logged::Dead(wish)) => self.look_at_wish(&wish),
+                Some(Logged::Record(record)) => self.look_at_record(record, true),
+                None => {}
+            }
+        }
+        for overdue in std::mem::take(&mut self.world.overdue) {
+            let Output::Overdue { consumer, delivery, .. } = overdue else {
+                panic!()
+            };
+            let at = self
+                .flying
+                .iter()
+                .position(|it| it.consumer == consumer && it.delivery == delivery);
+            let deliver = self.flying.remove(at.expect("it is with that consumer"));
+            self.fail(&deliver, None);
+            self.old.push(deliver);
+        }
+        for told in std::mem::take(&mut self.world.told) {
+            let Told::Done { seq, .. } = told else { panic!() };
+            assert!(self.world.inbox.is_done(&topic(), seq));
+            assert!(self.groups.values().any(|group| group.ended.get(&seq) == Some(&None)));
+        }
+        for deliver in std::mem::take(&mut self.world.deliveries) {
+            self.look_at_delivery(deliver);
+        }
+        if !self.claims.is_empty() {
+            let mut fx = Effects::default();
+            self.world.inbox.save(&mut fx);
+            self.world.absorb(fx);
+            let writes: Vec<_> = self
+                .world
+                .writing
+                .iter()
+                .skip(self.written - self.world.left)
+                .map(copy)
+                .collect();
+            self.written = self.world.left + self.world.writing.len();
+            for write in writes.into_iter().flatten() {
+                let Logged::Record(record) = write else { panic!() };
+                self.look_at_record(record, true);
+            }
+            assert!(
+                self.claims.is_empty(),
+                "handed out before their turn: {:?}",
+                self.claims
+            );
+        }
+    }
+
+    fn look_at_wish(&mut self, wish: &DeadWish) {
+        let DeadSource::Group(group, seq) = wish.at.clone() else {
+            panic!()
+        };
+        assert_eq!(wish.message, self.stored[&seq]);
+        let attempts = self.settings().retry.attempts;
+        match wish.reason.as_str() {
+            "attempts" => assert!(wish.attempts >= attempts),
+            "expired" => assert!(self.stored[&seq].is_expired(self.world.now.wall)),
+            "terminated" => assert!(wish.attempts > 0),
+            "rest_of_key" => assert_eq!(self.settings().exhausted, Exhausted::DlqRestOfKey),
+            other => panic!("{other}"),
+        }
+        assert!(
+            !self.group(&group).ended.contains_key(&seq),
+            "{seq} is given up though it had ended"
+        );
+        let group = self.name_of(&group);
+        assert!(self.dying.insert((group, seq)), "given up twice");
+    }
+
+    /// `now`: it was just decided; else it is read after a restart.
+    fn look_at_record(&mut self, record: Record, now: bool) {
+        match record {
+            Record::Settled {
+                group, seqs, reason, ..
+            } => {
+                for seq in seqs.into_iter().flat_map(|(from, to)| from..=to) {
+                    let ended = self.group(&group).ended.get(&seq).copied();
+                    match (reason, ended) {
+                        (None, ended) if now => assert_eq!(ended, Some(None), "{seq} was not acknowledged"),
+                        (_, Some(_)) if !now => {}
+                        (Some(GapReason::Corrupted), _) if !self.damaged.contains(&seq) => panic!("{seq} is there"),
+                        (reason, _) => self.end(&group, seq, reason),
+                    }
+                }
+            }
+            Record::Kept(kept) => {
+                if let Kept::Group { group, .. } = *kept {
+                    self.add_group(group);
+                }
+            }
+            Record::Attempt { group, seq, failed, .. } if !now => {
+                let failures = &mut self.group(&group).failed;
+                failures.insert(seq, failed);
+                if failed == 0 {
+                    failures.remove(&seq);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn add_group(&mut self, group: GroupName) {
+        if self.groups.contains_key(&group) {
+            return;
+        }
+        if let Some(nobody) = self.groups.remove(&name("-")) {
+            self.dying = std::mem::take(&mut self.dying)
+                .into_iter()
+                .map(|(_, seq)| (group.clone(), seq))
+                .collect();
+            self.heir = Some(group.clone());
+            self.groups.insert(group, nobody);
+            return;
+        }
+        let mut new = Group::default();
+        for (name, other) in &self.groups {
+            let ended = |seq: &Seq| other.ended.contains_key(seq) || self.dying.contains(&(name.clone(), *seq));
+            new.has.extend(other.has.iter().filter(|seq| !ended(seq)));
+        }
+        self.groups.insert(group, new);
+    }
+
+    fn look_at_delivery(&mut self, deliver: Deliver) {
+        let (group, seq) = (deliver.group.clone(), deliver.delivery.seq);
+        let message = self.stored[&seq].clone();
+        assert_eq!(deliver.message, message);
+        assert!(!message.is_expired(self.world.now.wall), "{seq} is expired");
+        assert!(!self.dying.contains(&(group.clone(), seq)), "{seq} is given up");
+        let ordered = self.settings().ordered;
+        let state = self.group(&group).clone();
+        assert!(
+            state.has.contains(&seq) && !state.ended.contains_key(&seq),
+            "{seq} for {group}"
+        );
+        assert_eq!(
+            deliver.attempts,
+            state.failed.get(&seq).copied().unwrap_or(0),
+            "attempts of {seq}"
+        );
+        assert!(deliver.attempts < self.settings().retry.attempts);
+        if let Some(not_before) = self.not_before.remove(&(group.clone(), seq)) {
+            assert!(self.world.now.wall.0 >= not_before, "{seq} comes too early");
+        }
+        let (home, in_flight_max) = self.consumers[&deliver.consumer].clone();
+        assert_eq!(home, group);
+        let same = |other: &&Deliver| other.consumer == deliver.consumer;
+        assert!(
+            self.flying.iter().filter(same).count() < in_flight_max,
+            "too many with {:?}",
+            deliver.consumer
+        );
+        for other in self.flying.iter().filter(|other| other.group == group) {
+            let same_key = ordered && message.key.is_some() && other.message.key == message.key;
+            assert!(
+                other.delivery.seq != seq && !same_key,
+                "{seq} beside {}",
+                other.delivery.seq
+            );
+        }
+        if ordered && message.key.is_some() {
+            let before = state
+                .has
+                .range(..seq)
+                .filter(|before| self.stored[before].key == message.key);
+            let open = before.filter(|before| !state.ended.contains_key(before));
+            self.claims.extend(open.map(|before| (group.clone(), *before)));
+        }
+        self.flying.push(deliver);
+    }
+
+    fn fail(&mut self, deliver: &Deliver, delay: Option<Duration>) {
+        let seq = deliver.delivery.seq;
+        let failed = {
+            let failed = self.group(&deliver.group).failed.entry(seq).or_default();
+            *failed += 1;
+            *failed
+        };
+        if let Some(delay) = delay.filter(|_| failed < self.settings().retry.attempts) {
+            let at = self.world.now.wall.0 + u64::try_from(delay.as_millis()).unwrap();
+            self.not_before.insert((deliver.group.clone(), seq), at);
+        }
+        let retry = &self.settings().retry;
+        let bound = retry.longest.min(retry.first * 2_u32.pow(failed - 1));
+        let latest = self.world.now.wall.0 + u64::try_from(delay.unwrap_or(bound).as_millis()).unwrap();
+        let mut attempts = self.world.writing.iter().rev().filter_map(|write| match write {
+            Write::Record(Record::Attempt {
+                seq: of,
+                failed: number,
+                not_before,
+                group,
+                ..
+            }) if *of == seq && *group == deliver.group && *number == failed => Some(not_before.0),
+            _ => None,
+        });
+        if let Some(not_before) = attempts.next() {
+            assert!(not_before <= latest, "back-off of {seq}");
+        } else {
+            assert!(
+                failed >= self.settings().retry.attempts,
+                "the attempt is not written down"
+            );
+        }
+    }
+
+    fn settle(&mut self, which: usize, outcome: &Settlement) {
+        if self.flying.is_empty() {
+            return;
+        }
+        let deliver = self.flying.remove(which % self.flying.len());
+        let (group, seq) = (deliver.group.clone(), deliver.delivery.seq);
+        self.world.settle(&deliver, outcome.clone());
+        match outcome {
+            Settlement::Ack => self.end(&group, seq, None),
+            Settlement::Nack { delay, .. } => self.fail(&deliver, *delay),
+            Settlement::Extend => return self.flying.push(deliver),
+            Settlement::Terminate { .. } | Settlement::Unavailable { .. } => {}
+        }
+        self.old.push(deliver);
+    }
+
+    fn publish(&mut self, key: Option<u64>, deadline: Option<u64>, only: Option<&GroupName>) {
+        let deadline = deadline.map(|millis| self.world.now.wall.0 + millis);
+        let message = message(key, deadline, 10);
+        self.world.write(message, only);
+        self.written += 1;
+    }
+
+    fn commit(&mut self, count: usize) {
+        for _ in 0..count {
+            self.look();
+            let Some(logged) = self.world.commit(1).pop() else {
+                return;
+            };
+            match logged {
+                Logged::Record(Record::Stored(stored)) => {
+                    let seq = stored.inbox.unwrap();
+                    self.stored.insert(seq, stored.message.clone());
+                    if stored.only.is_some() {
+                        self.narrow.insert(seq);
+                    }
+                    if self.groups.is_empty() {
+                        self.groups.insert(name("-"), Group::default());
+                    }
+                    for (group, state) in &mut self.groups {
+                        if stored.only.as_ref().is_none_or(|only| only == group) {
+                            state.has.insert(seq);
+                        }
+                    }
+                }
+                Logged::Dead(wish) => {
+                    let DeadSource::Group(group, seq) = wish.at else {
+                        panic!()
+                    };
+                    let group = self.name_of(&group);
+                    self.dying.remove(&(group.clone(), seq));
+                    self.end(&group, seq, Some(GapReason::DeadLettered));
+                }
+                Logged::Record(_) => {}
+            }
+        }
+    }
+
+    fn unsubscribe(&mut self, which: usize) {
+        let Some(id) = self.consumers.keys().nth(which % self.consumers.len().max(1)).copied() else {
+            return;
+        };
+        self.world.unsubscribe(id.0);
+        self.consumers.remove(&id);
+        let (gone, stays) = std::mem::take(&mut self.flying)
+            .into_iter()
+            .partition(|it| it.consumer == id);
+        self.flying = stays;
+        let gone: Vec<_> = gone;
+        self.old.extend(gone);
+    }
+
+    fn subscribe(&mut self, group: &str, in_flight_max: usize) {
+        let id = self.next_consumer;
+        self.next_consumer += 1;
+        if self.groups.is_empty() {
+            self.groups.insert(name("-"), Group::default());
+        }
+        self.consumers.insert(ConsumerId(id), (name(group), in_flight_max));
+        self.world.subscribe(id, group, in_flight_max);
+    }
+
+    fn gone(&mut self, seqs: &[Seq]) {
+        let mut fx = Effects::default();
+        let now = self.world.now;
+        let flying: Vec<_> = self
+            .flying
+            .iter()
+            .map(|it| (it.group.clone(), it.delivery.seq))
+            .collect();
+        self.world
+            .inbox
+            .gone(now, (&topic(), None), seqs, GapReason::Purged, &mut fx);
+        self.world.inbox.save(&mut fx);
+        self.world.absorb(fx);
+        self.look();
+        for (group, seq) in flying {
+            if self.group(&group).ended.contains_key(&seq) {
+                self.flying.retain(|it| it.group != group || it.delivery.seq != seq);
+            }
+        }
+    }
+
+    fn snapshot(&mut self) {
+        // Only what is in records or in memory by acknowledgements is known here.
+        self.world.save();
+        self.look();
+        self.world.take_snapshot();
+        self.kept = (self.groups.clone(), self.heir.clone());
+    }
+
+    fn restart(&mut self, again: usize) {
+        (self.groups, self.heir) = self.kept.clone();
+        let log = self.world.log[self.world.snapshot.1..].to_vec();
+        self.flying.clear();
+        self.old.clear();
+        self.dying.clear();
+        self.consumers.clear();
+        self.not_before.clear();
+        self.stored
+            .retain(|seq, _| self.world.disk.contains_key(seq) || self.damaged.contains(seq));
+        self.world.restart(again);
+        self.written = self.world.left;
+        for logged in log {
+            match logged {
+                Logged::Record(Record::Stored(stored)) => {
+                    let seq = stored.inbox.unwrap();
+                    if self.groups.is_empty() {
+                        self.groups.insert(name("-"), Group::default());
+                    }
+                    for (group, state) in &mut self.groups {
+                        if stored.only.as_ref().is_none_or(|only| only == group) {
+                            state.has.insert(seq);
+                        }
+                    }
+                }
+                Logged::Dead(wish) => {
+                    let DeadSource::Group(group, seq) = wish.at else {
+                        panic!()
+                    };
+                    let state = self.group(&group);
+                    state.ended.entry(seq).or_insert(Some(GapReason::DeadLettered));
+                    state.failed.remove(&seq);
+                }
+                Logged::Record(record) => self.look_at_record(record, false),
+            }
+        }
+        self.world.save();
+        self.look();
+    }
+
+    fn disk_fails(&mut self) {
+        self.world.disk_fails();
+        self.dying.clear();
+        self.written = self.world.left;
+        // Records that are lost said what memory still knows.
+        self.snapshot();
+    }
+
+    fn audit(&mut self) {
+        self.world.save();
+        self.look();
+        for (group, state) in &self.groups {
+            let row = self.world.row(group.as_str());
+            let count = |reason: Option<GapReason>| {
+                let number = state.ended.values().filter(|ended| **ended == reason).count();
+                u64::try_from(number).unwrap()
+            };
+            let books = [
+                row.relayed,
+                row.expired,
+                row.dropped,
+                row.dead_lettered,
+                row.purged,
+                row.corrupted,
+            ];
+            let expected = [
+                count(None),
+                count(Some(GapReason::Expired)),
+                count(Some(GapReason::Dropped)),
+                count(Some(GapReason::DeadLettered)),
+                count(Some(GapReason::Purged)),
+                count(Some(GapReason::Corrupted)),
+            ];
+            assert_eq!(
+                books, expected,
+                "{group}: delivered, expired, dropped, dead, purged, corrupted"
+            );
+            assert_eq!(row.accepted, u64::try_from(state.has.len()).unwrap(), "{group}");
+            let status = self.world.inbox.status(self.world.now);
+            let status = status.iter().find(|status| status.group == group.as_str()).unwrap();
+            assert_eq!(status.pending, row.accepted - books.iter().sum::<u64>());
+            let flying = self.flying.iter().filter(|it| it.group == *group).count();
+            assert_eq!(status.in_flight, u64::try_from(flying).unwrap());
+        }
+    }
+
+    /// With willing consumers and time, everything ends.
+    fn drain(&mut self) {
+        for group in ["g", "h"] {
+            self.subscribe(group, 3);
+            let group = Pausable::Group {
+                topic: topic(),
+                group: name(group),
+            };
+            self.world.inbox.pause(&group, None);
+        }
+        self.world.inbox.pause(&Pausable::Topic { topic: topic() }, None);
+        for _ in 0..2000 {
+            self.turn();
+            while !self.flying.is_empty() {
+                self.settle(0, &Settlement::Ack);
+            }
+            self.unblock(None);
+            let pending = self.groups.values().any(|group| group.ended.len() < group.has.len());
+            if !pending && self.world.writing.is_empty() && self.world.reads.is_empty() {
+                return self.audit();
+            }
+            self.world.pass_ms(500);
+        }
+        panic!(
+            "something is stuck: {:?} {:?}",
+            self.world.inbox.status(self.world.now),
+            self.groups
+        );
+    }
+
+    fn turn(&mut self) {
+        self.world.poll();
+        self.look();
+        self.commit(usize::MAX);
+        self.look();
+        while !self.world.reads.is_empty() {
+            self.world.answer(0, false);
+            self.look();
+        }
+        self.world.poll();
+        self.look();
+        self.commit(usize::MAX);
+        self.look();
+    }
+
+    fn unblock(&mut self, key: Option<u64>) {
+        let key = key.and_then(|key| message(Some(key), None, 0).key);
+        for group in self.groups.keys().cloned().collect::<Vec<_>>() {
+            let mut fx = Effects::default();
+            self.world
+                .inbox
+                .unblock(self.world.now, &topic(), &group, key.as_ref(), &mut fx);
+            for write in &fx.writes {
+                if let Write::Record(Record::Attempt { seq, failed: 0, .. }) = write {
+                    self.group(&group).failed.remove(seq);
+                }
+            }
+            self.world.absorb(fx);
+        }
+    }
+
+    fn pause(&mut self, a: u16, b: u16) {
+        let group = if a.is_multiple_of(2) { "g" } else { "h" };
+        let what = match a % 3 {
+            0 => Pausable::Topic { topic: topic() },
+            _ => Pausable::Group {
+                topic: topic(),
+                group: name(group),
+            },
+        };
+        let time = (!a.is_multiple_of(5)).then(|| Duration::from_millis(u64::from(b)));
+        let pause = Pause::for_time("", time, self.world.now.wall);
+        self.world.inbox.pause(&what, (!b.is_multiple_of(3)).then_some(pause));
+    }
+
+    fn operate(&mut self, (what, a, b): (u8, u16, u16)) {
+        let (small, any) = (u64::from(a), usize::from(b));
+        let group = if a % 2 == 0 { "g" } else { "h" };
+        let reason = String::new();
+        match what {
+            0..=5 => {
+                let key = (small % 5 != 4).then_some(small % 5);
+                let deadline = (b % 7 == 0).then_some(u64::from(b % 5000));
+                self.publish(key, deadline, None);
+            }
+            6..=8 => self.commit(any % 4 + 1),
+            9 => self.commit(usize::MAX),
+            10..=15 => self.world.poll(),
+            16..=19 if !self.world.reads.is_empty() => self.world.answer(any % self.world.reads.len(), a % 16 == 0),
+            20..=21 => self.subscribe(group, any % 3 + 1),
+            22 => self.unsubscribe(any),
+            23..=29 => self.settle(any, &Settlement::Ack),
+            30..=33 => {
+                let delay = (a % 3 == 0).then(|| Duration::from_millis(small % 4000));
+                self.settle(any, &Settlement::Nack { delay, reason });
+            }
+            34 => self.settle(any, &Settlement::Terminate { reason }),
+            35 => {
+                let pushback = Duration::from_millis(small % 500);
+                self.settle(any, &Settlement::Unavailable { pushback });
+            }
+            36 => self.settle(any, &Settlement::Extend),
+            37..=40 => self.world.pass_ms(small % 1500),
+            41 => self.world.pass_ms(30_000),
+            42 => self.pause(a, b),
+            43 => self.unblock((b % 2 == 0).then_some(small % 5)),
+            44 => {
+                let seqs: Vec<Seq> = self
+                    .stored
+                    .keys()
+                    .copied()
+                    .filter(|seq| seq % 11 == small % 11)
+                    .collect();
+                self.gone(&seqs);
+            }
+            45 => self.snapshot(),
+            46 => self.restart(any % 20),
+            47 => {
+                // Not the last one: the number of a message that was never acknowledged to anybody is given again.
+                let last = self.stored.keys().max().copied().unwrap_or(0);
+                let seq = small % last.max(1);
+                // Whom a damaged one was for nobody knows.
+                if !self.narrow.contains(&seq) && self.world.disk.remove(&seq).is_some() {
+                    self.damaged.insert(seq);
+                }
+            }
+            48 => self.disk_fails(),
+            49 if !self.old.is_empty() => {
+                let deliver = self.old.remove(any % self.old.len());
+                self.world.settle(&deliver, Settlement::Ack);
+            }
+            50 if self.groups.contains_key(&name(group)) => self.publish(Some(1), None, Some(&name(group))),
+            51 => self.audit(),
+            _ => self.world.save(),
+        }
+        self.look();
+    }
+}
+
+fn copy(write: &Write) -> Option<Logged> {
+    match write {
+        Write::Then(_) => None,
+        Write::Dead(wish) => Some(Logged::Dead(wish.clone())),
+        Write::Record(record) => Some(Logged::Record(record.clone())),
+    }
+}
+
+fn settings() -> impl Strategy<Value = (TopicSettings, usize)> {
+    let parts = (
+        0_u8..3,
+        any::<bool>(),
+        prop::bool::weighted(0.8),
+        prop::bool::weighted(0.2),
+        1_u32..4,
+        any::<bool>(),
+    );
+    (parts, prop::sample::select(vec![1_usize, 5, 1000])).prop_map(
+        |((exhausted, dead, ordered, drop, attempts, declared), parked_max)| {
+            let exhausted =
+                [Exhausted::DlqAndContinue, Exhausted::BlockKey, Exhausted::DlqRestOfKey][usize::from(exhausted)];
+            let groups = if declared { vec![name("g")] } else { Vec::new() };
+            let settings = TopicSettings {
+                ordered,
+                exhausted,
+                on_expiry: if dead { OnExpiry::DeadLetter } else { OnExpiry::Drop },
+                overflow: if drop {
+                    Overflow::DropOldest
+                } else {
+                    Overflow::RejectNew
+                },
+                messages_max: if drop { 6 } else { 0 },
+                visibility_timeout: Duration::from_secs(5),
+                retry: RetrySettings {
+                    first: Duration::from_millis(200),
+                    longest: Duration::from_secs(2),
+                    attempts,
+                },
+                groups: groups
+                    .into_iter()
+                    .map(|group| (group, GroupSettings::default()))
+                    .collect(),
+                ..TopicSettings::default()
+            };
+            (settings, parked_max)
+        },
+    )
+}
+
+proptest! {
+    /// M-B4, M-C1, M-E1 to M-E4, M-G8: see `Model`.
+    #[test]
+    fn each_message_ends_once_for_each_group_and_in_the_order_of_its_key(
+        (settings, parked_max) in settings(),
+        steps in proptest::collection::vec((0_u8..54, any::<u16>(), any::<u16>()), 0..250),
+    ) {
+        let mut model = Model::new(settings, parked_max);
+        for step in steps {
+            model.operate(step);
+        }
+        model.audit();
+        model.drain();
+    }
+}
