@@ -179,7 +179,7 @@ fn publications_of_the_document_are_those_of_the_code() {
     let expected = [
         "topic=t",
         "key=d:b\"k\"",
-        "attributes=n:v",
+        r#"attributes=Map({String("n"): String("v")})"#,
         "body=b\"b\"",
         "expires_at_ms=5",
         "wait=2",
@@ -266,7 +266,7 @@ fn what_consumers_say_in_the_document_is_what_they_say_in_the_code() {
         "id=i",
         "topic=t",
         "key=d:b\"k\"",
-        "attributes=n:v",
+        r#"attributes=Map({String("n"): String("v")})"#,
         "body=b\"b\"",
         "accepted_at_ms=8",
         "expires_at_ms=9",
