@@ -198,8 +198,15 @@ impl<S: Storage> Opening<'_, S> {
         // From the last one back: each says where those before it end.
         let files = std::mem::take(&mut self.files);
         let mut is_last = true;
+        let last_known = known.keys().map(|identity| identity.first).max();
         for (identity, bytes) in files.into_iter().rev() {
             let known = known.remove(&identity);
+            if known.is_none() && identity.generation == 0 && Some(identity.first) < last_known {
+                // It was gone when the checkpoint was written, or had failed: nothing in it was acknowledged, and who says so
+                // is not read any more.
+                self.storage.remove(&identity.name())?;
+                continue;
+            }
             if let Some(segment) = known.as_ref().filter(|segment| bytes < segment.end) {
                 let end = u32::try_from(segment.end).unwrap_or(u32::MAX);
                 self.ends.insert(identity.nonce, end);
