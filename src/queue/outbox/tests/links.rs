@@ -166,6 +166,21 @@ fn a_peer_that_knows_more_means_another_epoch() {
 }
 
 #[test]
+fn a_new_epoch_means_new_lanes() {
+    // M-A1: the peer of another unit had noticed that the log was restored.
+    let mut world = connected();
+    world.put("t0", Some("a"));
+    world.poll();
+    world.outbox.set_epoch(8);
+    world.poll();
+    assert!(world.wires.iter().all(|wire| !wire.up));
+    world.wires.clear();
+    world.connect();
+    world.exchange();
+    assert_eq!(arrived(&world), [1]);
+}
+
+#[test]
 fn a_pause_ends_by_itself_and_publishing_goes_on_meanwhile() {
     // M-H3.
     let mut world = connected();
