@@ -354,7 +354,8 @@ fn files_are_private(directory: &Path) {
     assert_eq!(mode(directory), 0o710);
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
-        assert_eq!(mode(&path) & 0o117, 0, "{}", path.display());
+        let allowed = if path.is_dir() { 0o700 } else { 0o660 };
+        assert_eq!(mode(&path) & !allowed, 0, "{}", path.display());
     }
 }
 
