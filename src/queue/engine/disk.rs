@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Engine;
 use super::apply::When;
 use super::journal::Item;
-use crate::model::{Message, Seq};
+use crate::model::{GapReason, Message, Seq};
 use crate::queue::codec;
 use crate::queue::effects::{Now, ReadBack, Reader};
 use crate::queue::log::disk::Event;
@@ -56,6 +56,7 @@ impl Engine {
             match item {
                 Item::Record(record) => {
                     self.metrics.on_record(&record);
+                    self.tell_losses(&record);
                     self.apply(now, record, When::Written);
                 }
                 Item::Then(output) => self.outputs.push_back(output),
@@ -90,8 +91,35 @@ impl Engine {
 
     pub(super) fn on_damaged(&mut self, damage: &Damage) {
         tracing::error!(%damage, "records of the queue are damaged; the messages in them are lost");
+        self.keep_damage(damage.to_string());
+    }
+
+    /// Messages that were missed on disk are told by their numbers (M-A4): where they were says nothing to those who sent them.
+    fn tell_losses(&mut self, record: &Record) {
+        let (whose, runs) = match record {
+            Record::Gap {
+                unit,
+                seqs,
+                reason: GapReason::Corrupted,
+                ..
+            } => (format!("for unit {unit}"), std::slice::from_ref(seqs)),
+            Record::Settled {
+                topic,
+                group,
+                seqs,
+                reason: Some(GapReason::Corrupted),
+            } => (format!("of topic {topic} for group {group}"), seqs.as_slice()),
+            _ => return,
+        };
+        for (from, to) in runs {
+            tracing::error!(from, to, whose, "messages are lost to damage on disk");
+            self.keep_damage(format!("messages {from} to {to} {whose}"));
+        }
+    }
+
+    fn keep_damage(&mut self, text: String) {
         if self.damaged.len() < DAMAGED_MAX {
-            self.damaged.push(damage.to_string());
+            self.damaged.push(text);
         }
     }
 

@@ -229,10 +229,12 @@ impl Outbox {
 
     /// A message of the backlog is with the unit.
     pub(super) fn settle_backlog(&mut self, waiting: &Waiting) {
-        self.topics.at_mut(waiting.topic).backlog -= 1;
+        // After damage it may have been written off while it was on its way: see `write_off`.
+        let state = self.topics.at_mut(waiting.topic);
+        state.backlog = state.backlog.saturating_sub(1);
         self.lighten(waiting.topic, waiting.bytes);
         let cursor = self.cursor_of(waiting.topic);
-        cursor.pending -= 1;
+        cursor.pending = cursor.pending.saturating_sub(1);
         cursor.keys.remove(waiting.hash);
         cursor.oldest = cursor.oldest.max(waiting.message.accepted_at);
         if !self.tell.is_empty() {
