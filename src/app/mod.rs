@@ -67,7 +67,7 @@ async fn serve(source: Source, checked: Checked, log: LogHandle) -> Result<(), A
     let reload = Reload::new(source, shared.clone(), log.clone(), registry.series())?;
     let settings = &shared.settings;
     let health = &shared.health;
-    health.set("starting", false, "the relay is starting");
+    health.set("starting", false, "the relay is starting; what is on disk is read first");
     let drain = CancellationToken::new();
     let parts = admin::Parts {
         registry,
@@ -85,9 +85,8 @@ async fn serve(source: Source, checked: Checked, log: LogHandle) -> Result<(), A
         queue: Some(Arc::new(admin::Desk::new(shared.queue.handle.clone(), ends.admin))),
     };
     let admin = admin_address.map(|address| Admin::start(address, parts)).transpose()?;
-    health.set("queue", false, "the queue is read from the disk");
+    // Readiness waits for it: it takes a while if much is on disk.
     let queue = queue_thread::start(&shared, (ends.inlet, ends.outlets), ends.metrics).await?;
-    health.set("queue", true, "");
     let shards = start_shards(&shared).await?;
     let listeners = accept::Listeners::bind(&shared)?;
     let stop_accepting = CancellationToken::new();
@@ -110,7 +109,10 @@ async fn serve(source: Source, checked: Checked, log: LogHandle) -> Result<(), A
         () = signals(&drain) => true,
         () = reload.run(shards.iter().map(Shard::commands).collect()) => true,
     };
-    if !forced {
+    if forced {
+        // At once: a restart reads from the log what was not written down yet.
+        std::mem::forget(queue);
+    } else {
         close_lanes(&shards).await;
         queue_thread::stop(queue).await;
         end(shards).await;

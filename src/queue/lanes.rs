@@ -1,8 +1,8 @@
 //! Lanes for messages as the queue knows them: by number. What is said on them is in [`crate::model::lanes`].
 
-pub use crate::model::lanes::{LaneKind, Refused, Sent, ToReceiver, ToSender};
-
 use std::cell::Cell;
+
+pub use crate::model::lanes::{LaneKind, Refused, Sent, ToReceiver, ToSender};
 
 /// A lane in this process, whoever opened it.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

@@ -13,7 +13,7 @@ use axum::routing::post;
 use bytes::Bytes;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
-use strait::client::{Call, Client as Framed, Reply, Status};
+use strait::client::{AckLevel, Call, Client as Framed, Nack, Publish, Reply, Status, Subscribe};
 use strait::model::{self, Code, MetadataBuilder};
 use strait::wire::http2;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -80,6 +80,7 @@ async fn start(echo: &Echo, http1: &str) -> Cluster {
         .set("b", "log.format", "human");
     for unit in ["a", "b"] {
         builder = builder
+            .set(unit, "topics.t.rule", "owner")
             .set(unit, "log.level", "trace")
             .set(unit, "log.access", 1.0)
             .set(unit, "log.spans", true);
@@ -217,6 +218,31 @@ async fn framed_calls(a: &Relay, b: &Relay) {
     }
 }
 
+/// Messages: published, refused, failed by a consumer, and received.
+async fn messages(a: &Relay, b: &Relay) {
+    let publisher = Framed::connect(&format!("tcp://{}", a.framed())).await.unwrap();
+    let consumer = Framed::connect(&format!("tcp://{}", b.framed())).await.unwrap();
+    let handler = async |attempt: strait::client::Attempt| match attempt.number() {
+        1 => Err(Nack::after(Duration::from_millis(1), "canary-nack")),
+        _ => Ok(()),
+    };
+    consumer.subscribe(Subscribe::new("t", "g"), handler).await.unwrap();
+    let message = |topic: &str| {
+        Publish::new(topic)
+            .key("uid", "b:canary-message-key")
+            .identity("canary-source", "canary-id")
+            .attribute("subject", "canary-subject")
+            .attribute("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+            .body("canary-message-body")
+            .wait(AckLevel::Delivered)
+            .timeout(LIMIT)
+    };
+    within("the delivery", LIMIT, publisher.publish(message("t"))).await.unwrap();
+    publisher.publish(message("t").attribute("CANARY", "x")).await.unwrap_err();
+    publisher.publish(message("t").key("uid", "nobody:canary-key")).await.unwrap_err();
+    publisher.publish_all([message("u"), message("t")]).await.into_iter().next().unwrap().unwrap_err();
+}
+
 /// What does not speak the protocol of a port.
 async fn noise(relay: &Relay) {
     let framed_hello = b"\x01\0\0\0\0\0\0\x10\0\0\0\0\0\0\0\0canary-not-hello";
@@ -265,6 +291,7 @@ async fn nothing_that_is_handed_over_is_shown_anywhere() {
     let (a, b) = (cluster.relay("a-1"), cluster.relay("b-1"));
     grpc_calls(a).await;
     framed_calls(a, b).await;
+    messages(a, b).await;
     noise(a).await;
     let mut pages = String::new();
     for relay in [a, b] {

@@ -30,7 +30,7 @@ async fn start(echo: &Echo) -> Cluster {
         .set(
             "b",
             "topics.\"chat.*\"",
-            operate::topic("rule = \"local\"\ngroups.archive = {}"),
+            operate::topic("rule = \"units\"\nunits = [\"b\"]\ngroups.archive = {}"),
         )
         .set("a", "replay.default.messages_per_second", 500.0)
         .prepare();

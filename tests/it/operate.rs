@@ -50,11 +50,11 @@ impl Operator {
 
 /// Units `a` and `b`; messages of all topics go from `a` to `b`.
 fn pair() -> ClusterBuilder {
-    let (topic, local) = (topic("rule = \"units\"\nunits = [\"b\"]"), topic("rule = \"local\""));
+    let topic = topic("rule = \"units\"\nunits = [\"b\"]");
     let builder = Cluster::builder().unit("a", 1).unit("b", 1);
     builder
-        .set("a", "topics.\"chat.*\"", topic)
-        .set("b", "topics.\"chat.*\"", local)
+        .set("a", "topics.\"chat.*\"", topic.clone())
+        .set("b", "topics.\"chat.*\"", topic)
 }
 
 fn strait(relay: &Relay, words: &[&str]) -> (i32, String, String) {
