@@ -30,7 +30,7 @@ use std::time::Duration;
 pub use snapshot::ArrivalsSnapshot;
 
 use self::lane::{Batch, Lane};
-use self::stream::Stream;
+use self::stream::{SEQ_MAX, Stream, check_seqs};
 use super::Setup;
 use super::api::Output;
 use super::effects::{Effects, Now};
@@ -233,15 +233,6 @@ impl Arrivals {
         self.awaited.clear();
     }
 
-    /// How far what came of each stream is without a hole, and the highest number of it.
-    #[cfg(test)]
-    pub(crate) fn frontiers(&self) -> Vec<(StreamId, Seq, Seq)> {
-        let streams = self.streams.iter();
-        streams
-            .map(|(id, stream)| (id.clone(), stream.seen.frontier(), stream.seen.highest()))
-            .collect()
-    }
-
     fn open(&mut self, lane: LaneId, epoch: u64, base: Seq, fx: &mut Effects) -> Result<(), String> {
         let Some(state) = self.lanes.get_mut(&lane) else {
             return Ok(());
@@ -393,16 +384,8 @@ impl Arrivals {
     }
 }
 
-fn check_seqs((from, to): (Seq, Seq)) -> Result<(), String> {
-    let fits = 0 < from && from <= to && to <= SEQ_MAX;
-    let wrong = || format!("numbers {from} to {to} cannot be");
-    fits.then_some(()).ok_or_else(wrong)
-}
-
 /// A lane may have so many times `queue.lane_bytes_max` without acknowledgement: the two sides may have different values.
 pub const LIMIT_FACTOR: usize = 2;
-/// No line is longer; room for sums.
-const SEQ_MAX: Seq = Seq::MAX / 4;
 /// Messages whose senders wait until they are delivered.
 const AWAITED_MAX: usize = 65_536;
 /// Lives of the log of a relay that are remembered.

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Arrivals;
 use super::stream::Stream;
+#[cfg(test)]
+use crate::model::Seq;
 use crate::model::{RelayName, UnitId};
 use crate::queue::line::{Settled, StreamId};
 
@@ -56,5 +58,14 @@ impl Arrivals {
             self.streams.insert(id, stream);
         }
         true
+    }
+
+    /// How far what came of each stream is without a hole, and the highest number of it.
+    #[cfg(test)]
+    pub(crate) fn frontiers(&self) -> Vec<(StreamId, Seq, Seq)> {
+        let streams = self.streams.iter();
+        streams
+            .map(|(id, stream)| (id.clone(), stream.seen.frontier(), stream.seen.highest()))
+            .collect()
     }
 }

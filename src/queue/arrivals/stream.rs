@@ -119,5 +119,14 @@ impl Batch {
     }
 }
 
+/// Numbers that a sender can mean.
+pub(super) fn check_seqs((from, to): (Seq, Seq)) -> Result<(), String> {
+    let fits = 0 < from && from <= to && to <= SEQ_MAX;
+    let wrong = || format!("numbers {from} to {to} cannot be");
+    fits.then_some(()).ok_or_else(wrong)
+}
+
 /// Runs of numbers above the frontier in one `Opened`.
 const RUNS_MAX: usize = 4096;
+/// No line is longer; room for sums.
+pub(super) const SEQ_MAX: Seq = Seq::MAX / 4;
