@@ -114,7 +114,7 @@ async fn publish(
             return Ok(summary);
         }
     };
-    let batch = args.rate.map_or(BATCH_MAX, |rate| batch_of(rate));
+    let batch = args.rate.map_or(BATCH_MAX, batch_of);
     let mut bodies = content.bodies(args.count);
     let mut number = 0;
     loop {

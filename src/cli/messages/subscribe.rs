@@ -1,5 +1,6 @@
 //! `strait subscribe`.
 
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use super::super::{CliError, Output, grpc};
 use crate::wire::messages::{self, Ack, Encode, Nack, Received, Say, Start, SubscribeRequest, Terminate};
 
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(in crate::cli) struct SubscribeArgs {
     /// The topic
     topic: String,
@@ -227,7 +229,11 @@ fn print(received: &Received, output: Output, out: &mut impl Write) -> Result<()
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -55,9 +55,8 @@ impl Answer {
 
     fn is_final(&self, status: Code) -> bool {
         match self.http_status {
-            408 | 425 | 429 => false,
+            408 | 425 | 429 | 500..=599 => false,
             400..=499 => true,
-            500..=599 => false,
             _ => matches!(
                 status,
                 Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange | Code::Unimplemented
