@@ -150,11 +150,11 @@ fn registration_of_the_document_is_registration_of_the_code() {
     );
 }
 
-fn key() -> Option<MessageKey> {
-    Some(MessageKey {
+fn key() -> MessageKey {
+    MessageKey {
         dimension: "d".into(),
         key: "k".into(),
-    })
+    }
 }
 
 fn attributes() -> Vec<Attribute> {
@@ -168,7 +168,7 @@ fn attributes() -> Vec<Attribute> {
 fn publications_of_the_document_are_those_of_the_code() {
     let request = PublishRequest {
         topic: "t".into(),
-        key: key(),
+        key: Some(key()),
         attributes: attributes(),
         body: "b".into(),
         expires_at_ms: 5,
@@ -253,7 +253,7 @@ fn what_consumers_say_in_the_document_is_what_they_say_in_the_code() {
         attempt: 2,
         id: "i".into(),
         topic: "t".into(),
-        key: key(),
+        key: Some(key()),
         attributes: attributes(),
         body: "b".into(),
         accepted_at_ms: 8,

@@ -62,7 +62,7 @@ impl Speech {
             let register = Register {
                 services: vec!["im.Echo".to_owned()],
                 instance: "bench".to_owned(),
-                max_in_flight: 0,
+                ..Register::default()
             };
             frame::put_register(out, 1, &hello::encode(&register));
         }

@@ -111,7 +111,10 @@ impl Tail {
 
     fn store(&mut self) {
         for _ in 0..BATCH {
-            let message = &self.messages[self.next % self.messages.len()];
+            let at = self.next % self.messages.len();
+            let Some(message) = self.messages.get(at) else {
+                return;
+            };
             self.next += 1;
             let seq: Seq = self.inbox.assign(&message.topic);
             self.inbox.on_stored(self.now, seq, message, None, &mut self.fx);

@@ -221,16 +221,7 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
         elsewhere: (index, shared.elsewhere.clone()),
         roster: shared.roster.clone(),
     });
-    let outbound = outbound::Rpc::new(outbound::Parts {
-        place: shared.place.clone(),
-        routing: shared.routing.clone(),
-        peers: peers.clone(),
-        local: inbound.clone(),
-        policies: policies.clone(),
-        budgets: shared.retries.on_shard(index),
-        metrics: calls.clone(),
-        first_request_id: fastrand::u64(1..),
-    });
+    let outbound = outbound(shared, index, (&peers, &inbound), (&policies, &calls));
     let (story, stop) = (inbound.clone(), end.clone());
     tasks.spawn_local(async move { until(&stop, story.watch()).await });
     let (story, stop) = (outbound.clone(), end.clone());
@@ -260,6 +251,25 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
         tasks,
         drain,
         end,
+    })
+}
+
+/// The story of calls that go out.
+fn outbound(
+    shared: &Shared,
+    index: usize,
+    (peers, local): (&Rc<Peers>, &Rc<inbound::Rpc>),
+    (policies, metrics): (&Rc<ShardPolicies>, &CallMetrics),
+) -> Rc<outbound::Rpc> {
+    outbound::Rpc::new(outbound::Parts {
+        place: shared.place.clone(),
+        routing: shared.routing.clone(),
+        peers: peers.clone(),
+        local: local.clone(),
+        policies: policies.clone(),
+        budgets: shared.retries.on_shard(index),
+        metrics: metrics.clone(),
+        first_request_id: fastrand::u64(1..),
     })
 }
 

@@ -64,7 +64,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
-use tokio_util::task::TaskTracker;
 
 pub use self::address::{Address, AddressError};
 pub use self::builder::Builder;

@@ -320,11 +320,11 @@ impl Worker {
     fn on_registered(&mut self, answer: Registered) {
         for refused in answer.refused {
             let name = Name::new(&refused.service);
-            self.on_refused(name.ok().map(Wanted::Service), &refused.service, refused.reason);
+            self.on_refused(name.ok().map(Wanted::Service), &refused.service, &refused.reason);
         }
         for refused in answer.refused_subscriptions {
             let wanted = Wanted::group(&refused.topic, &refused.group);
-            self.on_refused(wanted, &refused.topic, refused.reason);
+            self.on_refused(wanted, &refused.topic, &refused.reason);
         }
         let services = answer.accepted.iter();
         let services = services.filter_map(|service| Name::new(service).ok().map(Wanted::Service));
@@ -335,10 +335,10 @@ impl Worker {
         }
     }
 
-    fn on_refused(&mut self, wanted: Option<Wanted>, name: &str, reason: String) {
+    fn on_refused(&mut self, wanted: Option<Wanted>, name: &str, reason: &str) {
         tracing::warn!(name, reason, "the relay refused a service or subscription");
         if let Some(wanted) = wanted {
-            self.end_registration(&wanted, Some(&reason));
+            self.end_registration(&wanted, Some(reason));
         }
     }
 

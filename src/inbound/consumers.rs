@@ -21,12 +21,15 @@ pub trait Consumer {
     fn on_overdue(&self, id: u64, delivery: DeliveryId);
 }
 
+/// A consumer, and the number it goes by there.
+type Port = (Rc<dyn Consumer>, u64);
+
 /// The consumers of one shard.
 pub struct Consumers {
     queue: queue::Handle,
     shard: u16,
     next: Cell<u64>,
-    ports: RefCell<Map<ConsumerId, (Rc<dyn Consumer>, u64)>>,
+    ports: RefCell<Map<ConsumerId, Port>>,
 }
 
 impl Consumers {

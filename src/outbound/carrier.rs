@@ -162,7 +162,7 @@ impl Carriers {
 
     /// Carries on one link after the other.
     async fn carry_on(&self, unit: &UnitId, carrier: &Carrier, claim: &Claim) {
-        while let Some(link) = carrier.best(claim.relay()) {
+        while let Some(link) = carrier.best(claim.relay().as_ref()) {
             claim.set_relay(link.relay());
             let lanes = async {
                 tokio::join!(
@@ -282,11 +282,11 @@ impl Drop for Open<'_> {
 
 impl Carrier {
     /// A link on which lanes can be opened; to this relay, if there is one (K3).
-    fn best(&self, relay: Option<RelayName>) -> Option<LaneLink> {
+    fn best(&self, relay: Option<&RelayName>) -> Option<LaneLink> {
         let links = self.links.borrow();
         let to_relay = links
             .iter()
-            .filter(|link| link.is_ready() && Some(link.relay()) == relay.as_ref());
+            .filter(|link| link.is_ready() && Some(link.relay()) == relay);
         to_relay
             .chain(links.iter().filter(|link| link.is_ready()))
             .next()

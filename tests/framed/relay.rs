@@ -147,6 +147,7 @@ async fn run(
     let context = Rc::new(Context {
         callee: Rc::<Services>::clone(&services),
         registry: Some(Rc::<Services>::clone(&services)),
+        subscriptions: None,
         source: None,
         limits,
         metrics: Metrics::register(&prometheus::Registry::new()).unwrap().ingress(),

@@ -127,6 +127,7 @@ impl Taken {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the answer of a handler")]
 fn ok() -> Result<(), Nack> {
     Ok(())
 }

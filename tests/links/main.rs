@@ -7,6 +7,8 @@
     clippy::disallowed_methods,
     clippy::as_conversions,
     clippy::collapsible_match,
+    clippy::float_cmp,
+    clippy::panic,
     missing_docs,
     unreachable_pub,
     reason = "a test that cannot go on fails, and owns its tasks"

@@ -46,12 +46,9 @@ async fn what_a_client_publishes_another_receives_and_its_handler_settles() {
             .key("uid", "a:1")
             .attribute("type", "t1")
             .body(body);
-        let published = publisher.publish(message).await.unwrap();
-        assert_eq!(
-            (published.level(), published.is_duplicate()),
-            (AckLevel::Accepted, false)
-        );
-        assert!(published.id().starts_with("a/a-1/"), "{}", published.id());
+        let told = publisher.publish(message).await.unwrap();
+        assert_eq!((told.level(), told.is_duplicate()), (AckLevel::Accepted, false));
+        assert!(told.id().starts_with("a/a-1/"), "{}", told.id());
     }
     relay.queue.wait("all settlements", |seen| {
         let has = |text: &str| seen.said.iter().any(|said| said.starts_with(text));

@@ -17,6 +17,7 @@ pub struct Desk {
 
 /// What the queue saw, and how it is to behave.
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a way to misbehave")]
 pub struct Seen {
     /// Messages, in the order in which they came.
     pub messages: Vec<Message>,

@@ -1,5 +1,7 @@
 //! `/queue` of the admin address: what needs which permission, and how long work is told.
 
+use std::fmt::Write as _;
+
 use serde_json::Value;
 use strait::admin::Access;
 use strait::queue::operator::{Answer, Command};
@@ -19,7 +21,8 @@ fn done(_: &Command) -> Vec<Answer> {
 fn get(command: &str) -> String {
     let mut path = "/queue?command=".to_owned();
     for byte in command.bytes() {
-        path.push_str(&format!("%{byte:02x}"));
+        // Writing to a String cannot fail.
+        let _ = write!(path, "%{byte:02x}");
     }
     path
 }

@@ -12,7 +12,7 @@ use super::super::call::answer::Trouble;
 use super::super::call::{Way, way};
 use super::super::{CliError, Output, grpc, write_json};
 use super::summary::{One, Summary, f64_of};
-use crate::client::{Call, Client};
+use crate::client::{Call, Client, Reply};
 use crate::wire::messages::{
     self, AckLevel, Attribute, Encode, MessageKey, PublishBatchReply, PublishBatchRequest, PublishRequest,
 };
@@ -195,9 +195,7 @@ impl Relay {
                 Connection::Framed(client) => {
                     let call = Call::new(METHOD).body(body).timeout(self.timeout);
                     let reply = client.call(call).await;
-                    reply
-                        .map_err(|error| Trouble::of_call(&error))
-                        .map(|reply| reply.into_body())
+                    reply.map_err(|error| Trouble::of_call(&error)).map(Reply::into_body)
                 }
                 Connection::Grpc(channel) => {
                     let call = grpc::Unary {
@@ -206,16 +204,17 @@ impl Relay {
                         body,
                         timeout: self.timeout,
                     };
-                    let reply = grpc::unary(channel.clone(), call).await;
-                    reply
-                        .map_err(|status| Trouble::of_status(&status))
-                        .map(tonic::Response::into_inner)
+                    match grpc::unary(channel.clone(), call).await {
+                        Ok(reply) => Ok(reply.into_inner()),
+                        Err(status) => Err(Trouble::of_status(&status)),
+                    }
                 }
             }
         };
-        let reply = tokio::time::timeout(self.timeout + GRACE, attempt).await;
-        let reply = reply.unwrap_or_else(|_| Err(Trouble::silent(self.timeout)))?;
-        messages::decode(reply).map_err(|error| Trouble::unreachable(&error))
+        let Ok(reply) = tokio::time::timeout(self.timeout + GRACE, attempt).await else {
+            return Err(Trouble::silent(self.timeout));
+        };
+        messages::decode(reply?).map_err(|error| Trouble::unreachable(&error))
     }
 }
 

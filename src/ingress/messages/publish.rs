@@ -205,7 +205,7 @@ impl Messages {
                 let event = match end {
                     Published { error: Some(error), .. } => ReplyEvent::Failed(error),
                     end => {
-                        let reply = reply::published(end, 0);
+                        let reply = reply::published(&end, 0);
                         ReplyEvent::Part(self.replies.whole(call.is_grpc, &reply))
                     }
                 };
@@ -216,7 +216,7 @@ impl Messages {
                 if let Some((under_way, place)) = batch.under_way.get_mut(at).zip(batch.replies.get_mut(at))
                     && under_way.take().is_some()
                 {
-                    *place = reply::published(end, 0);
+                    *place = reply::published(&end, 0);
                     batch.open -= 1;
                 }
                 let is_over = batch.open == 0;
@@ -230,7 +230,7 @@ impl Messages {
                     return;
                 };
                 stream.bytes -= done.bytes;
-                self.say(call, &reply::published(end, done.own));
+                self.say(call, &reply::published(&end, done.own));
                 drop(calls);
                 self.on_room(key);
             }

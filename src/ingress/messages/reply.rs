@@ -89,7 +89,7 @@ pub(super) fn encode(is_grpc: bool, message: &impl Encode) -> Bytes {
 }
 
 /// What is told of a publication.
-pub(super) fn published(end: Published, number: u64) -> PublishReply {
+pub(super) fn published(end: &Published, number: u64) -> PublishReply {
     let mut reply = end.progress.as_ref().map(reached).unwrap_or_default();
     reply.number = number;
     reply.error = end.error.as_deref().map(failure);

@@ -84,6 +84,7 @@ impl Metrics {
     ///
     /// # Errors
     /// If one of the names is taken.
+    #[expect(clippy::too_many_lines, reason = "a list of series")]
     pub fn register(registry: &Registry, local: &UnitId) -> Result<Self, prometheus::Error> {
         let pair = ["src_unit", "dst_unit"];
         let directed = ["src_unit", "dst_unit", "direction"];
