@@ -550,9 +550,12 @@ fn every_golden_file_belongs_to_a_frame_and_can_be_read() {
             let mut decoder = LaneDecoder::new();
             decoder.feed(&bytes);
             let one_way = bytes[0] < 19;
-            let frames = std::iter::from_fn(|| match one_way {
-                true => decoder.to_receiver().expect(&file).map(drop),
-                false => decoder.to_sender().expect(&file).map(drop),
+            let frames = std::iter::from_fn(|| {
+                if one_way {
+                    decoder.to_receiver().expect(&file).map(drop)
+                } else {
+                    decoder.to_sender().expect(&file).map(drop)
+                }
             });
             assert_eq!(frames.count(), if bytes[0] == 22 { 2 } else { 1 }, "{file}");
             continue;
