@@ -10,13 +10,17 @@ use prost::Message;
 use protox::prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage, Value};
 use strait::wire::hello::{Hello, Purpose, RefusedService, RefusedSubscription, Register, Registered, Subscription};
 use strait::wire::messages::{
-    Ack, AckLevel, Attribute, Durability, Extend, MessageKey, Nack, PublishBatchReply, PublishBatchRequest, PublishError,
-    PublishReply, PublishRequest, Received, Say, Start, SubscribeRequest, Terminate,
+    Ack, AckLevel, Attribute, Durability, Extend, MessageKey, Nack, PublishBatchReply, PublishBatchRequest,
+    PublishError, PublishReply, PublishRequest, Received, Say, Start, SubscribeRequest, Terminate,
 };
 
 fn pool() -> DescriptorPool {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/proto");
-    let files = ["strait/v1/frame.proto", "strait/v1/messages.proto", "strait/v1/peer.proto"];
+    let files = [
+        "strait/v1/frame.proto",
+        "strait/v1/messages.proto",
+        "strait/v1/peer.proto",
+    ];
     let set = protox::compile(files, [root]).expect("the documents compile");
     DescriptorPool::from_file_descriptor_set(set).expect("the documents resolve")
 }
@@ -115,7 +119,12 @@ fn registration_of_the_document_is_registration_of_the_code() {
     let subscriptions = register.subscriptions.clone();
     assert_eq!(
         read("strait.v1.Register", &register.encode_to_vec()),
-        ["services=im.Echo", "instance=i", "max_in_flight=7", "subscriptions=t:g:9"]
+        [
+            "services=im.Echo",
+            "instance=i",
+            "max_in_flight=7",
+            "subscriptions=t:g:9"
+        ]
     );
     let registered = Registered {
         accepted: vec!["im.Echo".into()],
@@ -191,9 +200,18 @@ fn publications_of_the_document_are_those_of_the_code() {
             pushback_ms: 4,
         }),
     };
-    let expected = ["id=i", "level=3", "duplicate=Bool(true)", "durability=2", "number=5", "error=r:m:safe:4"];
+    let expected = [
+        "id=i",
+        "level=3",
+        "duplicate=Bool(true)",
+        "durability=2",
+        "number=5",
+        "error=r:m:safe:4",
+    ];
     assert_eq!(read("strait.v1.PublishReply", &reply.encode_to_vec()), expected);
-    let batch = PublishBatchRequest { messages: vec![request] };
+    let batch = PublishBatchRequest {
+        messages: vec![request],
+    };
     assert_eq!(read("strait.v1.PublishBatchRequest", &batch.encode_to_vec()).len(), 1);
     let replies = PublishBatchReply { replies: vec![reply] };
     assert_eq!(read("strait.v1.PublishBatchReply", &replies.encode_to_vec()).len(), 1);
@@ -286,7 +304,10 @@ fn the_compiled_document_is_fresh() {
         std::fs::write(path, &bytes).expect("it can be written");
     }
     let committed = std::fs::read(path).expect("it is committed");
-    assert!(committed == bytes, "run STRAIT_BLESS=1 cargo test --test proto, and commit {path}");
+    assert!(
+        committed == bytes,
+        "run STRAIT_BLESS=1 cargo test --test proto, and commit {path}"
+    );
 }
 
 #[test]

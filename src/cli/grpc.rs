@@ -7,8 +7,8 @@ use tokio::sync::mpsc;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue};
 use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -110,6 +110,8 @@ pub(super) async fn stream(
     let ready = client.ready().await;
     ready.map_err(|error| Status::unavailable(format!("the connection to the relay broke: {error}")))?;
     let request = Request::new(ReceiverStream::new(requests));
-    let reply = client.streaming(request, PathAndQuery::from_static(path), Plain).await?;
+    let reply = client
+        .streaming(request, PathAndQuery::from_static(path), Plain)
+        .await?;
     Ok(reply.into_inner())
 }

@@ -16,27 +16,41 @@ async fn what_a_client_publishes_another_receives_and_its_handler_settles() {
     let consumer = Client::connect(&relay.framed).await.unwrap();
     let seen: Arc<Mutex<Vec<String>>> = Arc::default();
     let write = Arc::clone(&seen);
-    let subscribe = consumer.subscribe(Subscribe::new("plain", "g").in_flight_max(4), move |attempt: Attempt| {
-        let write = Arc::clone(&write);
-        async move {
-            let body = String::from_utf8_lossy(attempt.body()).into_owned();
-            let key = attempt.key().map(|key| String::from_utf8_lossy(&key.key).into_owned());
-            let line = format!("{} {body} {} {key:?} {:?}", attempt.topic(), attempt.number(), attempt.attribute("type"));
-            write.lock().unwrap().push(line);
-            match (body.as_str(), attempt.number()) {
-                ("later", 1) => Err(Nack::later("not yet")),
-                ("after", 1) => Err(Nack::after(Duration::from_millis(30), "not yet")),
-                ("never", _) => Err(Nack::terminate("poison")),
-                ("panics", 1) => panic!("a handler that panics has failed the message"),
-                _ => Ok(()),
+    let subscribe = consumer.subscribe(
+        Subscribe::new("plain", "g").in_flight_max(4),
+        move |attempt: Attempt| {
+            let write = Arc::clone(&write);
+            async move {
+                let body = String::from_utf8_lossy(attempt.body()).into_owned();
+                let key = attempt.key().map(|key| String::from_utf8_lossy(&key.key).into_owned());
+                let line = format!(
+                    "{} {body} {} {key:?} {:?}",
+                    attempt.topic(),
+                    attempt.number(),
+                    attempt.attribute("type")
+                );
+                write.lock().unwrap().push(line);
+                match (body.as_str(), attempt.number()) {
+                    ("later", 1) => Err(Nack::later("not yet")),
+                    ("after", 1) => Err(Nack::after(Duration::from_millis(30), "not yet")),
+                    ("never", _) => Err(Nack::terminate("poison")),
+                    ("panics", 1) => panic!("a handler that panics has failed the message"),
+                    _ => Ok(()),
+                }
             }
-        }
-    });
+        },
+    );
     subscribe.await.unwrap();
     for body in ["fine", "later", "after", "never", "panics"] {
-        let message = Publish::new("plain").key("uid", "a:1").attribute("type", "t1").body(body);
+        let message = Publish::new("plain")
+            .key("uid", "a:1")
+            .attribute("type", "t1")
+            .body(body);
         let published = publisher.publish(message).await.unwrap();
-        assert_eq!((published.level(), published.is_duplicate()), (AckLevel::Accepted, false));
+        assert_eq!(
+            (published.level(), published.is_duplicate()),
+            (AckLevel::Accepted, false)
+        );
         assert!(published.id().starts_with("a/a-1/"), "{}", published.id());
     }
     relay.queue.wait("all settlements", |seen| {
@@ -51,8 +65,14 @@ async fn what_a_client_publishes_another_receives_and_its_handler_settles() {
             && has("ack 5")
     });
     let seen = seen.lock().unwrap();
-    assert!(seen.contains(&r#"plain fine 1 Some("a:1") Some("t1")"#.to_owned()), "{seen:?}");
-    assert!(seen.contains(&r#"plain later 2 Some("a:1") Some("t1")"#.to_owned()), "{seen:?}");
+    assert!(
+        seen.contains(&r#"plain fine 1 Some("a:1") Some("t1")"#.to_owned()),
+        "{seen:?}"
+    );
+    assert!(
+        seen.contains(&r#"plain later 2 Some("a:1") Some("t1")"#.to_owned()),
+        "{seen:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -71,8 +91,16 @@ async fn many_messages_are_published_in_order_and_each_has_its_result() {
     let error = results[500].as_ref().unwrap_err();
     assert_eq!(error.retry(), Retry::Never);
     assert!(matches!(error, CallError::Relay(error) if error.reason.as_str() == "unknown_topic"));
-    let bodies = relay.queue.look(|seen| seen.messages.iter().map(|message| message.body.clone()).collect::<Vec<_>>());
-    let expected: Vec<_> = (0..1000).filter(|number| *number != 500).map(|number| number.to_string()).collect();
+    let bodies = relay.queue.look(|seen| {
+        seen.messages
+            .iter()
+            .map(|message| message.body.clone())
+            .collect::<Vec<_>>()
+    });
+    let expected: Vec<_> = (0..1000)
+        .filter(|number| *number != 500)
+        .map(|number| number.to_string())
+        .collect();
     assert_eq!(bodies, expected);
 }
 
@@ -82,9 +110,15 @@ async fn a_client_waits_for_the_level_it_names_and_no_longer_than_it_says() {
     let client = Client::connect(&relay.framed).await.unwrap();
     let message = Publish::new("plain").identity("/im", "again").wait(AckLevel::Delivered);
     let published = client.publish(message.clone()).await.unwrap();
-    assert_eq!((published.level(), published.is_duplicate()), (AckLevel::Delivered, true));
+    assert_eq!(
+        (published.level(), published.is_duplicate()),
+        (AckLevel::Delivered, true)
+    );
     relay.queue.set(|seen| seen.is_stuck = true);
-    let error = client.publish(message.timeout(Duration::from_millis(300))).await.unwrap_err();
+    let error = client
+        .publish(message.timeout(Duration::from_millis(300)))
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("as far as ACCEPTED"), "{error}");
 }
 
@@ -92,9 +126,15 @@ async fn a_client_waits_for_the_level_it_names_and_no_longer_than_it_says() {
 async fn a_subscription_that_is_refused_says_why() {
     let relay = Relay::start();
     let client = Client::connect(&relay.framed).await.unwrap();
-    let error = client.subscribe(Subscribe::new("nobody", "g"), async |_| Ok(())).await.unwrap_err();
+    let error = client
+        .subscribe(Subscribe::new("nobody", "g"), async |_| Ok(()))
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("[topics.\"nobody\"]"), "{error}");
-    let error = client.subscribe(Subscribe::new("no name", "g"), async |_| Ok(())).await.unwrap_err();
+    let error = client
+        .subscribe(Subscribe::new("no name", "g"), async |_| Ok(()))
+        .await
+        .unwrap_err();
     assert!(matches!(error, ServeError::Name(_)));
 }
 
@@ -118,8 +158,13 @@ async fn a_consumer_that_vanishes_leaves_its_messages_to_others() {
     while taken.load(Ordering::SeqCst) == 0 {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    second.subscribe(Subscribe::new("plain", "g"), async |_| Ok(())).await.unwrap();
+    second
+        .subscribe(Subscribe::new("plain", "g"), async |_| Ok(()))
+        .await
+        .unwrap();
     drop(first);
-    relay.queue.wait("the other has it", |seen| seen.said.iter().any(|said| said == "ack 1"));
+    relay
+        .queue
+        .wait("the other has it", |seen| seen.said.iter().any(|said| said == "ack 1"));
     relay.queue.wait("the first is gone", |seen| seen.consumers == 1);
 }

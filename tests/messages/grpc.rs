@@ -65,7 +65,11 @@ pub struct Stream {
 
 impl Api {
     pub async fn connect(address: &str) -> Self {
-        let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+        let channel = Endpoint::from_shared(format!("http://{address}"))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap();
         Self(Grpc::new(channel).max_decoding_message_size(16 << 20))
     }
 
@@ -83,7 +87,11 @@ impl Api {
         self.publish_within(request, None).await
     }
 
-    pub async fn publish_within(&self, request: PublishRequest, timeout: Option<Duration>) -> Result<PublishReply, Status> {
+    pub async fn publish_within(
+        &self,
+        request: PublishRequest,
+        timeout: Option<Duration>,
+    ) -> Result<PublishReply, Status> {
         let reply = self.unary("Publish", request.to_bytes(), timeout).await?;
         Ok(messages::decode(reply).unwrap())
     }

@@ -39,13 +39,20 @@ async fn over_framed(client: &Client, request: &PublishRequest) -> Result<Publis
 async fn a_message_arrives_whole_over_both_protocols() {
     let relay = Relay::start();
     let request = PublishRequest {
-        attributes: vec![attribute("source", "/im"), attribute("id", "17"), attribute("subject", "\u{e9} 100%")],
+        attributes: vec![
+            attribute("source", "/im"),
+            attribute("id", "17"),
+            attribute("subject", "\u{e9} 100%"),
+        ],
         ..keyed("everywhere", "uid", "a:1")
     };
     let grpc = Api::connect(&relay.grpc).await.publish(request.clone()).await.unwrap();
     let client = Client::connect(&relay.framed).await.unwrap();
     let framed = over_framed(&client, &request).await.unwrap();
-    assert_eq!((grpc.id.as_str(), framed.id.as_str()), ("a/a-1/0000000000000001/1", "a/a-1/0000000000000001/2"));
+    assert_eq!(
+        (grpc.id.as_str(), framed.id.as_str()),
+        ("a/a-1/0000000000000001/1", "a/a-1/0000000000000001/2")
+    );
     assert_eq!(grpc.level, i32::from(messages::AckLevel::Accepted));
     assert_eq!(grpc.durability, i32::from(Durability::Group));
     relay.queue.look(|seen| {
@@ -72,7 +79,10 @@ async fn an_answer_says_how_safely_it_is_stored_and_whether_it_was_there_before(
         ..message("plain", "x")
     };
     let reply = api.publish(request).await.unwrap();
-    assert_eq!((reply.durability, reply.duplicate), (i32::from(Durability::Buffered), true));
+    assert_eq!(
+        (reply.durability, reply.duplicate),
+        (i32::from(Durability::Buffered), true)
+    );
 }
 
 // M-G4: where it goes is decided by the topic's rule.
@@ -91,19 +101,32 @@ async fn the_rule_of_the_topic_decides_where_a_message_goes() {
         api.publish(request).await.unwrap();
     }
     let units = relay.queue.look(|seen| seen.units.clone());
-    let expected = [vec!["a"], vec!["a", "b", "c"], vec!["b", "c"], vec!["a"], vec!["b"], vec!["a"]];
+    let expected = [
+        vec!["a"],
+        vec!["a", "b", "c"],
+        vec!["b", "c"],
+        vec!["a"],
+        vec!["b"],
+        vec!["a"],
+    ];
     assert_eq!(units, expected);
 }
 
 /// What a request is refused with, over both protocols, and that nothing of it reached the queue.
 async fn check_refused(relay: &Relay, request: PublishRequest, code: Code, word: &str, text: &str) {
     let before = relay.queue.look(|seen| seen.messages.len());
-    let status = Api::connect(&relay.grpc).await.publish(request.clone()).await.unwrap_err();
+    let status = Api::connect(&relay.grpc)
+        .await
+        .publish(request.clone())
+        .await
+        .unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (code, word), "{status:?}");
     assert!(status.message().contains(text), "{}", status.message());
     let client = Client::connect(&relay.framed).await.unwrap();
     let error = over_framed(&client, &request).await.unwrap_err();
-    let CallError::Relay(error) = error else { panic!("{error:?}") };
+    let CallError::Relay(error) = error else {
+        panic!("{error:?}")
+    };
     assert_eq!((error.reason.as_str(), error.retry), (word, Retry::Never));
     assert_eq!(error.place.as_ref().unwrap().relay.as_str(), "a-1");
     assert!(error.detail.contains(text), "{error}");
@@ -126,24 +149,89 @@ async fn each_mistake_is_refused_with_what_to_do_about_it() {
         ..message("plain", "x")
     };
     let cases = [
-        (message("", "x"), Code::InvalidArgument, "bad_input", "topic is not a name"),
-        (message("a b", "x"), Code::InvalidArgument, "bad_input", "topic is not a name"),
-        (message("nobody", "x"), Code::NotFound, "unknown_topic", "[topics.\"nobody\"]"),
+        (
+            message("", "x"),
+            Code::InvalidArgument,
+            "bad_input",
+            "topic is not a name",
+        ),
+        (
+            message("a b", "x"),
+            Code::InvalidArgument,
+            "bad_input",
+            "topic is not a name",
+        ),
+        (
+            message("nobody", "x"),
+            Code::NotFound,
+            "unknown_topic",
+            "[topics.\"nobody\"]",
+        ),
         (message("owned", "x"), Code::NotFound, "no_route", "rule = \"owner\""),
-        (keyed("owned", "uid", "z:1"), Code::NotFound, "no_route", "strait explain"),
+        (
+            keyed("owned", "uid", "z:1"),
+            Code::NotFound,
+            "no_route",
+            "strait explain",
+        ),
         (keyed("owned", "city", "b:1"), Code::NotFound, "no_route", "city"),
-        (keyed("plain", "u id", "x"), Code::InvalidArgument, "bad_input", "dimension"),
-        (keyed("plain", "uid", ""), Code::InvalidArgument, "bad_input", "1 to 1024"),
-        (keyed("plain", "uid", &"k".repeat(1025)), Code::InvalidArgument, "bad_input", "1 to 1024"),
-        (message("foreign", "x"), Code::PermissionDenied, "policy", "topics.\"foreign\".from"),
-        (message("small.one", vec![0; 1025]), Code::ResourceExhausted, "too_large", "takes 1024"),
-        (message("plain", vec![0; 1_048_577]), Code::ResourceExhausted, "too_large", "message_bytes_max"),
+        (
+            keyed("plain", "u id", "x"),
+            Code::InvalidArgument,
+            "bad_input",
+            "dimension",
+        ),
+        (
+            keyed("plain", "uid", ""),
+            Code::InvalidArgument,
+            "bad_input",
+            "1 to 1024",
+        ),
+        (
+            keyed("plain", "uid", &"k".repeat(1025)),
+            Code::InvalidArgument,
+            "bad_input",
+            "1 to 1024",
+        ),
+        (
+            message("foreign", "x"),
+            Code::PermissionDenied,
+            "policy",
+            "topics.\"foreign\".from",
+        ),
+        (
+            message("small.one", vec![0; 1025]),
+            Code::ResourceExhausted,
+            "too_large",
+            "takes 1024",
+        ),
+        (
+            message("plain", vec![0; 1_048_577]),
+            Code::ResourceExhausted,
+            "too_large",
+            "message_bytes_max",
+        ),
         (with("Subject", "x"), Code::InvalidArgument, "bad_input", "a-z and 0-9"),
         (with("", "x"), Code::InvalidArgument, "bad_input", "a-z and 0-9"),
-        (with("subject", "a\nb"), Code::InvalidArgument, "bad_input", "attribute subject"),
-        (with("subject", &"x".repeat(8192)), Code::ResourceExhausted, "too_large", "8192 bytes"),
+        (
+            with("subject", "a\nb"),
+            Code::InvalidArgument,
+            "bad_input",
+            "attribute subject",
+        ),
+        (
+            with("subject", &"x".repeat(8192)),
+            Code::ResourceExhausted,
+            "too_large",
+            "8192 bytes",
+        ),
         (many, Code::ResourceExhausted, "too_large", "65 attributes"),
-        (with("expirytime", "tomorrow"), Code::InvalidArgument, "bad_input", "RFC 3339"),
+        (
+            with("expirytime", "tomorrow"),
+            Code::InvalidArgument,
+            "bad_input",
+            "RFC 3339",
+        ),
         (wrong_wait, Code::InvalidArgument, "bad_input", "wait is 9"),
     ];
     for (request, code, word, text) in cases {
@@ -155,8 +243,14 @@ async fn each_mistake_is_refused_with_what_to_do_about_it() {
 async fn what_is_no_message_is_refused() {
     let relay = Relay::start();
     let api = Api::connect(&relay.grpc).await;
-    let status = api.unary("Publish", Bytes::from_static(&[0xff; 9]), None).await.unwrap_err();
-    assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, "bad_input"));
+    let status = api
+        .unary("Publish", Bytes::from_static(&[0xff; 9]), None)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::InvalidArgument, "bad_input")
+    );
     let status = api.unary("Remove", Bytes::new(), None).await.unwrap_err();
     assert!(status.message().contains("Publish, PublishBatch"), "{status:?}");
     let huge = Bytes::from(vec![0; 6 << 20]);
@@ -164,7 +258,10 @@ async fn what_is_no_message_is_refused() {
     assert_eq!(reason(&status), "too_large", "{status:?}");
     let client = Client::connect(&relay.framed).await.unwrap();
     for method in ["Subscribe", "PublishStream"] {
-        let error = client.call(Call::new(&format!("strait.v1.Messages/{method}"))).await.unwrap_err();
+        let error = client
+            .call(Call::new(&format!("strait.v1.Messages/{method}")))
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("use gRPC"), "{error}");
     }
 }
@@ -186,7 +283,12 @@ async fn the_earlier_end_of_a_message_counts() {
     ] {
         api.publish(until(text, at)).await.unwrap();
     }
-    let ends = relay.queue.look(|seen| seen.messages.iter().map(|message| message.deadline.unwrap().0).collect::<Vec<_>>());
+    let ends = relay.queue.look(|seen| {
+        seen.messages
+            .iter()
+            .map(|message| message.deadline.unwrap().0)
+            .collect::<Vec<_>>()
+    });
     assert_eq!(ends, [1_893_456_000_000; 3]);
 }
 
@@ -195,7 +297,11 @@ async fn the_earlier_end_of_a_message_counts() {
 async fn an_answer_comes_when_the_level_is_reached_that_was_waited_for() {
     let relay = Relay::start();
     let api = Api::connect(&relay.grpc).await;
-    for level in [messages::AckLevel::Accepted, messages::AckLevel::Relayed, messages::AckLevel::Delivered] {
+    for level in [
+        messages::AckLevel::Accepted,
+        messages::AckLevel::Relayed,
+        messages::AckLevel::Delivered,
+    ] {
         let request = PublishRequest {
             wait: level.into(),
             ..message("plain", "x")
@@ -217,14 +323,17 @@ async fn at_the_deadline_the_answer_says_how_far_the_message_came() {
     let within = Some(Duration::from_millis(400));
     let status = api.publish_within(request.clone(), within).await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
-    assert!(status.message().contains("accepted with id a/a-1/0000000000000001/1"), "{status:?}");
-    assert!(status.message().contains("as far as ACCEPTED, not DELIVERED"), "{status:?}");
+    assert!(
+        status.message().contains("accepted with id a/a-1/0000000000000001/1"),
+        "{status:?}"
+    );
+    assert!(
+        status.message().contains("as far as ACCEPTED, not DELIVERED"),
+        "{status:?}"
+    );
     // By a limit of its own, over framed.
     let client = Client::connect(&relay.framed).await.unwrap();
-    let limited = PublishRequest {
-        wait_ms: 50,
-        ..request
-    };
+    let limited = PublishRequest { wait_ms: 50, ..request };
     let error = over_framed(&client, &limited).await.unwrap_err();
     assert_eq!(error.retry(), Retry::Never, "{error}");
     relay.queue.set(|seen| seen.is_silent = true);
@@ -257,8 +366,14 @@ async fn what_the_queue_says_no_to_is_told_with_its_pushback() {
     let full = RelayError::new(Reason::Limited, Retry::Safe, "the disk is full").pushed_back(Duration::from_secs(2));
     relay.queue.set(|seen| seen.refuse = Some(full));
     let api = Api::connect(&relay.grpc).await;
-    let status = api.publish_within(message("plain", "x"), Some(Duration::from_secs(1))).await.unwrap_err();
-    assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "limited"));
+    let status = api
+        .publish_within(message("plain", "x"), Some(Duration::from_secs(1)))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::ResourceExhausted, "limited")
+    );
     assert_eq!(status.metadata().get("grpc-retry-pushback-ms").unwrap(), "2000");
 }
 
@@ -266,12 +381,19 @@ async fn what_the_queue_says_no_to_is_told_with_its_pushback() {
 async fn a_batch_is_answered_message_by_message() {
     let relay = Relay::start();
     let api = Api::connect(&relay.grpc).await;
-    let batch = vec![message("plain", "1"), message("nobody", "2"), message("plain", vec![3; 100_000])];
+    let batch = vec![
+        message("plain", "1"),
+        message("nobody", "2"),
+        message("plain", vec![3; 100_000]),
+    ];
     let replies = api.publish_batch(batch).await.unwrap();
     let ids: Vec<_> = replies.iter().map(|reply| !reply.id.is_empty()).collect();
     assert_eq!(ids, [true, false, true]);
     let error = replies[1].error.as_ref().unwrap();
-    assert_eq!((error.reason.as_str(), error.retry.as_str()), ("unknown_topic", "never"));
+    assert_eq!(
+        (error.reason.as_str(), error.retry.as_str()),
+        ("unknown_topic", "never")
+    );
     let status = api.publish_batch(Vec::new()).await.unwrap_err();
     assert!(status.message().contains("1 to 1024"), "{status:?}");
     let status = api.publish_batch(vec![message("plain", ""); 1025]).await.unwrap_err();
@@ -290,7 +412,9 @@ async fn a_stream_answers_each_message_with_its_number_and_ends_when_all_are_don
     let mut stream = api.stream("PublishStream", &numbered(7, "plain")).await.unwrap();
     assert_eq!(stream.published().await.number, 7);
     for number in 0..300 {
-        stream.send(&numbered(number, if number == 100 { "nobody" } else { "plain" })).await;
+        stream
+            .send(&numbered(number, if number == 100 { "nobody" } else { "plain" }))
+            .await;
     }
     stream.close();
     let mut numbers = Vec::new();
@@ -333,7 +457,9 @@ async fn a_stream_with_too_much_under_way_is_not_read_on_and_holds_up_nobody_els
     assert!((300..=420).contains(&under_way), "{under_way} messages are under way");
     assert!(!api.publish(message("plain", "other")).await.unwrap().id.is_empty());
     drop((stream, other));
-    relay.queue.wait("all are forgotten", |seen| seen.forgotten >= under_way);
+    relay
+        .queue
+        .wait("all are forgotten", |seen| seen.forgotten >= under_way);
 }
 
 // C-L1
@@ -352,7 +478,10 @@ async fn a_relay_that_drains_takes_no_new_messages_and_answers_those_it_has() {
             Err(status) => break status,
         }
     };
-    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "draining"));
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::Unavailable, "draining")
+    );
 }
 
 // M-G4: another unit's services reach topics over lanes, by the rules of topics, never over a call.
@@ -362,9 +491,21 @@ async fn callers_of_other_units_are_refused() {
         caller: "b",
         ..Setup::default()
     });
-    let status = Api::connect(&relay.grpc).await.publish(message("plain", "x")).await.unwrap_err();
-    assert_eq!((status.code(), reason(&status).as_str()), (Code::PermissionDenied, "policy"));
-    let status = Api::connect(&relay.grpc).await.subscribe("plain", "g", 0).await.err().unwrap();
+    let status = Api::connect(&relay.grpc)
+        .await
+        .publish(message("plain", "x"))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::PermissionDenied, "policy")
+    );
+    let status = Api::connect(&relay.grpc)
+        .await
+        .subscribe("plain", "g", 0)
+        .await
+        .err()
+        .unwrap();
     assert_eq!(status.code(), Code::PermissionDenied);
 }
 

@@ -35,7 +35,10 @@ fn full(body: &'static str) -> PublishRequest {
             dimension: Bytes::from_static(b"uid"),
             key: Bytes::from_static(b"a 1"),
         }),
-        attributes: vec![attribute("source", "/im"), attribute("datacontenttype", "application/json")],
+        attributes: vec![
+            attribute("source", "/im"),
+            attribute("datacontenttype", "application/json"),
+        ],
         ..message("plain", body)
     }
 }
@@ -73,7 +76,12 @@ async fn an_http_service_gets_messages_and_its_status_settles_them() {
     let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
     let relay = pushing(Some(format!("http1://{address}")));
     let api = Api::connect(&relay.grpc).await;
-    for request in [full("ok"), message("plain", "gone"), message("plain", "busy"), message("plain", "broken")] {
+    for request in [
+        full("ok"),
+        message("plain", "gone"),
+        message("plain", "busy"),
+        message("plain", "broken"),
+    ] {
         api.publish(request).await.unwrap();
     }
     relay.queue.wait("all are settled", |seen| {
@@ -143,8 +151,14 @@ async fn a_framed_service_that_registered_gets_messages_and_its_status_settles_t
         assert_eq!(first.metadata().text(name), Some(value), "{name}");
     }
     assert_eq!(&first.keys()[0].key[..], b"a 1");
-    let left = first.deadline().unwrap().saturating_duration_since(std::time::Instant::now());
-    assert!(left > Duration::from_secs(10) && left <= Duration::from_secs(30), "{left:?}");
+    let left = first
+        .deadline()
+        .unwrap()
+        .saturating_duration_since(std::time::Instant::now());
+    assert!(
+        left > Duration::from_secs(10) && left <= Duration::from_secs(30),
+        "{left:?}"
+    );
 }
 
 // gRPC: the message is the request message, attributes are metadata.
@@ -187,7 +201,10 @@ async fn a_grpc_service_gets_messages_and_its_status_settles_them() {
     let server = tokio::spawn(async move {
         let incoming = tonic::transport::server::TcpIncoming::from(listener);
         let routes = tonic::service::Routes::from(app);
-        tonic::transport::Server::builder().serve_with_incoming(routes.prepare(), incoming).await.unwrap();
+        tonic::transport::Server::builder()
+            .serve_with_incoming(routes.prepare(), incoming)
+            .await
+            .unwrap();
     });
     let relay = pushing(Some(format!("http://{address}")));
     check_statuses(&relay).await;
@@ -205,18 +222,29 @@ async fn messages_wait_for_a_service_that_is_away_without_losing_attempts() {
     let relay = pushing(None);
     let api = Api::connect(&relay.grpc).await;
     api.publish(message("plain", "x")).await.unwrap();
-    relay.queue.wait("it is away", |seen| seen.said.iter().any(|said| said == "unavailable 1"));
+    relay.queue.wait("it is away", |seen| {
+        seen.said.iter().any(|said| said == "unavailable 1")
+    });
     let client = Client::connect(&relay.framed).await.unwrap();
-    client.serve("im.Sink", async |received: Received| answer(&received)).await.unwrap();
-    relay.queue.wait("it comes", |seen| seen.said.iter().any(|said| said == "ack 1"));
-    let failed = relay.queue.look(|seen| seen.said.iter().any(|said| said.starts_with("nack")));
+    client
+        .serve("im.Sink", async |received: Received| answer(&received))
+        .await
+        .unwrap();
+    relay
+        .queue
+        .wait("it comes", |seen| seen.said.iter().any(|said| said == "ack 1"));
+    let failed = relay
+        .queue
+        .look(|seen| seen.said.iter().any(|said| said.starts_with("nack")));
     assert!(!failed, "being away was counted as an attempt");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_service_that_does_not_answer_in_time_has_failed_the_message() {
     let relay = pushing(None);
-    relay.queue.set(|seen| seen.visibility_timeout = Some(Duration::from_millis(300)));
+    relay
+        .queue
+        .set(|seen| seen.visibility_timeout = Some(Duration::from_millis(300)));
     let client = Client::connect(&relay.framed).await.unwrap();
     let serve = client.serve("im.Sink", async |received: Received| {
         if received.metadata().text("strait-attempt") == Some("1") {
@@ -225,6 +253,12 @@ async fn a_service_that_does_not_answer_in_time_has_failed_the_message() {
         Ok(Reply::default())
     });
     serve.await.unwrap();
-    Api::connect(&relay.grpc).await.publish(message("plain", "x")).await.unwrap();
-    relay.queue.wait("the next attempt", |seen| seen.said.iter().any(|said| said == "ack 1"));
+    Api::connect(&relay.grpc)
+        .await
+        .publish(message("plain", "x"))
+        .await
+        .unwrap();
+    relay
+        .queue
+        .wait("the next attempt", |seen| seen.said.iter().any(|said| said == "ack 1"));
 }

@@ -118,7 +118,11 @@ impl Queue<'_> {
                 let is_refused = self.desk.look(|seen| seen.refuse_subscriptions);
                 let result = if is_refused {
                     use strait::model::{Reason, RelayError, Retry};
-                    Err(Box::new(RelayError::new(Reason::Limited, Retry::Safe, "too many groups")))
+                    Err(Box::new(RelayError::new(
+                        Reason::Limited,
+                        Retry::Safe,
+                        "too many groups",
+                    )))
                 } else {
                     self.consumers.insert(
                         wanted.consumer,
@@ -139,7 +143,8 @@ impl Queue<'_> {
             Input::Unsubscribe(id) => {
                 if let Some(consumer) = self.consumers.remove(&id) {
                     self.say(format!("unsubscribe with {}", consumer.has.len()));
-                    self.waiting.extend(consumer.has.into_values().map(|(waiting, _)| waiting));
+                    self.waiting
+                        .extend(consumer.has.into_values().map(|(waiting, _)| waiting));
                 }
             }
             Input::Settle {
@@ -209,7 +214,9 @@ impl Queue<'_> {
     }
 
     fn on_settle(&mut self, id: ConsumerId, delivery: DeliveryId, outcome: Settlement) {
-        let Some(consumer) = self.consumers.get_mut(&id) else { return };
+        let Some(consumer) = self.consumers.get_mut(&id) else {
+            return;
+        };
         let key = (delivery.seq, delivery.stamp);
         if outcome == Settlement::Extend {
             if let Some((_, since)) = consumer.has.get_mut(&key) {
@@ -246,15 +253,29 @@ impl Queue<'_> {
         let timeout = timeout.unwrap_or(Duration::from_secs(30));
         let mut out = Vec::new();
         for (id, consumer) in &mut self.consumers {
-            let late: Vec<_> = consumer.has.iter().filter(|(_, (_, since))| *since + timeout < now).collect();
+            let late: Vec<_> = consumer
+                .has
+                .iter()
+                .filter(|(_, (_, since))| *since + timeout < now)
+                .collect();
             let late: Vec<_> = late.into_iter().map(|(key, _)| *key).collect();
             for key in late {
                 let (mut waiting, _) = consumer.has.remove(&key).unwrap();
                 waiting.attempts += 1;
                 self.waiting.push_front(waiting);
-                let delivery = DeliveryId { seq: key.0, stamp: key.1 };
+                let delivery = DeliveryId {
+                    seq: key.0,
+                    stamp: key.1,
+                };
                 let (shard, consumer) = (consumer.shard, *id);
-                out.push((shard, Output::Overdue { shard, consumer, delivery }));
+                out.push((
+                    shard,
+                    Output::Overdue {
+                        shard,
+                        consumer,
+                        delivery,
+                    },
+                ));
             }
         }
         while let Some((id, at)) = self.next(now) {

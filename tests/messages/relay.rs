@@ -8,9 +8,9 @@ use std::time::Duration;
 use strait::admission::{RetryBudgets, RetrySettings};
 use strait::calls::{CallPolicies, CallPolicy, ShardPolicies};
 use strait::crossing;
-use strait::delivery::{self, Delivery, SharedDirectory, Services, framed, grpc, http1};
-use strait::ingress::{self, messages};
+use strait::delivery::{self, Delivery, Services, SharedDirectory, framed, grpc, http1};
 use strait::inbound::{self, Consumers, Push, PushParts};
+use strait::ingress::{self, messages};
 use strait::model::{Callee, Endpoint, MissingKey, Name, Place, Registry, RelayError, Source, Subscriptions, UnitId};
 use strait::outbound::{self, Catalog, PublisherParts, Publishers, Ways};
 use strait::queue::api::Output;
@@ -93,7 +93,10 @@ impl Relay {
         let thread = {
             let (desk, drain, stop) = (desk.clone(), drain.clone(), stop.clone());
             std::thread::spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .unwrap();
                 LocalSet::new().block_on(&runtime, run(setup, desk, (drain, stop), send));
             })
         };
@@ -129,7 +132,11 @@ struct Nowhere;
 impl Ways for Nowhere {
     fn to(&self, unit: &UnitId) -> Result<Rc<dyn Callee>, RelayError> {
         use strait::model::{Reason, Retry};
-        Err(RelayError::new(Reason::UnitAway, Retry::Never, format!("unit {unit} is away")))
+        Err(RelayError::new(
+            Reason::UnitAway,
+            Retry::Never,
+            format!("unit {unit} is away"),
+        ))
     }
 }
 
@@ -233,7 +240,9 @@ fn delivery(setup: &Setup, tasks: &TaskTracker) -> Rc<Delivery> {
             grpc: grpc::Settings::default(),
             grpc_metrics: grpc::Metrics::register(&registry).unwrap(),
             framed: framed::Limits::default(),
-            framed_metrics: framed::Metrics::register(&prometheus::Registry::new()).unwrap().delivery(),
+            framed_metrics: framed::Metrics::register(&prometheus::Registry::new())
+                .unwrap()
+                .delivery(),
             http1: http1::Settings::default(),
         },
         tracker: tasks.clone(),
@@ -295,7 +304,9 @@ impl Sockets {
                 subscriptions: Some(subscriptions),
                 source,
                 limits: framed::Limits::default(),
-                metrics: framed::Metrics::register(&prometheus::Registry::new()).unwrap().ingress(),
+                metrics: framed::Metrics::register(&prometheus::Registry::new())
+                    .unwrap()
+                    .ingress(),
             }),
         }
     }

@@ -23,7 +23,10 @@ async fn a_group_gets_each_message_once_and_settles_it_in_every_way() {
     }
     let bodies: Vec<_> = got.iter().map(|message| message.body.clone()).collect();
     assert_eq!(bodies, ["1", "2", "3", "4"]);
-    assert_eq!((got[0].attempt, got[0].topic.as_str(), got[0].delivery), (1, "plain", 1));
+    assert_eq!(
+        (got[0].attempt, got[0].topic.as_str(), got[0].delivery),
+        (1, "plain", 1)
+    );
     assert_eq!(got[0].id, "a/a-1/0000000000000001/1");
     assert_eq!(got[0].visibility_timeout_ms, 30_000);
     stream.ack(got[0].delivery).await;
@@ -38,17 +41,24 @@ async fn a_group_gets_each_message_once_and_settles_it_in_every_way() {
         reason: "poison".to_owned(),
     };
     stream.send(&say(Say::Terminate(terminate))).await;
-    let extend = Extend { delivery: got[3].delivery };
+    let extend = Extend {
+        delivery: got[3].delivery,
+    };
     stream.send(&say(Say::Extend(extend))).await;
     stream.ack(999).await;
     relay.queue.wait("all settlements", |seen| {
         seen.said == ["ack 1", "nack 2 Some(30ms): later", "terminate 3: poison", "extend 4"]
     });
     let again = stream.received().await;
-    assert_eq!((again.attempt, &again.body[..], again.id.as_str()), (2, &b"2"[..], got[1].id.as_str()));
+    assert_eq!(
+        (again.attempt, &again.body[..], again.id.as_str()),
+        (2, &b"2"[..], got[1].id.as_str())
+    );
     let deliveries = vec![again.delivery, got[3].delivery];
     stream.send(&say(Say::Ack(Ack { deliveries }))).await;
-    relay.queue.wait("both acks", |seen| seen.said.ends_with(&["ack 2".into(), "ack 4".into()]));
+    relay.queue.wait("both acks", |seen| {
+        seen.said.ends_with(&["ack 2".into(), "ack 4".into()])
+    });
     stream.close();
     assert_eq!(stream.next_bytes().await.unwrap(), None, "it ends with OK");
     relay.queue.wait("it is gone", |seen| seen.consumers == 0);
@@ -69,7 +79,9 @@ async fn what_a_consumer_has_goes_to_others_when_it_leaves() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_message_that_is_kept_too_long_is_not_the_consumers_any_more() {
     let relay = Relay::start();
-    relay.queue.set(|seen| seen.visibility_timeout = Some(Duration::from_millis(100)));
+    relay
+        .queue
+        .set(|seen| seen.visibility_timeout = Some(Duration::from_millis(100)));
     let api = Api::connect(&relay.grpc).await;
     let mut stream = api.subscribe("plain", "g", 1).await.unwrap();
     api.publish(message("plain", "x")).await.unwrap();
@@ -85,9 +97,15 @@ async fn a_message_that_is_kept_too_long_is_not_the_consumers_any_more() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_consumer_that_does_not_read_loses_what_waits_and_others_get_it() {
     let relay = Relay::start();
-    relay.queue.set(|seen| seen.visibility_timeout = Some(Duration::from_secs(4)));
+    relay
+        .queue
+        .set(|seen| seen.visibility_timeout = Some(Duration::from_secs(4)));
     let api = Api::connect(&relay.grpc).await;
-    let deaf = Api::connect(&relay.grpc).await.subscribe("plain", "g", 200).await.unwrap();
+    let deaf = Api::connect(&relay.grpc)
+        .await
+        .subscribe("plain", "g", 200)
+        .await
+        .unwrap();
     relay.queue.wait("the subscription", |seen| seen.consumers == 1);
     for _ in 0..100 {
         api.publish(message("plain", vec![1; 50_000])).await.unwrap();
@@ -133,10 +151,16 @@ async fn mistakes_of_consumers_are_named() {
         assert_eq!(status.code(), code, "{status:?}");
         assert!(status.message().contains(text), "{status:?}");
     }
-    let status = api.stream("Subscribe", &say(Say::Ack(Ack::default()))).await.err().unwrap();
+    let status = api
+        .stream("Subscribe", &say(Say::Ack(Ack::default())))
+        .await
+        .err()
+        .unwrap();
     assert!(status.message().contains("must be `start`"), "{status:?}");
     let mut twice = api.subscribe("plain", "g", 0).await.unwrap();
-    twice.send(&say(Say::Start(strait::wire::messages::Start::default()))).await;
+    twice
+        .send(&say(Say::Start(strait::wire::messages::Start::default())))
+        .await;
     let status = twice.next_bytes().await.unwrap_err();
     assert!(status.message().contains("one `start`"), "{status:?}");
     relay.queue.wait("it is gone", |seen| seen.consumers == 0);
@@ -153,6 +177,9 @@ async fn a_drain_ends_subscriptions_so_that_clients_go_elsewhere() {
     let mut stream = api.subscribe("plain", "g", 0).await.unwrap();
     relay.drain();
     let status = stream.next_bytes().await.unwrap_err();
-    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "draining"));
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::Unavailable, "draining")
+    );
     relay.queue.wait("it is gone", |seen| seen.consumers == 0);
 }

@@ -152,12 +152,12 @@ impl Args {
 
 /// `http://` means gRPC; a Unix socket may be either.
 pub(super) fn way(relay: Option<&str>, grpc: bool) -> Way {
-        match (relay, grpc) {
-            (None, false) => Way::Framed("tcp://127.0.0.1:7401".to_owned()),
-            (None, true) => Way::Grpc("http://127.0.0.1:7400".to_owned()),
-            (Some(address), grpc) if grpc || address.starts_with("http://") => Way::Grpc(as_uri(address)),
-            (Some(address), _) => Way::Framed(address.to_owned()),
-        }
+    match (relay, grpc) {
+        (None, false) => Way::Framed("tcp://127.0.0.1:7401".to_owned()),
+        (None, true) => Way::Grpc("http://127.0.0.1:7400".to_owned()),
+        (Some(address), grpc) if grpc || address.starts_with("http://") => Way::Grpc(as_uri(address)),
+        (Some(address), _) => Way::Framed(address.to_owned()),
+    }
 }
 
 /// The form gRPC wants: no `tcp`, and a path of a socket from the root.

@@ -158,7 +158,9 @@ async fn publish(
         }
         let first = number + 1;
         number += u64::try_from(batch_bodies.len()).unwrap_or(0);
-        let requests = (first..).zip(batch_bodies).map(|(number, body)| args.request(number, body));
+        let requests = (first..)
+            .zip(batch_bodies)
+            .map(|(number, body)| args.request(number, body));
         for one in relay.publish(requests.collect()).await {
             summary.add(one, output, out)?;
         }
@@ -218,7 +220,9 @@ impl Relay {
                 Connection::Framed(client) => {
                     let call = Call::new(METHOD).body(body).timeout(self.timeout);
                     let reply = client.call(call).await;
-                    reply.map_err(|error| Trouble::of_call(&error)).map(|reply| reply.into_body())
+                    reply
+                        .map_err(|error| Trouble::of_call(&error))
+                        .map(|reply| reply.into_body())
                 }
                 Connection::Grpc(channel) => {
                     let call = grpc::Unary {
@@ -228,7 +232,9 @@ impl Relay {
                         timeout: self.timeout,
                     };
                     let reply = grpc::unary(channel.clone(), call).await;
-                    reply.map_err(|status| Trouble::of_status(&status)).map(tonic::Response::into_inner)
+                    reply
+                        .map_err(|status| Trouble::of_status(&status))
+                        .map(tonic::Response::into_inner)
                 }
             }
         };
@@ -354,7 +360,11 @@ impl Summary {
         if output == Output::Human {
             if let (Some(id), Some(level)) = (&one.id, one.level) {
                 let mark = if one.duplicate { " duplicate" } else { "" };
-                let weak = if one.durability == Some("buffered") { " buffered" } else { "" };
+                let weak = if one.durability == Some("buffered") {
+                    " buffered"
+                } else {
+                    ""
+                };
                 writeln!(out, "{id} {level}{mark}{weak}")?;
             }
             if let Some(error) = &one.error {

@@ -162,7 +162,9 @@ impl SubscribeArgs {
             return None;
         }
         let reason = self.reason.clone();
-        let delay_ms = self.delay.map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
+        let delay_ms = self
+            .delay
+            .map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
         Some(say(if self.nack {
             Say::Nack(Nack {
                 delivery,

@@ -44,6 +44,9 @@ fn a_wait_ends_shortly_before_the_publisher_gives_up() {
     let near = |found: Duration, expected: Duration| found.abs_diff(expected) < in_millis(30);
     assert!(near(left(Some(now + in_millis(10_000)), None), in_millis(9_950)));
     assert!(near(left(Some(now + in_millis(200)), None), in_millis(180)));
-    assert!(near(left(Some(now + in_millis(10_000)), Some(in_millis(100))), in_millis(100)));
+    assert!(near(
+        left(Some(now + in_millis(10_000)), Some(in_millis(100))),
+        in_millis(100)
+    ));
     assert_eq!(limit(None, None), None);
 }
