@@ -47,6 +47,7 @@
 //! - L3. Dropping the future of a call cancels it.
 
 mod address;
+mod builder;
 mod call;
 mod calls;
 mod messages;
@@ -66,24 +67,13 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
 use tokio_util::task::TaskTracker;
 
 pub use self::address::{Address, AddressError};
+pub use self::builder::Builder;
 use self::call::Outcome;
 pub use self::call::{Call, CallError, InvalidCall, Received, Reply, Status};
 pub use self::messages::{Attempt, Nack, Publish, Published, Settle, Subscribe};
 pub use crate::model::AckLevel;
 use crate::model::{Name, NameError, Request};
 use crate::wire::messages::SUBSCRIBER;
-
-/// Settings of a [`Client`] before it connects.
-#[derive(Clone, Debug)]
-pub struct Builder {
-    address: String,
-    timeout: Duration,
-    in_flight_max: usize,
-    serving_max: u32,
-    message_bytes_max: usize,
-    backoff_max: Duration,
-    instance: String,
-}
 
 /// A connection to a relay. Clones share it; it closes when the last clone is dropped.
 #[derive(Clone)]
@@ -204,15 +194,7 @@ impl Client {
 
     /// Settings to change before connecting.
     pub fn builder(address: &str) -> Builder {
-        Builder {
-            address: address.to_owned(),
-            timeout: Duration::from_secs(30),
-            in_flight_max: 1024,
-            serving_max: 1024,
-            message_bytes_max: 16 * 1024 * 1024,
-            backoff_max: Duration::from_secs(2),
-            instance: String::new(),
-        }
+        Builder::new(address)
     }
 
     /// Makes a call and waits for its reply.
@@ -292,76 +274,6 @@ impl Client {
             shared.services().remove(&wanted);
         }
         result
-    }
-}
-
-impl Builder {
-    /// Deadline of calls that name none. Default 30 s.
-    #[must_use]
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
-        self
-    }
-
-    /// Calls under way at a time; more wait. Default 1024; the relay's own limit counts as well.
-    #[must_use]
-    pub fn in_flight_max(mut self, calls: usize) -> Self {
-        self.in_flight_max = calls.clamp(1, Semaphore::MAX_PERMITS);
-        self
-    }
-
-    /// Calls to services of this client at a time; the relay sends no more. Default 1024.
-    #[must_use]
-    pub fn serving_max(mut self, calls: u32) -> Self {
-        self.serving_max = calls;
-        self
-    }
-
-    /// Longest reply or received request that is put together. Default 16 MiB.
-    #[must_use]
-    pub fn message_bytes_max(mut self, bytes: usize) -> Self {
-        self.message_bytes_max = bytes;
-        self
-    }
-
-    /// Longest wait between two attempts to connect. Default 2 s.
-    #[must_use]
-    pub fn backoff_max(mut self, wait: Duration) -> Self {
-        self.backoff_max = wait;
-        self
-    }
-
-    /// Name of this instance in the relay's logs. Default empty.
-    #[must_use]
-    pub fn instance(mut self, name: &str) -> Self {
-        name.clone_into(&mut self.instance);
-        self
-    }
-
-    /// Connects.
-    ///
-    /// # Errors
-    /// As [`Client::connect`].
-    pub async fn connect(self) -> Result<Client, ConnectError> {
-        let address: Address = self.address.parse().map_err(ConnectError::Address)?;
-        let shared = Arc::new(Shared {
-            queue: Mutex::default(),
-            wake: Notify::new(),
-            in_flight: Semaphore::new(self.in_flight_max),
-            dropped: AtomicBool::new(false),
-            closed: AtomicBool::new(false),
-            services: Mutex::default(),
-        });
-        let handle = Handle {
-            shared: Arc::clone(&shared),
-            timeout: self.timeout,
-        };
-        let connection = worker::connect(&address, &self).await?;
-        let tasks = TaskTracker::new();
-        tasks.spawn(worker::run(address, self, connection, shared, tasks.clone()));
-        Ok(Client {
-            handle: Arc::new(handle),
-        })
     }
 }
 

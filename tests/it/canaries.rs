@@ -237,10 +237,24 @@ async fn messages(a: &Relay, b: &Relay) {
             .wait(AckLevel::Delivered)
             .timeout(LIMIT)
     };
-    within("the delivery", LIMIT, publisher.publish(message("t"))).await.unwrap();
-    publisher.publish(message("t").attribute("CANARY", "x")).await.unwrap_err();
-    publisher.publish(message("t").key("uid", "nobody:canary-key")).await.unwrap_err();
-    publisher.publish_all([message("u"), message("t")]).await.into_iter().next().unwrap().unwrap_err();
+    within("the delivery", LIMIT, publisher.publish(message("t")))
+        .await
+        .unwrap();
+    publisher
+        .publish(message("t").attribute("CANARY", "x"))
+        .await
+        .unwrap_err();
+    publisher
+        .publish(message("t").key("uid", "nobody:canary-key"))
+        .await
+        .unwrap_err();
+    publisher
+        .publish_all([message("u"), message("t")])
+        .await
+        .into_iter()
+        .next()
+        .unwrap()
+        .unwrap_err();
 }
 
 /// What does not speak the protocol of a port.
@@ -340,7 +354,8 @@ fn files_are_private(directory: &Path) {
     assert_eq!(mode(directory), 0o710);
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
-        assert_eq!(mode(&path) & 0o117, 0, "{}", path.display());
+        let allowed = if path.is_dir() { 0o700 } else { 0o660 };
+        assert_eq!(mode(&path) & !allowed, 0, "{}", path.display());
     }
 }
 

@@ -194,12 +194,6 @@ async fn each_mistake_is_refused_with_what_to_do_about_it() {
             "1 to 1024",
         ),
         (
-            message("foreign", "x"),
-            Code::PermissionDenied,
-            "policy",
-            "topics.\"foreign\".from",
-        ),
-        (
             message("small.one", vec![0; 1025]),
             Code::ResourceExhausted,
             "too_large",

@@ -60,9 +60,6 @@ impl Default for Setup {
             rule = 'units'
             units = ['b', 'c']
             [owned]
-            [foreign]
-            rule = 'all'
-            from = ['b', 'c']
             ['small.*']
             rule = 'local'
             message_bytes_max = '1KiB'

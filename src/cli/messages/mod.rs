@@ -2,6 +2,7 @@
 
 mod publish;
 mod subscribe;
+mod summary;
 
 use crate::model::Name;
 

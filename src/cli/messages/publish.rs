@@ -6,16 +6,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::ValueEnum;
-use serde::Serialize;
 use tokio::time::Instant;
 
 use super::super::call::answer::Trouble;
 use super::super::call::{Way, way};
 use super::super::{CliError, Output, grpc, write_json};
+use super::summary::{One, Summary, f64_of};
 use crate::client::{Call, Client};
 use crate::wire::messages::{
-    self, AckLevel, Attribute, Durability, Encode, MessageKey, PublishBatchReply, PublishBatchRequest, PublishReply,
-    PublishRequest,
+    self, AckLevel, Attribute, Encode, MessageKey, PublishBatchReply, PublishBatchRequest, PublishRequest,
 };
 
 #[derive(Debug, clap::Args)]
@@ -81,30 +80,6 @@ Addresses: unix:/path and tcp://host:port speak the framed protocol, http://host
 The id of each message and how far it came go to standard output, what went wrong to standard error.
 Exit codes: 0 all came as far as wished, 1 one failed (deadline, no relay, full), 2 the answer is no (topic, key or
 attributes that the relay refuses), 64 the command line is wrong";
-
-/// What became of all messages.
-#[derive(Debug, Default, Serialize)]
-struct Summary {
-    ok: bool,
-    published: u64,
-    duplicates: u64,
-    failed: u64,
-    seconds: f64,
-    /// Each message that was sent, in order.
-    messages: Vec<One>,
-    #[serde(skip)]
-    is_no: bool,
-}
-
-/// What became of one message.
-#[derive(Debug, Serialize)]
-struct One {
-    id: Option<String>,
-    level: Option<&'static str>,
-    duplicate: bool,
-    durability: Option<&'static str>,
-    error: Option<Trouble>,
-}
 
 pub(in crate::cli) fn run(args: &PublishArgs, output: Output, out: &mut impl Write) -> Result<(), CliError> {
     let content = args.content()?;
@@ -307,88 +282,6 @@ impl Content {
     }
 }
 
-impl One {
-    fn of(reply: PublishReply) -> Self {
-        let level = match AckLevel::try_from(reply.level) {
-            Ok(AckLevel::Accepted) => Some("ACCEPTED"),
-            Ok(AckLevel::Relayed) => Some("RELAYED"),
-            Ok(AckLevel::Delivered) => Some("DELIVERED"),
-            _ => None,
-        };
-        let durability = match Durability::try_from(reply.durability) {
-            Ok(Durability::Group) => Some("group"),
-            Ok(Durability::Buffered) => Some("buffered"),
-            _ => None,
-        };
-        Self {
-            id: (!reply.id.is_empty()).then_some(reply.id),
-            level,
-            duplicate: reply.duplicate,
-            durability,
-            error: reply.error.as_ref().map(Trouble::of_message),
-        }
-    }
-
-    fn failed(error: Trouble) -> Self {
-        Self {
-            error: Some(error),
-            ..Self::unknown()
-        }
-    }
-
-    fn unknown() -> Self {
-        Self {
-            id: None,
-            level: None,
-            duplicate: false,
-            durability: None,
-            error: None,
-        }
-    }
-}
-
-impl Summary {
-    fn add(&mut self, one: One, output: Output, out: &mut impl Write) -> io::Result<()> {
-        let is_ok = one.error.is_none() && one.id.is_some();
-        if is_ok {
-            self.published += 1;
-            self.duplicates += u64::from(one.duplicate);
-        } else {
-            self.failed += 1;
-            self.is_no |= one.error.as_ref().is_some_and(|error| error.is_no);
-        }
-        if output == Output::Human {
-            if let (Some(id), Some(level)) = (&one.id, one.level) {
-                let mark = if one.duplicate { " duplicate" } else { "" };
-                let weak = if one.durability == Some("buffered") {
-                    " buffered"
-                } else {
-                    ""
-                };
-                writeln!(out, "{id} {level}{mark}{weak}")?;
-            }
-            if let Some(error) = &one.error {
-                let _ = writeln!(io::stderr().lock(), "{}", error.words());
-            }
-        } else {
-            self.messages.push(one);
-        }
-        Ok(())
-    }
-
-    fn words(&self) -> String {
-        let rate = if self.seconds > 0.0 {
-            f64_of(self.published) / self.seconds
-        } else {
-            0.0
-        };
-        format!(
-            "{} published ({} of them duplicates), {} failed, in {:.2} s ({rate:.0}/s)",
-            self.published, self.duplicates, self.failed, self.seconds
-        )
-    }
-}
-
 fn numbered(text: &str, number: u64) -> String {
     text.replace("{n}", &number.to_string())
 }
@@ -398,11 +291,6 @@ fn batch_of(rate: f64) -> usize {
     let each = Duration::try_from_secs_f64(1.0 / rate.max(0.001)).unwrap_or(YEAR);
     let count = Duration::from_millis(50).as_nanos() / each.as_nanos().max(1);
     usize::try_from(count).unwrap_or(BATCH_MAX).clamp(1, BATCH_MAX)
-}
-
-fn f64_of(number: u64) -> f64 {
-    // Exact for what one command can publish.
-    u32::try_from(number).map_or(f64::from(u32::MAX), f64::from)
 }
 
 const METHOD: &str = "strait.v1.Messages/PublishBatch";

@@ -163,7 +163,6 @@ impl Publishers {
         }
         let catalog = Rc::clone(&self.catalog.borrow());
         let known = catalog.find(&request.topic)?;
-        known.check_publisher(&self.place.unit)?;
         let checked = Checked::new(request, &known)?;
         let (key, units) = self.route(&known, checked.key)?;
         let limit = limit(deadline, checked.wait_max);

@@ -23,8 +23,6 @@ pub struct Catalog {
 /// A topic with what can be worked out of its settings.
 pub(super) struct Known {
     pub(super) topic: Topic,
-    /// The name in the settings it falls under.
-    pub(super) pattern: String,
     pub(super) settings: TopicSettings,
     /// Where messages go, unless the key decides.
     pub(super) units: Vec<UnitId>,
@@ -85,8 +83,6 @@ impl Catalog {
             );
             return Err(RelayError::new(Reason::UnknownTopic, Retry::Never, detail));
         };
-        let pattern = self.topics.iter().find(|(_, of)| std::ptr::eq(*of, settings));
-        let pattern = pattern.map_or_else(String::new, |(pattern, _)| pattern.clone());
         let units = match settings.rule {
             TopicRule::All => self.units.clone(),
             TopicRule::Local => vec![self.own.clone()],
@@ -99,26 +95,10 @@ impl Catalog {
         };
         Ok(Known {
             topic,
-            pattern,
             settings: settings.clone(),
             units,
             bytes_max,
         })
-    }
-}
-
-impl Known {
-    /// Whether services of this unit may publish here: they would be refused by the other units, too (M-G4).
-    pub(super) fn check_publisher(&self, unit: &UnitId) -> Result<(), RelayError> {
-        let from = self.settings.from.as_ref();
-        if from.is_none_or(|from| from.contains(unit)) {
-            return Ok(());
-        }
-        let detail = format!(
-            "topics.{:?}.from does not list unit {unit}, so its services may not publish to topic {}",
-            self.pattern, self.topic
-        );
-        Err(RelayError::new(Reason::Policy, Retry::Never, detail))
     }
 }
 
