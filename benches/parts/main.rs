@@ -23,6 +23,7 @@ mod http2;
 mod inbox;
 mod log;
 mod look_ups;
+mod outbox;
 
 use criterion::{criterion_group, criterion_main};
 
@@ -37,6 +38,7 @@ criterion_group!(
     http2::bench,
     inbox::bench,
     log::bench,
-    look_ups::bench
+    look_ups::bench,
+    outbox::bench
 );
 criterion_main!(parts);

@@ -198,11 +198,12 @@ impl<S: Storage> Opening<'_, S> {
         // From the last one back: each says where those before it end.
         let files = std::mem::take(&mut self.files);
         let mut is_last = true;
+        let last_known = known.keys().map(|identity| identity.first).max();
         for (identity, bytes) in files.into_iter().rev() {
             let known = known.remove(&identity);
-            // The checkpoint names each segment before the place it covers. Another one failed before anything was in it, and
-            // the disk that failed did not even remove it; who told its end may be gone by now.
-            if known.is_none() && identity.generation == 0 && identity.last < self.recovery.replay_from.segment {
+            if known.is_none() && identity.generation == 0 && Some(identity.first) < last_known {
+                // It was gone when the checkpoint was written, or had failed: nothing in it was acknowledged, and who says so
+                // is not read any more.
                 self.storage.remove(&identity.name())?;
                 continue;
             }

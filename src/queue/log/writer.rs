@@ -4,8 +4,9 @@
 //! - L1. A batch lies in one segment, whole. It can be read, and is acknowledged, when its sync has come back (M-A2).
 //! - L2. Into a file that failed nothing is written any more, and it is never synced again: the segment ends where it ended
 //!   before. The batch is written once more, into another file (I16, M-G6).
-//! - L3. What a failed write left behind the end of a segment is none of its records: the first batch of the next segment
-//!   says where it ends. So numbers that were taken back can be given again.
+//! - L3. What a failed write left behind the end of a segment is none of its records: the next segment begins with a record that
+//!   says where it ends. After a failure that record is on the disk before anything else is written. So numbers that were
+//!   taken back can be given again.
 
 use std::io;
 use std::sync::Arc;
@@ -25,6 +26,8 @@ pub struct Writer<S: Storage> {
     active: Option<Active<S::File>>,
     /// Ends of segments that no record on disk tells yet (L3).
     ends: Vec<(u128, u32)>,
+    /// One of them failed.
+    has_failed: bool,
     dice: fastrand::Rng,
     buffer: BytesMut,
     synced: Option<Duration>,
@@ -51,6 +54,7 @@ impl<S: Storage> Writer<S> {
             shared,
             active: None,
             ends,
+            has_failed: false,
             dice,
             buffer: BytesMut::new(),
             synced: None,
@@ -102,6 +106,7 @@ impl<S: Storage> Writer<S> {
             Some(active) if active.reserved && !essential => self.begin_segment(essential, true)?,
             Some(_) => {}
         }
+        self.tell_ends()?;
         let mut encoded = self.encode(entries)?;
         let max = self.shared.options.segment_bytes;
         let full = |active: &Active<_>| encoded.end > max && active.end > HEADER_END;
@@ -109,13 +114,19 @@ impl<S: Storage> Writer<S> {
             self.begin_segment(essential, zeroed)?;
             encoded = self.encode(entries)?;
         }
-        match self.write() {
-            Ok(()) => Ok(self.publish(entries, &encoded)),
-            Err(error) => {
-                self.finish(true);
-                Err(append_error(error))
-            }
+        self.write()?;
+        Ok(self.publish(entries, &encoded))
+    }
+
+    /// After a failure: the record of ends alone, on the disk before numbers are given again (L3).
+    fn tell_ends(&mut self) -> Result<(), AppendError> {
+        if self.has_failed {
+            let encoded = self.encode(&[])?;
+            self.write()?;
+            self.publish(&[], &encoded);
+            self.has_failed = false;
         }
+        Ok(())
     }
 
     /// Puts the batch into the buffer, as the active segment needs it.
@@ -134,16 +145,26 @@ impl<S: Storage> Writer<S> {
         Ok(Encoded { offsets, end })
     }
 
-    fn write(&mut self) -> io::Result<()> {
+    fn write(&mut self) -> Result<(), AppendError> {
         let Some(active) = &self.active else {
-            return Err(io::ErrorKind::StorageFull.into());
+            return Err(AppendError::Full);
         };
         let storage = &self.shared.storage;
-        write_full(storage, &active.file, u64::from(active.end), &self.buffer)?;
-        if self.shared.options.sync == queue::Sync::Group {
-            self.synced = Some(storage.sync_data(&active.file)?);
+        let offset = u64::from(active.end);
+        let written = write_full(storage, &active.file, offset, &self.buffer).and_then(|()| {
+            let group = self.shared.options.sync == queue::Sync::Group;
+            group.then(|| storage.sync_data(&active.file)).transpose()
+        });
+        match written {
+            Ok(synced) => {
+                self.synced = synced;
+                Ok(())
+            }
+            Err(error) => {
+                self.finish(true);
+                Err(append_error(error))
+            }
         }
-        Ok(())
     }
 
     /// The batch is on disk: it can be read.
@@ -299,6 +320,7 @@ impl<S: Storage> Writer<S> {
     /// Nothing more comes into the active segment. If it failed, it ends where it ended before (L2).
     fn finish(&mut self, failed: bool) {
         let Some(active) = self.active.take() else { return };
+        self.has_failed |= failed;
         let (number, storage) = (active.identity.first, &self.shared.storage);
         if active.end == HEADER_END {
             self.shared.table().segments.remove(&number);

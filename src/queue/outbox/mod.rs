@@ -50,6 +50,7 @@ pub use snapshot::OutboxSnapshot;
 
 use super::Setup;
 use super::effects::Effects;
+use super::lanes::LaneId;
 use super::line::LineId;
 use super::operator::LimitValues;
 use super::record::Pause;
@@ -115,6 +116,8 @@ pub struct Outbox {
     lost: Option<String>,
     /// The peer has seen numbers that we never gave.
     foreign: bool,
+    /// Lanes that are given up; said with the next poll.
+    closing: Vec<LaneId>,
     /// The latest moment there was.
     clock: Duration,
 }
@@ -175,6 +178,7 @@ impl Outbox {
             denied: None,
             lost: None,
             foreign: false,
+            closing: Vec::new(),
             clock: Duration::ZERO,
         }
     }
@@ -189,11 +193,12 @@ impl Outbox {
         }
     }
 
-    /// The log has begun a new life: all lanes are made anew (M-A1).
+    /// The log has begun a new life: all lanes are made anew (M-A1). Call `poll` then.
     pub fn set_epoch(&mut self, epoch: u64) {
         self.epoch = epoch;
         self.foreign = false;
         for lane in [self.live_lane.take(), self.backlog_lane.take()].into_iter().flatten() {
+            self.closing.push(lane.id);
             self.ground(lane);
         }
     }

@@ -88,6 +88,10 @@ impl Outbox {
     }
 
     fn close_dead(&mut self, now: Duration, fx: &mut Effects, wake: &mut Wake) {
+        for lane in self.closing.drain(..) {
+            let why = "the log has a new epoch".to_owned();
+            fx.output(Output::CloseLane { lane, why });
+        }
         let dead: Vec<LaneId> = self
             .lanes()
             .filter(|lane| state::is_dead(now, lane))

@@ -108,10 +108,8 @@ impl Outbox {
         let backlog = state.backlog;
         if let Some(general) = self.cursors.get_mut(&GENERAL) {
             general.pending += backlog;
-            if backlog > 0 {
-                general.keys.set_coarse();
-            }
         }
+        // Which keys the backlog has is not known: an ordered topic makes them wait.
         self.place(id);
     }
 

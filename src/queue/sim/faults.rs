@@ -28,9 +28,9 @@ impl World {
             4 => self.cut(&[(relay, other)]),
             5 | 6 => self.cut(&[(relay, other), (other, relay)]),
             7 | 8 => self.break_some_lane(),
-            9 => self.disk_fails(relay),
-            10 => self.disk_is_full(relay),
-            11 => {
+            9 | 10 => self.disk_fails(relay),
+            11 => self.disk_is_full(relay),
+            12 => {
                 self.relays[relay].slow = self.dice.u64(10..100);
                 let time = self.dice.u64(100_000..3_000_000);
                 self.ledger.on_disk_trouble(relay, self.now, self.now + time);
@@ -67,7 +67,7 @@ impl World {
     fn disk_fails(&mut self, relay: usize) {
         let faults = Faults {
             fail_after: Some(self.dice.u64(..20)),
-            keep_failing: self.dice.bool(),
+            keep_failing: self.dice.u8(..3) > 0,
             ..Faults::default()
         };
         self.set_disk(relay, faults);

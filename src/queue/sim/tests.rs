@@ -62,7 +62,7 @@ fn relays_keep_their_promises_whatever_fails() {
 }
 
 /// Each planted bug must be found by one of so many seeds: who changes the simulation must not make it blind.
-const SEEDS_PER_BUG: u64 = 40;
+const SEEDS_PER_BUG: u64 = 20;
 
 const BUGS: [Bug; 17] = [
     Bug::AckBeforeSync,

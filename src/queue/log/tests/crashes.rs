@@ -278,18 +278,38 @@ fn check_state(truth: &Truth<'_>, left: &MemoryStorage, dice: &mut fastrand::Rng
         assert_eq!(truth.check(&mut log, &recovery), all, "opening changed something");
     }
     let Some(again) = again else { return 1 };
-    // The power goes out again while it is opened.
-    let replica = again.fork();
-    again.record();
-    drop(Log::open(again.clone(), small(dice.u64(..))).unwrap());
-    let operations = again.take_recorded();
+    check_opening(truth, &again, dice);
+    2
+}
+
+/// The power goes out while the log is opened.
+fn check_opening(truth: &Truth<'_>, found: &MemoryStorage, dice: &mut fastrand::Rng) {
+    let replica = found.fork();
+    found.record();
+    drop(Log::open(found.clone(), small(dice.u64(..))).unwrap());
+    let operations = found.take_recorded();
     for operation in &operations[..dice.usize(..=operations.len())] {
         replica.apply(operation);
     }
     let left = replica.crashed(dice, 512);
-    let (mut log, recovery) = Log::open(left.clone(), small(dice.u64(..))).unwrap();
+    let (mut log, recovery) = Log::open(left, small(dice.u64(..))).unwrap();
     truth.check(&mut log, &recovery);
-    2
+}
+
+/// The process is killed, its successor opens the log, and then the power goes out: what the successor served was on the disk.
+fn check_kill(truth: &Truth<'_>, left: &MemoryStorage, dice: &mut fastrand::Rng) -> u64 {
+    let (mut log, recovery) = Log::open(left.clone(), small(dice.u64(..))).unwrap();
+    let served = truth.check(&mut log, &recovery);
+    for _ in 0..2 {
+        let left = left.crashed(dice, 512);
+        let (mut log, recovery) = Log::open(left, small(dice.u64(..))).unwrap();
+        assert_eq!(
+            truth.check(&mut log, &recovery),
+            served,
+            "what was served is not on the disk"
+        );
+    }
+    3
 }
 
 fn check_run(seed: u64, samples: usize) -> u64 {
@@ -306,6 +326,7 @@ fn check_run(seed: u64, samples: usize) -> u64 {
             replica.apply(operation);
         }
         let truth = Truth::at(&run.ledger, done);
+        states += check_kill(&truth, &replica.fork(), &mut dice);
         for sample in 0..samples {
             let left = replica.crashed(&mut dice, if sample % 2 == 0 { 512 } else { 4096 });
             states += check_state(&truth, &left, &mut dice);
@@ -321,7 +342,7 @@ fn check_states(wanted: u64) {
             scope.spawn(|| {
                 while states.load(Ordering::Relaxed) < wanted {
                     let seed = seed.fetch_add(1, Ordering::Relaxed);
-                    let result = std::panic::catch_unwind(|| check_run(seed, 12));
+                    let result = std::panic::catch_unwind(|| check_run(seed, 9));
                     let more = result.unwrap_or_else(|_| {
                         states.store(u64::MAX / 2, Ordering::Relaxed);
                         panic!("seed {seed}")

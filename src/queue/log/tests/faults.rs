@@ -78,7 +78,16 @@ fn a_disk_that_fails_twice_takes_nothing_and_numbers_can_be_given_again() {
         storage.set_faults(Faults::default());
         // By itself it goes on when the disk does; the number is another record's now.
         let other = entry(LINE, 4, 10);
+        storage.record();
         log.append(std::slice::from_ref(&other), false).unwrap();
+        // Where the failed segment ends is on the disk before its number is another's (L3).
+        let operations = storage.take_recorded();
+        let is_batch = |operation: &Operation| matches!(operation, Operation::Write(_, offset, _) if *offset > 64);
+        let batch = operations.iter().position(is_batch).unwrap();
+        assert!(matches!(
+            operations[..batch],
+            [.., Operation::Write(_, 64, _), Operation::Sync(_)]
+        ));
         log.append(&entries(LINE, 5..=6), false).unwrap();
         for mut log in [log, open(&storage).0, after_power_cut(&storage)] {
             assert_eq!(numbers(&mut log, LINE), [1, 2, 3, 4, 5, 6]);
@@ -141,6 +150,14 @@ fn a_full_disk_refuses_messages_and_still_takes_what_is_essential() {
         drop(log.upkeep());
     }
     assert!(seq > 10);
+    storage.set_faults(full_at(bytes(&storage)));
+    for _ in 0..3 {
+        assert!(matches!(
+            log.append(&[entry(LINE, seq + 1, 3000)], false),
+            Err(AppendError::Full)
+        ));
+    }
+    assert!(storage.contents().contains_key("reserve"), "it is not for messages");
     assert!(log.upkeep().is_err());
     // The reserve is one segment.
     while log.append(&[entry(OTHER, essential + 1, 300)], true).is_ok() {

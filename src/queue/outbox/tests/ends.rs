@@ -233,6 +233,87 @@ fn a_topic_that_drops_its_oldest_keeps_the_newest_and_says_so() {
         7
     );
     assert_eq!(world.row("t0").relayed, 3);
+    let newest = arrived(&world).into_iter().filter(|seq| seq % 2 == 1);
+    assert_eq!(newest.collect::<Vec<_>>(), [15, 17, 19]);
     world.check_books();
     world.check_empty();
+}
+
+#[test]
+fn nothing_of_its_key_passes_a_message_whose_purge_is_not_on_disk() {
+    // M-C1: a crash now would bring the first one back.
+    for live in [false, true] {
+        let mut world = World::new(setup(loose()));
+        if live {
+            world.connect();
+        }
+        world.put("t0", Some("a"));
+        world.put("t0", Some("a"));
+        if !live {
+            world.connect_without_exchange();
+            world.poll();
+            world.read(1, false);
+        }
+        purge(&mut world, &[1]);
+        world.poll();
+        assert!(world.wires.iter().all(|wire| wire.out.is_empty()), "live: {live}");
+        world.exchange();
+        assert_eq!(arrived(&world), [2]);
+    }
+}
+
+#[test]
+fn what_is_purged_on_its_way_is_counted_once() {
+    // M-G8: the purge came first.
+    for live in [false, true] {
+        let mut world = World::new(setup(loose()));
+        if live {
+            world.connect();
+        }
+        for _ in 0..3 {
+            world.put("t0", Some("a"));
+        }
+        if !live {
+            world.connect_without_exchange();
+            world.poll();
+            world.read(1, false);
+        }
+        world.poll();
+        purge(&mut world, &[2]);
+        for index in 0..2 {
+            world.receive(index, 1);
+            world.answer(index, 1);
+        }
+        world.exchange();
+        world.pass(Duration::from_secs(1));
+        world.exchange();
+        assert_eq!(
+            (world.row("t0").relayed, world.row("t0").purged),
+            (2, 1),
+            "live: {live}"
+        );
+        world.check_empty();
+        assert_eq!(world.recovered(2).books(), world.outbox.books());
+    }
+}
+
+#[test]
+fn messages_that_expire_while_they_wait_for_the_limit_use_no_rate() {
+    // M-D6: they are read ahead of time.
+    let mut world = World::new(setup(loose()));
+    limit(&mut world, None, 1.0);
+    world.put("t0", Some("a"));
+    for _ in 0..50 {
+        let message = world.message("t0", Some("a"), 100, Some(500));
+        world.publish(message);
+    }
+    world.commit(usize::MAX);
+    world.put("t0", Some("a"));
+    world.connect();
+    assert_eq!(arrived(&world), [1]);
+    world.pass(Duration::from_millis(600));
+    world.exchange();
+    world.pass(Duration::from_millis(500));
+    world.exchange();
+    assert_eq!(arrived(&world), [1, 52]);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::backlog::AHEAD_BYTES;
 use super::world::{World, arrived, connected, loose, setup};
 use crate::model::{ByteSize, Seq};
-use crate::queue::lanes::LaneKind;
+use crate::queue::lanes::{LaneKind, ToSender};
 use crate::queue::{ReplayOrder, TopicSettings};
 
 #[test]
@@ -28,6 +28,17 @@ fn a_key_in_the_backlog_puts_its_new_messages_behind_and_the_others_go_live() {
             .unwrap()
             .1
     };
+    for _ in 0..2 {
+        world.poll();
+        world.read(1, false);
+    }
+    world.poll();
+    world.put("t0", Some("a"));
+    assert_eq!(
+        world.outbox.status(world.now).live,
+        2,
+        "what is under way is still ahead of it"
+    );
     world.exchange();
     assert_eq!(lane(&world, behind), LaneKind::Backlog);
     assert_eq!(
@@ -195,4 +206,33 @@ fn a_read_that_fails_is_made_again() {
     world.pass(Duration::from_secs(1));
     world.exchange();
     assert_eq!(arrived(&world), [1]);
+}
+
+#[test]
+fn a_message_that_leaves_the_window_takes_the_later_ones_of_its_key_along() {
+    // M-C1, M-D1: the first fills the lane of a busy peer, the second grows old, the third does not.
+    let mut settings = setup(loose());
+    settings.queue.lane_bytes_max = ByteSize::bytes(1);
+    let mut world = World::new(settings);
+    world.connect();
+    let id = world.wires[0].id;
+    let pushback = Some(Duration::from_secs(60));
+    world.put("t0", Some("a"));
+    world.poll();
+    world.frame(id, ToSender::Busy { pushback });
+    world.put("t0", Some("a"));
+    world.pass(Duration::from_secs(20));
+    world.put("t0", Some("a"));
+    world.put("t0", Some("b"));
+    world.pass(Duration::from_secs(10));
+    world.poll();
+    let status = world.outbox.status(world.now);
+    assert_eq!((status.live, status.backlog), (2, 2));
+    world.receive(0, 1);
+    world.answer(0, 1);
+    world.poll();
+    world.receive(0, 1);
+    world.exchange();
+    assert_eq!(arrived(&world), [1, 4, 2, 3]);
+    world.check_order();
 }

@@ -122,6 +122,27 @@ fn what_the_peer_has_is_not_sent_again() {
 }
 
 #[test]
+fn what_the_peer_has_of_the_backlog_is_not_sent_again_either() {
+    // M-B2.
+    let mut world = World::new(setup(loose()));
+    for _ in 0..4 {
+        world.put("t0", Some("a"));
+    }
+    world.connect_without_exchange();
+    world.poll();
+    world.read(1, false);
+    world.poll();
+    world.receive(1, 1);
+    assert_eq!(arrived(&world).len(), 4);
+    world.wires[1].back.clear();
+    world.all_down();
+    world.crash();
+    world.connect();
+    assert_eq!(world.receiver.duplicates, 0);
+    assert_eq!(world.relayed.len(), 4);
+}
+
+#[test]
 fn a_peer_that_knows_more_means_another_epoch() {
     // M-A1: the log was restored.
     let mut world = World::new(setup(loose()));
@@ -141,6 +162,21 @@ fn a_peer_that_knows_more_means_another_epoch() {
     ));
     world.exchange();
     assert!(!world.outbox.wants_new_epoch());
+    assert_eq!(arrived(&world), [1]);
+}
+
+#[test]
+fn a_new_epoch_means_new_lanes() {
+    // M-A1: the peer of another unit had noticed that the log was restored.
+    let mut world = connected();
+    world.put("t0", Some("a"));
+    world.poll();
+    world.outbox.set_epoch(8);
+    world.poll();
+    assert!(world.wires.iter().all(|wire| !wire.up));
+    world.wires.clear();
+    world.connect();
+    world.exchange();
     assert_eq!(arrived(&world), [1]);
 }
 

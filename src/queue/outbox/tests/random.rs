@@ -82,12 +82,12 @@ fn topics() -> BTreeMap<String, TopicSettings> {
 }
 
 /// Small windows, so that all borders are met.
-fn narrow() -> Setup {
+fn narrow(keys_max: usize) -> Setup {
     let mut setup = setup(topics());
     setup.queue.live_bytes_max = ByteSize::bytes(3000);
     setup.queue.lane_bytes_max = ByteSize::bytes(1500);
     setup.queue.batch_bytes = ByteSize::bytes(700);
-    setup.queue.backlog_keys_max = 4;
+    setup.queue.backlog_keys_max = keys_max;
     setup
 }
 
@@ -205,9 +205,11 @@ proptest! {
     #![proptest_config(ProptestConfig { max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_message_ends_once_and_keys_keep_their_order_whatever_happens(ops in prop::collection::vec(op(), 1..200)) {
+    fn every_message_ends_once_and_keys_keep_their_order_whatever_happens(
+        ops in prop::collection::vec(op(), 1..200), keys_max in prop::sample::select(vec![4, 1000]),
+    ) {
         // M-A3, M-B2, M-C1, M-E2, M-E3, M-E5, M-G2, M-G8.
-        let mut world = World::new(narrow());
+        let mut world = World::new(narrow(keys_max));
         world.checks_live = true;
         for op in &ops {
             step(&mut world, op);

@@ -51,9 +51,9 @@ const MIB: usize = 1 << 20;
 fn the_backlog_stays_within_105_percent_of_its_limit_over_any_10_s_at_the_peer() {
     // M-D2, with a path that stops now and then.
     for (rate, delay) in [(20.0, 1), (200.0, 100), (5000.0, 1)] {
-        let mut world = behind(limited(rate, 0, 0), whole(rate * 30.0).try_into().unwrap(), 100);
+        let mut world = behind(limited(rate, 0, 0), whole(rate * 40.0).try_into().unwrap(), 100);
         let mut link = Link::new(20 * MIB, delay);
-        for pause in [0, 900, 0, 300, 2000, 0] {
+        for pause in [0, 900, 0, 300, 2000, 0, 0, 0] {
             link.blocked_until = world.now.mono + Duration::from_millis(pause);
             link.run(&mut world, Duration::from_millis(3500));
         }
