@@ -43,6 +43,8 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("prost::", &["wire/"]),
     ("axum::", &["admin/", "delivery/http1/tests.rs"]),
     ("hyper::", &["delivery/http1/"]),
+    ("rustix::", &["queue/log/"]),
+    ("crc32c::", &["queue/log/"]),
     ("clap::", &["cli/", "main.rs"]),
     // Early data can be replayed by whoever saw it (D9, D16).
     ("into_0rtt", &[]),

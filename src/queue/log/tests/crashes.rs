@@ -79,10 +79,7 @@ impl Run {
             14 | 15 => self.checkpoint(),
             16 | 17 => self.release(),
             18 => self.merge(),
-            _ if self.dice.u8(..8) == 0 => {
-                self.storage.set_faults(Faults::default());
-                self.log = Log::open(self.storage.clone(), small(self.dice.u64(..))).unwrap().0;
-            }
+            _ if self.dice.u8(..8) == 0 => self.reopen(),
             _ if self.faults => self.storage.set_faults(Faults {
                 fail_after: Some(self.dice.u64(..9)),
                 keep_failing: self.dice.u8(..4) == 0,
@@ -90,6 +87,28 @@ impl Run {
                 ..Faults::default()
             }),
             _ => {}
+        }
+    }
+
+    /// What is found is stored now, and its numbers are taken, whatever was said when it was written.
+    fn reopen(&mut self) {
+        self.storage.set_faults(Faults::default());
+        self.log = Log::open(self.storage.clone(), small(self.dice.u64(..))).unwrap().0;
+        let now = self.storage.recorded_len();
+        for found in replayed(&mut self.log, Position::default()) {
+            self.last = self.last.max(found.position);
+            let mut is_new = false;
+            for (line, seq) in &found.lines {
+                let next = self.next.get_mut(line).unwrap();
+                *next = (*next).max(seq + 1);
+                let of_it = |written: &&mut Written| written.content == found.content && written.line == *line;
+                let written = self.ledger.written.iter_mut().find(of_it).unwrap();
+                if written.acked.is_none() {
+                    (written.acked, written.index) = (Some(now), self.acked);
+                    is_new = true;
+                }
+            }
+            self.acked += u64::from(is_new);
         }
     }
 

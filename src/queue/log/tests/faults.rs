@@ -263,3 +263,27 @@ fn a_disk_that_cannot_be_read_is_an_error_and_no_damage() {
     assert_eq!(numbers(&mut log, LINE), [1, 2, 3]);
     assert_eq!(log.take_damage(), []);
 }
+
+// L3: the long form of the crash states found this one.
+#[test]
+fn a_file_that_failed_and_could_not_be_removed_is_no_segment_of_a_log_that_has_a_checkpoint() {
+    let storage = MemoryStorage::default();
+    let (mut log, _) = open(&storage);
+    log.append(&[entry(LINE, 1, 3900)], false).unwrap();
+    // Creating the next segment takes four operations, and the batch is written; then everything fails.
+    storage.set_faults(Faults {
+        keep_failing: true,
+        ..fail_after(5)
+    });
+    log.append(&[entry(LINE, 2, 100)], false).unwrap_err();
+    storage.set_faults(Faults::default());
+    let other = entry(LINE, 2, 50);
+    log.append(std::slice::from_ref(&other), false).unwrap();
+    let last = log.append(&[entry(LINE, 3, 3900)], false).unwrap()[0];
+    log.checkpoint(b"state", last).unwrap();
+    drop(log);
+    let files = storage.contents().len();
+    let (mut log, _) = open(&storage);
+    assert_eq!(log.fetch(LINE, 2).unwrap().unwrap().content, other.head);
+    assert_eq!(storage.contents().len(), files, "one is gone, and one is new");
+}
