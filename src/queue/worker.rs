@@ -289,3 +289,106 @@ const ADMIN: usize = Ticket::ADMIN as usize;
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 const FINISH_STEP: Duration = Duration::from_millis(20);
 const FINISH_MAX: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::crossing::{self, Receiver};
+    use crate::model::{AckLevel, MetadataBuilder, Name, Place};
+    use crate::queue::api::{Progress, Publish};
+    use crate::queue::{Handle, Neighbours, ReplaySettings, Settings, TopicSettings};
+
+    struct Dir(PathBuf);
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    struct Queue {
+        handle: Handle,
+        running: Running,
+        outputs: Receiver<Output>,
+    }
+
+    fn name(text: &str) -> Name {
+        Name::new(text).unwrap()
+    }
+
+    fn begin(dir: &Path) -> Result<Queue, QueueError> {
+        let setup = Setup {
+            place: Place {
+                unit: name("a"),
+                relay: name("a-1"),
+            },
+            geo: name("geo"),
+            queue: Settings::default(),
+            replay: ReplaySettings::default(),
+            topics: Arc::new([("orders".to_owned(), TopicSettings::default())].into()),
+            neighbours: Neighbours::default(),
+        };
+        let (handle, inlet) = Handle::new(1 << 20);
+        let (shard, outputs) = crossing::pipe();
+        let (admin, _) = crossing::pipe();
+        let shards = vec![shard];
+        let metrics = Metrics::register(&prometheus::Registry::new(), &setup.place.unit).unwrap();
+        let ways = (inlet, Outlets { shards, admin });
+        let running = start(setup, dir, fastrand::u64(..), ways, metrics)?;
+        Ok(Queue {
+            handle,
+            running,
+            outputs,
+        })
+    }
+
+    /// Publishes an event with this id; what the publisher is told.
+    async fn publish(queue: &Queue, number: u64, id: &str) -> Progress {
+        let mut attributes = MetadataBuilder::new();
+        attributes.push(b"source", b"/orders").unwrap();
+        attributes.push(b"id", id.as_bytes()).unwrap();
+        let publish = Publish {
+            ticket: Ticket { shard: 0, number },
+            topic: name("orders"),
+            key: None,
+            attributes: attributes.build(),
+            body: Bytes::from_static(b"body"),
+            units: vec![name("b")],
+            deadline: None,
+            wait: AckLevel::Accepted,
+        };
+        queue.handle.publish(Box::new(publish)).unwrap();
+        let mut outputs = VecDeque::new();
+        let told = tokio::time::timeout(Duration::from_secs(30), queue.outputs.take(&mut outputs));
+        assert!(told.await.expect("an answer in time"));
+        match outputs.pop_front() {
+            Some(Output::Published {
+                ticket,
+                result: Ok(progress),
+            }) if ticket.number == number => progress,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    // N1, N3, M-A2, M-B3
+    #[tokio::test]
+    async fn a_queue_goes_on_where_it_was_and_no_second_one_has_its_directory() {
+        let dir = Dir(std::env::temp_dir().join(format!("strait-queue-{}", std::process::id())));
+        let queue = begin(&dir.0).unwrap();
+        let first = publish(&queue, 1, "x").await;
+        assert_eq!((first.level, first.duplicate), (AckLevel::Accepted, false));
+        let second = begin(&dir.0).map(|_| ()).unwrap_err().to_string();
+        assert!(second.contains("in use"), "{second}");
+        queue.running.stop();
+        let queue = begin(&dir.0).unwrap();
+        let again = publish(&queue, 1, "x").await;
+        assert_eq!((again.id, again.duplicate), (first.id.clone(), true));
+        let next = publish(&queue, 2, "y").await;
+        assert_eq!((next.id.epoch, next.id.number), (first.id.epoch, 2));
+        queue.running.stop();
+    }
+}
