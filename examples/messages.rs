@@ -19,7 +19,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let client = Client::connect(address).await?;
     // What the handler returns is the settlement; at least once, so the same id can come again.
     let receive = async |message: Attempt| {
-        println!("received {} attempt {}: {:?}", message.id(), message.number(), message.body());
+        println!(
+            "received {} attempt {}: {:?}",
+            message.id(),
+            message.number(),
+            message.body()
+        );
         Ok(())
     };
     client.subscribe(Subscribe::new(topic, group), receive).await?;

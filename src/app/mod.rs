@@ -67,7 +67,11 @@ async fn serve(source: Source, checked: Checked, log: LogHandle) -> Result<(), A
     let reload = Reload::new(source, shared.clone(), log.clone(), registry.series())?;
     let settings = &shared.settings;
     let health = &shared.health;
-    health.set("starting", false, "the relay is starting; what is on disk is read first");
+    health.set(
+        "starting",
+        false,
+        "the relay is starting; what is on disk is read first",
+    );
     let drain = CancellationToken::new();
     let parts = admin::Parts {
         registry,

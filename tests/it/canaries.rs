@@ -237,10 +237,24 @@ async fn messages(a: &Relay, b: &Relay) {
             .wait(AckLevel::Delivered)
             .timeout(LIMIT)
     };
-    within("the delivery", LIMIT, publisher.publish(message("t"))).await.unwrap();
-    publisher.publish(message("t").attribute("CANARY", "x")).await.unwrap_err();
-    publisher.publish(message("t").key("uid", "nobody:canary-key")).await.unwrap_err();
-    publisher.publish_all([message("u"), message("t")]).await.into_iter().next().unwrap().unwrap_err();
+    within("the delivery", LIMIT, publisher.publish(message("t")))
+        .await
+        .unwrap();
+    publisher
+        .publish(message("t").attribute("CANARY", "x"))
+        .await
+        .unwrap_err();
+    publisher
+        .publish(message("t").key("uid", "nobody:canary-key"))
+        .await
+        .unwrap_err();
+    publisher
+        .publish_all([message("u"), message("t")])
+        .await
+        .into_iter()
+        .next()
+        .unwrap()
+        .unwrap_err();
 }
 
 /// What does not speak the protocol of a port.

@@ -55,7 +55,10 @@ async fn subscribed(client: &Client, topic: &str, group: &str) -> Arc<Mutex<Vec<
 async fn until(seen: &Arc<Mutex<Vec<String>>>, lines: &[&str]) {
     wait_for(&format!("{lines:?}"), LIMIT, async || {
         let seen = seen.lock().unwrap();
-        lines.iter().all(|line| seen.iter().any(|found| found == line)).then_some(())
+        lines
+            .iter()
+            .all(|line| seen.iter().any(|found| found == line))
+            .then_some(())
     })
     .await;
 }
@@ -88,20 +91,30 @@ async fn a_message_published_here_is_consumed_there() {
         ("delivered", AckLevel::Delivered),
         ("again", AckLevel::Delivered),
     ] {
-        let message = Publish::new("owned").key("uid", "b:1").body(body).wait(level).timeout(LIMIT);
+        let message = Publish::new("owned")
+            .key("uid", "b:1")
+            .body(body)
+            .wait(level)
+            .timeout(LIMIT);
         let published = within(body, LIMIT, a.publish(message)).await.unwrap();
         assert_eq!(published.level(), level);
         assert!(published.id().starts_with("a/a-1/"), "{}", published.id());
     }
     until(&seen, &["accepted 1", "relayed 1", "delivered 1", "again 1", "again 2"]).await;
     // M-B3
-    let twice = Publish::new("owned").key("uid", "b:1").identity("/im", "17").body("once");
+    let twice = Publish::new("owned")
+        .key("uid", "b:1")
+        .identity("/im", "17")
+        .body("once");
     let first = a.publish(twice.clone()).await.unwrap();
     let second = a.publish(twice).await.unwrap();
     assert_eq!((first.id(), second.is_duplicate()), (second.id(), true));
     // M-G4: denied where it is published, with the rule that says so.
     let error = a.publish(Publish::new("foreign").key("uid", "b:1")).await.unwrap_err();
-    assert!(error.to_string().contains("foreign") && error.to_string().contains("from"), "{error}");
+    assert!(
+        error.to_string().contains("foreign") && error.to_string().contains("from"),
+        "{error}"
+    );
 }
 
 // M-B4: push to a service that registered, in the unit that owns the key.
@@ -118,7 +131,11 @@ async fn a_group_is_pushed_to_a_service_of_the_other_unit() {
         async { Ok(Reply::default()) }
     });
     serve.await.unwrap();
-    let message = Publish::new("pushed").key("uid", "b:7").body("x").wait(AckLevel::Delivered).timeout(LIMIT);
+    let message = Publish::new("pushed")
+        .key("uid", "b:7")
+        .body("x")
+        .wait(AckLevel::Delivered)
+        .timeout(LIMIT);
     let published = within("the delivery", LIMIT, a.publish(message)).await.unwrap();
     assert_eq!(published.level(), AckLevel::Delivered);
     until(&seen, &["Receive x pushed"]).await;
@@ -148,7 +165,10 @@ async fn grpcio_publishes_here_and_subscribes_there() {
     assert_eq!(text(&published.stdout).matches(" accepted").count(), 3);
     let got = subscriber.await.unwrap();
     assert!(got.status.success(), "{}", text(&got.stderr));
-    let bodies: Vec<_> = text(&got.stdout).lines().map(|line| line.rsplit(' ').next().unwrap().to_owned()).collect();
+    let bodies: Vec<_> = text(&got.stdout)
+        .lines()
+        .map(|line| line.rsplit(' ').next().unwrap().to_owned())
+        .collect();
     assert_eq!(bodies, ["one", "two", "three"], "M-C1");
 }
 
@@ -163,42 +183,125 @@ async fn a_shell_publishes_and_subscribes() {
         output(strait(&[&common, arguments].concat()))
     };
     let subscribe = |arguments: &[&str]| {
-        let common = ["subscribe", "owned", "--relay", &grpc, "--group", "shell", "--idle", "20s"];
+        let common = [
+            "subscribe",
+            "owned",
+            "--relay",
+            &grpc,
+            "--group",
+            "shell",
+            "--idle",
+            "20s",
+        ];
         output(strait(&[&common, arguments].concat()))
     };
     // Makes the group.
-    let none = output(strait(&["subscribe", "owned", "--relay", &grpc, "--group", "shell", "--idle", "10ms"])).await;
+    let none = output(strait(&[
+        "subscribe",
+        "owned",
+        "--relay",
+        &grpc,
+        "--group",
+        "shell",
+        "--idle",
+        "10ms",
+    ]))
+    .await;
     assert_eq!((none.status.code(), text(&none.stderr)), (Some(0), String::new()));
-    let sent = publish(&["--body", "message {n}", "--count", "3", "--rate", "100", "--wait", "relayed"]).await;
+    let sent = publish(&[
+        "--body",
+        "message {n}",
+        "--count",
+        "3",
+        "--rate",
+        "100",
+        "--wait",
+        "relayed",
+    ])
+    .await;
     assert_eq!(sent.status.code(), Some(0), "{}", text(&sent.stderr));
     assert_eq!(text(&sent.stdout).matches(" RELAYED").count(), 3);
     let looked = subscribe(&["--no-ack", "--count", "1"]).await;
     assert_eq!(text(&looked.stdout), "message 1\n");
     let got = subscribe(&["--count", "3", "--output", "json"]).await;
     assert_eq!(got.status.code(), Some(0), "{}", text(&got.stderr));
-    let documents: Vec<serde_json::Value> =
-        text(&got.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let mut bodies: Vec<_> = documents.iter().map(|one| one["body"].as_str().unwrap().to_owned()).collect();
+    let documents: Vec<serde_json::Value> = text(&got.stdout)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let mut bodies: Vec<_> = documents
+        .iter()
+        .map(|one| one["body"].as_str().unwrap().to_owned())
+        .collect();
     bodies.sort();
     assert_eq!(bodies, ["message 1", "message 2", "message 3"]);
-    assert!(documents.iter().all(|one| one["attempt"] == 1), "--no-ack is no attempt: {documents:?}");
+    assert!(
+        documents.iter().all(|one| one["attempt"] == 1),
+        "--no-ack is no attempt: {documents:?}"
+    );
 
-    let json = publish(&["--body", "x", "--attribute", "source=/s", "--attribute", "id=1", "--output", "json"]).await;
+    let json = publish(&[
+        "--body",
+        "x",
+        "--attribute",
+        "source=/s",
+        "--attribute",
+        "id=1",
+        "--output",
+        "json",
+    ])
+    .await;
     let document: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
-    assert_eq!((&document["ok"], &document["messages"][0]["durability"]), (&true.into(), &"group".into()));
+    assert_eq!(
+        (&document["ok"], &document["messages"][0]["durability"]),
+        (&true.into(), &"group".into())
+    );
 
     for (arguments, code, said) in [
-        (vec!["publish", "nobody", "--relay", &framed, "--body", "x"], 2, "unknown_topic"),
-        (vec!["publish", "owned", "--relay", &framed, "--body", "x"], 2, "no_route"),
-        (vec!["publish", "owned", "--relay", "tcp://127.0.0.1:1", "--body", "x"], 1, "no_relay"),
-        (vec!["publish", "owned", "--relay", &framed, "--key", "nonsense"], 64, "DIMENSION=KEY"),
+        (
+            vec!["publish", "nobody", "--relay", &framed, "--body", "x"],
+            2,
+            "unknown_topic",
+        ),
+        (
+            vec!["publish", "owned", "--relay", &framed, "--body", "x"],
+            2,
+            "no_route",
+        ),
+        (
+            vec!["publish", "owned", "--relay", "tcp://127.0.0.1:1", "--body", "x"],
+            1,
+            "no_relay",
+        ),
+        (
+            vec!["publish", "owned", "--relay", &framed, "--key", "nonsense"],
+            64,
+            "DIMENSION=KEY",
+        ),
         (vec!["publish", "owned", "--relay", &grpc, "--body", "x"], 2, "no_route"),
-        (vec!["subscribe", "nobody", "--relay", &grpc, "--group", "g"], 2, "unknown_topic"),
-        (vec!["subscribe", "owned", "--relay", "http://127.0.0.1:1", "--group", "g"], 1, "no_relay"),
+        (
+            vec!["subscribe", "nobody", "--relay", &grpc, "--group", "g"],
+            2,
+            "unknown_topic",
+        ),
+        (
+            vec!["subscribe", "owned", "--relay", "http://127.0.0.1:1", "--group", "g"],
+            1,
+            "no_relay",
+        ),
         (vec!["subscribe", "owned", "--relay", &grpc], 64, "--group"),
     ] {
         let ended = output(strait(&arguments)).await;
-        assert_eq!(ended.status.code(), Some(code), "{arguments:?}: {}", text(&ended.stderr));
-        assert!(text(&ended.stderr).contains(said), "{arguments:?}: {}", text(&ended.stderr));
+        assert_eq!(
+            ended.status.code(),
+            Some(code),
+            "{arguments:?}: {}",
+            text(&ended.stderr)
+        );
+        assert!(
+            text(&ended.stderr).contains(said),
+            "{arguments:?}: {}",
+            text(&ended.stderr)
+        );
     }
 }

@@ -33,6 +33,7 @@ mod lives;
 mod local;
 mod logs;
 mod messages;
+mod operate;
 mod relays;
 mod reload;
 mod retries;

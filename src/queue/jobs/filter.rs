@@ -154,7 +154,9 @@ mod tests {
         assert!(fits(|filter| (filter.since, filter.before) = (Some(1000), Some(1001))));
         assert!(fits(|filter| filter.id = name("cell-a/relay-1/00000000000000ff/17")));
         assert!(!fits(|filter| filter.reason = name("attempts")));
-        assert!(!fits(|filter| (filter.key, filter.since) = (name("im.user=7=8"), Some(1001))));
+        assert!(!fits(
+            |filter| (filter.key, filter.since) = (name("im.user=7=8"), Some(1001))
+        ));
     }
 
     #[test]

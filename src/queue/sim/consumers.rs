@@ -112,12 +112,10 @@ impl World {
                 .blame(format!("a message came to the wrong consumer: {deliver:?}"));
         }
         let now = self.moment();
-        let Some(event) = self.ledger.on_delivered(
-            (relay, life, topic, group),
-            now.wall,
-            &self.publishers.all,
-            deliver,
-        ) else {
+        let Some(event) =
+            self.ledger
+                .on_delivered((relay, life, topic, group), now.wall, &self.publishers.all, deliver)
+        else {
             return;
         };
         let bad = deliver
