@@ -382,7 +382,9 @@ async fn dead_letters_are_taken_back_at_a_rate_that_can_be_watched() {
     let (code, _, error) = strait(b, &redrive);
     assert!(code == 2 && error.contains("allow-reorder"), "{code} {error}");
     let redrive = [&redrive[..], &["--allow-reorder"]].concat();
-    assert_eq!(done(b, &[&redrive[..], &["--dry-run", "--key", "uid=k1"]].concat()), 10);
+    let dry = json(b, &[&redrive[..], &["--dry-run", "--key", "uid=k1"]].concat());
+    assert_eq!(dry["tasks"][0]["remaining"], 10);
+    assert_eq!(json(b, &["queue", "status"])["dead_letters"], 40, "it was only counted");
     let task = json(b, &redrive)["tasks"][0].clone();
     let number = task["task"].to_string();
     let of_task = |relay: &Relay| {

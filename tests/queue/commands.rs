@@ -2,12 +2,15 @@
 
 use serde_json::{Value, json};
 use strait::admin::Access;
-use strait::queue::operator::{Answer, AuditRow, Command, RedriveStatus};
+use strait::queue::operator::{Answer, AuditRow, Command};
 
-use crate::fake::{Relay, token};
+use crate::fake::{Relay, task, token};
 
-fn done(_: &Command) -> Vec<Answer> {
-    vec![Answer::Done { messages: 7 }]
+fn done(command: &Command) -> Vec<Answer> {
+    match command {
+        Command::Redrive { .. } | Command::Redrives => vec![task("done", 7, 0)],
+        _ => vec![Answer::Done { messages: 7 }],
+    }
 }
 
 /// What a command line sends, without its times.
@@ -218,27 +221,44 @@ fn redrive_sends_rate_ramp_filter_and_limit() {
     refuses("dlq redrive --rate=-1", 64, "messages per second");
 }
 
+/// Runs a redrive that is so far at each look, the last one for ever; says how often it was looked at too.
+fn redrive(line: &str, states: &'static [(&str, u64)]) -> (std::process::Output, usize) {
+    let mut looks = 0;
+    let relay = Relay::start(move |_| {
+        let (state, moved) = states.get(looks).or(states.last()).unwrap();
+        looks += 1;
+        vec![task(state, *moved, 9)]
+    });
+    (relay.strait(line), relay.seen().len())
+}
+
 // M-F2
 #[test]
 fn redrive_waits_for_the_end_and_its_exit_code_says_how_it_ended() {
-    for (end, code) in [("done", 0), ("failed", 2)] {
-        let mut looks = 0;
-        let relay = Relay::start(move |command| {
-            looks += u64::from(matches!(command, Command::Redrives));
-            let state = if looks < 3 { "running" } else { end };
-            let task = RedriveStatus {
-                task: 4,
-                state: state.to_owned(),
-                moved: looks,
-                ..RedriveStatus::default()
-            };
-            vec![Answer::Redrives { tasks: vec![task] }]
-        });
-        let ran = relay.strait("dlq redrive --wait");
+    for (end, code) in [("done", 0), ("cancelled", 2)] {
+        let states: &[(&str, u64)] = if end == "done" {
+            &[("running", 0), ("running", 5), ("paused", 5), ("done", 9)]
+        } else {
+            &[("running", 0), ("cancelled", 9)]
+        };
+        let (ran, looks) = redrive("dlq redrive --wait", states);
         let text = String::from_utf8_lossy(&ran.stdout).into_owned();
-        assert_eq!(ran.status.code(), Some(code), "{text}");
+        assert_eq!((ran.status.code(), looks), (Some(code), states.len()), "{text}");
         assert!(text.contains(end) && !text.contains("running"), "{text}");
     }
+}
+
+// M-F1, M-C4: what cannot be done is known before the command ends.
+#[test]
+fn redrive_looks_until_it_moves_or_has_failed() {
+    let (ran, looks) = redrive("dlq redrive", &[("running", 0), ("running", 1), ("done", 9)]);
+    assert_eq!((ran.status.code(), looks), (Some(0), 2));
+    let (ran, _) = redrive("dlq redrive", &[("running", 0), ("failed", 0)]);
+    assert_eq!(ran.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&ran.stderr).starts_with("redrive 4: "));
+    let (ran, looks) = redrive("dlq redrive --dry-run", &[("running", 0), ("running", 0), ("done", 0)]);
+    assert_eq!((ran.status.code(), looks), (Some(0), 3));
+    assert_eq!(ran.stdout, b"9 messages would be taken back; nothing was changed\n");
 }
 
 // M-G8

@@ -14,7 +14,7 @@ use strait::crossing;
 use strait::model::{MissingKey, Name, Place};
 use strait::queue::Handle;
 use strait::queue::api::{Input, Output};
-use strait::queue::operator::{Answer, Command};
+use strait::queue::operator::{Answer, Command, RedriveStatus};
 use strait::routing::{self, RouteTable};
 use strait::telemetry::{LogHandle, Registry};
 use strait::token::TokenFile;
@@ -157,6 +157,18 @@ fn parts(access: Access, desk: Arc<Desk>) -> Parts {
         access,
         queue: Some(desk),
     }
+}
+
+/// A redrive that is so far.
+pub fn task(state: &str, moved: u64, remaining: u64) -> Answer {
+    let task = RedriveStatus {
+        task: 4,
+        state: state.to_owned(),
+        moved,
+        remaining,
+        ..RedriveStatus::default()
+    };
+    Answer::Redrives { tasks: vec![task] }
 }
 
 /// A file with a secret.

@@ -278,7 +278,6 @@ fn a_purge_says_how_many() {
         "queue purge --unit b --all --yes",
         Answer::Done { messages: 12_345 },
     );
-    check("dlq_redrive_dry", "dlq redrive --dry-run", Answer::Done { messages: 1 });
     check(
         "replay_limit_dry",
         "replay limit --unit b --rate 5 --dry-run",

@@ -191,43 +191,54 @@ fn redrive(session: &Session<'_>, which: &Dead, how: &How, out: &mut impl Write)
         allow_reorder: how.allow_reorder,
     };
     let answer = session.ask(&Command::Redrive { request, who: who() })?;
-    match &answer {
-        Answer::Done { messages } if how.dry_run && session.output == Output::Human => {
-            let fits = show::messages(*messages);
-            Ok(writeln!(out, "{fits} would be taken back; nothing was changed")?)
-        }
-        Answer::Redrives { tasks } if how.wait => match tasks.first() {
-            Some(task) => wait(session, task.task, out),
-            None => Err(unexpected(&answer)),
-        },
-        answer => session.write(answer, out),
+    let Answer::Redrives { tasks } = &answer else {
+        return Err(unexpected(&answer));
+    };
+    let Some(task) = tasks.first() else {
+        return Err(unexpected(&answer));
+    };
+    let found = follow(session, task, how)?;
+    if found.state == "failed" {
+        let detail = format!("redrive {}: {}", found.task, found.reason);
+        return Err(CliError::Refused { detail });
     }
+    if how.dry_run && session.output == Output::Human {
+        let fit = show::messages(found.remaining);
+        return Ok(writeln!(out, "{fit} would be taken back; nothing was changed")?);
+    }
+    let is_wrong = how.wait && found.state != "done";
+    session.write(&Answer::Redrives { tasks: vec![found] }, out)?;
+    if is_wrong { Err(CliError::No) } else { Ok(()) }
 }
 
-/// Looks until the task has ended.
-fn wait(session: &Session<'_>, task: u64, out: &mut impl Write) -> Result<(), CliError> {
-    loop {
+/// Looks until the task has ended, or, if nobody waits for that, until it moves: what cannot be done fails before.
+fn follow(session: &Session<'_>, task: &RedriveStatus, how: &How) -> Result<RedriveStatus, CliError> {
+    let mut found = task.clone();
+    for look in 0.. {
+        let begun = found.moved > 0 || found.state == "paused" || look >= LOOKS;
+        if is_over(&found) || (begun && !how.wait && !how.dry_run) {
+            break;
+        }
+        show::progress(&found, session.output);
+        thread::sleep(LOOK);
         let answer = session.ask(&Command::Redrives)?;
         let Answer::Redrives { tasks } = answer else {
             return Err(unexpected(&answer));
         };
-        let Some(found) = tasks.into_iter().find(|found| found.task == task) else {
-            let detail = format!("redrive {task} is not there any more; see `strait dlq tasks`");
+        let Some(now) = tasks.into_iter().find(|one| one.task == task.task) else {
+            let detail = format!("redrive {} is not there any more; see `strait dlq tasks`", task.task);
             return Err(CliError::Refused { detail });
         };
-        if !is_over(&found) {
-            show::progress(&found, session.output);
-            thread::sleep(LOOK);
-            continue;
-        }
-        let failed = found.state != "done";
-        session.write(&Answer::Redrives { tasks: vec![found] }, out)?;
-        return if failed { Err(CliError::No) } else { Ok(()) };
+        found = now;
     }
+    show::progress_ends(session.output);
+    Ok(found)
 }
 
 fn is_over(task: &RedriveStatus) -> bool {
     !matches!(task.state.as_str(), "paused" | "running")
 }
 
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(250);
+/// So often, for a redrive to begin.
+const LOOKS: u32 = 12;

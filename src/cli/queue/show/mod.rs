@@ -314,6 +314,14 @@ pub(super) fn progress(task: &RedriveStatus, output: Output) {
     }
 }
 
+/// Takes the last progress back.
+pub(super) fn progress_ends(output: Output) {
+    let mut err = io::stderr();
+    if output == Output::Human && err.is_terminal() {
+        let _ = write!(err, "\r\u{1b}[K");
+    }
+}
+
 /// A number that names something: without separators, to be copied.
 fn number_of(number: u64) -> String {
     number.to_string()
