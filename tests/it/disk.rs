@@ -307,7 +307,7 @@ async fn a_flipped_bit_costs_the_message_it_is_in_and_is_told() {
     cluster.relay_mut("a-1").terminate().await;
     let lost = acknowledged.remove(100);
     flip_bit_of(&cluster.relay("a-1").directory().join("data"), &lost);
-    cluster.relay_mut("a-1").expect_error("damaged");
+    cluster.relay_mut("a-1").expect_error("damage");
     cluster.relay_mut("a-1").start().await;
     cluster.relay_mut("b-1").start().await;
     let (_consumer, got) = consume(cluster.relay("b-1")).await;
