@@ -14,6 +14,8 @@ use strait::queue::{ReplaySettings, Settings, Setup};
 
 /// Messages of one round.
 const BATCH: usize = 64;
+/// Bytes of a key.
+const KEY_BYTES: usize = 12;
 
 pub fn bench(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("inbox");
@@ -42,7 +44,10 @@ pub fn bench(criterion: &mut Criterion) {
 /// Topics whose consumers keep up, with so many messages in flight.
 struct Tail {
     inbox: Inbox,
+    /// One for each topic.
     messages: Vec<Message>,
+    /// All keys, one after the other. A message that comes is new in memory, so it is made when it is stored.
+    keys: Bytes,
     next: usize,
     in_flight: usize,
     flying: VecDeque<(ConsumerId, DeliveryId)>,
@@ -63,18 +68,13 @@ impl Tail {
         for number in 0..topics {
             inbox.subscribe(now, subscribe(number, in_flight), &mut fx);
         }
-        let message = |number: usize| {
-            let key = keys.map(|_| Key {
-                dimension: Bytes::from_static(b"im.conversation"),
-                key: Bytes::from(format!("cid:{number:08}")),
-            });
-            message(topic(number % topics), key)
-        };
-        let messages =
-            (0..keys.unwrap_or(topics).max(BATCH)).map(|number| message(number % keys.unwrap_or(usize::MAX)));
+        let keys: Vec<u8> = (0..keys.unwrap_or(0))
+            .flat_map(|number| format!("cid:{number:08}").into_bytes())
+            .collect();
         let mut tail = Self {
             inbox,
-            messages: messages.collect(),
+            messages: (0..topics).map(|number| message(topic(number))).collect(),
+            keys: Bytes::from(keys),
             next: 0,
             in_flight,
             flying: VecDeque::new(),
@@ -111,10 +111,17 @@ impl Tail {
 
     fn store(&mut self) {
         for _ in 0..BATCH {
-            let message = &self.messages[self.next % self.messages.len()];
+            let mut message = self.messages[self.next % self.messages.len()].clone();
+            if !self.keys.is_empty() {
+                let at = self.next * KEY_BYTES % self.keys.len();
+                message.key = Some(Key {
+                    dimension: Bytes::from_static(b"im.conversation"),
+                    key: self.keys.slice(at..at + KEY_BYTES),
+                });
+            }
             self.next += 1;
             let seq: Seq = self.inbox.assign(&message.topic);
-            self.inbox.on_stored(self.now, seq, message, None, &mut self.fx);
+            self.inbox.on_stored(self.now, seq, &message, None, &mut self.fx);
         }
     }
 
@@ -150,7 +157,7 @@ fn subscribe(number: usize, in_flight: usize) -> Subscribe {
     }
 }
 
-fn message(topic: Topic, key: Option<Key>) -> Message {
+fn message(topic: Topic) -> Message {
     Message {
         id: MessageId {
             unit: Name::new("a").unwrap(),
@@ -159,7 +166,7 @@ fn message(topic: Topic, key: Option<Key>) -> Message {
             number: 1,
         },
         topic,
-        key,
+        key: None,
         accepted_at: UnixMillis(1),
         deadline: None,
         visited: vec![Name::new("a").unwrap(), Name::new("b").unwrap()],

@@ -19,7 +19,7 @@ use super::feed::{Feed, Ready};
 use super::keys::{self, Keys, Next};
 use super::retries::{Doom, Failure, Retries, millis};
 use super::topic::TopicState;
-use crate::model::{GapReason, GroupName, Map, Message, Seq, UnixMillis};
+use crate::model::{GapReason, GroupName, Message, Seq, UnixMillis};
 use crate::queue::api::ConsumerId;
 use crate::queue::effects::{Effects, Now};
 use crate::queue::line::Settled;
@@ -39,7 +39,8 @@ pub(super) struct Group {
     pub unsaved: Vec<(Seq, Option<GapReason>)>,
     pub(super) feed: Feed,
     pub(super) keys: Keys,
-    pub(super) open: Map<Seq, Open>,
+    /// Ordered: what comes and goes is at its ends, near in memory however much is in flight.
+    pub(super) open: BTreeMap<Seq, Open>,
     pub(super) retries: Retries,
     pub(super) dooms: BTreeMap<Seq, Doom>,
     /// Keys whose open message has just ended.
@@ -138,7 +139,7 @@ impl Group {
             unsaved: Vec::new(),
             feed,
             keys: Keys::default(),
-            open: Map::default(),
+            open: BTreeMap::new(),
             retries: Retries::default(),
             dooms: BTreeMap::new(),
             freed: Vec::new(),
@@ -249,9 +250,8 @@ impl Group {
     /// A consumer has gone: what it has goes to others at once, or is forgotten until one comes.
     pub(super) fn remove_consumer(&mut self, scene: &Scene<'_>, id: ConsumerId) {
         let theirs = |open: &Open| matches!(open.place, Place::Flight { consumer, .. } if consumer == id);
-        let mut flights: Vec<_> = self.open.iter().filter(|(_, open)| theirs(open)).collect();
-        flights.sort_by_key(|(seq, _)| **seq);
-        let flights: Vec<_> = flights.into_iter().map(|(seq, open)| (*seq, open.facts)).collect();
+        let flights = self.open.iter().filter(|(_, open)| theirs(open));
+        let flights: Vec<_> = flights.map(|(seq, open)| (*seq, open.facts)).collect();
         if !self.consumers.remove(id) {
             return;
         }

@@ -17,7 +17,8 @@ use crate::queue::line::Settled;
 
 #[derive(Default)]
 pub(super) struct Keys {
-    busy: Map<u64, Busy>,
+    /// Keys with an open message; most have no other one, and so take little memory.
+    busy: Map<u64, Option<Box<Busy>>>,
     held: Map<Seq, Message>,
     held_bytes: usize,
     behind: usize,
@@ -25,7 +26,7 @@ pub(super) struct Keys {
     pub rest: BTreeSet<u64>,
 }
 
-/// A key with an open message.
+/// What is to be known of a key whose open message is not all there is.
 #[derive(Default)]
 struct Busy {
     parked: bool,
@@ -54,9 +55,10 @@ impl Keys {
     /// A message of a key comes. It is handed back if it is the open one now, else it waits.
     pub(super) fn enter(&mut self, key: u64, seq: Seq, message: Message) -> Option<Message> {
         let Some(busy) = self.busy.get_mut(&key) else {
-            self.busy.insert(key, Busy::default());
+            self.busy.insert(key, None);
             return Some(message);
         };
+        let busy = busy.get_or_insert_default();
         busy.behind.push_back(seq);
         self.behind += 1;
         if !busy.parked {
@@ -72,9 +74,13 @@ impl Keys {
 
     /// The open message of a key has ended. The next one is open now.
     pub(super) fn leave(&mut self, key: u64, done: &Settled) -> Option<Next> {
-        let busy = self.busy.get_mut(&key)?;
-        busy.parked = false;
-        while let Some(seq) = busy.behind.pop_front() {
+        let mut busy = self.busy.get_mut(&key)?.as_deref_mut();
+        if let Some(busy) = &mut busy {
+            busy.parked = false;
+        }
+        while let Some(busy) = &mut busy
+            && let Some(seq) = busy.behind.pop_front()
+        {
             self.behind -= 1;
             let message = if busy.held > 0 { self.held.remove(&seq) } else { None };
             if let Some(message) = &message {
@@ -94,6 +100,7 @@ impl Keys {
         let Some(busy) = self.busy.get_mut(&key) else {
             return;
         };
+        let busy = busy.get_or_insert_default();
         busy.parked = true;
         for seq in &busy.behind {
             if busy.held == 0 {
@@ -108,14 +115,15 @@ impl Keys {
 
     /// The open message is tried again.
     pub(super) fn unpark(&mut self, key: u64) {
-        if let Some(busy) = self.busy.get_mut(&key) {
+        if let Some(Some(busy)) = self.busy.get_mut(&key) {
             busy.parked = false;
         }
     }
 
     /// How many numbers a read from `seq` on should cover, to bring some that wait behind it too.
     pub(super) fn span(&self, key: u64, seq: Seq) -> usize {
-        let Some(busy) = self.busy.get(&key).filter(|busy| !busy.parked && busy.held == 0) else {
+        let busy = self.busy.get(&key).and_then(Option::as_deref);
+        let Some(busy) = busy.filter(|busy| !busy.parked && busy.held == 0) else {
             return 1;
         };
         let last = busy.behind.iter().take_while(|next| **next < seq + SPAN_MAX).last();
@@ -125,7 +133,8 @@ impl Keys {
     /// A message was read that may wait behind the open one of a key.
     pub(super) fn offer(&mut self, key: u64, seq: Seq, message: Message) {
         let waits = |busy: &Busy| !busy.parked && busy.behind.binary_search(&seq).is_ok();
-        if self.busy.get(&key).is_some_and(waits) && !self.held.contains_key(&seq) {
+        let busy = self.busy.get(&key).and_then(Option::as_deref);
+        if busy.is_some_and(waits) && !self.held.contains_key(&seq) {
             self.hold(key, seq, message);
         }
     }
@@ -134,7 +143,7 @@ impl Keys {
     pub(super) fn rewind(&mut self, keep: &BTreeSet<u64>) {
         self.busy.retain(|key, _| keep.contains(key));
         for busy in self.busy.values_mut() {
-            *busy = Busy::default();
+            *busy = None;
         }
         self.held.clear();
         self.held_bytes = 0;
@@ -151,7 +160,7 @@ impl Keys {
         if self.held.len() >= HELD_MESSAGES || self.held_bytes + bytes > HELD_BYTES {
             return;
         }
-        if let Some(busy) = self.busy.get_mut(&key) {
+        if let Some(Some(busy)) = self.busy.get_mut(&key) {
             busy.held += 1;
             self.held_bytes += bytes;
             self.held.insert(seq, message);
