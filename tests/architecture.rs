@@ -42,7 +42,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("unsafe extern", &["wire/http2"]),
     ("prost::", &["wire/"]),
     ("axum::", &["admin/", "delivery/http1/tests.rs"]),
-    ("hyper::", &["delivery/http1/"]),
+    ("hyper::", &["admin/messages.rs", "cli/queue/ask.rs", "delivery/http1/"]),
     ("rustix::", &["queue/log/"]),
     ("crc32c::", &["queue/log/"]),
     ("clap::", &["cli/", "main.rs"]),
