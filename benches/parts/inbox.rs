@@ -68,13 +68,8 @@ impl Tail {
         for number in 0..topics {
             inbox.subscribe(now, subscribe(number, in_flight), &mut fx);
         }
-<<<<<<< HEAD
-        let keys: String = (0..keys.unwrap_or(0))
-            .map(|number| format!("cid:{number:08}"))
-=======
         let keys: Vec<u8> = (0..keys.unwrap_or(0))
             .flat_map(|number| format!("cid:{number:08}").into_bytes())
->>>>>>> w-inbox
             .collect();
         let mut tail = Self {
             inbox,
