@@ -42,7 +42,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("unsafe extern", &["wire/http2"]),
     ("prost::", &["wire/"]),
     ("axum::", &["admin/", "delivery/http1/tests.rs"]),
-    ("hyper::", &["delivery/http1/"]),
+    ("hyper::", &["admin/messages.rs", "cli/queue/ask.rs", "delivery/http1/"]),
     ("clap::", &["cli/", "main.rs"]),
     // Early data can be replayed by whoever saw it (D9, D16).
     ("into_0rtt", &[]),

@@ -5,6 +5,7 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::panic,
+    unreachable_pub,
     reason = "helpers of tests"
 )]
 
