@@ -127,11 +127,6 @@ impl Taken {
     }
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "the answer of a handler")]
-fn ok() -> Result<(), Nack> {
-    Ok(())
-}
-
 fn terminate() -> Result<(), Nack> {
     Err(Nack::terminate("cannot be digested"))
 }
@@ -201,7 +196,7 @@ async fn peek_finds_messages_and_changes_nothing() {
     );
     assert_eq!(json(a, &all), first, "looking changes nothing");
     done(a, &["queue", "resume", "--unit", "b"]);
-    let (_client, taken) = Taken::at(b, "chat.x", ok).await;
+    let (_client, taken) = Taken::at(b, "chat.x", || Ok(())).await;
     let taken = taken.until(20).await;
     let attempts: Vec<_> = taken.iter().map(|(_, attempt, _)| *attempt).collect();
     assert_eq!(attempts, [1; 20]);
@@ -236,7 +231,7 @@ async fn purge_needs_a_filter_tells_the_other_unit_and_is_written_down() {
         15
     );
     done(a, &["queue", "resume", "--unit", "b"]);
-    let (_client, taken) = Taken::at(b, "chat.x", ok).await;
+    let (_client, taken) = Taken::at(b, "chat.x", || Ok(())).await;
     let taken = taken.until(15).await;
     assert!(taken.iter().all(|(_, _, body)| body.parse::<usize>().unwrap() % 4 != 1));
     wait_for("b to hear of the gaps", LIMIT, async || {
@@ -259,7 +254,7 @@ async fn purge_needs_a_filter_tells_the_other_unit_and_is_written_down() {
 async fn a_pause_ends_by_itself_or_by_hand() {
     let cluster = pair().start().await;
     let (a, b) = (cluster.relay("a-1"), cluster.relay("b-1"));
-    let (_client, taken) = Taken::at(b, "chat.x", ok).await;
+    let (_client, taken) = Taken::at(b, "chat.x", || Ok(())).await;
     done(
         a,
         &["queue", "pause", "--unit", "b", "--reason", "moving b", "--for", "3s"],
@@ -408,7 +403,7 @@ async fn dead_letters_are_taken_back_at_a_rate_that_can_be_watched() {
         paused["moved"].as_u64().unwrap() + paused["remaining"].as_u64().unwrap(),
         40
     );
-    let (_client, again) = Taken::at(b, "chat.x", ok).await;
+    let (_client, again) = Taken::at(b, "chat.x", || Ok(())).await;
     done(b, &["dlq", "resume", &number]);
     let mut taken: Vec<_> = again.until(40).await.into_iter().map(|(id, _, _)| id).collect();
     taken.sort();

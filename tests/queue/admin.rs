@@ -1,7 +1,5 @@
 //! `/queue` of the admin address: what needs which permission, and how long work is told.
 
-use std::fmt::Write as _;
-
 use serde_json::Value;
 use strait::admin::Access;
 use strait::queue::operator::{Answer, Command};
@@ -17,14 +15,9 @@ fn done(_: &Command) -> Vec<Answer> {
     vec![Answer::Done { messages: 1 }]
 }
 
-/// Of letters, digits and the rest.
 fn get(command: &str) -> String {
-    let mut path = "/queue?command=".to_owned();
-    for byte in command.bytes() {
-        // Writing to a String cannot fail.
-        let _ = write!(path, "%{byte:02x}");
-    }
-    path
+    let escaped: Vec<_> = command.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    format!("/queue?command={}", escaped.concat())
 }
 
 // O-S3, O-S5: who may read sees no bodies and changes nothing, whatever he sends.
