@@ -111,7 +111,10 @@ impl Tail {
 
     fn store(&mut self) {
         for _ in 0..BATCH {
-            let mut message = self.messages[self.next % self.messages.len()].clone();
+            let Some(message) = self.messages.get(self.next % self.messages.len()) else {
+                return;
+            };
+            let mut message = message.clone();
             if !self.keys.is_empty() {
                 let at = self.next * KEY_BYTES % self.keys.len();
                 message.key = Some(Key {
