@@ -168,7 +168,8 @@ async fn reflection_lists_and_describes_the_api() {
         [
             "grpc.health.v1.Health",
             "grpc.reflection.v1.ServerReflection",
-            "grpc.reflection.v1alpha.ServerReflection"
+            "grpc.reflection.v1alpha.ServerReflection",
+            "strait.v1.Messages"
         ]
     );
     let MessageResponse::FileDescriptorResponse(files) = next().await else {
