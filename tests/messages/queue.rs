@@ -54,9 +54,10 @@ impl Desk {
         while !holds(&seen) {
             assert!(
                 Instant::now() < limit,
-                "never saw: {what}; said {:?}, {} messages, {} consumers",
+                "never saw: {what}; said {:?}, {} messages, {} forgotten, {} consumers",
                 seen.said,
                 seen.messages.len(),
+                seen.forgotten,
                 seen.consumers
             );
             seen = self.changed.wait_timeout(seen, Duration::from_millis(50)).unwrap().0;
