@@ -428,13 +428,40 @@ async fn a_stream_answers_each_message_with_its_number_and_ends_when_all_are_don
 async fn a_stream_with_too_much_under_way_is_not_read_on_and_holds_up_nobody_else() {
     let relay = Relay::start();
     relay.queue.set(|seen| seen.is_stuck = true);
-    let api = Api::connect(&relay.grpc).await;
+    let (address, desk) = (relay.grpc.clone(), relay.queue.clone());
+    // A runtime of its own, so that the client vanishes with all it has when that ends.
+    let client = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(fill_a_stream(&address));
+        let under_way = desk.look(|seen| seen.messages.len());
+        let other = runtime.block_on(async { Api::connect(&address).await.publish(message("plain", "other")).await });
+        assert!(!other.unwrap().id.is_empty());
+        runtime.shutdown_background();
+        under_way
+    });
+    let under_way = client.await.unwrap();
+    // 4 MiB of 10 KB each.
+    assert!((300..=420).contains(&under_way), "{under_way} messages are under way");
+    relay
+        .queue
+        .wait("all are forgotten", |seen| seen.forgotten >= under_way);
+}
+
+/// Sends messages that are never relayed until the connection has taken none for half a second.
+async fn fill_a_stream(address: &str) {
     let waiting = PublishRequest {
         wait: messages::AckLevel::Relayed.into(),
         ..message("plain", vec![1; 10_000])
     };
-    let other = Api::connect(&relay.grpc).await;
-    let stream = other.stream("PublishStream", &waiting).await.unwrap();
+    let stream = Api::connect(address)
+        .await
+        .stream("PublishStream", &waiting)
+        .await
+        .unwrap();
     let limit = Instant::now() + Duration::from_secs(20);
     let mut blocked = None;
     while blocked.is_none_or(|since: Instant| since.elapsed() < Duration::from_millis(500)) {
@@ -446,14 +473,8 @@ async fn a_stream_with_too_much_under_way_is_not_read_on_and_holds_up_nobody_els
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
-    let under_way = relay.queue.look(|seen| seen.messages.len());
-    // 4 MiB of 10 KB each.
-    assert!((300..=420).contains(&under_way), "{under_way} messages are under way");
-    assert!(!api.publish(message("plain", "other")).await.unwrap().id.is_empty());
-    drop((stream, other));
-    relay
-        .queue
-        .wait("all are forgotten", |seen| seen.forgotten >= under_way);
+    // It goes with the runtime.
+    std::mem::forget(stream);
 }
 
 // C-L1
