@@ -22,7 +22,6 @@ struct Snapshot {
     epoch: u64,
     /// Messages accepted in this life.
     stored: u64,
-    /// Behind all records that are in it; those before may be read again without harm.
     outboxes: Vec<(UnitId, OutboxSnapshot)>,
     topics: Vec<Topic>,
     inbox: InboxSnapshot,

@@ -286,6 +286,6 @@ const SPACE_INTERVAL: Duration = Duration::from_secs(1);
 const SPACE_PATIENCE: Duration = Duration::from_secs(10);
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(1);
 /// Bytes after which a checkpoint is made before its time: a restart reads them again.
-const CHECKPOINT_BYTES: usize = 256 * 1024 * 1024;
+const CHECKPOINT_BYTES: usize = 64 * 1024 * 1024;
 /// Of an epoch, so many bits are dice and the others the time: later lives have larger ones.
 const EPOCH_DICE_BITS: u32 = 20;
