@@ -6,7 +6,7 @@
 //!
 //! # Invariants
 //! - M1. A lane that ends leaves its link, its calls and other lanes alone; a link that ends takes its lanes along.
-//! - M2. A peer has at most [`LANES_MAX`] lanes open on a link. Further ones, and streams that are something else, are
+//! - M2. A peer has at most `LANES_MAX` lanes open on a link. Further ones, and streams that are something else, are
 //!   refused and counted.
 //! - M3. A lane is opened only to a peer that says it knows lanes for messages ([`FEATURE`]).
 //! - M4. Dropping a lane ends it. What was written before still arrives.

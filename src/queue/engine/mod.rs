@@ -2,7 +2,7 @@
 //!
 //! # Path
 //! `on_input` and `on_disk` give what happened to the parts (`outbox`, `inbox`, `arrivals`, `dead`, `dedup`); their wishes go
-//! to the [`journal`], to the outputs or to the disk; what is on disk is [applied](apply). The owner takes outputs and
+//! to the `journal`, to the outputs or to the disk; what is on disk is applied (`apply`). The owner takes outputs and
 //! requests out after each `poll`.
 //!
 //! # Invariants

@@ -4,7 +4,7 @@
 //! [`poll`](Inbox::poll) after each batch of inputs: it hands out messages, reads, and writes down what has ended.
 //!
 //! # Path
-//! `on_stored` -> [`group`] (`feed`, `keys`) -> `Output::Deliver` -> `settle` -> ended, or parked (`retries`) and back.
+//! `on_stored` -> `group` (`feed`, `keys`) -> `Output::Deliver` -> `settle` -> ended, or parked (`retries`) and back.
 //!
 //! # Invariants
 //! - I1. Each message ends exactly once for each group of its topic: acknowledged, expired, dropped, purged, corrupted, or

@@ -3,7 +3,7 @@
 //! # Path
 //! The engine calls [`Metrics::on_record`] with each record that has taken effect on disk, so the counters say what
 //! the log says; [`Metrics::on_seen`] with what the parts noticed; [`Metrics::on_status`] once a second with how things
-//! stand. The disk threads measure with [`DiskMetrics`].
+//! stand. The disk threads measure with `DiskMetrics`.
 //!
 //! # Invariants
 //! - E1. Labels are bounded: a topic is the settings it fell under, a group one that settings name or `other`, a
