@@ -50,6 +50,14 @@ impl Raw {
         self.stream.write_all(bytes).await.unwrap();
     }
 
+    /// Sends a byte every few milliseconds until the other side has closed. Never ends.
+    pub async fn drip(&mut self) {
+        while self.stream.write_all(&[0]).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        std::future::pending().await
+    }
+
     /// Sends a request with this body; more follows unless `end`.
     pub async fn request(&mut self, id: u64, path: &str, body: &[u8], end: bool) {
         let mut out = BytesMut::new();
