@@ -55,7 +55,7 @@ impl Raw {
         while self.stream.write_all(&[0]).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Sends a request with this body; more follows unless `end`.
