@@ -255,16 +255,7 @@ impl Group {
     }
 
     fn expire_unread(&mut self, scene: &Scene<'_>, seq: Seq, message: Message, fx: &mut Effects) {
-        if self.done.contains(seq) || self.is_doomed(seq) {
-            return;
-        }
-        let key = scene.key_of(&message);
-        let facts = Facts::of(key, &message);
-        let first = match key {
-            Some(key) => self.keys.enter(key, seq, message),
-            None => Some(message),
-        };
-        if let Some(message) = first {
+        if let Some((facts, message)) = self.meet(scene, seq, message) {
             self.expire(scene, seq, facts, message, fx);
             self.go_on(scene, fx);
         }

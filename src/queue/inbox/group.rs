@@ -184,8 +184,15 @@ impl Group {
 
     /// A message of the line is looked at for the first time since the group began.
     pub(super) fn take(&mut self, scene: &Scene<'_>, seq: Seq, message: Message, fx: &mut Effects) {
+        if let Some((facts, message)) = self.meet(scene, seq, message) {
+            self.open_up(scene, seq, facts, message, fx);
+        }
+    }
+
+    /// A message that the group is not done with joins those of its key; it comes back if it is the first of them.
+    pub(super) fn meet(&mut self, scene: &Scene<'_>, seq: Seq, message: Message) -> Option<(Facts, Message)> {
         if self.done.contains(seq) || self.is_doomed(seq) {
-            return;
+            return None;
         }
         let key = scene.key_of(&message);
         let facts = Facts::of(key, &message);
@@ -193,9 +200,7 @@ impl Group {
             Some(key) => self.keys.enter(key, seq, message),
             None => Some(message),
         };
-        if let Some(message) = first {
-            self.open_up(scene, seq, facts, message, fx);
-        }
+        first.map(|message| (facts, message))
     }
 
     /// Lets the next message of each key go whose open one has ended.
