@@ -9,12 +9,13 @@
 use std::hash::Hasher;
 
 use roaring::RoaringTreemap;
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::model::{RelayName, Seq, Topic, UnitId};
 
 /// A line, as records name it: a hash of its name, so that no table of names must survive with them.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct LineId(pub u64);
 
 impl LineId {

@@ -4,16 +4,19 @@
 //! version u8 | postcard of `Snapshot`
 //! ```
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::Engine;
 use super::mirror::MirrorsSnapshot;
-use crate::model::{Topic, UnitId};
+use crate::model::{Seq, Topic, UnitId};
 use crate::queue::arrivals::ArrivalsSnapshot;
 use crate::queue::dead::DeadSnapshot;
 use crate::queue::dead::redrive::Task;
 use crate::queue::dedup::DedupSnapshot;
 use crate::queue::inbox::InboxSnapshot;
+use crate::queue::line::LineId;
 use crate::queue::outbox::OutboxSnapshot;
 use crate::queue::record::{Kept, Pausable};
 
@@ -33,6 +36,7 @@ struct Snapshot {
     /// JSON of the `Kept` that put pauses and limits in force.
     kept: Vec<u8>,
     damaged: Vec<String>,
+    floors: BTreeMap<LineId, Seq>,
 }
 
 impl Engine {
@@ -64,6 +68,7 @@ impl Engine {
             tasks: self.tasks.iter().cloned().collect(),
             kept: serde_json::to_vec(&kept).unwrap_or_default(),
             damaged: self.damaged.clone(),
+            floors: self.places.floors.clone(),
         };
         // Writing to a vector fails for no value of ours.
         postcard::to_extend(&snapshot, vec![VERSION]).unwrap_or_default()
@@ -79,6 +84,7 @@ impl Engine {
         let kept: Vec<Kept> = serde_json::from_slice(&snapshot.kept).ok()?;
         self.places.epoch = snapshot.epoch;
         self.publishing.restore(snapshot.epoch, snapshot.stored);
+        self.places.floors = snapshot.floors;
         for (unit, part) in snapshot.outboxes {
             let outbox = self.places.outbox(&unit, &self.setup);
             outbox.restore(part).then_some(())?;
@@ -111,4 +117,4 @@ impl Engine {
 }
 
 /// Another one if an old state cannot be read any more; it is read from the log again then.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::mirror::Mirrors;
-use crate::model::{Reason, RelayError, Retry, Topic, UnitId};
+use crate::model::{Reason, RelayError, Retry, Seq, Topic, UnitId};
 use crate::queue::api::{Output, Subscribe};
 use crate::queue::effects::{DeadWish, Effects, Now};
 use crate::queue::inbox::Inbox;
@@ -23,6 +23,8 @@ pub(super) struct Places {
     /// Lanes that we opened.
     pub(super) lanes: BTreeMap<LaneId, UnitId>,
     owners: BTreeMap<LineId, Owner>,
+    /// Highest numbers of damaged records in lines that nobody knows yet.
+    pub(super) floors: BTreeMap<LineId, Seq>,
 }
 
 /// Whose a line is.
@@ -48,6 +50,7 @@ impl Places {
             mirrors: Mirrors::default(),
             lanes: BTreeMap::new(),
             owners: owners.into(),
+            floors: BTreeMap::new(),
         }
     }
 
@@ -63,8 +66,10 @@ impl Places {
         if !self.outboxes.contains_key(unit) {
             let mut outbox = Outbox::new(unit.clone(), self.epoch);
             outbox.configure(setup);
+            let line = LineId::outbox(unit);
+            outbox.on_given(self.floors.remove(&line).unwrap_or_default());
             self.outboxes.insert(unit.clone(), outbox);
-            self.owners.insert(LineId::outbox(unit), Owner::Outbox(unit.clone()));
+            self.owners.insert(line, Owner::Outbox(unit.clone()));
         }
         let epoch = self.epoch;
         self.outboxes
@@ -83,6 +88,27 @@ impl Places {
         if !self.owners.contains_key(&line) {
             self.owners.insert(line, Owner::Inbox(topic.clone()));
             self.owners.insert(LineId::mirror(topic), Owner::Mirror(topic.clone()));
+            if let Some(seq) = self.floors.remove(&line) {
+                self.inbox.on_given(topic, seq);
+            }
+        }
+    }
+
+    /// A restart found a damaged record with this number: it was given, and is not given again. Of the other lines only we
+    /// ourselves know numbers, so theirs can be.
+    pub(super) fn on_damaged(&mut self, line: LineId, seq: Seq) {
+        match self.owners.get(&line) {
+            Some(Owner::Outbox(unit)) => {
+                if let Some(outbox) = self.outboxes.get_mut(unit) {
+                    outbox.on_given(seq);
+                }
+            }
+            Some(Owner::Inbox(topic)) => self.inbox.on_given(topic, seq),
+            Some(Owner::Dead | Owner::Mirror(_) | Owner::Remembered) => {}
+            None => {
+                let floor = self.floors.entry(line).or_default();
+                *floor = seq.max(*floor);
+            }
         }
     }
 

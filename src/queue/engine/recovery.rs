@@ -76,6 +76,9 @@ impl Engine {
         })?;
         for damage in recovery.damage.iter().chain(&log.take_damage()) {
             engine.on_damaged(damage);
+            for (line, seq) in &damage.lines {
+                engine.places.on_damaged(*line, *seq);
+            }
         }
         engine.finish_recovery(now, lost, &mut recovered);
         Ok((engine, recovered))

@@ -1,5 +1,9 @@
 //! One engine beside a disk that does what it is told.
 
+mod damage;
+mod lives;
+mod waits;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -391,6 +395,20 @@ impl World {
             _ => 0,
         };
         self.outputs.iter().map(messages).sum()
+    }
+
+    /// Bodies of what was sent to other units.
+    fn sent_bodies(&self) -> Vec<String> {
+        let sent = self.outputs.iter().filter_map(|output| match output {
+            Output::ToReceiver {
+                frame: ToReceiver::Messages { messages, .. },
+                ..
+            } => Some(messages),
+            _ => None,
+        });
+        sent.flatten()
+            .map(|sent| String::from_utf8(sent.message.body.to_vec()).unwrap())
+            .collect()
     }
 
     /// A message of unit `b`; what it is answered with.

@@ -162,11 +162,10 @@ impl Inbox {
             return;
         }
         let only = only.and_then(|only| self.receiver(at, only, seq));
+        self.on_given_at(at, seq - 1);
         let Some(topic) = self.topics.get_mut(at) else {
             return;
         };
-        // After a restart: their records are damaged, later ones may say that they had ended. Else reading will find out.
-        let damaged = seq - topic.stored - 1;
         topic.stored = seq;
         topic.next = topic.next.max(seq + 1);
         topic.ages.note(seq, message.accepted_at);
@@ -176,8 +175,15 @@ impl Inbox {
             let Some(at) = self.topics.get(at).and_then(|topic| topic.groups.get(member)).copied() else {
                 break;
             };
-            self.on_stored_for(at, now, (damaged, seq), (message, only), fx);
+            self.on_stored_for(at, now, seq, (message, only), fx);
         }
+    }
+
+    /// Numbers of a topic up to this one were given. Those that are not known are of messages whose records are damaged;
+    /// later records may say that they had ended, else reading will find out.
+    pub fn on_given(&mut self, topic: &Topic, seq: Seq) {
+        let at = self.topic_at(topic);
+        self.on_given_at(at, seq);
     }
 
     /// The dead letter of a message of a group is on disk.
@@ -262,16 +268,29 @@ impl Inbox {
         self.save_at = None;
     }
 
+    fn on_given_at(&mut self, at: usize, seq: Seq) {
+        let Some(topic) = self.topics.get_mut(at).filter(|topic| topic.stored < seq) else {
+            return;
+        };
+        let damaged = seq - topic.stored;
+        topic.stored = seq;
+        topic.next = topic.next.max(seq + 1);
+        for at in &topic.groups {
+            if let Some(Some(group)) = self.groups.get_mut(*at) {
+                group.books.accepted += damaged;
+            }
+        }
+    }
+
     fn on_stored_for(
         &mut self,
         at: usize,
         now: Now,
-        (damaged, seq): (u64, Seq),
+        seq: Seq,
         (message, only): (&Message, Option<usize>),
         fx: &mut Effects,
     ) {
         self.act(at, now, |group, scene| {
-            group.books.accepted += damaged;
             if only.is_some_and(|only| only != at) {
                 group.done.insert(seq);
                 return;

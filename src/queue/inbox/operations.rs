@@ -136,9 +136,10 @@ impl Inbox {
 
     /// A group was done with messages before a restart.
     pub fn on_settled(&mut self, topic: &Topic, group: &GroupName, seqs: &[(Seq, Seq)], reason: Option<GapReason>) {
-        if let Some(at) = self.find(topic, group)
-            && let Some(Some(group)) = self.groups.get_mut(at)
-        {
+        let Some(at) = self.find(topic, group) else { return };
+        let highest = seqs.iter().map(|(_, to)| *to).max();
+        self.on_given(topic, highest.unwrap_or_default());
+        if let Some(Some(group)) = self.groups.get_mut(at) {
             group.on_settled(seqs, reason);
         }
     }

@@ -163,8 +163,10 @@ impl<S: Storage> Reader<S> {
             if progress.only && seq > progress.scan.from {
                 return Ok(true);
             }
-            progress.next = seq + 1;
-            self.take(progress, &mut walk, seq, &seen)?;
+            // A damaged record ends no search: its number may be there again, in a file behind (F5).
+            if self.take(progress, &mut walk, seq, &seen)? {
+                progress.next = seq + 1;
+            }
             if progress.is_full() {
                 self.keep(line, progress.next, walk);
                 return Ok(true);
@@ -174,15 +176,19 @@ impl<S: Storage> Reader<S> {
         Ok(!progress.found.is_empty() && progress.bytes_read >= BYTES_READ_MAX)
     }
 
-    fn take(&mut self, progress: &mut Progress, walk: &mut Walk<S::File>, seq: Seq, seen: &Seen) -> io::Result<()> {
+    /// Takes a record; `false` if it is damaged.
+    fn take(&mut self, progress: &mut Progress, walk: &mut Walk<S::File>, seq: Seq, seen: &Seen) -> io::Result<bool> {
         match walk.found(&self.shared.storage, seen)? {
             Ok(found) => {
                 progress.bytes += found.content.len();
                 progress.found.push((seq, found));
+                Ok(true)
             }
-            Err(damage) => self.on_damage(&walk.identity, damage),
+            Err(damage) => {
+                self.on_damage(&walk.identity, damage);
+                Ok(false)
+            }
         }
-        Ok(())
     }
 
     /// The next record; `None` at the end.

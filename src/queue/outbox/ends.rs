@@ -98,6 +98,7 @@ impl Outbox {
         _fx: &mut Effects,
     ) {
         self.clock = self.clock.max(now.mono);
+        self.on_given(seqs.1);
         let mut known: BTreeMap<TopicId, u64> = BTreeMap::new();
         let wished: Vec<Seq> = self.wished.range(seqs.0..=seqs.1).map(|(seq, _)| *seq).collect();
         for seq in wished {

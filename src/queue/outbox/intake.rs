@@ -84,9 +84,7 @@ impl Outbox {
         if seq <= self.last_stored {
             return;
         }
-        if seq > self.last_stored + 1 {
-            self.on_lost(self.last_stored + 1, seq - 1);
-        }
+        self.on_given(seq - 1);
         self.last_stored = seq;
         self.assigned = self.assigned.max(seq);
         self.keep_promise(seq);
@@ -175,9 +173,16 @@ impl Outbox {
         }
     }
 
-    /// Numbers that were given, and whose messages are not on disk: reading them back will find nothing.
-    fn on_lost(&mut self, from: Seq, to: Seq) {
-        let count = to - from + 1;
+    /// Numbers up to this one were given. Those that are not known are of messages whose records are damaged: reading them
+    /// back will find nothing. They are not given again, for a peer may have them.
+    pub fn on_given(&mut self, seq: Seq) {
+        if seq <= self.last_stored {
+            return;
+        }
+        let from = self.last_stored + 1;
+        let count = seq - self.last_stored;
+        self.last_stored = seq;
+        self.assigned = self.assigned.max(seq);
         let state = self.topics.at_mut(UNKNOWN);
         state.books.accepted += count;
         state.backlog += count;

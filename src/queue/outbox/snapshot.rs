@@ -117,6 +117,7 @@ impl Outbox {
     pub fn on_relayed(&mut self, seqs: &[(Seq, Seq)], counts: &[(Topic, u64)]) {
         let mut new = 0;
         for (from, to) in seqs {
+            self.on_given(*to);
             new += self.ledger.done.insert_range(*from, *to);
         }
         if new == 0 {
