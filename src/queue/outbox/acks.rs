@@ -67,11 +67,13 @@ impl Outbox {
             });
             self.ground(before);
         }
+        let base = self.ledger.base();
         let open = ToReceiver::Open {
             epoch: self.epoch,
             kind,
-            base: self.ledger.base(),
+            base,
         };
+        self.name(&relay, base - 1);
         fx.output(Output::ToReceiver { lane, frame: open });
         *self.slot(kind) = Some(Lane::new(now.mono, lane, kind, relay));
     }
@@ -119,7 +121,10 @@ impl Outbox {
     }
 
     fn on_opened(&mut self, now: Now, id: LaneId, (frontier, above, highest): Opened<'_>, fx: &mut Effects) {
-        if highest.max(frontier) > self.last_stored {
+        // What was accepted here since a restart says nothing about what the relay there can have.
+        let relay = self.lane(id).map(|lane| &lane.relay);
+        let named = relay.and_then(|relay| self.named.get(relay)).copied();
+        if highest.max(frontier) > self.known.max(named.unwrap_or_default()) {
             self.foreign = true;
             let ids: Vec<LaneId> = self.lanes().map(|lane| lane.id).collect();
             for id in ids {

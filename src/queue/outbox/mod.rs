@@ -54,7 +54,7 @@ use super::lanes::LaneId;
 use super::line::LineId;
 use super::operator::LimitValues;
 use super::record::Pause;
-use crate::model::{Seq, Topic, UnitId};
+use crate::model::{RelayName, Seq, Topic, UnitId};
 use acks::Settling;
 use backlog::{Cursor, Cursors, GENERAL};
 use ends::Wish;
@@ -75,6 +75,10 @@ pub struct Outbox {
     /// The highest number that was given.
     assigned: Seq,
     last_stored: Seq,
+    /// What relays of the unit can have of this life of the log: the highest number before the restart, and the highest
+    /// that was named to each since.
+    known: Seq,
+    named: BTreeMap<RelayName, Seq>,
     config: Config,
     /// Changed at run time; in place of the settings.
     limits: Option<LimitValues>,
@@ -114,7 +118,7 @@ pub struct Outbox {
     denied: Option<String>,
     /// Why the last lane went.
     lost: Option<String>,
-    /// The peer has seen numbers that we never gave.
+    /// The peer has seen numbers that were never sent to it.
     foreign: bool,
     /// Lanes that are given up; said with the next poll.
     closing: Vec<LaneId>,
@@ -150,6 +154,8 @@ impl Outbox {
             epoch,
             assigned: 0,
             last_stored: 0,
+            known: 0,
+            named: BTreeMap::new(),
             config,
             limits: None,
             topic_limits: BTreeMap::new(),
@@ -197,13 +203,28 @@ impl Outbox {
     pub fn set_epoch(&mut self, epoch: u64) {
         self.epoch = epoch;
         self.foreign = false;
+        self.known = 0;
+        self.named.clear();
         for lane in [self.live_lane.take(), self.backlog_lane.take()].into_iter().flatten() {
             self.closing.push(lane.id);
             self.ground(lane);
         }
     }
 
-    /// The peer has seen more than was ever stored here: the log was restored, and needs another epoch (M-A1).
+    /// A restart has read all: what is here now is all that a relay of the unit can have (M-A1).
+    pub fn recovered(&mut self) {
+        self.known = self.last_stored;
+    }
+
+    /// Numbers up to this one were named to a relay.
+    fn name(&mut self, relay: &RelayName, seq: Seq) {
+        match self.named.get_mut(relay) {
+            Some(highest) => *highest = seq.max(*highest),
+            None => _ = self.named.insert(relay.clone(), seq),
+        }
+    }
+
+    /// The peer has seen more than was ever sent to it: the log was restored, and needs another epoch (M-A1).
     pub fn wants_new_epoch(&self) -> bool {
         self.foreign
     }

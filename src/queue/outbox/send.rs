@@ -112,14 +112,20 @@ impl Outbox {
         let Some(lane) = backlog.or(self.live_lane.as_mut().filter(open)) else {
             return;
         };
+        let mut highest = 0;
         while lane.bytes() < self.config.lane_bytes_max
             && let Some((seqs, reason)) = self.ledger.tell()
         {
             let batch = lane.launch(now, GAP_BYTES, Cargo::Gap(seqs, reason));
+            highest = highest.max(seqs.1);
             fx.output(Output::ToReceiver {
                 lane: lane.id,
                 frame: ToReceiver::Gap { batch, seqs, reason },
             });
+        }
+        if highest > 0 {
+            let relay = lane.relay.clone();
+            self.name(&relay, highest);
         }
     }
 
@@ -143,9 +149,11 @@ impl Outbox {
                 return;
             };
             let batch = lane.launch(now.mono, bytes, Cargo::Live(messages.len()));
+            let (lane, relay) = (lane.id, lane.relay.clone());
             self.share.on_live_sent(now.mono, bytes);
+            self.name(&relay, messages.last().map_or(0, |sent| sent.seq));
             fx.output(Output::ToReceiver {
-                lane: lane.id,
+                lane,
                 frame: ToReceiver::Messages { batch, messages },
             });
         }
@@ -241,11 +249,13 @@ impl Outbox {
             tell_delivered: tell(&waiting.seq),
             message: waiting.message.clone(),
         });
-        let messages = messages.collect();
+        let messages: Vec<Sent> = messages.collect();
         let number = lane.launch(now, batch.bytes, Cargo::Backlog(batch.waiting));
+        let (lane, relay) = (lane.id, lane.relay.clone());
         self.share.on_backlog_sent(now, batch.bytes);
+        self.name(&relay, messages.iter().map(|sent| sent.seq).max().unwrap_or_default());
         fx.output(Output::ToReceiver {
-            lane: lane.id,
+            lane,
             frame: ToReceiver::Messages {
                 batch: number,
                 messages,

@@ -277,6 +277,7 @@ impl World {
                 apply(&mut outbox, self.now, record, true, &mut Effects::default());
             }
         }
+        outbox.recovered();
         outbox
     }
 
