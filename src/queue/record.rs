@@ -190,6 +190,8 @@ pub enum Kept {
     },
     /// State of a redrive, as the engine writes it (M-F1).
     Task(Vec<u8>),
+    /// The queue was closed. As the last record it says that nothing is missing behind it, also if syncs are buffered.
+    Closed,
 }
 
 /// What can be paused.

@@ -66,7 +66,7 @@ impl Engine {
                 number: message.id.number,
             };
             if message.id.epoch == self.places.epoch {
-                tell_delivered = self.on_accepted(stored, first.number);
+                tell_delivered = self.on_accepted(stored);
             }
             if let Some(print) = Print::of(message) {
                 self.dedup.on_stored(print, first, message.accepted_at);
@@ -151,6 +151,7 @@ impl Engine {
             Kept::Pause { what, pause } => self.set_pause(what, pause.clone()),
             Kept::Limits { unit, topic, limits } => self.set_limits(unit, topic.as_ref(), *limits),
             Kept::Task(bytes) => self.tasks.on_kept(bytes),
+            Kept::Closed => {}
         }
     }
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::Engine;
 use super::mirror::MirrorsSnapshot;
 use crate::model::{Seq, Topic, UnitId};
+use crate::queue::Sync;
 use crate::queue::arrivals::ArrivalsSnapshot;
 use crate::queue::dead::DeadSnapshot;
 use crate::queue::dead::redrive::Task;
@@ -37,6 +38,7 @@ struct Snapshot {
     kept: Vec<u8>,
     damaged: Vec<String>,
     floors: BTreeMap<LineId, Seq>,
+    buffered: bool,
 }
 
 impl Engine {
@@ -69,6 +71,7 @@ impl Engine {
             kept: serde_json::to_vec(&kept).unwrap_or_default(),
             damaged: self.damaged.clone(),
             floors: self.places.floors.clone(),
+            buffered: self.setup.queue.sync == Sync::Buffered,
         };
         // Writing to a vector fails for no value of ours.
         postcard::to_extend(&snapshot, vec![VERSION]).unwrap_or_default()
@@ -85,6 +88,7 @@ impl Engine {
         self.places.epoch = snapshot.epoch;
         self.publishing.restore(snapshot.epoch, snapshot.stored);
         self.places.floors = snapshot.floors;
+        self.was_buffered = snapshot.buffered;
         for (unit, part) in snapshot.outboxes {
             let outbox = self.places.outbox(&unit, &self.setup);
             outbox.restore(part).then_some(())?;

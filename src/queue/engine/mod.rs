@@ -49,7 +49,7 @@ use super::effects::{DeadWish, Effects, Now, Write};
 use super::jobs::Jobs;
 use super::log::disk::Request;
 use super::planted::{Bug, planted};
-use super::record::{DeadLetter, Pausable, Pause, Record};
+use super::record::{DeadLetter, Kept, Pausable, Pause, Record};
 use super::{Metrics, Setup};
 use crate::model::{Topic, UnitId};
 
@@ -77,6 +77,8 @@ pub struct Engine {
     pauses: BTreeMap<Pausable, Pause>,
     limits: BTreeMap<(UnitId, Option<Topic>), (f64, u64, u32)>,
     damaged: Vec<String>,
+    /// Syncs were buffered when the state was saved that this one began with.
+    was_buffered: bool,
     fx: Effects,
     outputs: VecDeque<Output>,
     requests: Vec<Request>,
@@ -187,6 +189,9 @@ impl Engine {
         }
         self.places.inbox.save(&mut self.fx);
         self.absorb();
+        if self.setup.queue.sync == super::Sync::Buffered {
+            self.journal.push(Record::Kept(Box::new(Kept::Closed)));
+        }
         self.journal.seal(now.mono, &mut self.requests);
     }
 

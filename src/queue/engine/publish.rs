@@ -30,8 +30,9 @@ pub(super) struct Publishing {
     /// How many messages this life of the log has given numbers to, and how many of them are on disk.
     pub(super) last: u64,
     pub(super) stored: u64,
-    coming: BTreeMap<u64, Coming>,
-    prints: Map<Print, u64>,
+    /// By life and number: those of the last life are still under way when the next one gives its first numbers.
+    coming: BTreeMap<(u64, u64), Coming>,
+    prints: Map<Print, (u64, u64)>,
     answered: usize,
 }
 
@@ -86,7 +87,7 @@ impl Publishing {
     }
 
     /// Whether somebody waits until a message is delivered.
-    fn awaits_delivery(&self, number: u64) -> bool {
+    fn awaits_delivery(&self, number: (u64, u64)) -> bool {
         let waiters = self.coming.get(&number).map(|coming| coming.waiters.as_slice());
         waiters
             .unwrap_or_default()
@@ -232,12 +233,12 @@ impl Engine {
         mut message: Message,
         settings: &TopicSettings,
         (outs, own): (Vec<UnitId>, bool),
-        coming: impl FnOnce(u64, &mut Publishing),
+        coming: impl FnOnce((u64, u64), &mut Publishing),
     ) {
         self.publishing.last += 1;
         message.id.number = self.publishing.last;
         message.id.epoch = self.publishing.epoch;
-        coming(self.publishing.last, &mut self.publishing);
+        coming((message.id.epoch, message.id.number), &mut self.publishing);
         self.places.know_topic(&message.topic);
         let crosses = settings.mirror && outs.iter().any(|unit| self.setup.is_abroad(unit));
         let mirror = crosses.then(|| self.places.mirrors.assign(&message.topic));
@@ -261,15 +262,15 @@ impl Engine {
                 .on_stored(Now::default(), &self.setup, &stored, false, &mut self.fx);
         }
         if planted(Bug::AckBeforeSync) {
-            let number = stored.message.id.number;
-            self.on_accepted(&stored, number);
+            self.on_accepted(&stored);
         }
         self.journal.push(Record::Stored(Box::new(stored)));
     }
 
     /// A message of a publisher is on disk. Says whether somebody waits until it is delivered.
-    pub(super) fn on_accepted(&mut self, stored: &Stored, number: u64) -> bool {
-        self.publishing.stored = self.publishing.stored.max(number);
+    pub(super) fn on_accepted(&mut self, stored: &Stored) -> bool {
+        let number = (stored.message.id.epoch, stored.message.id.number);
+        self.publishing.stored = self.publishing.stored.max(number.1);
         let tell_delivered = self.publishing.awaits_delivery(number);
         let Some(coming) = self.publishing.coming.remove(&number) else {
             return false;

@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //! - Y1. Nothing reads the backlog: a restart takes as long as the records since the last checkpoint.
-//! - Y2. A log of which something acknowledged is lost, or that was never used, begins a new life (M-A1).
+//! - Y2. A log of which something acknowledged is lost, or may be, or that was never used, begins a new life (M-A1): with
+//!   buffered syncs, any that was not closed.
 
 use std::io;
 
@@ -24,10 +25,10 @@ use crate::queue::dedup::Dedup;
 use crate::queue::effects::{Effects, Now, Write};
 use crate::queue::jobs::Jobs;
 use crate::queue::line::LineId;
-use crate::queue::log::{Log, Position, Recovery, Scan, Storage};
+use crate::queue::log::{Damage, Log, Position, Recovery, Scan, Storage};
 use crate::queue::planted::{Bug, planted};
-use crate::queue::record::Record;
-use crate::queue::{Metrics, Setup};
+use crate::queue::record::{Kept, Record};
+use crate::queue::{Metrics, Setup, Sync};
 
 /// What a restart read.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -53,7 +54,8 @@ impl Engine {
         let mut engine = Self::empty(setup, metrics, seed);
         let mut recovered = Recovered::default();
         let mut from = recovery.replay_from;
-        let mut lost = recovery.state_lost || recovery.damage.iter().any(|damage| !damage.unfinished);
+        let mut lost = recovery.state_lost;
+        let mut closed = false;
         if let Some(state) = &recovery.state
             && engine.restore(now, state).is_none()
         {
@@ -68,13 +70,23 @@ impl Engine {
             recovered.records += 1;
             engine.upkeep.covers = engine.upkeep.covers.max(found.position.after());
             match codec::decode(found.kind, found.content) {
-                Ok(record) => engine.replay(now, record),
+                Ok(record) => {
+                    closed = matches!(&record, Record::Kept(kept) if **kept == Kept::Closed);
+                    engine.replay(now, record);
+                }
                 Err(error) => {
+                    lost = true;
                     tracing::error!(%error, position = ?found.position, "a record of the queue cannot be read");
                 }
             }
         })?;
-        for damage in recovery.damage.iter().chain(&log.take_damage()) {
+        // What lies before that was counted in the state; reading what is remembered may have met it.
+        let counts = |damage: &Damage| (damage.segment, damage.bytes.1) > (from.segment, u64::from(from.offset));
+        let replayed = log.take_damage();
+        let mut damage = recovery.damage.iter().chain(replayed.iter().filter(|damage| counts(damage)));
+        lost |= damage.any(|damage| !damage.unfinished);
+        lost |= !closed && (engine.was_buffered || engine.setup.queue.sync == Sync::Buffered);
+        for damage in recovery.damage.iter().chain(&replayed) {
             engine.on_damaged(damage);
             for (line, seq) in &damage.lines {
                 engine.places.on_damaged(*line, *seq);
@@ -103,6 +115,7 @@ impl Engine {
             pauses: std::collections::BTreeMap::new(),
             limits: std::collections::BTreeMap::new(),
             damaged: Vec::new(),
+            was_buffered: false,
             fx: Effects::default(),
             outputs: std::collections::VecDeque::new(),
             requests: Vec::new(),
@@ -150,6 +163,9 @@ impl Engine {
 
     fn finish_recovery(&mut self, now: Now, lost: bool, recovered: &mut Recovered) {
         self.places.rollback();
+        for outbox in self.places.outboxes.values_mut() {
+            outbox.recovered();
+        }
         self.publishing.recovered();
         self.dedup.expire(now.wall);
         if planted(Bug::DedupForgotten) {

@@ -65,7 +65,7 @@ impl Inbox {
                     });
                 }
             }
-            Kept::Limits { .. } | Kept::Task(_) => {}
+            Kept::Closed | Kept::Limits { .. } | Kept::Task(_) => {}
         }
     }
 

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Flips a bit in each place of the files where these bytes are.
-fn damage(world: &mut World, what: &[u8]) -> usize {
+pub(super) fn damage(world: &mut World, what: &[u8]) -> usize {
     let mut contents = world.storage.contents();
     let mut count = 0;
     for bytes in contents.values_mut() {
