@@ -307,7 +307,7 @@ impl Dedup {
         }
     }
 
-    /// From a checkpoint; then the chunks are read.
+    /// From a checkpoint; then the chunks are read, and [`on_all_read`](Self::on_all_read) is called.
     pub fn restore(&mut self, snapshot: DedupSnapshot) {
         self.chunk_last = snapshot.chunk_last;
         self.evicted = snapshot.evicted;
@@ -316,7 +316,12 @@ impl Dedup {
             .into_iter()
             .map(|(number, at)| (number, UnixMillis(at)))
             .collect();
-        for fresh in snapshot.fresh {
+        self.fresh = snapshot.fresh.into();
+    }
+
+    /// All chunks were read: what is in none of them is newer, and is the last to be forgotten.
+    pub fn on_all_read(&mut self) {
+        for fresh in std::mem::take(&mut self.fresh) {
             let first = First {
                 epoch: fresh.epoch,
                 number: fresh.number,

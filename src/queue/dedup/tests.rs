@@ -64,11 +64,15 @@ fn what_is_remembered_survives_a_restart_by_snapshot_and_chunks() {
     for (snapshot, in_log) in [(before, true), (after, false)] {
         let mut restarted = Dedup::new(&settings(86_400, 1_000_000));
         restarted.restore(snapshot);
+        if !in_log {
+            restarted.on_chunk_read(&chunk);
+        }
+        restarted.on_all_read();
         if in_log {
             restarted.on_chunk(&chunk);
+            restarted.on_chunk_read(&chunk);
         }
         assert_eq!(restarted.first_chunk(), Some(1));
-        restarted.on_chunk_read(&chunk);
         for n in 1..5001 {
             assert_eq!(restarted.look_up(&print(n)), Some(first(u64::from(n))), "{n}");
         }
@@ -115,4 +119,30 @@ fn entries_are_read_as_they_were_written() {
         Some(chunk.entries)
     );
     assert_eq!(Chunk::entries_from_bytes(&[0; 21]), None);
+}
+
+#[test]
+fn after_a_restart_the_newest_are_not_forgotten_before_older_ones() {
+    // M-B3, U2
+    let settings = settings(1_000_000, 80_000);
+    let mut dedup = Dedup::new(&settings);
+    let mut chunks = Vec::new();
+    for n in 1..=76_000 {
+        store(&mut dedup, n..n + 1);
+        if let Some(chunk) = dedup.take_chunk() {
+            dedup.on_chunk(&chunk);
+            chunks.push(chunk);
+        }
+    }
+    let mut restarted = Dedup::new(&settings);
+    restarted.restore(dedup.snapshot());
+    for chunk in &chunks {
+        restarted.on_chunk_read(chunk);
+    }
+    restarted.on_all_read();
+    store(&mut restarted, 76_001..90_000);
+    for n in [75_000, 76_000, 89_999] {
+        assert_eq!(restarted.look_up(&print(n)), Some(first(u64::from(n))));
+    }
+    assert_eq!(restarted.look_up(&print(1)), None);
 }

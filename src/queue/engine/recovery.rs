@@ -143,6 +143,7 @@ impl Engine {
             }
             next = scanned.next;
         }
+        self.dedup.on_all_read();
         Ok(())
     }
 
