@@ -83,7 +83,8 @@ impl Engine {
             self.places.rollback();
         }
         self.dead.rollback();
-        self.held.clear();
+        // Their parts wish them again.
+        self.take_held();
         self.dedup.rollback();
         self.arrivals.rollback(&mut self.fx);
         self.forget_moves();

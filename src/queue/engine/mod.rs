@@ -245,7 +245,7 @@ impl Engine {
     /// A message is given up (M-E4). If there is no room among the dead letters, it stays where it is and its source pauses.
     fn bury(&mut self, wish: DeadWish) {
         if self.dead.is_full() {
-            self.places.hold(&wish);
+            self.places.hold(&wish, true);
             self.held.push_back(wish);
             return;
         }
@@ -272,14 +272,16 @@ impl Engine {
         if self.held.is_empty() || self.dead.is_full() {
             return;
         }
-        let held = std::mem::take(&mut self.held);
-        for wish in held {
-            let at = wish.at.clone();
-            let topic = wish.message.topic.clone();
+        for wish in self.take_held() {
             self.bury(wish);
-            if self.held.back().is_none_or(|last| last.at != at) {
-                self.places.go_on(&at, &topic, &self.pauses);
-            }
         }
+    }
+
+    /// Takes the dead letters that found no room; where they come from goes on.
+    fn take_held(&mut self) -> VecDeque<DeadWish> {
+        for wish in &self.held {
+            self.places.hold(wish, false);
+        }
+        std::mem::take(&mut self.held)
     }
 }

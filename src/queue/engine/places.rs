@@ -10,7 +10,7 @@ use crate::queue::inbox::Inbox;
 use crate::queue::lanes::LaneId;
 use crate::queue::line::{LineId, Settled};
 use crate::queue::outbox::Outbox;
-use crate::queue::record::{DeadSource, Pausable, Pause};
+use crate::queue::record::{DeadSource, Pause};
 use crate::queue::{Setup, TopicSettings};
 
 /// See the module.
@@ -163,38 +163,17 @@ impl Places {
         self.owners.iter().filter_map(done).collect()
     }
 
-    /// The source of a dead letter that finds no room waits, so that no more come.
-    pub(super) fn hold(&mut self, wish: &DeadWish) {
-        let pause = Pause {
+    /// The source of a dead letter that finds no room waits, so that no more come; or it goes on (M-E4).
+    pub(super) fn hold(&mut self, wish: &DeadWish, on: bool) {
+        let held = on.then(|| Pause {
             reason: "the dead letters are full (queue.dead_letters.bytes_max)".to_owned(),
             until: None,
-        };
+        });
         match &wish.at {
-            DeadSource::Group(group, _) => {
-                let (topic, group) = (wish.message.topic.clone(), group.clone());
-                self.inbox.pause(&Pausable::Group { topic, group }, Some(pause));
-            }
+            DeadSource::Group(group, _) => self.inbox.hold(&wish.message.topic, group, held),
             DeadSource::Outbox(unit, _) => {
                 if let Some(outbox) = self.outboxes.get_mut(unit) {
-                    outbox.pause(Some(pause));
-                }
-            }
-            DeadSource::None => {}
-        }
-    }
-
-    /// There is room again: the source goes on, unless an operator has paused it.
-    pub(super) fn go_on(&mut self, at: &DeadSource, topic: &Topic, pauses: &BTreeMap<Pausable, Pause>) {
-        match at {
-            DeadSource::Group(group, _) => {
-                let (topic, group) = (topic.clone(), group.clone());
-                let what = Pausable::Group { topic, group };
-                self.inbox.pause(&what, pauses.get(&what).cloned());
-            }
-            DeadSource::Outbox(unit, _) => {
-                let what = Pausable::Unit { unit: unit.clone() };
-                if let Some(outbox) = self.outboxes.get_mut(unit) {
-                    outbox.pause(pauses.get(&what).cloned());
+                    outbox.hold(held);
                 }
             }
             DeadSource::None => {}

@@ -33,6 +33,8 @@ pub(super) struct Group {
     pub done: Settled,
     pub books: Books,
     pub pause: Option<Pause>,
+    /// Dead letters of it find no room: nothing is handed out until they do. Not kept: a restart finds out anew.
+    pub held: Option<Pause>,
     pub consumers: Consumers,
     pub failures: BTreeMap<Seq, Failure>,
     /// Ended in memory, not yet in a record.
@@ -134,6 +136,7 @@ impl Group {
             done,
             books,
             pause: None,
+            held: None,
             consumers: Consumers::default(),
             failures: BTreeMap::new(),
             unsaved: Vec::new(),
@@ -169,7 +172,7 @@ impl Group {
 
     /// Whether messages are handed out.
     pub(super) fn is_active(&self, scene: &Scene<'_>) -> bool {
-        !self.consumers.is_empty() && scene.goes(self.pause.as_ref())
+        !self.consumers.is_empty() && self.held.is_none() && scene.goes(self.pause.as_ref())
     }
 
     /// Messages that wait for a time, for a read, for an operator, or behind another one.

@@ -35,6 +35,16 @@ impl Inbox {
         }
     }
 
+    /// Holds a group back whose dead letters find no room, or lets it go on (M-E4).
+    pub fn hold(&mut self, topic: &Topic, group: &GroupName, held: Option<Pause>) {
+        if let Some(at) = self.find(topic, group)
+            && let Some(Some(group)) = self.groups.get_mut(at)
+        {
+            group.held = held;
+            self.schedule(at);
+        }
+    }
+
     /// Lets blocked keys of a group go on, or one of them: their first message is tried again, the others follow in their
     /// order (M-C1). Returns how many. After a restart a group knows the keys of its blocked messages once it has come to
     /// them again.
@@ -168,7 +178,7 @@ impl Group {
         } else {
             self.waiting()
         };
-        let mut paused = [&self.pause, &scene.topic.pause].into_iter().flatten();
+        let mut paused = [&self.pause, &scene.topic.pause, &self.held].into_iter().flatten();
         GroupStatus {
             topic: scene.topic.name.to_string(),
             group: self.name.to_string(),

@@ -133,7 +133,7 @@ impl Outbox {
         if !room
             || message.redrives > 0
             || state.paused
-            || self.pause.is_some()
+            || self.paused().is_some()
             || self.foreign
             || !self.open_live_lane()
         {

@@ -115,6 +115,8 @@ pub struct Outbox {
     /// Since when its limits have held the backlog back.
     held_back: Option<Duration>,
     pause: Option<Pause>,
+    /// Dead letters of it find no room: nothing is sent until they do. Not kept: a restart finds out anew.
+    no_room: Option<Pause>,
     denied: Option<String>,
     /// Why the last lane went.
     lost: Option<String>,
@@ -181,6 +183,7 @@ impl Outbox {
             pace: Pace::default(),
             held_back: None,
             pause: None,
+            no_room: None,
             denied: None,
             lost: None,
             foreign: false,
@@ -232,6 +235,11 @@ impl Outbox {
     /// The highest number on disk.
     pub fn last_stored(&self) -> Seq {
         self.last_stored
+    }
+
+    /// Why nothing is sent, if that is so.
+    fn paused(&self) -> Option<&Pause> {
+        self.pause.as_ref().or(self.no_room.as_ref())
     }
 
     /// Whether the message with this number is not needed any more.

@@ -14,6 +14,11 @@ impl Outbox {
         self.pause = pause;
     }
 
+    /// Stops sending while its dead letters find no room, or goes on (M-E4).
+    pub fn hold(&mut self, held: Option<Pause>) {
+        self.no_room = held;
+    }
+
     /// Stops or goes on with one topic.
     pub fn pause_topic(&mut self, topic: &Topic, paused: bool) {
         let id = self.known(topic);
@@ -52,7 +57,7 @@ impl Outbox {
         let lanes: Vec<Option<&Lane>> = self.lanes().map(Some).collect();
         let facts = state::Facts {
             lanes: &lanes,
-            pause: self.pause.as_ref(),
+            pause: self.paused(),
             denied: self.denied.as_deref(),
             lost: self.lost.as_deref(),
             live,
@@ -79,7 +84,7 @@ impl Outbox {
                 .map(|cursor| u64::try_from(cursor.keys.len()).unwrap_or(0))
                 .sum(),
             keys_coarse: self.cursors.values().any(|cursor| cursor.keys.is_coarse()),
-            pause: self.pause.clone(),
+            pause: self.paused().cloned(),
         }
     }
 

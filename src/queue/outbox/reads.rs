@@ -93,7 +93,7 @@ impl Outbox {
     }
 
     pub(super) fn read_ahead(&mut self, now: Duration, fx: &mut Effects, wake: &mut Wake) {
-        if self.pause.is_some() || !self.open_backlog_lane() || self.wished.len() > WISHES_MAX {
+        if self.paused().is_some() || !self.open_backlog_lane() || self.wished.len() > WISHES_MAX {
             return;
         }
         for (number, cursor) in &mut self.cursors {

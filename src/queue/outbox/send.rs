@@ -40,7 +40,7 @@ impl Outbox {
         self.end_pause(now, &mut wake);
         self.close_dead(now.mono, fx, &mut wake);
         self.demote(now.mono);
-        if self.pause.is_none() && !self.foreign {
+        if self.paused().is_none() && !self.foreign {
             self.send_gaps(now.mono, fx);
             self.send_live(now, fx, &mut wake);
             self.send_backlog(now, fx, &mut wake);
