@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //! - V1. What is denied is refused by name, and nothing of it touches the disk (M-G4).
-//! - V2. A message goes on only to a unit that it has not visited, and through `hops_max` units at most (M-G3).
+//! - V2. A message goes on only to a unit that it has not visited, and through `hops_max` units at most (M-G3). No message
+//!   names more units than can be read back.
 //! - V3. A message whose time is over when it comes is refused as `expired`: its origin counts it, or makes it a dead letter.
 
 use std::time::Duration;
@@ -15,6 +16,7 @@ use crate::queue::arrivals::{Judge, Verdict};
 use crate::queue::effects::Now;
 use crate::queue::planted::{Bug, planted};
 use crate::queue::{Setup, TopicRule, TopicSettings};
+use crate::wire::message::VISITED_MAX;
 
 /// See the module.
 pub(super) struct Bench<'a> {
@@ -91,6 +93,9 @@ impl Judge for Bench<'_> {
                 "loop",
                 format!("the message was in unit {} before", self.setup.place.unit),
             );
+        }
+        if message.visited.len() >= VISITED_MAX {
+            return refuse("loop", format!("the message has passed {} units", message.visited.len()));
         }
         let goal = match self.goal(message, settings) {
             Ok(goal) => goal,
