@@ -230,6 +230,9 @@ pub struct Progress {
     pub duplicate: bool,
     /// It is with the operating system, not with the disk (M-A5).
     pub buffered: bool,
+    /// Nothing more is told: it is the level that was waited for, or nobody knows how far the first one of a duplicate has
+    /// come beyond this one.
+    pub last: bool,
 }
 
 /// A message for a consumer.

@@ -211,6 +211,7 @@ impl Queue<'_> {
             level,
             duplicate: message.attributes.value("id") == Some(b"again"),
             buffered,
+            last: false,
         });
         self.send(ticket.shard, Output::Published { ticket, result });
     }

@@ -234,12 +234,12 @@ impl Publishers {
         let id = CallId(ticket.number);
         match result {
             Ok(progress) => {
-                let is_reached = self.waits.with(id, |wait| {
-                    let is_reached = progress.level >= wait.level;
+                let is_last = self.waits.with(id, |wait| {
+                    let is_last = progress.last || progress.level >= wait.level;
                     wait.progress = Some(progress);
-                    is_reached
+                    is_last
                 });
-                if is_reached == Some(true)
+                if is_last == Some(true)
                     && let Some(wait) = self.waits.take(id)
                 {
                     wait.end(None);

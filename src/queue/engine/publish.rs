@@ -3,7 +3,8 @@
 //! # Invariants
 //! - P1. A publisher is told that its message is accepted when the record is on disk (M-A2), and is refused before anything
 //!   of the message is kept.
-//! - P2. A duplicate is answered with the first message's id, also while that one is on its way to the disk (M-B3).
+//! - P2. A duplicate is answered with the first message's id, also while that one is on its way to the disk (M-B3). It waits
+//!   with those who wait for the first one; if there are none, nobody knows more than that it was accepted.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -163,8 +164,12 @@ impl Engine {
             return false;
         };
         self.metrics.on_duplicate(topic);
-        let awaited = self.awaited(self.id(first), Vec::new(), None);
-        self.outputs.push_back(awaited.progress(&waiter, AckLevel::Accepted));
+        let told = self.waits.join((first.epoch, first.number), waiter);
+        let told = told.unwrap_or_else(|| {
+            let awaited = self.awaited(self.id(first), Vec::new(), None);
+            awaited.at_least_accepted(&waiter)
+        });
+        self.outputs.push_back(told);
         true
     }
 

@@ -14,6 +14,8 @@ use crate::queue::effects::Told;
 #[derive(Debug, Default)]
 pub(super) struct Waits {
     by_number: Map<u64, Wait>,
+    /// By life and number of the message.
+    by_message: Map<(u64, u64), u64>,
     last: u64,
     outs: BTreeMap<(UnitId, Seq), Leg>,
     inboxes: BTreeMap<(Topic, Seq), u64>,
@@ -52,6 +54,12 @@ struct Leg {
 }
 
 impl Awaited {
+    /// What a publisher is told of whose message no more is known.
+    pub(super) fn at_least_accepted(&self, waiter: &Waiter) -> Output {
+        let level = AckLevel::Accepted;
+        self.progress(&Waiter { level, ..*waiter }, level)
+    }
+
     /// What a publisher is told.
     pub(super) fn progress(&self, waiter: &Waiter, level: AckLevel) -> Output {
         Output::Published {
@@ -61,6 +69,7 @@ impl Awaited {
                 level,
                 duplicate: waiter.duplicate,
                 buffered: self.buffered,
+                last: level >= waiter.level,
             }),
         }
     }
@@ -89,6 +98,7 @@ impl Waits {
         for waiter in &waiters {
             self.by_ticket.insert(waiter.ticket, number);
         }
+        self.by_message.insert((awaited.id.epoch, awaited.id.number), number);
         let wait = Wait {
             not_relayed: awaited.outs.len(),
             not_delivered: awaited.outs.len() + usize::from(awaited.inbox.is_some()),
@@ -100,6 +110,23 @@ impl Waits {
         if all_relayed {
             self.reached(number, AckLevel::Relayed, outputs);
         }
+    }
+
+    /// One more waits for a message, if others do: it is told how far the message is, and what they are told.
+    pub(super) fn join(&mut self, (epoch, message): (u64, u64), waiter: Waiter) -> Option<Output> {
+        let number = *self.by_message.get(&(epoch, message))?;
+        let wait = self.by_number.get_mut(&number)?;
+        let reached = if wait.not_relayed == 0 {
+            AckLevel::Relayed
+        } else {
+            AckLevel::Accepted
+        };
+        let level = reached.min(waiter.level);
+        if waiter.level > level {
+            self.by_ticket.insert(waiter.ticket, number);
+            wait.waiters.push(waiter);
+        }
+        Some(wait.awaited.progress(&waiter, level))
     }
 
     /// Messages have come further.
@@ -193,6 +220,10 @@ impl Waits {
         let Some(wait) = self.by_number.remove(&number) else {
             return;
         };
+        let id = &wait.awaited.id;
+        if self.by_message.get(&(id.epoch, id.number)) == Some(&number) {
+            self.by_message.remove(&(id.epoch, id.number));
+        }
         for out in &wait.awaited.outs {
             self.outs.remove(out);
         }

@@ -78,3 +78,68 @@ fn sources_without_room_for_their_dead_letters_go_on_after_the_disk_has_failed()
     world.pass(Duration::from_secs(5));
     drain(&mut world);
 }
+
+/// What a publisher was told: levels, and whether each was the last word.
+fn levels(world: &World, number: u64) -> Vec<(AckLevel, bool)> {
+    let told = world.outputs.iter().filter_map(|output| match output {
+        Output::Published { ticket, result } if ticket.number == number => result.as_ref().ok(),
+        _ => None,
+    });
+    told.map(|progress| (progress.level, progress.last)).collect()
+}
+
+#[test]
+fn a_duplicate_waits_with_the_first_one_and_is_answered_at_once_if_nobody_waits() {
+    // M-A2, M-B3, P2
+    let mut world = World::new();
+    let lane = world.lane_up(1, "b", LaneKind::Live);
+    let publish = |world: &mut World, wait| {
+        world.publish_as("orders", &["b"], |publish| {
+            publish.attributes = named("x");
+            publish.wait = wait;
+        })
+    };
+    let first = publish(&mut world, AckLevel::Delivered);
+    let second = publish(&mut world, AckLevel::Relayed);
+    assert_eq!(levels(&world, second), [(AckLevel::Accepted, false)]);
+    let refused = Vec::new();
+    world.input(Input::FromReceiver {
+        lane,
+        frame: ToSender::Ack { batch: 1, refused },
+    });
+    assert_eq!(
+        levels(&world, second),
+        [(AckLevel::Accepted, false), (AckLevel::Relayed, true)]
+    );
+    let third = publish(&mut world, AckLevel::Relayed);
+    assert_eq!(levels(&world, third), [(AckLevel::Relayed, true)], "that far it is");
+    let fourth = publish(&mut world, AckLevel::Delivered);
+    assert_eq!(levels(&world, fourth), [(AckLevel::Relayed, false)]);
+    world.input(Input::FromReceiver {
+        lane,
+        frame: ToSender::Delivered { seqs: vec![1] },
+    });
+    for ticket in [first, fourth] {
+        assert_eq!(levels(&world, ticket).last(), Some(&(AckLevel::Delivered, true)));
+    }
+    let fifth = publish(&mut world, AckLevel::Delivered);
+    assert_eq!(levels(&world, fifth), [(AckLevel::Accepted, true)], "nobody knows more");
+}
+
+#[test]
+fn a_message_that_has_passed_too_many_units_to_be_read_back_is_refused() {
+    // M-G3, M-A4
+    let mut world = World::new();
+    let passed = |count: usize| {
+        move |message: &mut crate::model::Message| {
+            let before = (1..count).map(|n| name(&format!("u{n}")));
+            message.visited = before.chain([name("b")]).collect();
+            message.key = None;
+        }
+    };
+    assert_eq!(world.refusal(passed(64)), "loop");
+    assert_eq!(world.refusal(passed(63)), "");
+    world.restart();
+    world.consume("orders");
+    assert_eq!(world.delivered().len(), 1);
+}
