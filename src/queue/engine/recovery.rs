@@ -25,7 +25,7 @@ use crate::queue::dedup::Dedup;
 use crate::queue::effects::{Effects, Now, Write};
 use crate::queue::jobs::Jobs;
 use crate::queue::line::LineId;
-use crate::queue::log::{Damage, Log, Position, Recovery, Scan, Storage};
+use crate::queue::log::{Damage, Log, PATIENCE, Position, Recovery, Scan, Storage};
 use crate::queue::planted::{Bug, planted};
 use crate::queue::record::{Kept, Record};
 use crate::queue::{Metrics, Setup, Sync};
@@ -130,12 +130,20 @@ impl Engine {
     fn remember<S: Storage>(&mut self, log: &mut Log<S>) -> io::Result<()> {
         let mut next: Option<Seq> = self.dedup.first_chunk();
         while let Some(from) = next {
-            let scanned = log.scan(Scan {
+            let scan = Scan {
                 line: LineId::remembered(),
                 from,
                 messages_max: 64,
                 bytes_max: 8 * 1024 * 1024,
-            })?;
+            };
+            // What cannot be read counts as damaged after so many times.
+            let mut tries = 0..PATIENCE;
+            let scanned = loop {
+                match log.scan(scan) {
+                    Err(_) if tries.next().is_some() => {}
+                    scanned => break scanned?,
+                }
+            };
             for (_, found) in scanned.found {
                 if let Ok(Record::Remembered(chunk)) = codec::decode(found.kind, found.content) {
                     self.dedup.on_chunk_read(&chunk);

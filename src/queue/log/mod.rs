@@ -4,7 +4,7 @@
 //! [`Writer`] appends batches of records, each with one write and one sync; [`Reader`] finds them again by line and number, or
 //! all in the order of writing; [`Keeper`] writes checkpoints, removes segments that are done with, merges sparse ones and
 //! prepares the next. [`Log`] is the three for one thread, [`disk`] runs them on two. [`Log::open`] makes a log of what a crash
-//! left. The parts' invariants are numbered L1 to L11 in their modules.
+//! left. The parts' invariants are numbered L1 to L12 in their modules.
 //!
 //! # The directory
 //! ```text
@@ -82,6 +82,7 @@ pub use memory::{Faults, MemoryStorage, Operation};
 pub use reader::Reader;
 pub use recovery::{OpenError, Recovery};
 pub use storage::{DirStorage, Storage, StorageError};
+pub use table::PATIENCE;
 pub use whole::Log;
 pub use writer::Writer;
 

@@ -102,6 +102,8 @@ impl<S: Storage> Reader<S> {
             let Some((identity, end)) = next else { return Ok(()) };
             after = Some(identity.last);
             let mut walk = Walk::new(identity, self.open(&identity)?, end, AHEAD_MAX);
+            // Who replays cannot wait for what may never be read.
+            walk.confine();
             while let Some(seen) = self.step(&mut walk)? {
                 let before = identity.first == from.segment && seen.offset < from.offset;
                 if before || seen.head.kind == OWN {
@@ -140,7 +142,11 @@ impl<S: Storage> Reader<S> {
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !self.is_there(&identity) => continue,
                 walk => walk?,
             };
-            if self.read_segment(&mut progress, walk)? {
+            let read = self.read_segment(&mut progress, walk);
+            if read.is_err() {
+                self.shared.table().on_unreadable(&identity);
+            }
+            if read? {
                 let next = progress.next;
                 return Ok(progress.done(Some(next)));
             }
@@ -226,6 +232,9 @@ impl<S: Storage> Reader<S> {
             return Ok(walk);
         }
         let mut walk = Walk::new(*identity, self.open(identity)?, end, ahead);
+        if self.shared.table().is_unreadable(identity) {
+            walk.confine();
+        }
         if let Some(offset) = self.marks.before(identity, line, next) {
             walk.seek(offset);
         }

@@ -157,7 +157,10 @@ impl<S: Storage> Opening<'_, S> {
     fn read_checkpoint(&self, name: &str, bytes: u64) -> io::Result<Result<Checkpoint, Unfit>> {
         let file = self.storage.open(name)?;
         let mut content = vec![0; usize::try_from(bytes).map_err(io::Error::other)?];
-        read_full(self.storage, &file, 0, &mut content)?;
+        if let Err(error) = read_full(self.storage, &file, 0, &mut content) {
+            tracing::warn!(%error, name, "a checkpoint cannot be read");
+            return Ok(Err(Unfit::Damaged));
+        }
         Ok(Checkpoint::from_bytes(&content))
     }
 
@@ -230,7 +233,9 @@ impl<S: Storage> Opening<'_, S> {
         let file = self.storage.open(&name)?;
         self.storage.settle(&file)?;
         let mut header = vec![0; HEADER];
-        read_full(self.storage, &file, 0, &mut header)?;
+        if let Err(error) = read_full(self.storage, &file, 0, &mut header) {
+            tracing::warn!(%error, name, "the header of a segment cannot be read; its name says the same");
+        }
         if let Header::Newer(version) = identity.check(&header) {
             return Err(OpenError::Newer { file: name, version });
         }
@@ -278,6 +283,7 @@ impl<S: Storage> Opening<'_, S> {
             tail: Zeros(true),
         };
         let mut walk = Walk::new(identity, file, end, AHEAD);
+        walk.confine();
         loop {
             let seen = match walk.step(self.storage)? {
                 Step::End => break,

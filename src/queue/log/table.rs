@@ -45,6 +45,8 @@ pub(super) struct Table {
     pub(super) released: bool,
     /// Damage that was told: segment and first byte.
     told: BTreeSet<(u128, u64)>,
+    /// How often the disk did not give what is in a segment.
+    unreadable: BTreeMap<u128, u32>,
 }
 
 /// A segment.
@@ -126,6 +128,17 @@ impl Table {
         sealed.take_while(move |segment| segment.identity.last < covers)
     }
 
+    /// The disk did not give what is in a segment.
+    pub(super) fn on_unreadable(&mut self, identity: &Identity) {
+        let times = self.unreadable.entry(identity.nonce).or_default();
+        *times = times.saturating_add(1);
+    }
+
+    /// Whether that was so often that it never will (L12).
+    pub(super) fn is_unreadable(&self, identity: &Identity) -> bool {
+        self.unreadable.get(&identity.nonce).is_some_and(|times| *times >= PATIENCE)
+    }
+
     /// Whether damage is told for the first time.
     pub(super) fn is_news(&mut self, identity: &Identity, from: u64) -> bool {
         if self.told.len() >= TOLD_MAX {
@@ -178,5 +191,7 @@ impl Lines {
     }
 }
 
+/// Reads of a segment that fail before what cannot be read counts as damaged.
+pub const PATIENCE: u32 = 10;
 /// Damaged places that are remembered as told.
 const TOLD_MAX: usize = 10_000;

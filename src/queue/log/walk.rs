@@ -1,4 +1,8 @@
 //! Reads a segment record by record, and finds its way behind damage.
+//!
+//! # Invariants
+//! - L12. What the disk does not give is an error first: it may give it later. A walk that confines takes it for damage, in
+//!   pieces as small as a disk loses; only if the disk gives nothing of the file at all, it is an error still (M-A4).
 
 use std::io;
 
@@ -24,6 +28,8 @@ pub(super) struct Walk<F> {
     ahead: usize,
     /// Bytes read so far.
     pub(super) bytes_read: u64,
+    /// Bytes that cannot be read are damage (L12).
+    confines: bool,
 }
 
 /// What comes next.
@@ -61,7 +67,13 @@ impl<F> Walk<F> {
             window_at: 0,
             ahead,
             bytes_read: 0,
+            confines: false,
         }
+    }
+
+    /// Takes bytes that cannot be read for damage (L12).
+    pub(super) fn confine(&mut self) {
+        self.confines = true;
     }
 
     /// Goes to a place where a record begins.
@@ -218,7 +230,10 @@ impl<F> Walk<F> {
         // Whole places, so that `skip_damage` sees each of them whole.
         let whole = len.max(self.ahead).next_multiple_of(PLACE);
         window.resize(whole.min(rest), 0);
-        read_full(storage, &self.file, at, &mut window)?;
+        match read_full(storage, &self.file, at, &mut window) {
+            Err(error) if self.confines => self.read_pieces(storage, (at, at + long(whole.min(rest))), &mut window, error)?,
+            read => read?,
+        }
         self.bytes_read += long(window.len());
         self.window = window;
         self.window_at = at;
@@ -226,5 +241,52 @@ impl<F> Walk<F> {
     }
 }
 
+impl<F> Walk<F> {
+    /// Reads piece by piece what cannot be read at once.
+    fn read_pieces<S: Storage<File = F>>(
+        &self,
+        storage: &S,
+        (mut from, to): (u64, u64),
+        window: &mut Vec<u8>,
+        error: io::Error,
+    ) -> io::Result<()> {
+        let (mut some, mut none) = (false, false);
+        window.clear();
+        while from < to {
+            let end = (from + 1).next_multiple_of(PIECE).min(to);
+            let len = usize::try_from(end - from).unwrap_or(0);
+            if let Some(mut piece) = self.piece(storage, from, len) {
+                some = true;
+                window.append(&mut piece);
+            } else {
+                none = true;
+                window.resize(window.len() + len, UNREADABLE);
+            }
+            from = end;
+        }
+        let places = [0, self.end.saturating_sub(PIECE)];
+        let mut elsewhere = places.into_iter().filter_map(|at| self.piece(storage, at, PLACE));
+        if none && !some && elsewhere.next().is_none() {
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// A piece, if the disk gives it.
+    fn piece<S: Storage<File = F>>(&self, storage: &S, at: u64, len: usize) -> Option<Vec<u8>> {
+        (0..TRIES).find_map(|_| {
+            let mut piece = vec![0; len];
+            read_full(storage, &self.file, at, &mut piece).ok()?;
+            Some(piece)
+        })
+    }
+}
+
+/// Bytes that a disk loses together.
+const PIECE: u64 = 4096;
+/// Reads of a piece before it counts as lost.
+const TRIES: usize = 3;
+/// In the place of bytes that cannot be read: neither zeros, which could mean that nothing was written, nor a mark.
+const UNREADABLE: u8 = 0xFF;
 /// [`ALIGN`] as a length.
 const PLACE: usize = 8;

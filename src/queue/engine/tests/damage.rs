@@ -81,3 +81,71 @@ fn damage_of_all_that_a_line_has_takes_no_message_that_is_accepted_afterwards() 
     let damaged = world.engine.status(world.now).damaged.join(", ");
     assert!(damaged.contains("messages 1 to 1 for unit c"), "{damaged}");
 }
+
+#[test]
+fn bytes_that_the_disk_does_not_give_cost_only_the_messages_in_them() {
+    // M-A4, L12
+    let mut world = World::new();
+    for _ in 0..200 {
+        world.publish_as("loose", &["a"], |publish| publish.body = Bytes::from(vec![b'x'; 1000]));
+    }
+    let bad = Faults {
+        unreadable: Some((20_480, 24_576)),
+        ..Faults::default()
+    };
+    world.storage.set_faults(bad);
+    let mut delivered = 0;
+    for _ in 0..2 {
+        // It starts in spite of that.
+        world.restart();
+        let consumer = world.consume("loose");
+        for _ in 0..60 {
+            world.pass(Duration::from_secs(1));
+            for (_, delivery, _) in world.delivered() {
+                delivered += 1;
+                let outcome = Settlement::Ack;
+                world.input(Input::Settle {
+                    consumer,
+                    delivery,
+                    outcome,
+                });
+            }
+        }
+    }
+    let group = world.engine.status(world.now).groups.remove(0);
+    assert_eq!(group.pending, 0);
+    assert!((172..195).contains(&delivered), "{delivered}");
+    let damaged = world.engine.status(world.now).damaged.join(", ");
+    assert!(damaged.contains("of topic loose for group g"), "{damaged}");
+}
+
+#[test]
+fn a_disk_that_gives_nothing_for_a_while_costs_no_message() {
+    // M-A4, L12
+    let mut world = World::new();
+    for _ in 0..200 {
+        world.publish_as("loose", &["a"], |publish| publish.body = Bytes::from(vec![b'x'; 1000]));
+    }
+    world.storage.set_faults(Faults {
+        fail_reads: true,
+        ..Faults::default()
+    });
+    let consumer = world.consume("loose");
+    world.pass(Duration::from_secs(60));
+    assert!(world.delivered().is_empty());
+    world.storage.set_faults(Faults::default());
+    let mut delivered = 0;
+    for _ in 0..30 {
+        world.pass(Duration::from_secs(1));
+        for (_, delivery, _) in world.delivered() {
+            delivered += 1;
+            let outcome = Settlement::Ack;
+            world.input(Input::Settle {
+                consumer,
+                delivery,
+                outcome,
+            });
+        }
+    }
+    assert_eq!(delivered, 200);
+}

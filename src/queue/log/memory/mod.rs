@@ -50,6 +50,8 @@ pub struct Faults {
     pub write_max: Option<usize>,
     /// Reads fail.
     pub fail_reads: bool,
+    /// Reads of these bytes fail, in each file that has them: the first, and the first behind them.
+    pub unreadable: Option<(u64, u64)>,
 }
 
 #[derive(Clone, Debug, Default)]

@@ -60,7 +60,15 @@ impl Storage for MemoryStorage {
             return Err(io::Error::other("a fault of the test"));
         }
         let shown = files.file(**file)?.shown.get(index(offset)..).unwrap_or_default();
-        let len = shown.len().min(bytes.len());
+        let mut len = shown.len().min(bytes.len());
+        if let Some((from, to)) = files.faults.unreadable
+            && offset < to
+        {
+            match index(from.saturating_sub(offset)) {
+                0 if len > 0 => return Err(io::Error::other("a fault of the test")),
+                readable => len = len.min(readable),
+            }
+        }
         if let (Some(to), Some(from)) = (bytes.get_mut(..len), shown.get(..len)) {
             to.copy_from_slice(from);
         }
