@@ -10,7 +10,7 @@ impl Command {
     pub fn changes(&self) -> bool {
         match self {
             Self::Audit | Self::Peek { .. } | Self::Redrives | Self::Status => false,
-            Self::Purge { dry_run, .. } => !dry_run,
+            Self::Purge { dry_run, .. } | Self::RemoveGroup { dry_run, .. } => !dry_run,
             Self::Redrive { request, .. } => !request.dry_run,
             Self::CancelRedrive { .. }
             | Self::Limits { .. }
@@ -36,6 +36,7 @@ impl Command {
             Self::Purge { .. } => "purge",
             Self::Redrive { .. } => "redrive",
             Self::Redrives => "redrives",
+            Self::RemoveGroup { .. } => "remove_group",
             Self::Resume { .. } => "resume",
             Self::Status => "status",
             Self::Unblock { .. } => "unblock",
@@ -51,6 +52,7 @@ impl Command {
             | Self::Pause { who, .. }
             | Self::Purge { who, .. }
             | Self::Redrive { who, .. }
+            | Self::RemoveGroup { who, .. }
             | Self::Resume { who, .. }
             | Self::Unblock { who, .. } => who,
         }
@@ -72,6 +74,7 @@ impl Command {
                 format!("{line}{}{all}", filter.outline())
             }
             Self::Redrive { request, .. } => format!("dead letters{}", request.filter.outline()),
+            Self::RemoveGroup { topic, group, .. } => format!("group {group} of topic {topic}"),
             Self::Unblock { topic, group, key, .. } => {
                 let keys = if key.is_some() { "one key" } else { "all keys" };
                 format!("group {group} of topic {topic}, {keys}")

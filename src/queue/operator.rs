@@ -73,6 +73,21 @@ pub enum Command {
         #[serde(default)]
         who: String,
     },
+    /// Removes a group that nobody takes messages of any more; what it is not done with nobody will get.
+    RemoveGroup {
+        /// Topic of the group.
+        topic: Topic,
+        /// The group.
+        group: GroupName,
+        /// Why.
+        reason: String,
+        /// Only count.
+        #[serde(default)]
+        dry_run: bool,
+        /// Who.
+        #[serde(default)]
+        who: String,
+    },
     /// Changes replay limits at once (M-D2); without limits those of the settings come back in force.
     Limits {
         /// To this unit.

@@ -139,6 +139,12 @@ fn pauses_limits_and_unblocking_are_sent_with_who_and_why() {
         &json!({"do": "cancel_redrive", "task": 3, "who": "ann"}),
     );
     check(
+        "queue group-remove --topic chat --group g --reason 'a typing error' --yes",
+        &json!({
+            "do": "remove_group", "topic": "chat", "group": "g", "reason": "a typing error", "dry_run": false, "who": "ann",
+        }),
+    );
+    check(
         "queue unblock --topic chat --group g --key uid=1",
         &json!({"do": "unblock", "topic": "chat", "group": "g", "key": "uid=1", "who": "ann"}),
     );
@@ -157,6 +163,12 @@ fn pauses_limits_and_unblocking_are_sent_with_who_and_why() {
         "replay limit --unit b",
         64,
         "give --rate, --bytes or --burst, or --clear",
+    );
+    refuses("queue group-remove --topic t --group g", 64, "--reason");
+    refuses(
+        "queue group-remove --topic t --group g --reason x",
+        64,
+        "say so with --yes",
     );
     refuses("queue pause --unit b", 64, "--reason");
     refuses("queue pause --unit b --topic t --reason x", 64, "cannot be used with");
@@ -181,6 +193,7 @@ fn a_dry_run_changes_nothing() {
     let lines = [
         "queue pause --unit b --reason x --dry-run",
         "queue resume --unit b --dry-run",
+        "queue group-remove --topic t --group g --reason x --dry-run",
         "queue unblock --topic t --group g --dry-run",
         "replay limit --unit b --rate 1 --dry-run",
         "replay pause --unit b --reason x --dry-run",

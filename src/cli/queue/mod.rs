@@ -10,6 +10,7 @@
 mod ask;
 mod dlq;
 mod filter;
+mod groups;
 mod replay;
 mod show;
 
@@ -108,6 +109,11 @@ enum Verb {
     },
     /// Count every message twice, by the books and by the log; exit code 2 if they differ
     Audit,
+    /// Remove a group that nobody uses any more; what it is not done with is gone
+    #[command(
+        after_help = "Examples:\n  strait queue group-remove --topic chat.edits --group archvie --reason 'a typing error' --dry-run"
+    )]
+    GroupRemove(groups::Remove),
     /// Let blocked keys of a group go on: their first message is tried again
     Unblock {
         /// Topic of the group
@@ -240,6 +246,7 @@ pub(super) fn run(args: &Queue, output: Output, out: &mut impl Write) -> Result<
             session.change(&command, *dry_run, out)
         }
         Verb::Audit => session.audit(out),
+        Verb::GroupRemove(remove) => groups::remove(&session, remove, out),
         Verb::Unblock {
             topic,
             group,

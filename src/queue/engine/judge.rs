@@ -95,7 +95,10 @@ impl Judge for Bench<'_> {
             );
         }
         if message.visited.len() >= VISITED_MAX {
-            return refuse("loop", format!("the message has passed {} units", message.visited.len()));
+            return refuse(
+                "loop",
+                format!("the message has passed {} units", message.visited.len()),
+            );
         }
         let goal = match self.goal(message, settings) {
             Ok(goal) => goal,

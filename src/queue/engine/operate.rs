@@ -7,13 +7,13 @@
 
 use super::Engine;
 use super::upkeep::Level;
-use crate::model::{Topic, UnitId};
-use crate::queue::Sync;
+use crate::model::{GroupName, Topic, UnitId};
 use crate::queue::api::{Output, Ticket};
 use crate::queue::effects::Now;
 use crate::queue::jobs::filter::key_of;
 use crate::queue::operator::{Answer, Command, LimitValues, Status};
 use crate::queue::record::{Kept, Pausable, Pause, Record};
+use crate::queue::{Sync, TopicSettings};
 
 impl Engine {
     pub(super) fn operate(&mut self, now: Now, ticket: Ticket, command: Command) {
@@ -28,6 +28,13 @@ impl Engine {
                 limits,
                 who,
             } => self.limit(unit, topic, limits, &who),
+            Command::RemoveGroup {
+                topic,
+                group,
+                reason,
+                dry_run,
+                who,
+            } => self.remove_group((topic, group), &reason, dry_run, &who),
             Command::Unblock { topic, group, key, who } => self.unblock(now, (&topic, &group), key.as_deref(), &who),
             Command::Redrive { request, who } => self.redrive(now, request, who),
             Command::CancelRedrive { task, who } => self.cancel_redrive(now, task, &who),
@@ -169,10 +176,49 @@ impl Engine {
         self.places.outbox(unit, &self.setup).limit(topic, values);
     }
 
+    /// A group that was made by mistake, or is not wanted any more, would keep all messages of its topic (O3).
+    fn remove_group(
+        &mut self,
+        (topic, group): (Topic, GroupName),
+        reason: &str,
+        dry_run: bool,
+        who: &str,
+    ) -> Result<Answer, String> {
+        let inbox = &self.places.inbox;
+        let size = inbox.size(&topic, &group).filter(|_| inbox.has_group(&topic, &group));
+        let (consumers, messages) =
+            size.ok_or_else(|| format!("topic {topic} has no group {group}; see the status"))?;
+        let settings = TopicSettings::of(&self.setup.topics, &topic);
+        if settings.is_some_and(|settings| settings.groups.contains_key(&group)) {
+            return Err(format!(
+                "the settings declare group {group} of topic {topic}; take it out of there and reload them first"
+            ));
+        }
+        if consumers > 0 {
+            return Err(format!(
+                "{consumers} consumers take messages of group {group}; stop them first"
+            ));
+        }
+        if dry_run {
+            return Ok(Answer::Done { messages });
+        }
+        tracing::info!(who, %topic, %group, reason, messages, "an operator removed a group");
+        let what = Pausable::Group {
+            topic: topic.clone(),
+            group: group.clone(),
+        };
+        if self.pauses.remove(&what).is_some() {
+            let pause = None;
+            self.journal.push(Record::Kept(Box::new(Kept::Pause { what, pause })));
+        }
+        self.places.inbox.forget_group(&topic, &group, &mut self.fx);
+        Ok(Answer::Done { messages })
+    }
+
     fn unblock(
         &mut self,
         now: Now,
-        (topic, group): (&Topic, &crate::model::GroupName),
+        (topic, group): (&Topic, &GroupName),
         key: Option<&str>,
         who: &str,
     ) -> Result<Answer, String> {

@@ -165,11 +165,9 @@ impl Engine {
         };
         self.metrics.on_duplicate(topic);
         let told = self.waits.join((first.epoch, first.number), waiter);
-        let told = told.unwrap_or_else(|| {
-            let awaited = self.awaited(self.id(first), Vec::new(), None);
-            awaited.at_least_accepted(&waiter)
-        });
-        self.outputs.push_back(told);
+        let known = self.awaited(self.id(first), Vec::new(), None);
+        self.outputs
+            .push_back(told.unwrap_or_else(|| known.at_least_accepted(&waiter)));
         true
     }
 

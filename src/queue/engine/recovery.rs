@@ -83,7 +83,10 @@ impl Engine {
         // What lies before that was counted in the state; reading what is remembered may have met it.
         let counts = |damage: &Damage| (damage.segment, damage.bytes.1) > (from.segment, u64::from(from.offset));
         let replayed = log.take_damage();
-        let mut damage = recovery.damage.iter().chain(replayed.iter().filter(|damage| counts(damage)));
+        let mut damage = recovery
+            .damage
+            .iter()
+            .chain(replayed.iter().filter(|damage| counts(damage)));
         lost |= damage.any(|damage| !damage.unfinished);
         lost |= !closed && (engine.was_buffered || engine.setup.queue.sync == Sync::Buffered);
         for damage in recovery.damage.iter().chain(&replayed) {

@@ -245,6 +245,14 @@ impl Inbox {
         done
     }
 
+    /// An operator removes a group.
+    pub fn forget_group(&mut self, topic: &Topic, group: &GroupName, fx: &mut Effects) {
+        self.save(fx);
+        self.remove_group(topic, group);
+        let (topic, group) = (topic.clone(), group.clone());
+        fx.record(Record::Kept(Box::new(Kept::GroupGone { topic, group })));
+    }
+
     /// What a removed group is not done with nobody will get.
     fn remove_group(&mut self, topic: &Topic, group: &GroupName) {
         let Some(at) = self.find(topic, group) else {

@@ -113,6 +113,14 @@ impl Inbox {
         *group != super::membership::nobody() && self.find(topic, group).is_some()
     }
 
+    /// How many consumers a group has, and how many messages it is not done with.
+    pub fn size(&self, topic: &Topic, group: &GroupName) -> Option<(usize, u64)> {
+        let at = self.find(topic, group)?;
+        self.look_at(Now::default(), at, |group, _| {
+            (group.consumers.len(), group.books.pending())
+        })
+    }
+
     /// What became of a number in a group, in the words of `operator::Peeked`, and how often it failed.
     pub fn look(&self, now: Now, topic: &Topic, group: &GroupName, seq: Seq) -> (&'static str, u32) {
         let at = self.find(topic, group);

@@ -136,7 +136,9 @@ impl Table {
 
     /// Whether that was so often that it never will (L12).
     pub(super) fn is_unreadable(&self, identity: &Identity) -> bool {
-        self.unreadable.get(&identity.nonce).is_some_and(|times| *times >= PATIENCE)
+        self.unreadable
+            .get(&identity.nonce)
+            .is_some_and(|times| *times >= PATIENCE)
     }
 
     /// Whether damage is told for the first time.

@@ -231,7 +231,9 @@ impl<F> Walk<F> {
         let whole = len.max(self.ahead).next_multiple_of(PLACE);
         window.resize(whole.min(rest), 0);
         match read_full(storage, &self.file, at, &mut window) {
-            Err(error) if self.confines => self.read_pieces(storage, (at, at + long(whole.min(rest))), &mut window, error)?,
+            Err(error) if self.confines => {
+                self.read_pieces(storage, (at, at + long(whole.min(rest))), &mut window, error)?;
+            }
             read => read?,
         }
         self.bytes_read += long(window.len());

@@ -37,8 +37,7 @@ fn fill(world: &mut World) {
 fn damage_at_the_end_of_a_line_takes_no_message_that_is_accepted_afterwards() {
     // M-A4, N1
     for checkpoint in [100_000, 1] {
-        let mut world =
-            World::with(|setup| setup.queue.checkpoint_interval = Duration::from_secs(checkpoint));
+        let mut world = World::with(|setup| setup.queue.checkpoint_interval = Duration::from_secs(checkpoint));
         for unit in ["c", "a"] {
             publish(&mut world, unit, b"first");
             publish(&mut world, unit, b"LOSTLOST");
@@ -56,10 +55,17 @@ fn damage_at_the_end_of_a_line_takes_no_message_that_is_accepted_afterwards() {
         world.consume("orders");
         world.pass(Duration::from_secs(5));
         assert_eq!(world.sent_bodies(), ["first", "new for c"]);
-        let delivered: Vec<_> = world.delivered().into_iter().map(|(_, id, body)| (id.seq, body)).collect();
+        let delivered: Vec<_> = world
+            .delivered()
+            .into_iter()
+            .map(|(_, id, body)| (id.seq, body))
+            .collect();
         assert_eq!(delivered, [(1, "first".to_owned()), (3, "new for a".to_owned())]);
         let damaged = world.engine.status(world.now).damaged.join(", ");
-        for lost in ["messages 2 to 2 for unit c", "messages 2 to 2 of topic orders for group g"] {
+        for lost in [
+            "messages 2 to 2 for unit c",
+            "messages 2 to 2 of topic orders for group g",
+        ] {
             assert!(damaged.contains(lost), "{damaged}");
         }
     }

@@ -8,7 +8,12 @@ use crate::queue::log::Entry;
 fn lane_up(world: &mut World, number: u64, unit: &str, frontier: u64) {
     let (lane, unit, relay) = (LaneId::new(0, number), name(unit), name("r"));
     let kind = LaneKind::Backlog;
-    world.input(Input::LaneUp { lane, unit, relay, kind });
+    world.input(Input::LaneUp {
+        lane,
+        unit,
+        relay,
+        kind,
+    });
     let frame = ToSender::Opened {
         frontier,
         above: Vec::new(),
@@ -99,14 +104,16 @@ fn damage_that_only_the_replay_finds_begins_a_new_life() {
     world.engine.checkpoint(world.now, &mut |wanted| log.sparse(wanted));
     let checkpoint = world.engine.take_requests();
     world.waits = false;
-    world.publish_as("orders", &["c"], |publish| publish.body = Bytes::from_static(b"LOSTLOST"));
+    world.publish_as("orders", &["c"], |publish| {
+        publish.body = Bytes::from_static(b"LOSTLOST");
+    });
     for _ in 0..100 {
         world.publish_as("orders", &["b"], |publish| publish.body = Bytes::from(vec![7; 1000]));
     }
     world.requests.extend(checkpoint);
     world.answer_disk();
     let first = epoch(&world);
-    assert_eq!(super::damage::damage(&mut world, b"LOSTLOST"), 1);
+    assert_eq!(damage::damage(&mut world, b"LOSTLOST"), 1);
     world.restart();
     assert_ne!(epoch(&world), first);
     assert_eq!(world.engine.status(world.now).damaged.len(), 1);
@@ -135,9 +142,8 @@ fn publishers_under_way_while_a_new_life_begins_are_told_of_their_own_messages()
     // M-A2, P1
     let mut world = World::new();
     world.waits = true;
-    let publish = |world: &mut World, id: &str| {
-        world.publish_as("orders", &["b"], |publish| publish.attributes = named(id))
-    };
+    let publish =
+        |world: &mut World, id: &str| world.publish_as("orders", &["b"], |publish| publish.attributes = named(id));
     let before = world.engine.take_answered();
     let first = publish(&mut world, "one");
     // A peer has messages that are not known here: the log begins a new life.

@@ -20,7 +20,13 @@ fn drain(world: &mut World) {
         world.terminate_all();
     }
     for group in world.engine.status(world.now).groups {
-        assert_eq!((group.pending, group.pause), (0, None), "{} {}", group.topic, group.group);
+        assert_eq!(
+            (group.pending, group.pause),
+            (0, None),
+            "{} {}",
+            group.topic,
+            group.group
+        );
     }
 }
 

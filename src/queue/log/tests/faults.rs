@@ -287,3 +287,74 @@ fn a_file_that_failed_and_could_not_be_removed_is_no_segment_of_a_log_that_has_a
     assert_eq!(log.fetch(LINE, 2).unwrap().unwrap().content, other.head);
     assert_eq!(storage.contents().len(), files, "one is gone, and one is new");
 }
+
+// F5, M-A4: the number of a damaged record may be there again, in the same file or in another one.
+#[test]
+fn a_damaged_record_does_not_hide_a_good_one_with_its_number() {
+    for (bytes, only_one) in [(100, false), (4000, false), (100, true)] {
+        let storage = MemoryStorage::default();
+        let (mut log, _) = open(&storage);
+        log.append(&[entry(LINE, 1, bytes)], false).unwrap();
+        log.append(&[entry(LINE, 2, bytes)], false).unwrap();
+        log.append(&[entry(LINE, 2, bytes)], false).unwrap();
+        let last = if only_one { 2 } else { 3 };
+        log.append(&[entry(LINE, last, bytes)], false).unwrap();
+        let mut contents = storage.contents();
+        let content = format!("{:x}/2/", LINE.0).into_bytes();
+        let place = |file: &Vec<u8>| file.windows(content.len()).position(|window| window == content);
+        let (file, at) = contents
+            .values_mut()
+            .find_map(|file| Some((place(file)?, file)))
+            .map(|(at, file)| (file, at))
+            .unwrap();
+        file[at] ^= 1;
+        let (mut log, _) = open(&MemoryStorage::with(contents));
+        let expected: Vec<Seq> = (1..=last).collect();
+        assert_eq!(numbers(&mut log, LINE), expected);
+        assert_eq!(
+            log.fetch(LINE, 2).unwrap().map(|found| found.lines),
+            Some(vec![(LINE, 2)])
+        );
+    }
+}
+
+// L12, M-A4
+#[test]
+fn bytes_that_cannot_be_read_are_damage_after_some_patience_and_at_once_at_the_start() {
+    let storage = MemoryStorage::default();
+    let options = Options {
+        segment_bytes: 64 * 1024,
+        ..options()
+    };
+    let (mut log, _) = Log::open(storage.clone(), options).unwrap();
+    // The second segment is shorter than where the fault is.
+    for seq in 1..=150 {
+        log.append(&[entry(LINE, seq, 400)], false).unwrap();
+    }
+    storage.set_faults(Faults {
+        unreadable: Some((8192, 12_288)),
+        ..Faults::default()
+    });
+    let scan = Scan {
+        line: LINE,
+        from: 1,
+        messages_max: 1000,
+        bytes_max: 1 << 20,
+    };
+    for _ in 0..PATIENCE {
+        assert!(log.scan(scan).is_err());
+    }
+    let found: Vec<Seq> = log.scan(scan).unwrap().found.into_iter().map(|(seq, _)| seq).collect();
+    let lost: Vec<Seq> = (1..=150).filter(|seq| !found.contains(seq)).collect();
+    assert!((8..13).contains(&lost.len()), "{lost:?}");
+    assert!(
+        lost.iter().zip(lost.iter().skip(1)).all(|(a, b)| a + 1 == *b),
+        "{lost:?}"
+    );
+    assert!(!log.take_damage().is_empty());
+    let (mut log, recovery) = Log::open(storage, options).unwrap();
+    assert!(!recovery.damage.is_empty());
+    let mut replayed = 0;
+    log.replay(Position::default(), |_| replayed += 1).unwrap();
+    assert_eq!(replayed, found.len());
+}

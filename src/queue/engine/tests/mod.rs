@@ -1,6 +1,7 @@
 //! One engine beside a disk that does what it is told.
 
 mod damage;
+mod groups;
 mod lives;
 mod waits;
 
