@@ -51,38 +51,55 @@ fn a_group_without_room_for_its_dead_letters_goes_on_after_a_restart() {
     drain(&mut world);
 }
 
+/// The disk reads, and writes nothing.
+fn read_only(world: &mut World) {
+    let mut writes = Vec::new();
+    loop {
+        let is_write = |request: &mut Request| matches!(request, Request::Append(_));
+        writes.extend(world.requests.extract_if(.., is_write));
+        if world.requests.is_empty() {
+            break;
+        }
+        world.answer_disk();
+        world.turn();
+    }
+    world.requests = writes;
+}
+
 #[test]
-fn sources_without_room_for_their_dead_letters_go_on_after_the_disk_has_failed() {
+fn a_source_without_room_for_its_dead_letter_goes_on_after_the_disk_has_failed() {
     // M-E4, M-G6
     let mut world = World::with(|setup| setup.queue.dead_letters.bytes_max = ByteSize::bytes(900));
-    for topic in ["orders", "loose"] {
-        for _ in 0..6 {
-            world.publish_as(topic, &["a"], |publish| publish.key = None);
-        }
-        world.consume(topic);
+    let lane = world.lane_up(1, "b", LaneKind::Live);
+    world.publish("orders", &["b"]);
+    for _ in 0..20 {
+        world.publish_as("orders", &["a"], |publish| publish.key = None);
     }
-    let all = world.delivered();
-    assert_eq!(all.len(), 12);
+    world.consume("orders");
+    let pause = |world: &World| world.engine.status(world.now).units.remove(0).pause;
+    // All of that is on its way to the disk, which fails.
+    world.waits = true;
+    world.terminate_all();
+    read_only(&mut world);
+    let reason = "unknown_topic".to_owned();
+    let detail = String::new();
+    let refused = vec![crate::queue::lanes::Refused { seq: 1, reason, detail }];
+    world.input(Input::FromReceiver {
+        lane,
+        frame: ToSender::Ack { batch: 1, refused },
+    });
+    assert!(pause(&world).is_some());
     world.storage.set_faults(Faults {
         fail_after: Some(0),
         keep_failing: true,
         ..Faults::default()
     });
-    for (consumer, delivery, _) in all {
-        let reason = "no".to_owned();
-        let outcome = Settlement::Terminate { reason };
-        let settle = Input::Settle {
-            consumer,
-            delivery,
-            outcome,
-        };
-        world.engine.on_input(world.now, settle);
-    }
+    world.waits = false;
     world.turn();
-    world.pass(Duration::from_secs(1));
     world.storage.set_faults(Faults::default());
     world.pass(Duration::from_secs(5));
     drain(&mut world);
+    assert_eq!(pause(&world), None);
 }
 
 /// What a publisher was told: levels, and whether each was the last word.
