@@ -85,6 +85,28 @@ async fn an_answer_says_how_safely_it_is_stored_and_whether_it_was_there_before(
     );
 }
 
+// M-A2, M-B3: nobody knows how far the first one has come; who waits for that is not left waiting.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_duplicate_of_which_no_more_is_known_is_answered_with_what_is() {
+    let relay = Relay::start();
+    relay.queue.set(|seen| seen.is_stuck = true);
+    let request = PublishRequest {
+        attributes: vec![attribute("source", "/im"), attribute("id", "old")],
+        wait: messages::AckLevel::Delivered.into(),
+        ..message("plain", "x")
+    };
+    let client = Client::connect(&relay.framed).await.unwrap();
+    for reply in [
+        Api::connect(&relay.grpc).await.publish(request.clone()).await.unwrap(),
+        over_framed(&client, &request).await.unwrap(),
+    ] {
+        assert_eq!(
+            (reply.level, reply.duplicate, reply.error),
+            (messages::AckLevel::Accepted.into(), true, None)
+        );
+    }
+}
+
 // M-G4: where it goes is decided by the topic's rule.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn the_rule_of_the_topic_decides_where_a_message_goes() {

@@ -206,12 +206,14 @@ impl Queue<'_> {
     }
 
     fn tell(&self, ticket: Ticket, message: &Message, level: AckLevel, buffered: bool) {
+        let id = message.attributes.value("id");
         let result = Ok(Progress {
             id: message.id.clone(),
             level,
-            duplicate: message.attributes.value("id") == Some(b"again"),
+            duplicate: matches!(id, Some(b"again" | b"old")),
             buffered,
-            last: false,
+            // Of a duplicate of an old message no more may be known.
+            last: id == Some(b"old"),
         });
         self.send(ticket.shard, Output::Published { ticket, result });
     }
