@@ -139,8 +139,8 @@ impl Engine {
                 messages_max: 64,
                 bytes_max: 8 * 1024 * 1024,
             };
-            // What cannot be read counts as damaged after so many times.
-            let mut tries = 0..PATIENCE;
+            // What cannot be read of a segment counts as damaged after so many times.
+            let mut tries = 0..PATIENCE.saturating_mul(BAD_SEGMENTS);
             let scanned = loop {
                 match log.scan(scan) {
                     Err(_) if tries.next().is_some() => {}
@@ -195,3 +195,6 @@ impl Engine {
         self.absorb();
     }
 }
+
+/// Segments with bytes that cannot be read, among those of what publishers had sent.
+const BAD_SEGMENTS: u32 = 100;

@@ -38,7 +38,7 @@ pub(super) fn copy<S: Storage>(
             lines: Lines::default(),
         },
     }
-    .run(segments, keep);
+    .run(shared, segments, keep);
     if !matches!(copied, Ok(Some(_))) {
         storage.remove(MERGE_TMP)?;
     }
@@ -54,22 +54,33 @@ struct Copy<'a, S: Storage> {
 }
 
 impl<S: Storage> Copy<'_, S> {
-    fn run(mut self, segments: &[Segment], keep: impl Fn(LineId, Seq) -> bool) -> io::Result<Option<Segment>> {
+    fn run(
+        mut self,
+        shared: &Shared<S>,
+        segments: &[Segment],
+        keep: impl Fn(LineId, Seq) -> bool,
+    ) -> io::Result<Option<Segment>> {
         write_full(self.storage, &self.file, 0, &self.segment.identity.header())?;
         for segment in segments {
             let file = self.storage.open(&segment.identity.name())?;
             let mut walk = Walk::new(segment.identity, file, segment.end, AHEAD);
+            if shared.table().is_unreadable(&segment.identity) {
+                walk.confine();
+            }
             loop {
-                let seen = match walk.step(self.storage)? {
+                let step = walk.step(self.storage);
+                let seen = match shared.noted(&segment.identity, step)? {
                     Step::End => break,
                     Step::Record(seen) if seen.head.kind != OWN => seen,
                     Step::Damaged(..) | Step::Record(_) => continue,
                 };
-                let lines = walk.lines(self.storage, &seen)?;
+                let lines = walk.lines(self.storage, &seen);
+                let lines = shared.noted(&segment.identity, lines)?;
                 if !lines.iter().any(|(line, seq)| keep(*line, *seq)) {
                     continue;
                 }
-                if let Ok(found) = walk.found(self.storage, &seen)? {
+                let found = walk.found(self.storage, &seen);
+                if let Ok(found) = shared.noted(&segment.identity, found)? {
                     self.add(found)?;
                 }
             }

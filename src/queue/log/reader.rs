@@ -143,10 +143,7 @@ impl<S: Storage> Reader<S> {
                 walk => walk?,
             };
             let read = self.read_segment(&mut progress, walk);
-            if read.is_err() {
-                self.shared.table().on_unreadable(&identity);
-            }
-            if read? {
+            if self.shared.noted(&identity, read)? {
                 let next = progress.next;
                 return Ok(progress.done(Some(next)));
             }

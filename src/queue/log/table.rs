@@ -4,6 +4,7 @@
 //! - L7. Memory is per segment and line, not per record (M-G7).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::format::Identity;
@@ -90,6 +91,16 @@ impl<S: Storage> Shared<S> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Counts a read of a segment that failed (L12).
+    pub(super) fn noted<T>(&self, identity: &Identity, read: io::Result<T>) -> io::Result<T> {
+        if read.is_err() {
+            let mut table = self.table();
+            let times = table.unreadable.entry(identity.nonce).or_default();
+            *times = times.saturating_add(1);
+        }
+        read
+    }
+
     pub(super) fn prepared(&self) -> MutexGuard<'_, Option<Prepared<S::File>>> {
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -128,13 +139,7 @@ impl Table {
         sealed.take_while(move |segment| segment.identity.last < covers)
     }
 
-    /// The disk did not give what is in a segment.
-    pub(super) fn on_unreadable(&mut self, identity: &Identity) {
-        let times = self.unreadable.entry(identity.nonce).or_default();
-        *times = times.saturating_add(1);
-    }
-
-    /// Whether that was so often that it never will (L12).
+    /// Whether the disk did not give what is in a segment so often that it never will (L12).
     pub(super) fn is_unreadable(&self, identity: &Identity) -> bool {
         self.unreadable
             .get(&identity.nonce)

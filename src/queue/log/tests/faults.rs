@@ -358,3 +358,36 @@ fn bytes_that_cannot_be_read_are_damage_after_some_patience_and_at_once_at_the_s
     log.replay(Position::default(), |_| replayed += 1).unwrap();
     assert_eq!(replayed, found.len());
 }
+
+// L12: segments with bytes that cannot be read are merged nevertheless, and give their space back.
+#[test]
+fn segments_with_bytes_that_cannot_be_read_are_merged_after_some_patience() {
+    let storage = MemoryStorage::default();
+    let options = Options {
+        segment_bytes: 32 * 1024,
+        ..options()
+    };
+    let (mut log, _) = Log::open(storage.clone(), options).unwrap();
+    let mut last = Position::default();
+    for seq in 1..=400 {
+        last = log.append(&[entry(LINE, seq, 200)], false).unwrap()[0];
+    }
+    for state in [b"one", b"two"] {
+        log.checkpoint(state, last.after()).unwrap();
+    }
+    let is_wanted = |seq: Seq| seq.is_multiple_of(17);
+    let count = |_, from, to| u64::try_from((from..=to).filter(|seq| is_wanted(*seq)).count()).unwrap();
+    let sparse = log.sparse(count).unwrap();
+    storage.set_faults(Faults {
+        unreadable: Some((8192, 12_288)),
+        ..Faults::default()
+    });
+    let mut tries = 0..PATIENCE * 10;
+    assert!(log.merge(&sparse, |_, seq| is_wanted(seq)).is_err());
+    assert!(tries.any(|_| log.merge(&sparse, |_, seq| is_wanted(seq)).is_ok()));
+    storage.set_faults(Faults::default());
+    let left = read(&mut log, LINE);
+    let wanted = (1..=300).filter(|seq| is_wanted(*seq));
+    let lost = wanted.clone().filter(|seq| !left.contains_key(seq)).count();
+    assert!((1..6).contains(&lost), "{lost} of {}", wanted.count());
+}
