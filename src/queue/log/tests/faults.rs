@@ -368,12 +368,12 @@ fn segments_with_bytes_that_cannot_be_read_are_merged_after_some_patience() {
         ..options()
     };
     let (mut log, _) = Log::open(storage.clone(), options).unwrap();
-    let mut last = Position::default();
+    let mut end = Position::default();
     for seq in 1..=400 {
-        last = log.append(&[entry(LINE, seq, 200)], false).unwrap()[0];
+        end = log.append(&[entry(LINE, seq, 200)], false).unwrap()[0];
     }
     for state in [b"one", b"two"] {
-        log.checkpoint(state, last.after()).unwrap();
+        log.checkpoint(state, end.after()).unwrap();
     }
     let is_wanted = |seq: Seq| seq.is_multiple_of(17);
     let count = |_, from, to| u64::try_from((from..=to).filter(|seq| is_wanted(*seq)).count()).unwrap();
