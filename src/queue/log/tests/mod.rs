@@ -176,14 +176,17 @@ fn segments_are_removed_when_their_lines_are_done_and_two_checkpoints_cover_them
     for seq in 1..=100 {
         last = log.append(&[entry(LINE, seq, 200)], false).unwrap()[0];
     }
-    let segments = log.space().unwrap().segments;
+    let space = log.space().unwrap();
+    let segments = space.segments;
     assert_eq!(log.release(|_, _, _| true), Freed::default());
     log.checkpoint(b"one", last.after()).unwrap();
     assert_eq!(log.release(|_, _, _| true), Freed::default());
     log.checkpoint(b"two", last.after()).unwrap();
     let freed = log.release(|_, _, to| to <= 50);
-    assert!(freed.segments > 2 && freed.bytes > 8000);
-    assert_eq!(log.space().unwrap().segments, segments - freed.segments);
+    assert!(freed.segments > 2 && freed.bytes > 0);
+    let left = log.space().unwrap();
+    assert_eq!(left.segments, segments - freed.segments);
+    assert!(left.used < space.used, "{left:?} of {space:?}");
     let left = numbers(&mut log, LINE);
     assert!((2..=51).contains(&left[0]) && *left.last().unwrap() == 100);
 
