@@ -1,0 +1,417 @@
+//! What is told of messages.
+
+use std::time::Duration;
+
+use super::{pairs, span};
+use crate::cli::demo::ledger::{Account, Spread, Sum};
+use crate::cli::demo::publishing::UNREADABLE;
+use crate::cli::demo::world::{AWAY, GROUP, POISONED, PUBLISHING, UNITS, Unit};
+use crate::cli::table::{Table, number};
+use crate::queue::operator::{AuditRow, Peeked, RedriveStatus};
+
+/// All units publish to all.
+#[derive(Clone, Debug, Default)]
+pub(in crate::cli) struct Publishing {
+    /// By the ledger.
+    pub(in crate::cli) account: Account,
+    /// How long messages of the unit that goes on publishing took, by unit that they went to.
+    pub(in crate::cli) spreads: Vec<(Unit, Spread)>,
+}
+
+/// Messages for the unit that is away.
+#[derive(Clone, Debug, Default)]
+pub(in crate::cli) struct Waiting {
+    /// Those that were published when it was known to be away.
+    pub(in crate::cli) accepted: u64,
+    /// Those that the relay of the publisher keeps for it, by its own count.
+    pub(in crate::cli) kept: u64,
+    /// State of the unit, in the words of that relay.
+    pub(in crate::cli) state: String,
+}
+
+/// The unit gets what waited for it.
+#[derive(Clone, Debug, Default)]
+pub(in crate::cli) struct Replay {
+    /// Messages that waited when it began.
+    pub(in crate::cli) backlog: u64,
+    /// Messages that waited at the last look.
+    pub(in crate::cli) left: u64,
+    /// Messages a second, as the relay is configured.
+    pub(in crate::cli) limit: f64,
+    /// How long it took.
+    pub(in crate::cli) took: Duration,
+    /// New messages to the unit, before it went away.
+    pub(in crate::cli) before: Spread,
+    /// New messages to the unit, while it got its backlog.
+    pub(in crate::cli) during: Spread,
+}
+
+/// A message that its subscriber cannot read.
+#[derive(Clone, Debug, Default)]
+pub(in crate::cli) struct Poison {
+    /// The message.
+    pub(in crate::cli) id: String,
+    /// Its key.
+    pub(in crate::cli) key: String,
+    /// The one before and the one after it in its conversation were delivered.
+    pub(in crate::cli) others_arrived: bool,
+    /// It was taken before the redrive.
+    pub(in crate::cli) arrived_early: bool,
+    /// Among the dead letters of the relay.
+    pub(in crate::cli) letter: Option<Peeked>,
+    /// How it was taken back.
+    pub(in crate::cli) redrive: Option<RedriveStatus>,
+    /// It was delivered then.
+    pub(in crate::cli) arrived: bool,
+    /// Its dead letters at the end.
+    pub(in crate::cli) left: usize,
+}
+
+/// The books of the relays, and the ledger.
+#[derive(Clone, Debug, Default)]
+pub(in crate::cli) struct Books {
+    /// Of each unit's relay.
+    pub(in crate::cli) rows: Vec<(Unit, AuditRow)>,
+    /// By the ledger.
+    pub(in crate::cli) account: Account,
+}
+
+impl Publishing {
+    pub(in crate::cli) fn problems(&self) -> Vec<String> {
+        let mut problems = faults(&self.account);
+        for (from, owner) in pairs() {
+            let sum = self.account.pairs.get(&(from, owner)).copied().unwrap_or_default();
+            let (from, owner) = (from.name, owner.name);
+            if sum.published == 0 {
+                problems.push(format!("unit {from} published nothing for unit {owner}"));
+            }
+            if sum.lost() > 0 {
+                let (lost, all) = (sum.lost(), sum.published);
+                problems.push(format!(
+                    "{lost} of {all} messages from unit {from} did not come to unit {owner}"
+                ));
+            }
+        }
+        problems
+    }
+
+    pub(in crate::cli) fn tell(&self) -> String {
+        let Sum { published, delivered } = self.account.total;
+        let mut table = Table::new(&["", "FOR A>", "FOR B>", "FOR C>"]);
+        for from in UNITS {
+            let mut row = vec![format!("published in unit {}, delivered", from.name)];
+            row.extend(UNITS.map(|owner| {
+                let sum = self.account.pairs.get(&(from, owner)).copied().unwrap_or_default();
+                number(sum.delivered)
+            }));
+            table.row(row);
+        }
+        let mut times = spreads();
+        for (owner, spread) in &self.spreads {
+            let way = if *owner == PUBLISHING {
+                "to its own subscriber".to_owned()
+            } else {
+                format!("to the subscriber in unit {}", owner.name)
+            };
+            times.row(timed(way, spread));
+        }
+        format!(
+            "{} of {} messages delivered. Each was accepted when it was on the disk of its publisher's relay, and went to\n\
+             a subscriber in the unit that owns its key:\n\n{}\n\
+             Unit {} goes on publishing from here to the end. From `publish` to delivery, two disks on the way:\n\n{}",
+            number(delivered),
+            number(published),
+            indented(&table),
+            PUBLISHING.name,
+            indented(&times),
+        )
+    }
+}
+
+impl Waiting {
+    pub(in crate::cli) fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.accepted == 0 {
+            problems.push("no message for the unit that is away was accepted".to_owned());
+        }
+        if self.kept < self.accepted {
+            let (kept, accepted) = (self.kept, self.accepted);
+            problems.push(format!(
+                "the relay keeps {kept} messages for the unit that is away, but accepted {accepted}"
+            ));
+        }
+        if self.state != "down" {
+            problems.push(format!("the relay says that the unit that is away is {:?}", self.state));
+        }
+        problems
+    }
+
+    pub(in crate::cli) fn tell(&self) -> String {
+        format!(
+            "\nMessages are not refused: {} for unit {} were accepted since. Relay {} now keeps {} for it on its disk.",
+            number(self.accepted),
+            AWAY.name,
+            PUBLISHING.relay,
+            number(self.kept),
+        )
+    }
+}
+
+impl Replay {
+    /// Messages a second. Never more than it was: see `Watch::replay`.
+    pub(in crate::cli) fn rate(&self) -> f64 {
+        float(self.backlog) / self.took.as_secs_f64().max(0.001)
+    }
+
+    pub(in crate::cli) fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.backlog == 0 || self.left > 0 {
+            let (left, all) = (self.left, self.backlog);
+            problems.push(format!("{left} of {all} messages of the backlog were not replayed"));
+            return problems;
+        }
+        if self.limit <= 0.0 || self.rate() > self.limit * TOLERANCE {
+            let (rate, limit) = (self.rate(), self.limit);
+            problems.push(format!(
+                "the backlog went at {rate:.0} messages a second, but {limit:.0} are allowed"
+            ));
+        }
+        if self.before.count == 0 || self.during.count == 0 {
+            problems.push("no new message was measured before the outage, or during the replay".to_owned());
+        }
+        if self.during.half > self.took / 4 {
+            let half = span(self.during.half);
+            problems.push(format!(
+                "new messages waited behind the backlog: half of them for {half} or longer"
+            ));
+        }
+        problems
+    }
+
+    pub(in crate::cli) fn tell(&self) -> String {
+        let mut facts = Table::new(&["", "MESSAGES>", ""]);
+        let backlog = vec![
+            format!("waiting on the disk of relay {}", PUBLISHING.relay),
+            number(self.backlog),
+            String::new(),
+        ];
+        facts.row(backlog);
+        let rate = |name: &str, rate: f64, of: String| vec![name.to_owned(), format!("{rate:.0}"), of];
+        facts.row(rate("allowed by its configuration", self.limit, "a second".to_owned()));
+        let over = format!("a second, for {}", span(self.took));
+        facts.row(rate("replayed", self.rate(), over));
+        let mut times = spreads();
+        times.row(timed("before unit c went away".to_owned(), &self.before));
+        times.row(timed("during the replay".to_owned(), &self.during));
+        format!(
+            "\nThe messages that waited for it (its backlog) were replayed, no faster than relay {} is allowed to:\n\n{}\n\
+             New messages did not wait behind them. From `publish` in unit {} to the subscriber in unit {}:\n\n{}",
+            PUBLISHING.relay,
+            indented(&facts),
+            PUBLISHING.name,
+            AWAY.name,
+            indented(&times),
+        )
+    }
+}
+
+impl Poison {
+    pub(in crate::cli) fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut check = |holds: bool, problem: &str| {
+            if !holds {
+                problems.push(problem.to_owned());
+            }
+        };
+        let letter = self.letter.as_ref();
+        check(
+            letter.is_some(),
+            "the message that was refused is not among the dead letters",
+        );
+        check(
+            letter.is_none_or(|letter| {
+                letter.id == self.id
+                    && letter.key.as_ref() == Some(&self.key)
+                    && letter.error.as_ref().is_some_and(|error| error.contains(UNREADABLE))
+            }),
+            "the dead letter is not the message that was refused, or does not say why",
+        );
+        check(
+            self.others_arrived,
+            "other messages of the conversation were not delivered",
+        );
+        check(!self.arrived_early, "the message that was refused counts as delivered");
+        let redrive = self.redrive.as_ref();
+        check(
+            redrive.is_some_and(|task| task.state == "done" && task.moved == 1 && task.failed == 0),
+            "the redrive did not take the message back",
+        );
+        check(self.arrived, "the message that was redriven was not delivered");
+        check(self.left == 0, "the message is still among the dead letters");
+        problems
+    }
+
+    pub(in crate::cli) fn tell(&self) -> String {
+        let (unit, relay) = (POISONED.name, POISONED.relay);
+        let letter = self.letter.clone().unwrap_or_default();
+        let facts = [
+            ("id", letter.id),
+            ("key", letter.key.unwrap_or_default()),
+            ("reason", letter.reason.unwrap_or_default()),
+            ("error", letter.error.unwrap_or_default()),
+        ];
+        let facts: String = facts
+            .iter()
+            .map(|(name, value)| format!("    {name:<8}{value}\n"))
+            .collect();
+        format!(
+            "Three messages of one conversation went to unit {unit}. Its subscriber refused the second one for good and took\n\
+             the others. What was refused is not lost, it lies among the dead letters of relay {relay}:\n\n{facts}\n\
+             Then the subscriber was repaired and the dead letter redriven, that is, delivered again. Now it was taken."
+        )
+    }
+}
+
+impl Books {
+    pub(in crate::cli) fn problems(&self) -> Vec<String> {
+        let mut problems = faults(&self.account);
+        if self.account.total.lost() > 0 {
+            let Sum { published, delivered } = self.account.total;
+            problems.push(format!(
+                "{published} messages were published, {delivered} of them delivered"
+            ));
+        }
+        for (from, to) in pairs().filter(|(from, to)| from != to) {
+            let sum = self.account.pairs.get(&(from, to)).copied().unwrap_or_default();
+            self.check(&mut problems, from, to.name, (sum.published, 0));
+        }
+        for unit in UNITS {
+            let sums = self.account.pairs.iter().filter(|((_, owner), _)| *owner == unit);
+            let dead = u64::from(unit == POISONED);
+            let arrived = sums.map(|(_, sum)| sum.published).sum();
+            self.check(&mut problems, unit, &format!("group {GROUP}"), (arrived, dead));
+        }
+        problems
+    }
+
+    /// The row of a relay for a unit or group: what arrived, and what was a dead letter first.
+    fn check(&self, problems: &mut Vec<String>, of: Unit, to: &str, (arrived, dead): (u64, u64)) {
+        let row = self.rows.iter().find(|(unit, row)| *unit == of && row.to == to);
+        let row = row.map(|(_, row)| row.clone()).unwrap_or_default();
+        let wanted = AuditRow {
+            topic: row.topic.clone(),
+            to: row.to.clone(),
+            accepted: arrived + dead,
+            relayed: arrived,
+            dead_lettered: dead,
+            ..AuditRow::default()
+        };
+        if row != wanted {
+            problems.push(format!(
+                "the books of relay {} for {to} should say {} accepted, {arrived} arrived, {dead} dead, but say {row:?}",
+                of.relay, wanted.accepted
+            ));
+        }
+    }
+
+    pub(in crate::cli) fn tell(&self) -> String {
+        let mut table = Table::new(&[
+            "RELAY",
+            "FOR",
+            "ACCEPTED>",
+            "= ARRIVED>",
+            "+ WAITING>",
+            "+ EXPIRED>",
+            "+ DROPPED>",
+            "+ DEAD>",
+            "+ PURGED>",
+        ]);
+        for (unit, row) in &self.rows {
+            let to = if row.to.contains(' ') {
+                "its subscribers".to_owned()
+            } else {
+                format!("unit {}", row.to)
+            };
+            let numbers = [
+                row.accepted,
+                row.relayed,
+                row.pending,
+                row.expired,
+                row.dropped,
+                row.dead_lettered,
+                row.purged,
+            ];
+            let mut texts = vec![unit.relay.to_owned(), to];
+            texts.extend(numbers.map(number));
+            table.row(texts);
+        }
+        let Account {
+            again,
+            out_of_order,
+            moved,
+            ..
+        } = self.account;
+        let Sum { published, delivered } = self.account.total;
+        let mut ledger = Table::new(&["PUBLISHED>", "DELIVERED>", "LOST>", "AGAIN>", "OUT OF ORDER>"]);
+        let numbers = [published, delivered, self.account.total.lost(), again, out_of_order];
+        ledger.row(numbers.map(number).to_vec());
+        format!(
+            "What became of the messages that the relays accepted, for other units and for their own subscribers:\n\n{}\n\
+             (The message that was redriven counts as dead, and as accepted a second time.)\n\n\
+             And by the demo's own count of what was published and what subscribers got:\n\n{}\n\
+             \"Again\" are messages that came a second time: delivery is at least once. Order is that of each conversation;\n\
+             {moved} more came late because it was redriven.",
+            indented(&table),
+            indented(&ledger),
+        )
+    }
+}
+
+/// What no message may meet.
+fn faults(account: &Account) -> Vec<String> {
+    let mut problems = Vec::new();
+    if let Some(first) = account.failed.first() {
+        let count = account.failed.len();
+        problems.push(format!(
+            "{count} messages were not accepted, the first one because: {first}"
+        ));
+    }
+    if account.out_of_order > 0 {
+        let count = account.out_of_order;
+        problems.push(format!("{count} messages came after later ones of their conversation"));
+    }
+    if account.strays > 0 {
+        let count = account.strays;
+        problems.push(format!("{count} messages came to the wrong unit, or under another id"));
+    }
+    problems
+}
+
+fn spreads() -> Table {
+    Table::new(&["", "MESSAGES>", "HALF WITHIN>", "99 OF 100 WITHIN>"])
+}
+
+fn timed(name: String, spread: &Spread) -> Vec<String> {
+    vec![name, number(spread.count), fine(spread.half), fine(spread.most)]
+}
+
+/// Milliseconds with a tenth.
+fn fine(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1000.0)
+}
+
+fn indented(table: &Table) -> String {
+    let mut out = Vec::new();
+    // Writing to a vector cannot fail.
+    let _ = table.print(&mut out);
+    let text = String::from_utf8_lossy(&out);
+    text.lines().map(|line| format!("    {line}\n")).collect()
+}
+
+fn float(count: u64) -> f64 {
+    // Exact for what a demo publishes.
+    u32::try_from(count).map_or(f64::from(u32::MAX), f64::from)
+}
+
+/// M-D2 allows 5 % over any 10 s; this is shorter, and a burst at its beginning counts.
+const TOLERANCE: f64 = 1.1;

@@ -1,0 +1,37 @@
+//! What the demo saw, whether that is what it claims, and how it says so. Pure.
+//!
+//! # Invariants
+//! - R1. Nothing is told that was not checked: an act is told only if its `problems` are none.
+
+mod calls;
+mod document;
+mod messages;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+pub(super) use self::calls::{Crossing, Outage, Return, Start};
+pub(super) use self::document::{Document, Seen};
+pub(super) use self::messages::{Books, Poison, Publishing, Replay, Waiting};
+use super::world::{AWAY, UNITS, Unit};
+
+/// Counts by unit of the caller and owner of the key.
+pub(super) type Counts = BTreeMap<(Unit, Unit), u64>;
+
+/// The units that stay.
+pub(super) fn stay() -> impl Iterator<Item = Unit> {
+    UNITS.into_iter().filter(|unit| *unit != AWAY)
+}
+
+fn pairs() -> impl Iterator<Item = (Unit, Unit)> {
+    UNITS
+        .into_iter()
+        .flat_map(|from| UNITS.into_iter().map(move |owner| (from, owner)))
+}
+
+fn span(time: Duration) -> String {
+    if time < Duration::from_secs(1) {
+        return format!("{} ms", time.as_millis());
+    }
+    format!("{:.1} s", time.as_secs_f64())
+}
