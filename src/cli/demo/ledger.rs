@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //! - L1. A message is written down before it is published, so that none arrives unknown.
-//! - L2. Delay and order are those of the first arrival. Each further one counts as "again": delivery is at least once.
+//! - L2. Delay and order are those of the first arrival. Each further one counts as "twice": delivery is at least once.
 //! - L3. What this demo did not publish is not counted; a demo that is kept gets messages from others.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,7 +62,7 @@ pub(super) struct Account {
     /// All of them together.
     pub(super) total: Sum,
     /// Arrivals of messages that had arrived before.
-    pub(super) again: u64,
+    pub(super) twice: u64,
     /// Messages that came after a later one of their conversation.
     pub(super) out_of_order: u64,
     /// The same, because a redrive put them there.
@@ -90,7 +90,7 @@ struct Pages {
     /// The last message of each key that arrived.
     last: BTreeMap<String, usize>,
     refused: BTreeSet<String>,
-    again: u64,
+    twice: u64,
     out_of_order: u64,
     moved: u64,
     strays: u64,
@@ -183,7 +183,7 @@ impl Ledger {
         let (key, redriven) = (entry.key.clone(), entry.redriven);
         pages.strays += u64::from(is_stray);
         if !is_first {
-            pages.again += 1;
+            pages.twice += 1;
             return;
         }
         let last = pages.last.entry(key).or_default();
@@ -245,7 +245,7 @@ impl Ledger {
     pub(super) fn account(&self, phase: Option<Phase>) -> Account {
         let pages = self.pages();
         let mut account = Account {
-            again: pages.again,
+            twice: pages.twice,
             out_of_order: pages.out_of_order,
             moved: pages.moved,
             strays: pages.strays,
@@ -346,7 +346,7 @@ mod tests {
         let (ledger, now) = with(4);
         arrive(&ledger, B, &[1, 2, 1, 4], now);
         let seen = ledger.account(None);
-        assert_eq!((seen.total.lost(), seen.again, seen.out_of_order), (1, 1, 0));
+        assert_eq!((seen.total.lost(), seen.twice, seen.out_of_order), (1, 1, 0));
         assert_eq!(ledger.missing(Phase::Calm), 1);
         arrive(&ledger, B, &[3], now);
         let seen = ledger.account(None);
@@ -372,7 +372,7 @@ mod tests {
         ledger.arrived(B, 2, "9", now);
         arrive(&ledger, B, &[0, 3], now);
         let seen = ledger.account(None);
-        assert_eq!((seen.strays, seen.again, seen.total.delivered), (2, 0, 2));
+        assert_eq!((seen.strays, seen.twice, seen.total.delivered), (2, 0, 2));
     }
 
     #[test]

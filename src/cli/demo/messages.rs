@@ -90,7 +90,6 @@ impl Watch {
             tokio::time::sleep(LOOK).await;
         }
         self.ledger.enter(Phase::Between);
-        until(ARRIVED_WITHIN, async || self.ledger.missing_in_all() < FEW).await;
         until(ARRIVED_WITHIN, async || self.ledger.missing(Phase::Replay) == 0).await;
         replay.before = self.ledger.spread(Phase::Calm, PUBLISHING, AWAY);
         replay.during = self.ledger.spread(Phase::Replay, PUBLISHING, AWAY);
@@ -248,5 +247,3 @@ const LOOK: Duration = Duration::from_millis(20);
 const ARRIVED_WITHIN: Duration = Duration::from_secs(30);
 /// When it is too late for the relays to have counted them.
 const COUNTED_WITHIN: Duration = Duration::from_secs(10);
-/// Messages that may be under way at any time: the steady ones.
-const FEW: u64 = 50;

@@ -168,7 +168,7 @@ async fn play(args: &Args, show: &mut Show<'_, impl Write>) -> Result<Stage, Cli
     let poison = messages::poison(&stage).await;
     show.tell(&poison.problems(), || poison.tell())?;
 
-    show.title("The books")?;
+    show.title("The books: what became of every message")?;
     let books = messages::books(&stage, publishes).await;
     show.tell(&books.problems(), || books.tell())?;
     let seen = Seen {

@@ -1,11 +1,10 @@
 //! What is told of calls.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::{Counts, pairs, span, stay};
+use super::{Counts, grid, pairs, span, stay};
 use crate::cli::demo::traffic::{Tallies, Tally};
-use crate::cli::demo::world::{AWAY, UNITS, Unit};
+use crate::cli::demo::world::{AWAY, Unit};
 
 /// All relays run.
 #[derive(Clone, Debug, Default)]
@@ -102,16 +101,10 @@ impl Crossing {
             "{} of {} calls answered, half of them made over gRPC, half framed:\n\n",
             total.answered, total.calls
         );
-        for from in UNITS {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "    services of {} called keys of ", from.name);
-            for owner in UNITS {
-                let tally = self.calls.0.get(&(from, owner)).cloned().unwrap_or_default();
-                let _ = write!(text, " {}: {:>3}/{:<4}", owner.name, tally.answered, tally.calls);
-            }
-            text.truncate(text.trim_end().len());
-            text.push('\n');
-        }
+        text += &grid("called keys of", |from, owner| {
+            let tally = self.calls.0.get(&(from, owner)).cloned().unwrap_or_default();
+            (tally.answered, tally.calls)
+        });
         text.push_str(
             "\nEvery reply came from the unit that owns the key, and the counters of the relays say the same.",
         );

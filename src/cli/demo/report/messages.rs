@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{pairs, span};
+use super::{grid, pairs, span};
 use crate::cli::demo::ledger::{Account, Spread, Sum};
 use crate::cli::demo::publishing::UNREADABLE;
 use crate::cli::demo::world::{AWAY, GROUP, POISONED, PUBLISHING, UNITS, Unit};
@@ -97,15 +97,10 @@ impl Publishing {
 
     pub(in crate::cli) fn tell(&self) -> String {
         let Sum { published, delivered } = self.account.total;
-        let mut table = Table::new(&["", "FOR A>", "FOR B>", "FOR C>"]);
-        for from in UNITS {
-            let mut row = vec![format!("published in unit {}, delivered", from.name)];
-            row.extend(UNITS.map(|owner| {
-                let sum = self.account.pairs.get(&(from, owner)).copied().unwrap_or_default();
-                number(sum.delivered)
-            }));
-            table.row(row);
-        }
+        let grid = grid("published for keys of", |from, owner| {
+            let sum = self.account.pairs.get(&(from, owner)).copied().unwrap_or_default();
+            (sum.delivered, sum.published)
+        });
         let mut times = spreads();
         for (owner, spread) in &self.spreads {
             let way = if *owner == PUBLISHING {
@@ -116,12 +111,11 @@ impl Publishing {
             times.row(timed(way, spread));
         }
         format!(
-            "{} of {} messages delivered. Each was accepted when it was on the disk of its publisher's relay, and went to\n\
-             a subscriber in the unit that owns its key:\n\n{}\n\
-             Unit {} goes on publishing from here to the end. From `publish` to delivery, two disks on the way:\n\n{}",
+            "{} of {} messages delivered. Each was accepted when it was on the disk of the relay next to its publisher,\n\
+             and went to a subscriber in the unit that owns its key, in the order of its conversation:\n\n{grid}\n\
+             Unit {} goes on publishing to the end of the demo. From `publish` to the subscriber, disks on the way included:\n\n{}",
             number(delivered),
             number(published),
-            indented(&table),
             PUBLISHING.name,
             indented(&times),
         )
@@ -148,11 +142,10 @@ impl Waiting {
 
     pub(in crate::cli) fn tell(&self) -> String {
         format!(
-            "\nMessages are not refused: {} for unit {} were accepted since. Relay {} now keeps {} for it on its disk.",
+            "\nMessages are not refused: {} more for unit {} were accepted since, and wait on the disk of relay {}.",
             number(self.accepted),
             AWAY.name,
             PUBLISHING.relay,
-            number(self.kept),
         )
     }
 }
@@ -189,25 +182,28 @@ impl Replay {
     }
 
     pub(in crate::cli) fn tell(&self) -> String {
-        let mut facts = Table::new(&["", "MESSAGES>", ""]);
-        let backlog = vec![
-            format!("waiting on the disk of relay {}", PUBLISHING.relay),
-            number(self.backlog),
-            String::new(),
+        let waited = format!("waited on the disk of relay {}", PUBLISHING.relay);
+        let facts = [
+            (waited.as_str(), number(self.backlog), String::new()),
+            (
+                "rate that is set for the replay",
+                format!("{:.0}", self.limit),
+                " a second".to_owned(),
+            ),
+            (
+                "rate that was seen",
+                format!("{:.0}", self.rate()),
+                format!(" a second, over {}", span(self.took)),
+            ),
         ];
-        facts.row(backlog);
-        let rate = |name: &str, rate: f64, of: String| vec![name.to_owned(), format!("{rate:.0}"), of];
-        facts.row(rate("allowed by its configuration", self.limit, "a second".to_owned()));
-        let over = format!("a second, for {}", span(self.took));
-        facts.row(rate("replayed", self.rate(), over));
+        let facts = facts.map(|(name, value, over)| format!("    {name:<34}{value:>6} messages{over}\n"));
         let mut times = spreads();
         times.row(timed("before unit c went away".to_owned(), &self.before));
         times.row(timed("during the replay".to_owned(), &self.during));
         format!(
-            "\nThe messages that waited for it (its backlog) were replayed, no faster than relay {} is allowed to:\n\n{}\n\
+            "\nThe messages that waited for it, its backlog, were replayed at a limited rate:\n\n{}\n\
              New messages did not wait behind them. From `publish` in unit {} to the subscriber in unit {}:\n\n{}",
-            PUBLISHING.relay,
-            indented(&facts),
+            facts.concat(),
             PUBLISHING.name,
             AWAY.name,
             indented(&times),
@@ -257,7 +253,10 @@ impl Poison {
         let facts = [
             ("id", letter.id),
             ("key", letter.key.unwrap_or_default()),
-            ("reason", letter.reason.unwrap_or_default()),
+            (
+                "reason",
+                format!("{} (no further attempt is wanted)", letter.reason.unwrap_or_default()),
+            ),
             ("error", letter.error.unwrap_or_default()),
         ];
         let facts: String = facts
@@ -267,7 +266,8 @@ impl Poison {
         format!(
             "Three messages of one conversation went to unit {unit}. Its subscriber refused the second one for good and took\n\
              the others. What was refused is not lost, it lies among the dead letters of relay {relay}:\n\n{facts}\n\
-             Then the subscriber was repaired and the dead letter redriven, that is, delivered again. Now it was taken."
+             Then the subscriber was repaired and the dead letter redriven, which means sent on its way again. Now it was\n\
+             taken: behind the third one, which a redrive has to allow where messages keep their order."
         )
     }
 }
@@ -346,23 +346,24 @@ impl Books {
             table.row(texts);
         }
         let Account {
-            again,
+            twice,
             out_of_order,
             moved,
             ..
         } = self.account;
         let Sum { published, delivered } = self.account.total;
-        let mut ledger = Table::new(&["PUBLISHED>", "DELIVERED>", "LOST>", "AGAIN>", "OUT OF ORDER>"]);
-        let numbers = [published, delivered, self.account.total.lost(), again, out_of_order];
+        let mut ledger = Table::new(&["PUBLISHED>", "DELIVERED>", "LOST>", "TWICE>", "OUT OF ORDER>"]);
+        let numbers = [published, delivered, self.account.total.lost(), twice, out_of_order];
         ledger.row(numbers.map(number).to_vec());
         format!(
-            "What became of the messages that the relays accepted, for other units and for their own subscribers:\n\n{}\n\
+            "What the relays accepted for other units and for their own subscribers, and what became of it:\n\n{}\n\
              (The message that was redriven counts as dead, and as accepted a second time.)\n\n\
              And by the demo's own count of what was published and what subscribers got:\n\n{}\n\
-             \"Again\" are messages that came a second time: delivery is at least once. Order is that of each conversation;\n\
-             {moved} more came late because it was redriven.",
+             Twice: a message may come a second time if a relay was killed before it had noted the first (\"at least once\").\n\
+             Out of order: within a conversation; without the message that was redriven{}.",
             indented(&table),
             indented(&ledger),
+            if moved > 0 { ", which came late as allowed" } else { "" },
         )
     }
 }

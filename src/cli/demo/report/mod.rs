@@ -8,6 +8,7 @@ mod document;
 mod messages;
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 pub(super) use self::calls::{Crossing, Outage, Return, Start};
@@ -34,4 +35,20 @@ fn span(time: Duration) -> String {
         return format!("{} ms", time.as_millis());
     }
     format!("{:.1} s", time.as_secs_f64())
+}
+
+/// How many of how many, for each unit that called or published and each owner.
+fn grid(verb: &str, counts: impl Fn(Unit, Unit) -> (u64, u64)) -> String {
+    let mut text = String::new();
+    for from in UNITS {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "    services of {} {verb} ", from.name);
+        for owner in UNITS {
+            let (some, all) = counts(from, owner);
+            let _ = write!(text, " {}: {some:>3}/{all:<4}", owner.name);
+        }
+        text.truncate(text.trim_end().len());
+        text.push('\n');
+    }
+    text
 }
