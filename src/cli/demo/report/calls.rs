@@ -228,6 +228,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::cli::demo::world::UNITS;
 
     fn answered(calls: u64) -> Tally {
         Tally {

@@ -416,3 +416,247 @@ fn float(count: u64) -> f64 {
 
 /// M-D2 allows 5 % over any 10 s; this is shorter, and a burst at its beginning counts.
 const TOLERANCE: f64 = 1.1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(messages: u64) -> Account {
+        let sum = |messages| Sum {
+            published: messages,
+            delivered: messages,
+        };
+        Account {
+            pairs: pairs().map(|pair| (pair, sum(messages))).collect(),
+            total: sum(9 * messages),
+            ..Account::default()
+        }
+    }
+
+    fn publishing() -> Publishing {
+        Publishing {
+            account: account(20),
+            spreads: Vec::new(),
+        }
+    }
+
+    fn waiting() -> Waiting {
+        Waiting {
+            accepted: 1000,
+            kept: 1010,
+            state: "down".to_owned(),
+        }
+    }
+
+    fn replay() -> Replay {
+        let spread = Spread {
+            count: 100,
+            half: Duration::from_millis(2),
+            most: Duration::from_millis(9),
+        };
+        Replay {
+            backlog: 1000,
+            left: 0,
+            limit: 500.0,
+            took: Duration::from_secs(2),
+            before: spread,
+            during: spread,
+        }
+    }
+
+    fn poison() -> Poison {
+        Poison {
+            id: "a/a-1/1/7".to_owned(),
+            key: "im.conversation=cid:2007".to_owned(),
+            others_arrived: true,
+            arrived_early: false,
+            letter: Some(Peeked {
+                id: "a/a-1/1/7".to_owned(),
+                key: Some("im.conversation=cid:2007".to_owned()),
+                reason: Some("terminated".to_owned()),
+                error: Some(UNREADABLE.to_owned()),
+                ..Peeked::default()
+            }),
+            redrive: Some(RedriveStatus {
+                state: "done".to_owned(),
+                moved: 1,
+                ..RedriveStatus::default()
+            }),
+            arrived: true,
+            left: 0,
+        }
+    }
+
+    fn books() -> Books {
+        let row = |to: String, relayed, dead_lettered| AuditRow {
+            topic: "im.events".to_owned(),
+            to,
+            accepted: relayed + dead_lettered,
+            relayed,
+            dead_lettered,
+            ..AuditRow::default()
+        };
+        let links = pairs().filter(|(from, to)| from != to);
+        let mut rows: Vec<_> = links.map(|(from, to)| (from, row(to.name.to_owned(), 20, 0))).collect();
+        let groups = UNITS.map(|unit| (unit, row(format!("group {GROUP}"), 60, u64::from(unit == POISONED))));
+        rows.extend(groups);
+        Books {
+            rows,
+            account: account(20),
+        }
+    }
+
+    /// An observation with one thing changed has this problem.
+    fn check<T>(good: T, change: impl FnOnce(&mut T), problems: impl FnOnce(&T) -> Vec<String>, text: &str) {
+        let mut seen = good;
+        change(&mut seen);
+        let problems = problems(&seen);
+        assert!(problems.iter().any(|problem| problem.contains(text)), "{problems:?}");
+    }
+
+    // R1: what is as it should be passes, and can be told.
+    #[test]
+    fn good_observations_of_messages_have_no_problems() {
+        let problems = [
+            publishing().problems(),
+            waiting().problems(),
+            replay().problems(),
+            poison().problems(),
+            books().problems(),
+        ];
+        assert_eq!(problems.concat(), Vec::<String>::new());
+        assert!(replay().tell().contains("500 messages a second, over 2.0 s"));
+        assert!(poison().tell().contains("reason  terminated"));
+    }
+
+    // M-B1, M-C1, M-G4: the demo must not pass over what is lost, disordered or astray.
+    #[test]
+    fn a_message_that_is_lost_late_or_astray_is_a_problem() {
+        let pair = (UNITS[0], UNITS[2]);
+        let of = Publishing::problems;
+        let lose = |seen: &mut Publishing| seen.account.pairs.get_mut(&pair).unwrap().delivered -= 1;
+        check(
+            publishing(),
+            lose,
+            of,
+            "1 of 20 messages from unit a did not come to unit c",
+        );
+        let none = |seen: &mut Publishing| _ = seen.account.pairs.remove(&pair);
+        check(publishing(), none, of, "unit a published nothing for unit c");
+        let of = Books::problems;
+        check(
+            books(),
+            |seen| seen.account.total.delivered -= 1,
+            of,
+            "179 of them delivered",
+        );
+        check(
+            books(),
+            |seen| seen.account.out_of_order = 2,
+            of,
+            "2 messages came after later ones",
+        );
+        check(
+            books(),
+            |seen| seen.account.strays = 1,
+            of,
+            "1 messages came to the wrong unit",
+        );
+        let refuse = |seen: &mut Books| seen.account.failed.push("full".to_owned());
+        check(books(), refuse, of, "not accepted, the first one because: full");
+    }
+
+    // M-D2, M-D3: a replay that is too fast, ends early, or holds up what is new.
+    #[test]
+    fn a_replay_without_limit_or_in_the_way_is_a_problem() {
+        let of = Replay::problems;
+        check(
+            replay(),
+            |seen| seen.took = Duration::from_millis(1700),
+            of,
+            "588 messages a second, but 500",
+        );
+        check(replay(), |seen| seen.limit = 0.0, of, "but 0 are allowed");
+        check(replay(), |seen| seen.left = 3, of, "3 of 1000 messages of the backlog");
+        check(replay(), |seen| seen.backlog = 0, of, "0 of 0 messages");
+        check(
+            replay(),
+            |seen| seen.during.count = 0,
+            of,
+            "no new message was measured",
+        );
+        check(
+            replay(),
+            |seen| seen.during.half = seen.took / 2,
+            of,
+            "waited behind the backlog",
+        );
+        let of = Waiting::problems;
+        check(waiting(), |seen| seen.kept = 999, of, "keeps 999 messages");
+        check(
+            waiting(),
+            |seen| seen.accepted = 0,
+            of,
+            "no message for the unit that is away",
+        );
+        check(waiting(), |seen| seen.state = "live".to_owned(), of, "\"live\"");
+    }
+
+    // M-E4, M-F1
+    #[test]
+    fn a_dead_letter_that_is_missing_other_or_stays_is_a_problem() {
+        let of = Poison::problems;
+        check(poison(), |seen| seen.letter = None, of, "not among the dead letters");
+        check(
+            poison(),
+            |seen| seen.id = "other".to_owned(),
+            of,
+            "not the message that was refused",
+        );
+        check(
+            poison(),
+            |seen| seen.letter.as_mut().unwrap().error = None,
+            of,
+            "does not say why",
+        );
+        check(
+            poison(),
+            |seen| seen.others_arrived = false,
+            of,
+            "other messages of the conversation",
+        );
+        check(poison(), |seen| seen.arrived_early = true, of, "counts as delivered");
+        check(
+            poison(),
+            |seen| seen.redrive.as_mut().unwrap().moved = 0,
+            of,
+            "did not take the message back",
+        );
+        check(poison(), |seen| seen.arrived = false, of, "was not delivered");
+        check(poison(), |seen| seen.left = 1, of, "still among the dead letters");
+    }
+
+    // M-G8: each figure of each row of the books counts.
+    #[test]
+    fn books_that_differ_from_the_ledger_are_a_problem() {
+        for index in 0..books().rows.len() {
+            for change in [
+                |row: &mut AuditRow| row.accepted += 1,
+                |row: &mut AuditRow| row.relayed -= 1,
+                |row: &mut AuditRow| row.pending = 1,
+                |row: &mut AuditRow| row.corrupted = 1,
+                |row: &mut AuditRow| row.difference = 1,
+                |row: &mut AuditRow| row.dead_lettered += 1,
+            ] {
+                let change = |seen: &mut Books| change(&mut seen.rows[index].1);
+                check(books(), change, Books::problems, "the books of relay");
+            }
+        }
+        check(
+            books(),
+            |seen| seen.rows.clear(),
+            Books::problems,
+            "should say 20 accepted",
+        );
+    }
+}
