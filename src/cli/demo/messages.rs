@@ -38,13 +38,13 @@ pub(super) async fn cross(stage: &Stage) -> Publishing {
 
 /// Publishes for the unit that is away.
 pub(super) async fn wait(stage: &Stage) -> Waiting {
-    let mut waiting = Waiting::default();
-    waiting.accepted = stage.publisher.publish_many(AWAY, CONVERSATIONS, EACH).await;
-    if let Some(unit) = away(&stage.world.publishing().admin()).await {
-        waiting.kept = unit.backlog + unit.live;
-        waiting.state = unit.state;
+    let accepted = stage.publisher.publish_many(AWAY, CONVERSATIONS, EACH).await;
+    let unit = away(&stage.world.publishing().admin()).await.unwrap_or_default();
+    Waiting {
+        accepted,
+        kept: unit.backlog + unit.live,
+        state: unit.state,
     }
-    waiting
 }
 
 /// What the replay is watched with, while other acts go on.

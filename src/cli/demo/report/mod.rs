@@ -3,6 +3,7 @@
 //! # Invariants
 //! - R1. Nothing is told that was not checked: an act is told only if its `problems` are none.
 
+mod books;
 mod calls;
 mod document;
 mod messages;
@@ -11,9 +12,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+pub(super) use self::books::{Books, Poison};
 pub(super) use self::calls::{Crossing, Outage, Return, Start};
 pub(super) use self::document::{Document, Seen};
-pub(super) use self::messages::{Books, Poison, Publishing, Replay, Waiting};
+pub(super) use self::messages::{Publishing, Replay, Waiting};
 use super::world::{AWAY, UNITS, Unit};
 
 /// Counts by unit of the caller and owner of the key.
@@ -51,4 +53,31 @@ fn grid(verb: &str, counts: impl Fn(Unit, Unit) -> (u64, u64)) -> String {
         text.push('\n');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::demo::ledger::{Account, Sum};
+
+    /// An account in which each unit published so much for each, and all arrived.
+    pub(super) fn account(messages: u64) -> Account {
+        let sum = |messages| Sum {
+            published: messages,
+            delivered: messages,
+        };
+        Account {
+            pairs: pairs().map(|pair| (pair, sum(messages))).collect(),
+            total: sum(9 * messages),
+            ..Account::default()
+        }
+    }
+
+    /// An observation with one thing changed has this problem.
+    pub(super) fn check<T>(good: T, change: impl FnOnce(&mut T), problems: impl FnOnce(&T) -> Vec<String>, text: &str) {
+        let mut seen = good;
+        change(&mut seen);
+        let problems = problems(&seen);
+        assert!(problems.iter().any(|problem| problem.contains(text)), "{problems:?}");
+    }
 }
