@@ -227,6 +227,11 @@ impl Ledger {
         self.pages().entry(number).is_some_and(|entry| entry.arrived.is_some())
     }
 
+    /// Whether all messages of a conversation arrived.
+    pub(super) fn is_through(&self, conversation: &Conversation) -> bool {
+        self.count(|entry| entry.key == conversation.key && entry.is_missing()) == 0
+    }
+
     fn count(&self, which: impl Fn(&Entry) -> bool) -> u64 {
         let pages = self.pages();
         u64::try_from(pages.entries.iter().filter(|entry| which(entry)).count()).unwrap_or(u64::MAX)

@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Stage;
-use super::ledger::{Ledger, Phase};
+use super::ledger::{Conversation, Ledger, Phase};
 use super::publishing::{HELLO, POISON, Publisher, Sent, Steady};
 use super::report::{Books, Poison, Publishing, Replay, Waiting};
 use super::world::{self, AWAY, GROUP, POISONED, PUBLISHING, Relay, TOPIC, UNITS};
@@ -22,7 +22,7 @@ pub(super) async fn cross(stage: &Stage) -> Publishing {
     for caller in &stage.callers {
         for owner in UNITS {
             let publisher = Publisher::new(caller, &stage.ledger);
-            tasks.spawn(async move { publisher.publish_many(owner, 5, 4).await });
+            tasks.spawn(async move { publisher.publish_many(&publisher.open(owner, 5), 4).await });
         }
     }
     tasks.join_all().await;
@@ -38,9 +38,11 @@ pub(super) async fn cross(stage: &Stage) -> Publishing {
 
 /// Publishes for the unit that is away.
 pub(super) async fn wait(stage: &Stage) -> Waiting {
-    let accepted = stage.publisher.publish_many(AWAY, CONVERSATIONS, EACH).await;
+    let conversations = stage.publisher.open(AWAY, CONVERSATIONS);
+    let accepted = stage.publisher.publish_many(&conversations, EACH).await;
     let unit = away(&stage.world.publishing().admin()).await.unwrap_or_default();
     Waiting {
+        conversations,
         accepted,
         kept: unit.backlog + unit.live,
         state: unit.state,
@@ -51,15 +53,20 @@ pub(super) async fn wait(stage: &Stage) -> Waiting {
 pub(super) struct Watch {
     sender: String,
     receiver: String,
+    publisher: Publisher,
+    /// Some of those that wait.
+    conversations: Vec<Conversation>,
     ledger: Ledger,
 }
 
 impl Watch {
     /// For the unit that goes away.
-    pub(super) fn new(stage: &Stage) -> Self {
+    pub(super) fn new(stage: &Stage, waiting: &Waiting) -> Self {
         Self {
             sender: stage.world.publishing().admin(),
             receiver: stage.world.away().admin(),
+            publisher: stage.publisher.clone(),
+            conversations: waiting.conversations.iter().take(BEHIND).cloned().collect(),
             ledger: stage.ledger.clone(),
         }
     }
@@ -86,11 +93,17 @@ impl Watch {
             }
             if replay.left < replay.backlog && self.ledger.phase() != Phase::Replay && self.has_subscriber().await {
                 self.ledger.enter(Phase::Replay);
+                replay.behind = self.publisher.publish_many(&self.conversations, 1).await;
             }
             tokio::time::sleep(LOOK).await;
         }
         self.ledger.enter(Phase::Between);
-        until(ARRIVED_WITHIN, async || self.ledger.missing(Phase::Replay) == 0).await;
+        let conversations = &self.conversations;
+        until(ARRIVED_WITHIN, async || {
+            self.ledger.missing(Phase::Replay) == 0 && conversations.iter().all(|one| self.ledger.is_through(one))
+        })
+        .await;
+        replay.out_of_order = self.ledger.account(None).out_of_order;
         replay.before = self.ledger.spread(Phase::Calm, PUBLISHING, AWAY);
         replay.during = self.ledger.spread(Phase::Replay, PUBLISHING, AWAY);
         replay
@@ -242,6 +255,8 @@ const MEASURED: Duration = Duration::from_millis(1200);
 /// What is published while a unit is away: conversations, and messages in each.
 const CONVERSATIONS: usize = 100;
 const EACH: usize = 10;
+/// Of these conversations, how many go on while their messages are replayed.
+const BEHIND: usize = 20;
 const LOOK: Duration = Duration::from_millis(20);
 /// When it is too late for messages to arrive.
 const ARRIVED_WITHIN: Duration = Duration::from_secs(30);

@@ -158,7 +158,7 @@ async fn play(args: &Args, show: &mut Show<'_, impl Write>) -> Result<Stage, Cli
     show.tell(&waiting.problems(), || waiting.tell())?;
 
     show.title("Unit c comes back: its relay is started again")?;
-    let watch = messages::Watch::new(&stage);
+    let watch = messages::Watch::new(&stage, &waiting);
     let (back, replay) = tokio::join!(calls::bring_back(&mut stage, &staying, steady), watch.replay());
     let back = back?;
     show.tell(&back.problems(), || back.tell())?;

@@ -65,13 +65,17 @@ impl Publisher {
         Sent { number, id }
     }
 
+    /// Conversations that nobody has published to yet.
+    pub(super) fn open(&self, owner: Unit, count: usize) -> Vec<Conversation> {
+        (0..count).map(|_| self.ledger.open(self.unit, owner)).collect()
+    }
+
     /// Publishes the same number of messages in each of some conversations, many at a time, in turns. Returns how many the
     /// relay took.
-    pub(super) async fn publish_many(&self, owner: Unit, conversations: usize, each: usize) -> u64 {
-        let opened: Vec<_> = (0..conversations).map(|_| self.ledger.open(self.unit, owner)).collect();
+    pub(super) async fn publish_many(&self, conversations: &[Conversation], each: usize) -> u64 {
         let mut numbers = Vec::new();
         let mut messages = Vec::new();
-        for conversation in (0..each).flat_map(|_| &opened) {
+        for conversation in (0..each).flat_map(|_| conversations) {
             let number = self.ledger.begin(conversation, Instant::now());
             messages.push(message(conversation, number, HELLO));
             numbers.push(number);

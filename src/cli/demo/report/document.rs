@@ -62,6 +62,7 @@ struct Replayed {
     limit_per_second: f64,
     seen_per_second: f64,
     took_ms: u128,
+    behind_it: u64,
     live_before: Times,
     live_during: Times,
 }
@@ -145,6 +146,7 @@ fn replayed(replay: &Replay) -> Replayed {
         limit_per_second: replay.limit,
         seen_per_second: replay.rate(),
         took_ms: replay.took.as_millis(),
+        behind_it: replay.behind,
         live_before: times(&replay.before),
         live_during: times(&replay.during),
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{grid, pairs, span};
-use crate::cli::demo::ledger::{Account, Spread, Sum};
+use crate::cli::demo::ledger::{Account, Conversation, Spread, Sum};
 use crate::cli::demo::world::{AWAY, PUBLISHING, Unit};
 use crate::cli::table::{Table, number};
 
@@ -19,6 +19,8 @@ pub(in crate::cli) struct Publishing {
 /// Messages for the unit that is away.
 #[derive(Clone, Debug, Default)]
 pub(in crate::cli) struct Waiting {
+    /// What was published to.
+    pub(in crate::cli) conversations: Vec<Conversation>,
     /// Those that were published when it was known to be away.
     pub(in crate::cli) accepted: u64,
     /// Those that the relay of the publisher keeps for it, by its own count.
@@ -38,9 +40,13 @@ pub(in crate::cli) struct Replay {
     pub(in crate::cli) limit: f64,
     /// How long it took.
     pub(in crate::cli) took: Duration,
+    /// New messages of conversations that waited, published while it got its backlog.
+    pub(in crate::cli) behind: u64,
+    /// Messages that came after later ones of their conversation.
+    pub(in crate::cli) out_of_order: u64,
     /// New messages to the unit, before it went away.
     pub(in crate::cli) before: Spread,
-    /// New messages to the unit, while it got its backlog.
+    /// The same of other conversations, published while it got its backlog.
     pub(in crate::cli) during: Spread,
 }
 
@@ -140,6 +146,12 @@ impl Replay {
         if self.before.count == 0 || self.during.count == 0 {
             problems.push("no new message was measured before the outage, or during the replay".to_owned());
         }
+        if self.behind == 0 || self.out_of_order > 0 {
+            let (late, new) = (self.out_of_order, self.behind);
+            problems.push(format!(
+                "conversations that waited went on with {new} new messages, but {late} came out of order"
+            ));
+        }
         if self.during.half > self.took / 4 {
             let half = span(self.during.half);
             problems.push(format!(
@@ -170,8 +182,10 @@ impl Replay {
         times.row(timed("during the replay".to_owned(), &self.during));
         format!(
             "\nThe messages that waited for it, its backlog, were replayed at a limited rate:\n\n{}\n\
-             New messages did not wait behind them. From `publish` in unit {} to the subscriber in unit {}:\n\n{}",
+             Conversations that went on meanwhile kept their order: {} new messages went behind the old ones of theirs.\n\
+             Messages of other conversations did not wait. From `publish` in unit {} to the subscriber in unit {}:\n\n{}",
             facts.concat(),
+            self.behind,
             PUBLISHING.name,
             AWAY.name,
             indented(&times),
@@ -245,6 +259,7 @@ mod tests {
         Waiting {
             accepted: 1000,
             kept: 1010,
+            conversations: Vec::new(),
             state: "down".to_owned(),
         }
     }
@@ -260,6 +275,8 @@ mod tests {
             left: 0,
             limit: 500.0,
             took: Duration::from_secs(2),
+            behind: 20,
+            out_of_order: 0,
             before: spread,
             during: spread,
         }
@@ -314,6 +331,8 @@ mod tests {
             of,
             "waited behind the backlog",
         );
+        check(replay(), |seen| seen.behind = 0, of, "0 new messages");
+        check(replay(), |seen| seen.out_of_order = 2, of, "2 came out of order");
         let of = Waiting::problems;
         check(waiting(), |seen| seen.kept = 999, of, "keeps 999 messages");
         check(
