@@ -359,6 +359,8 @@ fn check_printed(told: &str) {
     while !run(find("dlq list")).contains("terminated") {
         assert!(begun.elapsed() < LIMIT, "no dead letter");
     }
+    let redriven = run(find("dlq redrive"));
+    assert!(redriven.contains("done"), "{redriven}");
     let status = run(find("queue status"));
     assert!(status.contains("im.events") && status.contains("archive"), "{status}");
     assert!(run(find("audit")).contains("the books balance"));

@@ -140,11 +140,12 @@ fn to_try(world: &World) -> [(&'static str, Vec<String>); 3] {
             ],
         ),
         (
-            "The demo's own subscribers refuse the message 'poison'. See what waits, what was given up, and the books",
+            "The demo's own subscribers refuse the message 'poison', once. See what was given up, take it back, see the rest",
             vec![
                 format!("{publish} {POISON}"),
-                format!("queue status --admin {admin}"),
                 format!("dlq list --admin {far_admin}"),
+                format!("dlq redrive --topic {TOPIC} --allow-reorder --wait --admin {far_admin}"),
+                format!("queue status --admin {admin}"),
                 format!("audit --admin {admin}"),
             ],
         ),
