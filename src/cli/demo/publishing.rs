@@ -107,12 +107,12 @@ impl Steady {
                     if stop.is_cancelled() {
                         return;
                     }
-                    publisher.publish(&conversation, HELLO).await;
-                    // New ones from time to time, and of a new phase from its beginning: what is said in it should not wait
-                    // behind what was said before.
-                    if count.is_multiple_of(TALK) || conversation.phase != publisher.ledger.phase() {
+                    // A new one from time to time; and at once in a new phase, whose messages should not wait behind others.
+                    let is_over = count.is_multiple_of(TALK) || conversation.phase != publisher.ledger.phase();
+                    if is_over {
                         conversation = publisher.ledger.open(publisher.unit, owner);
                     }
+                    publisher.publish(&conversation, HELLO).await;
                 }
             });
         }
