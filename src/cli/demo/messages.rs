@@ -40,13 +40,19 @@ pub(super) async fn cross(stage: &Stage) -> Publishing {
 pub(super) async fn wait(stage: &Stage) -> Waiting {
     let conversations = stage.publisher.open(AWAY, CONVERSATIONS);
     let accepted = stage.publisher.publish_many(&conversations, EACH).await;
-    let unit = away(&stage.world.publishing().admin()).await.unwrap_or_default();
-    Waiting {
+    let mut waiting = Waiting {
         conversations,
         accepted,
-        kept: unit.backlog + unit.live,
-        state: unit.state,
-    }
+        ..Waiting::default()
+    };
+    until(COUNTED_WITHIN, async || {
+        let unit = away(&stage.world.publishing().admin()).await.unwrap_or_default();
+        waiting.kept = unit.backlog + unit.live;
+        waiting.state = unit.state;
+        waiting.problems().is_empty()
+    })
+    .await;
+    waiting
 }
 
 /// What the replay is watched with, while other acts go on.
