@@ -2,14 +2,14 @@
 //! unit that goes away and comes back, a message that nobody can read. Succeeds only if all it tells was checked (O-N1).
 //!
 //! # Path
-//! `world` starts relays (`config`), `services` stand behind them. `calls` and `messages` are the acts: `traffic` calls,
+//! `world` starts relays (`configuration`), `services` stand behind them. `calls` and `messages` are the acts: `traffic` calls,
 //! `publishing` publishes and receives, `ledger` counts that. `report` judges and tells. Here is the order.
 //!
 //! # Not here
 //! The relay itself: processes of this program run it as operators do.
 
 mod calls;
-mod config;
+mod configuration;
 mod ledger;
 mod machine;
 mod messages;

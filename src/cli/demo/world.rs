@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::machine::{Folder, Ports};
 use super::services::Services;
-use super::{DemoError, config, scrape};
+use super::{DemoError, configuration, scrape};
 use crate::cli::queue::At;
 use crate::client::{Client, ConnectError};
 use crate::model::Name;
@@ -135,7 +135,7 @@ impl World {
         };
         world.make_certificates()?;
         for relay in &world.relays {
-            let text = config::text(relay.unit, relay.ports, &all, services.grpc_port(relay.unit));
+            let text = configuration::text(relay.unit, relay.ports, &all, services.grpc_port(relay.unit));
             fs::create_dir(&relay.home)
                 .and_then(|()| fs::write(relay.home.join("relay.toml"), text))
                 .map_err(DemoError::Files)?;
