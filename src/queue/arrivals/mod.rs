@@ -33,8 +33,8 @@ use self::lane::{Batch, Lane};
 use self::stream::{SEQ_MAX, Stream, check_seqs};
 use super::Setup;
 use super::api::Output;
-use super::effects::{Effects, Now};
-use super::lanes::{LaneId, ToReceiver, ToSender};
+use super::effects::{Effects, Now, Why};
+use super::lanes::{LaneId, Refused, ToReceiver, ToSender};
 use super::line::StreamId;
 use super::metrics::Seen;
 use super::planted::{Bug, planted};
@@ -169,11 +169,7 @@ impl Arrivals {
         if self.awaited.is_empty() {
             return;
         }
-        let Some((id, seq)) = self.awaited.remove(&(topic.clone(), seq)) else {
-            return;
-        };
-        let lane = self.lanes.iter().find(|(_, lane)| lane.stream.as_ref() == Some(&id));
-        let Some((&lane, _)) = lane else {
+        let Some((lane, seq)) = self.awaiting(topic, seq) else {
             return;
         };
         if let Some(Output::ToSender {
@@ -186,6 +182,30 @@ impl Arrivals {
         }
         let frame = ToSender::Delivered { seqs: vec![seq] };
         fx.output(Output::ToSender { lane, frame });
+    }
+
+    /// A group gave a message up: nobody waits for it any more (M-A2).
+    pub fn on_given_up(&mut self, topic: &Topic, seq: Seq, why: &Why, fx: &mut Effects) {
+        if self.awaited.is_empty() {
+            return;
+        }
+        let Some((lane, seq)) = self.awaiting(topic, seq) else {
+            return;
+        };
+        let ended = Refused {
+            seq,
+            reason: why.reason.clone(),
+            detail: why.detail.clone(),
+        };
+        let frame = ToSender::Ended { ended: vec![ended] };
+        fx.output(Output::ToSender { lane, frame });
+    }
+
+    /// Takes out who waits for a message: a lane to there, and its number there.
+    fn awaiting(&mut self, topic: &Topic, seq: Seq) -> Option<(LaneId, Seq)> {
+        let (id, seq) = self.awaited.remove(&(topic.clone(), seq))?;
+        let lane = self.lanes.iter().find(|(_, lane)| lane.stream.as_ref() == Some(&id));
+        lane.map(|(lane, _)| (*lane, seq))
     }
 
     /// The disk is nearly full, or no more. What waited is taken by [`poll`](Self::poll).
@@ -379,6 +399,7 @@ impl Arrivals {
         lives.sort_by_key(|(_, stream)| std::cmp::Reverse(stream.order));
         let old: Vec<StreamId> = lives.into_iter().skip(LIVES_MAX).map(|(old, _)| old.clone()).collect();
         for old in old {
+            self.awaited.retain(|_, (id, _)| *id != old);
             self.streams.remove(&old);
         }
     }

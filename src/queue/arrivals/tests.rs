@@ -508,6 +508,41 @@ fn a_sender_hears_of_deliveries_it_waits_for() {
 }
 
 #[test]
+fn a_sender_hears_of_a_message_that_a_group_gave_up_and_its_place_is_free() {
+    // M-A2
+    let mut world = World::new();
+    let lane = world.open(1);
+    world.send(lane, 1, &[11, 12]);
+    world.commit(usize::MAX);
+    assert_eq!(world.arrivals.awaited.len(), 2);
+    let why = Why {
+        reason: "attempts".to_owned(),
+        detail: "it is a dead letter: no".to_owned(),
+    };
+    let mut fx = Effects::default();
+    for _ in 0..2 {
+        world.arrivals.on_given_up(&name("t"), 1, &why, &mut fx);
+    }
+    world.arrivals.on_done(&name("t"), 1, &mut fx);
+    world.absorb(fx);
+    let ended = vec![Refused {
+        seq: 11,
+        reason: why.reason,
+        detail: why.detail,
+    }];
+    assert_eq!(world.said[&lane].last(), Some(&ToSender::Ended { ended }));
+    assert_eq!(world.arrivals.awaited.len(), 1);
+    // Whoever waited in a life of the log that is forgotten waits no more.
+    for epoch in 8..20 {
+        let lane = LaneId(100 + epoch);
+        world.arrivals.on_accepted(lane, name("geo"), name("a"), name("r"));
+        let (kind, base) = (LaneKind::Live, 1);
+        world.frame(lane, ToReceiver::Open { epoch, kind, base }, 0);
+    }
+    assert!(world.arrivals.awaited.is_empty());
+}
+
+#[test]
 fn the_unit_is_added_to_those_a_message_has_visited() {
     // M-G3.
     let mut world = World::new();

@@ -395,6 +395,14 @@ impl World {
 
     /// A message of unit `b`; what it is answered with.
     fn receive(&mut self, change: impl FnOnce(&mut crate::model::Message)) -> Vec<ToSender> {
+        self.receive_waited(false, change)
+    }
+
+    fn receive_waited(
+        &mut self,
+        tell_delivered: bool,
+        change: impl FnOnce(&mut crate::model::Message),
+    ) -> Vec<ToSender> {
         self.tickets += 1;
         let lane = LaneId::new(1, self.tickets);
         self.input(Input::LaneAccepted {
@@ -432,7 +440,7 @@ impl World {
         change(&mut message);
         let sent = Sent {
             seq,
-            tell_delivered: false,
+            tell_delivered,
             message,
         };
         let frame = ToReceiver::Messages {
@@ -603,6 +611,130 @@ fn what_a_peer_sends_is_judged_by_the_settings_of_the_topic() {
     assert_eq!(
         world.refusal(|message| message.visited = vec![name("a"), name("b")]),
         "loop"
+    );
+}
+
+impl World {
+    /// What the peer hears that waits for a message of a topic, when it ends so.
+    fn ended(&mut self, topic: &str, end: impl FnOnce(&mut Self)) -> Vec<(String, String)> {
+        let (topic, ends) = (name(topic), UnixMillis(self.now.wall.0 + 30_000));
+        let _ = self.receive_waited(true, |message| {
+            message.topic = topic;
+            message.deadline = Some(ends);
+        });
+        end(self);
+        let ended = self.outputs.drain(..).filter_map(|output| match output {
+            Output::ToSender {
+                frame: ToSender::Ended { ended },
+                ..
+            } => Some(ended),
+            _ => None,
+        });
+        ended.flatten().map(|ended| (ended.reason, ended.detail)).collect()
+    }
+
+    fn purge(&mut self, line: Line) {
+        let purge = Command::Purge {
+            line,
+            filter: Filter::default(),
+            all: true,
+            dry_run: false,
+            who: String::new(),
+        };
+        assert_eq!(self.ask(purge), Answer::Done { messages: 1 });
+    }
+}
+
+#[test]
+fn a_peer_that_waits_for_a_delivery_hears_of_every_other_end() {
+    // M-A2: dead letter, expiry, overflow, purge.
+    let pair = |reason: &str, detail: &str| vec![(reason.to_owned(), detail.to_owned())];
+    let mut world = World::new();
+    let ended = world.ended("orders", |world| {
+        world.consume("orders");
+        for (consumer, delivery, _) in world.delivered() {
+            let outcome = Settlement::Terminate {
+                reason: "no".to_owned(),
+            };
+            world.input(Input::Settle {
+                consumer,
+                delivery,
+                outcome,
+            });
+        }
+    });
+    assert_eq!(ended, pair("terminated", "it is a dead letter: no"));
+    let group = |topic: &str| Line::Inbox {
+        topic: name(topic),
+        group: Some(name("g")),
+    };
+    assert_eq!(
+        world.ended("loose", |world| world.purge(group("loose"))),
+        pair("purged", "")
+    );
+    let ended = world.ended("drops", |world| {
+        for _ in 0..3 {
+            world.publish("drops", &["a"]);
+        }
+    });
+    assert_eq!(ended, pair("dropped", ""));
+    let ended = world.ended("short", |world| world.pass(Duration::from_secs(60)));
+    assert_eq!(ended, pair("expired", "it is a dead letter"));
+}
+
+#[test]
+fn a_publisher_that_waits_is_told_at_once_where_its_message_ended() {
+    // M-A2, M-G4
+    let mut world = World::new();
+    let wait = |level| move |publish: &mut Publish| publish.wait = level;
+    let error = |world: &World, number: u64| match world.told(number).pop() {
+        Some(Err(error)) => (error.reason, error.detail),
+        other => panic!("{other:?}"),
+    };
+    // Refused by the unit it goes to.
+    let lane = world.lane_up(1, "b", LaneKind::Live);
+    let number = world.publish_as("orders", &["b"], wait(AckLevel::Relayed));
+    let refused = crate::queue::lanes::Refused {
+        seq: 1,
+        reason: "not_allowed".to_owned(),
+        detail: "add \"a\" to its `from`".to_owned(),
+    };
+    let frame = ToSender::Ack {
+        batch: 1,
+        refused: vec![refused],
+    };
+    world.input(Input::FromReceiver { lane, frame });
+    let (reason, detail) = error(&world, number);
+    assert_eq!(reason, Reason::Policy);
+    assert!(detail.ends_with("a dead letter: add \"a\" to its `from`"), "{detail}");
+    // Given up there.
+    let number = world.publish_as("orders", &["b"], wait(AckLevel::Delivered));
+    let ended = crate::queue::lanes::Refused {
+        seq: 2,
+        reason: "attempts".to_owned(),
+        detail: String::new(),
+    };
+    let frame = ToSender::Ended { ended: vec![ended] };
+    world.input(Input::FromReceiver { lane, frame });
+    assert_eq!(error(&world, number).0, Reason::Undelivered);
+    // Purged and expired on its way, given up here.
+    let number = world.publish_as("orders", &["c"], wait(AckLevel::Relayed));
+    world.purge(Line::Outbox { unit: name("c") });
+    assert!(error(&world, number).1.ends_with("purged on its way to unit c"));
+    let number = world.publish_as("short", &["c"], wait(AckLevel::Delivered));
+    world.pass(Duration::from_secs(60));
+    let (_, detail) = error(&world, number);
+    assert!(
+        detail.contains("expired on its way to unit c; it is a dead letter"),
+        "{detail}"
+    );
+    let number = world.publish_as("low", &["a"], wait(AckLevel::Delivered));
+    world.consume("low");
+    world.terminate_all();
+    assert!(
+        error(&world, number)
+            .1
+            .ends_with("terminated in unit a; it is a dead letter: no")
     );
 }
 

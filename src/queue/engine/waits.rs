@@ -2,13 +2,15 @@
 //!
 //! # Invariants
 //! - W1. A publisher is told each level once, in their order, and nothing after the level it waits for.
-//! - W2. A wait ends when its level is reached or the publisher forgets it; the edge does that at its deadline.
+//! - W2. A wait ends when its level is reached, when the message ends so that it never will be, or when the publisher forgets
+//!   it; the edge does that at its deadline. `DELIVERED` means that every group acknowledged: the first that gives the
+//!   message up ends the wait.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::model::{AckLevel, Map, MessageId, Seq, Topic, UnitId};
+use crate::model::{AckLevel, Map, MessageId, Reason, RelayError, Retry, Seq, Topic, UnitId};
 use crate::queue::api::{Output, Progress, Ticket};
-use crate::queue::effects::Told;
+use crate::queue::effects::{Told, Why};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -134,6 +136,27 @@ impl Waits {
                     self.on_delivered(leg.wait, outputs);
                 }
             }
+            Told::Gone {
+                unit,
+                seqs: (from, to),
+                there,
+                why,
+            } => {
+                let range = (unit.clone(), *from)..=(unit.clone(), *to);
+                let legs: Vec<Leg> = self.outs.range(range).map(|(_, leg)| *leg).collect();
+                for leg in legs {
+                    if *there && !leg.relayed {
+                        self.on_relayed(leg.wait, outputs);
+                    }
+                    let lost = if *there { AckLevel::Delivered } else { AckLevel::Relayed };
+                    self.fail(leg.wait, lost, (Some(unit), why), outputs);
+                }
+            }
+            Told::GivenUp { topic, seq, why } => {
+                if let Some(wait) = self.inboxes.get(&(topic.clone(), *seq)).copied() {
+                    self.fail(wait, AckLevel::Delivered, (None, why), outputs);
+                }
+            }
             Told::Done { topic, seq } => {
                 if let Some(wait) = self.inboxes.remove(&(topic.clone(), *seq)) {
                     self.on_delivered(wait, outputs);
@@ -189,6 +212,37 @@ impl Waits {
         }
     }
 
+    /// A message will not come to a level: those who wait for it, or for more, are told why.
+    fn fail(
+        &mut self,
+        number: u64,
+        level: AckLevel,
+        (unit, why): (Option<&UnitId>, &Why),
+        outputs: &mut VecDeque<Output>,
+    ) {
+        let Some(wait) = self.by_number.get_mut(&number) else {
+            return;
+        };
+        let reached = if wait.not_relayed == 0 {
+            AckLevel::Relayed
+        } else {
+            AckLevel::Accepted
+        };
+        let unit = unit.unwrap_or(&wait.awaited.id.unit);
+        for waiter in wait.waiters.iter().filter(|waiter| waiter.level >= level) {
+            let error = undelivered(&wait.awaited.id, reached, level, (unit, why));
+            self.by_ticket.remove(&waiter.ticket);
+            outputs.push_back(Output::Published {
+                ticket: waiter.ticket,
+                result: Err(Box::new(error)),
+            });
+        }
+        wait.waiters.retain(|waiter| waiter.level < level);
+        if wait.waiters.is_empty() {
+            self.remove(number);
+        }
+    }
+
     fn remove(&mut self, number: u64) {
         let Some(wait) = self.by_number.remove(&number) else {
             return;
@@ -202,13 +256,37 @@ impl Waits {
     }
 }
 
+/// What a publisher is told whose message will not come to a level.
+fn undelivered(id: &MessageId, reached: AckLevel, level: AckLevel, (unit, why): (&UnitId, &Why)) -> RelayError {
+    let reason = match why.reason.as_str() {
+        "loop" => Reason::Loop,
+        "not_allowed" => Reason::Policy,
+        "too_large" => Reason::TooLarge,
+        "unknown_topic" => Reason::UnknownTopic,
+        _ => Reason::Undelivered,
+    };
+    let place = if level == AckLevel::Delivered {
+        "in"
+    } else {
+        "on its way to"
+    };
+    let Why { reason: word, detail } = why;
+    let semicolon = if detail.is_empty() { "" } else { "; " };
+    let detail = format!(
+        "the message was accepted with id {id}, has come as far as {} and comes no further: {word} {place} unit \
+         {unit}{semicolon}{detail}",
+        reached.as_str(),
+    );
+    RelayError::new(reason, Retry::Never, detail)
+}
+
 /// Publishers that may wait for more than `ACCEPTED`.
 const WAITS_MAX: usize = 1_000_000;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Name;
+    use crate::model::{GapReason, Name};
 
     fn name(text: &str) -> Name {
         Name::new(text).unwrap()
@@ -295,6 +373,76 @@ mod tests {
         let mut waits = Waits::default();
         let outputs = wait(&mut waits, 1, AckLevel::Delivered, &[], Some(3));
         assert_eq!(levels(outputs), [(1, AckLevel::Relayed)]);
+    }
+
+    /// Who was told an error, and which.
+    fn failed(waits: &mut Waits, told: &Told) -> Vec<(u64, Reason, String)> {
+        let mut outputs = VecDeque::new();
+        waits.on_told(told, &mut outputs);
+        let failed = outputs.into_iter().filter_map(|output| match output {
+            Output::Published {
+                ticket,
+                result: Err(error),
+            } => Some((ticket.number, error.reason, error.detail)),
+            _ => None,
+        });
+        failed.collect()
+    }
+
+    #[test]
+    fn a_publisher_is_told_at_once_that_its_message_comes_no_further() {
+        // M-A2, W2
+        let gone = |unit, seqs, there, reason: &str| Told::Gone {
+            unit: name(unit),
+            seqs,
+            there,
+            why: Why {
+                reason: reason.to_owned(),
+                detail: "so".to_owned(),
+            },
+        };
+        let mut waits = Waits::default();
+        wait(&mut waits, 1, AckLevel::Relayed, &[("b", 5), ("c", 9)], None);
+        wait(&mut waits, 2, AckLevel::Delivered, &[("b", 6)], Some(4));
+        wait(&mut waits, 3, AckLevel::Delivered, &[("b", 7)], Some(5));
+        let told = failed(&mut waits, &gone("b", (1, 5), false, "not_allowed"));
+        let text = "the message was accepted with id a/r/0000000000000001/1, has come as far as ACCEPTED and comes no \
+                    further: not_allowed on its way to unit b; so";
+        assert_eq!(told, [(1, Reason::Policy, text.to_owned())]);
+        // One that came there has been relayed; the own unit counts as well.
+        let told = failed(&mut waits, &gone("b", (6, 6), true, "attempts"));
+        let text = "the message was accepted with id a/r/0000000000000001/1, has come as far as RELAYED and comes no \
+                    further: attempts in unit b; so";
+        assert_eq!(told, [(2, Reason::Undelivered, text.to_owned())]);
+        let given_up = Told::GivenUp {
+            topic: name("t"),
+            seq: 5,
+            why: Why::of_gap(GapReason::Purged),
+        };
+        let told = failed(&mut waits, &given_up);
+        let text = "the message was accepted with id a/r/0000000000000001/1, has come as far as ACCEPTED and comes no \
+                    further: purged in unit a";
+        assert_eq!(told, [(3, Reason::Undelivered, text.to_owned())]);
+        assert!(waits.by_number.is_empty() && waits.outs.is_empty() && waits.inboxes.is_empty());
+        assert!(waits.by_ticket.is_empty());
+    }
+
+    #[test]
+    fn an_end_in_one_unit_does_not_end_a_wait_for_the_disks_of_others() {
+        let mut waits = Waits::default();
+        wait(&mut waits, 1, AckLevel::Relayed, &[("b", 5), ("c", 9)], None);
+        let gone = Told::Gone {
+            unit: name("b"),
+            seqs: (5, 5),
+            there: true,
+            why: Why::of_gap(GapReason::Expired),
+        };
+        assert!(failed(&mut waits, &gone).is_empty());
+        let relayed = Told::Relayed {
+            unit: name("c"),
+            seqs: vec![(9, 9)],
+        };
+        assert_eq!(tell(&mut waits, &relayed), [(1, AckLevel::Relayed)]);
     }
 
     #[test]

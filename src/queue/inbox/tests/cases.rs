@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::world::{World, message, name, setup, topic};
 use crate::model::{GapReason, UnixMillis};
 use crate::queue::api::Settlement;
-use crate::queue::effects::{Effects, Told};
+use crate::queue::effects::{Effects, Told, Why};
 use crate::queue::record::{Pausable, Pause};
 use crate::queue::{Exhausted, OnExpiry, Overflow, RetrySettings, TopicSettings};
 
@@ -581,6 +581,26 @@ fn publishers_hear_when_the_last_group_acknowledged() {
     assert!(world.told.is_empty());
     world.settle(&both[1], Settlement::Ack);
     assert_eq!(world.told, [Told::Done { topic: topic(), seq: 1 }]);
+}
+
+#[test]
+fn publishers_hear_of_each_group_that_gives_their_message_up() {
+    // M-A2.
+    let mut world = World::new(TopicSettings::default());
+    world.subscribe(1, "g", 10);
+    world.subscribe(2, "h", 10);
+    world.store(None);
+    let both = world.handed_out();
+    let reason = "no".to_owned();
+    world.settle(&both[0], Settlement::Terminate { reason });
+    world.poll();
+    world.answer(0, false);
+    world.poll();
+    world.commit(usize::MAX);
+    world.poll();
+    let why = Why::of_dead("terminated", "no");
+    let (topic, seq) = (topic(), 1);
+    assert_eq!(world.told, [Told::GivenUp { topic, seq, why }]);
 }
 
 #[test]

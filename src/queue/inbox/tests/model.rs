@@ -48,6 +48,13 @@ struct Model {
     next_consumer: u64,
 }
 
+fn told_seq(told: &Told) -> Seq {
+    match told {
+        Told::Done { seq, .. } | Told::GivenUp { seq, .. } => *seq,
+        other => panic!("{other:?}"),
+    }
+}
+
 impl Model {
     fn new(settings: TopicSettings, parked_max: usize) -> Self {
         let world = World::with(setup(settings, parked_max));
@@ -126,9 +133,15 @@ impl Model {
             self.old.push(deliver);
         }
         for told in std::mem::take(&mut self.world.told) {
-            let Told::Done { seq, .. } = told else { panic!() };
-            assert!(self.world.inbox.is_done(&topic(), seq));
-            assert!(self.groups.values().any(|group| group.ended.get(&seq) == Some(&None)));
+            let acknowledged = |group: &Group| group.ended.get(&told_seq(&told)) == Some(&None);
+            match told {
+                Told::Done { seq, .. } => {
+                    assert!(self.world.inbox.is_done(&topic(), seq));
+                    assert!(self.groups.values().any(acknowledged));
+                }
+                Told::GivenUp { .. } => assert!(!self.groups.values().all(acknowledged)),
+                other => panic!("{other:?}"),
+            }
         }
         for deliver in std::mem::take(&mut self.world.deliveries) {
             self.look_at_delivery(deliver);
