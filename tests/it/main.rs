@@ -25,6 +25,7 @@ mod dashboards;
 mod deadlines;
 mod disk;
 mod edges;
+mod endings;
 mod endurance;
 mod fidelity;
 mod flow;
