@@ -830,6 +830,27 @@ fn a_purge_needs_a_filter_and_says_first_what_it_would_remove() {
 }
 
 #[test]
+fn a_relay_finds_by_itself_that_its_books_do_not_balance() {
+    // M-G8: without an audit, and without reading the log.
+    use crate::queue::planted::{Bug, plant};
+    for (bug, difference) in [(None, 0), (Some(Bug::CountedTwice), 1)] {
+        let registry = prometheus::Registry::new();
+        let mut world = World::new();
+        world.engine.metrics = Metrics::register(&registry, &name("a")).unwrap();
+        world.publish("orders", &["a", "b"]);
+        plant(bug);
+        world.purge(Line::Outbox { unit: name("b") });
+        plant(None);
+        world.pass(Duration::from_secs(61));
+        let text = prometheus::TextEncoder::new()
+            .encode_to_string(&registry.gather())
+            .unwrap();
+        let line = format!("strait_queue_audit_difference_messages {difference}\n");
+        assert!(text.contains(&line), "{text}");
+    }
+}
+
+#[test]
 fn a_pause_ends_by_itself_and_survives_a_restart_until_then() {
     // M-H3
     let mut world = World::new();

@@ -44,6 +44,16 @@ impl Books {
 
     /// Not ended yet.
     pub(super) fn pending(&self) -> u64 {
+        self.accepted.saturating_sub(self.ended())
+    }
+
+    /// Accepted less all that became of it.
+    pub(super) fn balance(&self) -> i64 {
+        let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        whole(self.accepted).saturating_sub(whole(self.ended()))
+    }
+
+    fn ended(&self) -> u64 {
         let ended = [
             self.delivered,
             self.expired,
@@ -52,7 +62,7 @@ impl Books {
             self.purged,
             self.corrupted,
         ];
-        self.accepted.saturating_sub(ended.iter().sum())
+        ended.iter().sum()
     }
 
     /// For operators. `pending` and `difference` are for those who count in the log.

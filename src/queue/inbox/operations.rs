@@ -127,6 +127,18 @@ impl Inbox {
         groups.filter_map(row).collect()
     }
 
+    /// How many messages the books of groups and the numbers that they are not done with disagree about (M-G8). Looks at
+    /// memory only.
+    pub fn imbalance(&self) -> u64 {
+        let groups = self.groups.iter().flatten();
+        let off = groups.filter_map(|group| {
+            let stored = self.topics.get(group.topic)?.stored;
+            let open = stored - group.done.done_between(1, stored);
+            Some(group.books.balance().abs_diff(i64::try_from(open).unwrap_or(i64::MAX)))
+        });
+        off.fold(0, u64::saturating_add)
+    }
+
     /// Places of all groups, by topic and name.
     pub(super) fn in_order(&self) -> impl Iterator<Item = usize> {
         let mut topics: Vec<_> = self.topics.iter().collect();
