@@ -128,7 +128,7 @@ impl Group {
 
     /// An attempt that failed before a restart, or that an operator took all attempts back (zero). What is known from a
     /// later time stays (R2): each record of a message names a later time than those before.
-    pub(super) fn on_attempt(&mut self, seq: Seq, failed: u32, not_before: UnixMillis) {
+    pub(super) fn on_attempt(&mut self, (seq, key): (Seq, Option<u64>), failed: u32, not_before: UnixMillis) {
         if self.done.contains(seq) {
             return;
         }
@@ -141,5 +141,6 @@ impl Group {
             failure.failed = failed;
             failure.not_before = not_before;
         }
+        failure.key = failure.key.or(key);
     }
 }

@@ -80,6 +80,7 @@ impl Group {
             seq,
             failed: failure.failed,
             not_before: failure.not_before,
+            key: failure.key,
         });
     }
 

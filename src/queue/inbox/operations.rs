@@ -36,8 +36,7 @@ impl Inbox {
     }
 
     /// Lets blocked keys of a group go on, or one of them: their first message is tried again, the others follow in their
-    /// order (M-C1). Returns how many. After a restart a group knows the keys of its blocked messages once it has come to
-    /// them again.
+    /// order (M-C1). Returns how many.
     pub fn unblock(&mut self, now: Now, topic: &Topic, group: &GroupName, key: Option<&Key>, fx: &mut Effects) -> u64 {
         let key = key.map(keys::hash);
         let at = self.find(topic, group);
@@ -156,11 +155,17 @@ impl Inbox {
     }
 
     /// A group had failed a message before a restart.
-    pub fn on_attempt(&mut self, (topic, group): (&Topic, &GroupName), seq: Seq, failed: u32, not_before: UnixMillis) {
+    pub fn on_attempt(
+        &mut self,
+        (topic, group): (&Topic, &GroupName),
+        (seq, key): (Seq, Option<u64>),
+        failed: u32,
+        not_before: UnixMillis,
+    ) {
         if let Some(at) = self.find(topic, group)
             && let Some(Some(group)) = self.groups.get_mut(at)
         {
-            group.on_attempt(seq, failed, not_before);
+            group.on_attempt((seq, key), failed, not_before);
         }
     }
 }

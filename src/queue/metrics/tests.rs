@@ -148,6 +148,7 @@ fn each_record_is_counted_under_the_settings_of_its_topic() {
             seq: 9,
             failed: 1,
             not_before: UnixMillis(5),
+            key: None,
         },
         dead(DeadPlace::Delivery, "attempts"),
         dead(DeadPlace::Link, "whatever a peer says"),
