@@ -8,7 +8,8 @@
 //! If the disk is nearly full, or a message is for a topic that is full, the lane is told `Busy` and keeps its place: the
 //! rest of the batch waits here, and what comes after it waits behind. The edge that puts a `Busy` with a pushback on a lane
 //! must read no more from that lane until it puts a `Busy` without one there; what it has read before it still hands in. So
-//! QUIC's flow control holds the sender, and what waits here is bounded by [`LIMIT_FACTOR`] times `queue.lane_bytes_max`.
+//! QUIC's flow control holds the sender, and what waits here is bounded by [`LIMIT_FACTOR`] times `queue.lane_bytes_max` and one frame, whatever the sender's
+//! settings.
 //!
 //! # Invariants
 //! - D1. A number is a duplicate if it is in `seen` or on its way to the disk, and in no other case (M-B2). `seen` is
@@ -405,7 +406,8 @@ impl Arrivals {
     }
 }
 
-/// A lane may have so many times `queue.lane_bytes_max` without acknowledgement: the two sides may have different values.
+/// A lane may have so many times `queue.lane_bytes_max` without acknowledgement, and one frame: with more, its edge has read on
+/// though it must not.
 pub const LIMIT_FACTOR: usize = 2;
 /// Messages whose senders wait until they are delivered.
 const AWAITED_MAX: usize = 65_536;
