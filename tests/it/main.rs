@@ -24,6 +24,7 @@ mod canaries;
 mod dashboards;
 mod deadlines;
 mod disk;
+mod durability;
 mod edges;
 mod endings;
 mod endurance;
