@@ -248,7 +248,9 @@ impl Consumer for Push {
     fn on_subscribed(&self, id: u64, result: Result<(), Box<RelayError>>) {
         let Err(error) = result else {
             let told = self.lines.borrow().get(key(id)).and_then(|line| line.told.take());
-            told.into_iter().for_each(|told| told(Ok(())));
+            if let Some(told) = told {
+                told(Ok(()));
+            }
             return;
         };
         let line = self.lines.borrow_mut().remove(key(id));

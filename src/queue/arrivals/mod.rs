@@ -19,6 +19,7 @@
 //! - D3. A number is skipped only by a gap record, or because the sender says that it is done with it (M-G2).
 //! - D4. What a lane sends is taken in order, or the lane is closed.
 
+mod awaited;
 mod lane;
 mod snapshot;
 mod stream;
@@ -34,8 +35,8 @@ use self::lane::{Batch, Lane};
 use self::stream::{SEQ_MAX, Stream, check_seqs};
 use super::Setup;
 use super::api::Output;
-use super::effects::{Effects, Now, Why};
-use super::lanes::{LaneId, Refused, ToReceiver, ToSender};
+use super::effects::{Effects, Now};
+use super::lanes::{LaneId, ToReceiver};
 use super::line::StreamId;
 use super::metrics::Seen;
 use super::planted::{Bug, planted};
@@ -163,50 +164,6 @@ impl Arrivals {
         let new = self.stream(id).on_skipped(seqs);
         self.acknowledge(id);
         new
-    }
-
-    /// All groups are done with a message.
-    pub fn on_done(&mut self, topic: &Topic, seq: Seq, fx: &mut Effects) {
-        if self.awaited.is_empty() {
-            return;
-        }
-        let Some((lane, seq)) = self.awaiting(topic, seq) else {
-            return;
-        };
-        if let Some(Output::ToSender {
-            lane: to,
-            frame: ToSender::Delivered { seqs },
-        }) = fx.outputs.last_mut()
-            && *to == lane
-        {
-            return seqs.push(seq);
-        }
-        let frame = ToSender::Delivered { seqs: vec![seq] };
-        fx.output(Output::ToSender { lane, frame });
-    }
-
-    /// A group gave a message up: nobody waits for it any more (M-A2).
-    pub fn on_given_up(&mut self, topic: &Topic, seq: Seq, why: &Why, fx: &mut Effects) {
-        if self.awaited.is_empty() {
-            return;
-        }
-        let Some((lane, seq)) = self.awaiting(topic, seq) else {
-            return;
-        };
-        let ended = Refused {
-            seq,
-            reason: why.reason.clone(),
-            detail: why.detail.clone(),
-        };
-        let frame = ToSender::Ended { ended: vec![ended] };
-        fx.output(Output::ToSender { lane, frame });
-    }
-
-    /// Takes out who waits for a message: a lane to there, and its number there.
-    fn awaiting(&mut self, topic: &Topic, seq: Seq) -> Option<(LaneId, Seq)> {
-        let (id, seq) = self.awaited.remove(&(topic.clone(), seq))?;
-        let lane = self.lanes.iter().find(|(_, lane)| lane.stream.as_ref() == Some(&id));
-        lane.map(|(lane, _)| (*lane, seq))
     }
 
     /// The disk is nearly full, or no more. What waited is taken by [`poll`](Self::poll).

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{MessageId, Metadata, Name, UnixMillis};
-use crate::queue::lanes::{LaneKind, Sent};
+use crate::queue::effects::Why;
+use crate::queue::lanes::{LaneKind, Refused, Sent, ToSender};
 
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()
@@ -331,8 +332,6 @@ fn a_refused_message_does_not_stop_the_lane() {
     world.commit(usize::MAX);
     assert_eq!(world.arrivals.streams[&stream()].seen.frontier(), 3);
 }
-
-use crate::queue::lanes::Refused;
 
 #[test]
 fn while_busy_nothing_is_taken_and_the_order_stays() {

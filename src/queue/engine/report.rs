@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Engine;
 use crate::queue::effects::Now;
 use crate::queue::operator::Answer;
+use crate::queue::outbox::Outbox;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -53,7 +54,7 @@ impl Engine {
 
     /// How many messages the books cannot account for.
     pub(in crate::queue) fn imbalance(&self) -> u64 {
-        let outboxes = self.places.outboxes.values().map(|outbox| outbox.imbalance());
+        let outboxes = self.places.outboxes.values().map(Outbox::imbalance);
         outboxes.fold(self.places.inbox.imbalance(), u64::saturating_add)
     }
 }

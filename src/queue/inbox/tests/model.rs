@@ -362,14 +362,7 @@ impl Model {
                     if stored.only.is_some() {
                         self.narrow.insert(seq);
                     }
-                    if self.groups.is_empty() {
-                        self.groups.insert(name("-"), Group::default());
-                    }
-                    for (group, state) in &mut self.groups {
-                        if stored.only.as_ref().is_none_or(|only| only == group) {
-                            state.has.insert(seq);
-                        }
-                    }
+                    self.give(seq, stored.only.as_ref());
                 }
                 Logged::Dead(wish) => {
                     let DeadSource::Group(group, seq) = wish.at else {
@@ -380,6 +373,18 @@ impl Model {
                     self.end(&group, seq, Some(GapReason::DeadLettered));
                 }
                 Logged::Record(_) => {}
+            }
+        }
+    }
+
+    /// A message is on disk, for all groups or for one.
+    fn give(&mut self, seq: Seq, only: Option<&GroupName>) {
+        if self.groups.is_empty() {
+            self.groups.insert(name("-"), Group::default());
+        }
+        for (group, state) in &mut self.groups {
+            if only.is_none_or(|only| only == group) {
+                state.has.insert(seq);
             }
         }
     }
@@ -451,17 +456,7 @@ impl Model {
         self.written = self.world.left;
         for logged in log {
             match logged {
-                Logged::Record(Record::Stored(stored)) => {
-                    let seq = stored.inbox.unwrap();
-                    if self.groups.is_empty() {
-                        self.groups.insert(name("-"), Group::default());
-                    }
-                    for (group, state) in &mut self.groups {
-                        if stored.only.as_ref().is_none_or(|only| only == group) {
-                            state.has.insert(seq);
-                        }
-                    }
-                }
+                Logged::Record(Record::Stored(stored)) => self.give(stored.inbox.unwrap(), stored.only.as_ref()),
                 Logged::Dead(wish) => {
                     let DeadSource::Group(group, seq) = wish.at else {
                         panic!()

@@ -322,7 +322,7 @@ fn without_a_sync_for_each_batch_the_end_of_the_process_costs_nothing_and_a_powe
         sync: queue::Sync::Buffered,
         ..options()
     };
-    let (mut log, _) = Log::open(storage.clone(), buffered.clone()).unwrap();
+    let (mut log, _) = Log::open(storage.clone(), buffered).unwrap();
     let line = LineId(7);
     let mut segments = Vec::new();
     for seq in 1..=100 {
@@ -337,13 +337,13 @@ fn without_a_sync_for_each_batch_the_end_of_the_process_costs_nothing_and_a_powe
         .collect();
     assert!(!sealed.is_empty());
     drop(log);
-    let left = |storage: MemoryStorage| numbers(&mut Log::open(storage, buffered.clone()).unwrap().0, line);
+    let left = |storage: MemoryStorage| numbers(&mut Log::open(storage, buffered).unwrap().0, line);
     assert_eq!(left(storage.fork()), (1..=100).collect::<Vec<_>>());
-    let mut lost = 0;
+    let mut missing = 0;
     for seed in 0..50 {
         let found = left(storage.crashed(&mut fastrand::Rng::with_seed(seed), 512));
         assert!(found.starts_with(&sealed), "seed {seed}: {found:?}");
-        lost += 100 - found.len();
+        missing += 100 - found.len();
     }
-    assert!(lost > 0, "nobody would need another setting");
+    assert!(missing > 0, "nobody would need another setting");
 }
