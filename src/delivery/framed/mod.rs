@@ -49,6 +49,7 @@ use crate::model::{
     CallId, Callee, Caller, CallerRef, Endpoint, Reason, Refused, Registry, RelayError, ReplyEvent, Request,
     RequestEvent, Retry, Source, Subscriptions,
 };
+use crate::wire::hello;
 use crate::wire::messages;
 use crate::wire::pace::LeastPace;
 
@@ -152,6 +153,15 @@ enum Event {
     Request { id: u64, event: RequestEvent },
     /// For a call of the other side.
     Reply { id: u64, event: ReplyEvent },
+    /// A subscription is in force, or is not; to be told to the other side.
+    Subscribed {
+        /// Which REGISTER asked for it, as the session counts.
+        register: u64,
+        /// What was asked for.
+        wanted: hello::Subscription,
+        /// Why it is not.
+        result: Result<(), String>,
+    },
 }
 
 impl Connection {
