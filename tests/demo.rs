@@ -141,6 +141,11 @@ fn two_demos_at_once_show_what_they_claim_and_leave_nothing() {
         "360 of 360 calls answered",
         "strait-error: unit_away; unit=a; relay=a-1",
         "services of the other units could call its keys again",
+        "1,000 more for unit c were accepted since, and wait on the disk of relay a-1",
+        "rate that is set for the replay      500 messages a second",
+        "this subscriber cannot read the message",
+        "What the relays accepted for other units",
+        "PUBLISHED  DELIVERED  LOST  TWICE  OUT OF ORDER",
         "All of this was checked",
     ] {
         assert!(told.contains(text), "{text:?} is missing in:\n{told}");
@@ -152,16 +157,65 @@ fn two_demos_at_once_show_what_they_claim_and_leave_nothing() {
     let crossing = document["crossing"].as_array().unwrap();
     assert_eq!(crossing.len(), 9);
     assert!(crossing.iter().all(|row| row["by_owner"] == row["calls"]), "{told}");
+    check_messages(&document["messages"]);
     assert!(begun.elapsed() < LIMIT, "two demos took {:?}", begun.elapsed());
 }
 
-// Ctrl-C at any time: before the relays run, while calls cross, while a unit is away.
+// M-C1, M-D2, M-E4, M-F1, M-G8, as programs read it.
+fn check_messages(messages: &Value) {
+    let count = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("no number in {messages:#}"));
+    let ledger = &messages["ledger"];
+    assert!(count(&ledger["published"]) > 1000, "{ledger}");
+    assert_eq!(ledger["published"], ledger["delivered"]);
+    assert_eq!((&ledger["lost"], &ledger["out_of_order"]), (&0.into(), &0.into()));
+    assert_eq!(ledger["redriven_late"], 1);
+
+    let replay = &messages["replay"];
+    assert!(count(&replay["backlog"]) >= 1000, "{replay}");
+    assert_eq!(replay["limit_per_second"], 500.0);
+    assert!(replay["seen_per_second"].as_f64().unwrap() <= 550.0, "{replay}");
+    for times in ["live_before", "live_during"] {
+        assert!(count(&replay[times]["messages"]) > 0, "{replay}");
+    }
+
+    let letter = &messages["dead_letter"];
+    assert_eq!(
+        (&letter["reason"], &letter["place"]),
+        (&"terminated".into(), &"delivery".into())
+    );
+    let redrive = &messages["redrive"];
+    assert_eq!((&redrive["state"], &redrive["moved"]), (&"done".into(), &1.into()));
+
+    let books = messages["books"].as_array().unwrap();
+    assert_eq!(books.len(), 9, "six ways between units, three groups: {books:#?}");
+    for row in books {
+        let ended = ["relayed", "pending", "expired", "dropped", "dead_lettered", "purged"];
+        let ended: u64 = ended.iter().map(|name| count(&row[name])).sum();
+        assert_eq!(
+            (count(&row["accepted"]), &row["difference"]),
+            (ended, &0.into()),
+            "{row}"
+        );
+        let from = row["relay"].as_str().unwrap().trim_end_matches("-1");
+        let pairs = ledger["pairs"].as_array().unwrap();
+        if let Some(pair) = pairs
+            .iter()
+            .find(|pair| pair["from"] == from && pair["owner"] == row["to"])
+        {
+            assert_eq!(row["relayed"], pair["delivered"], "{row}");
+        }
+    }
+}
+
+// Ctrl-C at any time: before the relays run, while calls and messages cross, while a unit is away or coming back.
 #[test]
 fn a_demo_that_is_stopped_leaves_nothing() {
     for (signal, moment) in [
         ("INT", "Strait demo"),
         ("TERM", "Calls cross"),
+        ("INT", "Messages cross"),
         ("HUP", "Unit c goes away"),
+        ("TERM", "Unit c comes back"),
     ] {
         let mut demo = Demo::start("stopped", &[]);
         demo.until(moment);
@@ -182,9 +236,9 @@ fn a_demo_that_nobody_reads_leaves_nothing() {
     assert_eq!(complaints, "");
 }
 
-// The tour of the README, with the addresses of a demo that was left running.
+// The tour of the README, with the addresses of a demo that was left running; and what the demo itself tells to try.
 #[test]
-fn calls_from_the_shell_and_from_python_work_against_a_demo_that_is_kept() {
+fn calls_and_messages_from_the_shell_and_calls_from_python_work_against_a_demo_that_is_kept() {
     let mut demo = Demo::start("kept", &["--keep"]);
     let told = demo.until("python3 -c");
     let address = |kind: &str| {
@@ -194,6 +248,7 @@ fn calls_from_the_shell_and_from_python_work_against_a_demo_that_is_kept() {
     };
     let (grpc, framed) = (address("gRPC "), address("framed "));
     check_calls(&grpc, &framed);
+    check_printed(&told);
     check_python(grpc.strip_prefix("http://").unwrap());
     demo.signal("INT");
     let (code, rest) = demo.end();
@@ -254,6 +309,63 @@ fn check_calls(grpc: &str, framed: &str) {
     check_calls_that_fail(framed);
 }
 
+/// The commands that the demo prints work as they are printed.
+fn check_printed(told: &str) {
+    let program = env!("CARGO_BIN_EXE_strait");
+    let printed: Vec<&str> = told
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix(program))
+        .collect();
+    let find = |words: &str| {
+        let found = printed.iter().find(|line| line.trim().starts_with(words));
+        *found.unwrap_or_else(|| panic!("{words:?} is not among {printed:#?}"))
+    };
+    let command = |arguments: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("exec {program}{arguments}")]);
+        command.env_remove("STRAIT_RELAY").env_remove("STRAIT_RELAY_GRPC");
+        command
+    };
+    let run = |arguments: &str| {
+        let said = command(arguments).output().unwrap();
+        assert_eq!(said.status.code(), Some(0), "{arguments}: {}{}", out(&said), err(&said));
+        out(&said)
+    };
+    for call in printed.iter().filter(|line| line.trim().starts_with("call ")) {
+        assert!(run(call).contains("heard: hello"), "{call}");
+    }
+
+    // Before there is a group without a consumer.
+    let hello = printed.iter().find(|line| line.ends_with("--body hello")).unwrap();
+    let delivered = run(&format!("{hello} --wait delivered"));
+    assert!(delivered.contains("DELIVERED"), "{delivered}");
+
+    // A group gets what is published from its first subscription on, so publish until it has come.
+    let mut subscriber = command(&format!("{} --count 1", find("subscribe")));
+    let mut subscriber = subscriber.stdout(Stdio::piped()).spawn().unwrap();
+    let begun = Instant::now();
+    while subscriber.try_wait().unwrap().is_none() {
+        assert!(begun.elapsed() < LIMIT, "nothing came to {}", find("subscribe"));
+        run(hello);
+    }
+    let received = subscriber.wait_with_output().unwrap();
+    assert_eq!(
+        (received.status.code(), out(&received)),
+        (Some(0), "hello\n".to_owned())
+    );
+
+    run(printed.iter().find(|line| line.ends_with("--body poison")).unwrap());
+    let begun = Instant::now();
+    while !run(find("dlq list")).contains("terminated") {
+        assert!(begun.elapsed() < LIMIT, "no dead letter");
+    }
+    let redriven = run(find("dlq redrive"));
+    assert!(redriven.contains("done"), "{redriven}");
+    let status = run(find("queue status"));
+    assert!(status.contains("im.events") && status.contains("archive"), "{status}");
+    assert!(run(find("audit")).contains("the books balance"));
+}
+
 fn check_calls_that_fail(framed: &str) {
     let file = std::env::temp_dir().join(format!("strait-message-{}", std::process::id()));
     fs::write(&file, [0xff, 0x00]).unwrap();
@@ -308,8 +420,8 @@ fn check_python(grpc: &str) {
 // A configuration in the README that is refused costs a newcomer his first evening.
 #[test]
 fn the_configurations_of_the_readme_are_right() {
-    let [a, b, identities] = blocks("toml").try_into().unwrap();
-    let a = format!("{a}\n{identities}");
+    let [a, b, identities, messages] = blocks("toml").try_into().unwrap();
+    let a = format!("{a}\n{identities}\n{messages}");
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("readme");
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).unwrap();

@@ -333,9 +333,17 @@ fn add_lanes(add: &mut impl FnMut(&'static str, &'static str, &dyn Fn(&mut Bytes
     add("delivered", "consumers are done with two messages", &|out| {
         lanes::put_to_sender(out, &ToSender::Delivered { seqs: vec![902, 901] });
     });
+    add("ended", "a group gave a message up", &|out| {
+        let ended = vec![Refused {
+            seq: 902,
+            reason: "attempts".to_owned(),
+            detail: "it is a dead letter".to_owned(),
+        }];
+        lanes::put_to_sender(out, &ToSender::Ended { ended });
+    });
 }
 
-const KINDS: [&str; 24] = [
+const KINDS: [&str; 25] = [
     "?",
     "HELLO",
     "NAME",
@@ -360,6 +368,7 @@ const KINDS: [&str; 24] = [
     "ACK",
     "BUSY",
     "DELIVERED",
+    "ENDED",
 ];
 
 const TAGS: [&str; 39] = [

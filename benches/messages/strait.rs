@@ -60,13 +60,18 @@ impl Pair {
 
     /// Starts one side, on the files it has, and waits until it is ready.
     pub fn start_side(&mut self, side: Side) {
+        self.start_side_until(side, "/readyz");
+    }
+
+    /// The same, until it answers at a path of its admin endpoint: on `/livez` before it has links.
+    pub fn start_side_until(&mut self, side: Side, path: &str) {
         let directory = &self.directories[side as usize];
         let mut command = Command::new(env!("CARGO_BIN_EXE_strait"));
         command.arg("run").arg("--config").arg(directory.join("relay.toml"));
         let mut process = Process::start(&mut command, &directory.join("log"));
         until("a relay to be ready", || {
             process.check().unwrap();
-            http(self.admin(side), "GET", "/readyz").is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
+            http(self.admin(side), "GET", path).is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
         });
         self.processes[side as usize] = Some(process);
     }
@@ -74,6 +79,13 @@ impl Pair {
     /// Ends one side.
     pub fn stop_side(&mut self, side: Side) {
         self.processes[side as usize] = None;
+    }
+
+    /// Ends one side as a loss of power would.
+    pub fn kill_side(&mut self, side: Side) {
+        if let Some(process) = self.processes[side as usize].take() {
+            process.kill();
+        }
     }
 
     /// The process of a side, if it runs.

@@ -60,6 +60,12 @@ impl Process {
         self.pids().into_iter().map(usage::rss).sum()
     }
 
+    /// Ends it as a loss of power would.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     fn pids(&self) -> Vec<u32> {
         let own = self.child.id();
         let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::messages::Messages;
 use super::shard::Socket;
 use super::{AppError, Shared};
 use crate::delivery::Delivery;
-use crate::model::{Callee, Registry, ServiceName, Source, Subscriptions};
+use crate::model::{Callee, Registry, ServiceName, Source};
 use crate::token::TokenFile;
 use crate::{ingress, outbound};
 
@@ -34,7 +35,7 @@ impl Contexts {
         shared: &Shared,
         outbound: &Rc<outbound::Rpc>,
         delivery: &Rc<Delivery>,
-        subscriptions: &Rc<dyn Subscriptions>,
+        messages: &Messages,
     ) -> Result<Self, AppError> {
         let settings = &shared.settings.ingress;
         let pair = |service: Option<ServiceName>, token: Option<Arc<TokenFile>>| {
@@ -56,8 +57,9 @@ impl Contexts {
                 }),
                 framed: Rc::new(ingress::framed::Context {
                     callee,
+                    messages: messages.edge(),
                     registry: Some(registry),
-                    subscriptions: Some(subscriptions.clone()),
+                    subscriptions: Some(messages.subscriptions()),
                     source,
                     limits: shared.framed.clone(),
                     metrics: shared.series.framed.ingress(),

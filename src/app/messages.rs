@@ -14,7 +14,7 @@ use crate::crossing::Receiver;
 use crate::delivery::Delivery;
 use crate::inbound::{self, Consumers, Push, PushParts};
 use crate::ingress::messages as edge;
-use crate::model::{Endpoint, ServiceName, Subscriptions, UnitId};
+use crate::model::{Callee, Endpoint, ServiceName, Subscriptions, UnitId};
 use crate::outbound::{CarrierParts, Carriers, Catalog, PublisherParts, Publishers};
 use crate::peer::{Lane, LaneHandler, LaneLink, LinkPeer};
 use crate::queue::api::Output;
@@ -30,6 +30,7 @@ pub(super) struct Messages {
     consumers: Rc<Consumers>,
     push: Rc<Push>,
     edge: Rc<edge::Messages>,
+    has_edge: bool,
 }
 
 impl Messages {
@@ -71,7 +72,9 @@ impl Messages {
             timeout: settings.calls.timeout,
             drain: drain.clone(),
         });
-        for service in edge_services(settings) {
+        let services: Vec<ServiceName> = edge_services(settings).collect();
+        let has_edge = !services.is_empty();
+        for service in services {
             let endpoint: Rc<dyn Endpoint> = edge.clone();
             delivery.attach(&service, endpoint);
         }
@@ -83,6 +86,7 @@ impl Messages {
             consumers,
             push,
             edge,
+            has_edge,
         })
     }
 
@@ -113,6 +117,12 @@ impl Messages {
             // Only the admin thread asks.
             Output::Answer(..) => {}
         }
+    }
+
+    /// Takes what local services publish; `None` if the API is a service of the settings.
+    pub(super) fn edge(&self) -> Option<Rc<dyn Callee>> {
+        let edge: Rc<dyn Callee> = self.edge.clone();
+        self.has_edge.then_some(edge)
     }
 
     /// Takes registrations of local services that want messages.

@@ -234,7 +234,7 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
     let stop = end.clone();
     let api = ingress::api::attach(api_parts(shared, &delivery, &drain))?;
     tasks.spawn_local(async move { until(&stop, api).await });
-    let contexts = Contexts::new(shared, &outbound, &delivery, &messages.subscriptions())?;
+    let contexts = Contexts::new(shared, &outbound, &delivery, &messages)?;
     Ok(Parts {
         peers,
         listener: RefCell::new(Some(listener)),

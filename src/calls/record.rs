@@ -220,6 +220,7 @@ fn outcome_of(reason: Reason) -> Outcome {
         | Reason::LinkLost
         | Reason::ServiceLost
         | Reason::ServiceUnavailable
+        | Reason::Undelivered
         | Reason::UnitAway => Outcome::Failed,
         Reason::BadInput
         | Reason::Loop

@@ -241,6 +241,7 @@ pub(super) fn outcome_of_error(error: &RelayError) -> Outcome {
         | Reason::LinkLost
         | Reason::ServiceLost
         | Reason::ServiceUnavailable
+        | Reason::Undelivered
         | Reason::UnitAway => Outcome::Failed,
     }
 }

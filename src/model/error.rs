@@ -77,6 +77,8 @@ pub enum Reason {
     TooLarge,
     /// The owner unit cannot be reached.
     UnitAway,
+    /// A message was accepted and will not come as far as its publisher waits for: it expired, or was given up or removed.
+    Undelivered,
     /// The unit that was asked for is not configured.
     UnknownUnit,
     /// No endpoint of the owner unit serves this service.
@@ -145,7 +147,7 @@ impl RelayError {
 
 impl Reason {
     /// All reasons, for registering series and for reading them from the wire.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::BadInput,
         Self::DeadlineExceeded,
         Self::Draining,
@@ -160,6 +162,7 @@ impl Reason {
         Self::Shed,
         Self::TooLarge,
         Self::UnitAway,
+        Self::Undelivered,
         Self::UnknownUnit,
         Self::UnknownService,
         Self::UnknownTopic,
@@ -183,6 +186,7 @@ impl Reason {
             Self::Shed => "shed",
             Self::TooLarge => "too_large",
             Self::UnitAway => "unit_away",
+            Self::Undelivered => "undelivered",
             Self::UnknownUnit => "unknown_unit",
             Self::UnknownService => "unknown_service",
             Self::UnknownTopic => "unknown_topic",

@@ -107,14 +107,20 @@ pub enum ToSender {
         /// Numbers in the stream.
         seqs: Vec<Seq>,
     },
+    /// These, whose publishers wait for `Delivered`, ended otherwise in some group of the unit.
+    Ended {
+        /// Which and why.
+        ended: Vec<Refused>,
+    },
 }
 
-/// A message that a relay will never take (M-E5).
+/// A message that a relay will never take (M-E5), or that ended there.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Refused {
     /// Number in the stream.
     pub seq: Seq,
-    /// A word: `too_large`, `unknown_topic`, `not_allowed`, `loop`, `expired`.
+    /// A word: `too_large`, `unknown_topic`, `not_allowed`, `loop`, `expired`; of one that ended that of its dead letter or
+    /// its gap.
     pub reason: String,
     /// For a person.
     pub detail: String,

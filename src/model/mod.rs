@@ -32,7 +32,7 @@ pub use message::{
 pub use metadata::{Metadata, MetadataBuilder, MetadataError, PREVIOUS_ATTEMPTS};
 pub use registry::{RegisterError, Registration, Registry};
 pub use size::{ByteSize, ByteSizeError};
-pub use subscription::{SubscribeError, Subscription, Subscriptions};
+pub use subscription::{SubscribeError, SubscribedFn, Subscription, Subscriptions};
 
 /// A hash map for look-ups on the path of calls: seeded, so that nobody can aim keys at one bucket, and several times faster
 /// than the standard one on short names.

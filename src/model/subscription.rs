@@ -15,13 +15,22 @@ pub struct Subscription {
     pub in_flight_max: usize,
 }
 
+/// Is told whether a subscription is in force, and if not, why. It only passes that on (V2).
+pub type SubscribedFn = Box<dyn FnOnce(Result<(), String>)>;
+
 /// Takes consumers that register themselves over a framed socket; implemented by the inbound side of messages.
 pub trait Subscriptions {
-    /// Lets messages go to `endpoint`, as calls whose reply is the settlement, until the [`Registration`] is dropped.
+    /// Lets messages go to `endpoint`, as calls whose reply is the settlement, until the [`Registration`] is dropped. Whether
+    /// that is in force comes to `told`, if this succeeds and the registration is not dropped before.
     ///
     /// # Errors
     /// [`SubscribeError`], told to the service as it stands.
-    fn subscribe(&self, wanted: &Subscription, endpoint: Rc<dyn Endpoint>) -> Result<Registration, SubscribeError>;
+    fn subscribe(
+        &self,
+        wanted: &Subscription,
+        endpoint: Rc<dyn Endpoint>,
+        told: SubscribedFn,
+    ) -> Result<Registration, SubscribeError>;
 }
 
 /// Why a consumer cannot register.

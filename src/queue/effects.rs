@@ -10,7 +10,7 @@ use super::line::LineId;
 use super::log::Scan;
 use super::metrics::Seen;
 use super::record::{DeadSource, Record};
-use crate::model::{DeadPlace, GroupName, Message, Seq, Topic, UnitId, UnixMillis};
+use crate::model::{DeadPlace, GapReason, GroupName, Message, Seq, Topic, UnitId, UnixMillis};
 
 /// The moment, twice: since the start of the process, for pauses and rates, and by the calendar, for deadlines.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -53,6 +53,26 @@ pub enum Told {
         /// Its number in the inbox.
         seq: Seq,
     },
+    /// Messages ended on their way to another unit, or there: they will not be delivered.
+    Gone {
+        /// The unit.
+        unit: UnitId,
+        /// First and last number in its line, both included.
+        seqs: (Seq, Seq),
+        /// It had come there.
+        there: bool,
+        /// Why.
+        why: Why,
+    },
+    /// A group of this unit is done with a message that it did not acknowledge.
+    GivenUp {
+        /// Its topic.
+        topic: Topic,
+        /// Its number in the inbox.
+        seq: Seq,
+        /// Why.
+        why: Why,
+    },
     /// A relay of the unit has these on its disk.
     Relayed {
         /// The unit.
@@ -60,6 +80,15 @@ pub enum Told {
         /// Numbers in its line, as runs.
         seqs: Vec<(Seq, Seq)>,
     },
+}
+
+/// Why a message ended without a consumer.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Why {
+    /// A word: that of its dead letter or of its gap.
+    pub reason: String,
+    /// For a person.
+    pub detail: String,
 }
 
 /// What was read for a part.
@@ -136,6 +165,25 @@ pub enum Reader {
     },
     /// Something an operator asked for, or the engine itself.
     Job(u64),
+}
+
+impl Why {
+    /// Of a message that was left out.
+    pub fn of_gap(reason: GapReason) -> Self {
+        Self {
+            reason: reason.as_str().to_owned(),
+            detail: String::new(),
+        }
+    }
+
+    /// Of a message that became a dead letter; `error` may be empty.
+    pub fn of_dead(reason: &str, error: &str) -> Self {
+        let colon = if error.is_empty() { "" } else { ": " };
+        Self {
+            reason: reason.to_owned(),
+            detail: format!("it is a dead letter{colon}{error}"),
+        }
+    }
 }
 
 impl Effects {

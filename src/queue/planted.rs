@@ -36,6 +36,8 @@ pub(crate) enum Bug {
     RedriveKeepsLetter,
     /// What consumers acknowledged is not written down.
     SettledForgotten,
+    /// What was purged or expired is entered twice in the books (M-G8).
+    CountedTwice,
     /// A restart gives numbers from one on (M-A1).
     NumbersFromOne,
 }

@@ -29,6 +29,8 @@ pub enum Record {
         failed: u32,
         /// Not again before.
         not_before: UnixMillis,
+        /// Hash of its key, if it has one and the topic is ordered: a blocked key can be named before the message is read again.
+        key: Option<u64>,
     },
     /// A message was given up: it leaves where it was and is a dead letter, in one (M-E4).
     Dead(Box<DeadLetter>),

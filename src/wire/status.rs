@@ -27,6 +27,7 @@ pub fn code_of(reason: Reason) -> Code {
         Reason::Loop => Code::Aborted,
         Reason::NoRoute | Reason::UnknownService | Reason::UnknownTopic | Reason::UnknownUnit => Code::NotFound,
         Reason::Policy => Code::PermissionDenied,
+        Reason::Undelivered => Code::FailedPrecondition,
     }
 }
 
@@ -43,6 +44,7 @@ pub fn http_status_of(reason: Reason) -> u16 {
         Reason::NoRoute | Reason::UnknownService | Reason::UnknownTopic | Reason::UnknownUnit => 404,
         Reason::Policy => 403,
         Reason::TooLarge => 413,
+        Reason::Undelivered => 410,
         Reason::WrongUnit => 421,
     }
 }

@@ -2,18 +2,19 @@
 
 use std::fs;
 use std::ops::Range;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use strait::model::MessageId;
 use tokio::task::JoinSet;
 
 use crate::content::Content;
 use crate::edge::{Outlet, Publisher, Verdict, can_pass};
-use crate::harness::Cluster;
+use crate::harness::{Cluster, Relay};
 use crate::ledger::{Counts, Ledger};
 use crate::plan::{Blow, Round, shuffle_settings};
 
@@ -92,6 +93,9 @@ impl Campaign {
         enough.store(true, Ordering::Relaxed);
         while producers.join_next().await.transpose().unwrap().is_some() {}
         until_all_arrived(&ledger).await;
+        for relay in ["a-1", "b-1"] {
+            until_drained(cluster.relay(relay)).await;
+        }
         drop(consumers);
         self.judge(&ledger.lock().unwrap(), &deeds, begun.elapsed());
     }
@@ -287,4 +291,43 @@ async fn until_all_arrived(ledger: &Mutex<Ledger>) {
             last = (arrived, Instant::now());
         }
     }
+}
+
+/// What was accepted and what became of it balance at a relay, by its own audit, and nothing is left (M-G8).
+async fn until_drained(relay: &Relay) {
+    let begun = Instant::now();
+    loop {
+        let rows = audit(relay).await;
+        assert!(!rows.is_empty(), "the audit says nothing");
+        let count = |row: &Json, name: &str| row[name].as_i64().expect(name);
+        for row in &rows {
+            assert_eq!(count(row, "difference"), 0, "the books do not balance: {row}");
+            assert_eq!(count(row, "corrupted"), 0, "messages are gone: {row}");
+        }
+        if rows.iter().all(|row| count(row, "pending") == 0) {
+            for row in &rows {
+                assert!(count(row, "accepted") > 0, "{row}");
+                assert_eq!(
+                    count(row, "accepted"),
+                    count(row, "relayed"),
+                    "not all were delivered: {row}"
+                );
+            }
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "something is left: {rows:#?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The rows of `strait audit`.
+async fn audit(relay: &Relay) -> Vec<Json> {
+    let admin = relay.admin();
+    let run = move || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_strait"));
+        command.args(["audit", "--output", "json", "--admin", &admin]).output()
+    };
+    let output = tokio::task::spawn_blocking(run).await.unwrap().unwrap();
+    let answer: Json = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    answer["rows"].as_array().expect("rows").clone()
 }

@@ -145,6 +145,7 @@ async fn run(
         forwarded: RefCell::default(),
     });
     let context = Rc::new(Context {
+        messages: None,
         callee: Rc::<Services>::clone(&services),
         registry: Some(Rc::<Services>::clone(&services)),
         subscriptions: None,

@@ -15,25 +15,25 @@ use strait::model::{Reason, Retry};
 use crate::harness::{Cluster, ClusterBuilder, Injection, Relay, SYNCS, http_post_body, wait_for, within};
 use crate::services::{self, Echo, to_b};
 
-const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// What a consumer got: how often each body came.
-type Got = Arc<Mutex<BTreeMap<Vec<u8>, u32>>>;
+pub type Got = Arc<Mutex<BTreeMap<Vec<u8>, u32>>>;
 
-fn pair(echo: &Echo) -> ClusterBuilder {
+pub fn pair(echo: &Echo) -> ClusterBuilder {
     Cluster::pair(&echo.endpoint())
         .set("a", "topics.orders.rule", "owner")
         .set("b", "topics.orders.rule", "owner")
         .set("a", "queue.segment_bytes", "1MiB")
 }
 
-async fn connect(relay: &Relay) -> Client {
+pub async fn connect(relay: &Relay) -> Client {
     let address = format!("tcp://{}", relay.framed());
     let builder = Client::builder(&address).backoff_max(Duration::from_millis(50));
     builder.connect().await.unwrap()
 }
 
-async fn consume(relay: &Relay) -> (Client, Got) {
+pub async fn consume(relay: &Relay) -> (Client, Got) {
     let (client, got) = (connect(relay).await, Got::default());
     let seen = Arc::clone(&got);
     let note = move |attempt: strait::client::Attempt| {
@@ -45,7 +45,7 @@ async fn consume(relay: &Relay) -> (Client, Got) {
 }
 
 /// A message of its own kind, of a kilobyte.
-fn message(number: usize) -> (Publish, Vec<u8>) {
+pub fn message(number: usize) -> (Publish, Vec<u8>) {
     let mut body = format!("message {number:06} ").into_bytes();
     body.resize(1_024, b'.');
     let key = format!("b:{}", number % 10);
@@ -55,7 +55,7 @@ fn message(number: usize) -> (Publish, Vec<u8>) {
     (publish.body(body.clone()), body)
 }
 
-async fn publish(client: &Client, number: usize) -> Result<Vec<u8>, CallError> {
+pub async fn publish(client: &Client, number: usize) -> Result<Vec<u8>, CallError> {
     let (publish, body) = message(number);
     within("a publication", LIMIT, client.publish(publish.timeout(LIMIT))).await?;
     Ok(body)
@@ -75,7 +75,7 @@ async fn publish_at_last(client: &Client, number: usize) -> Vec<u8> {
     .await
 }
 
-async fn until_got(got: &Got, wanted: &[Vec<u8>]) {
+pub async fn until_got(got: &Got, wanted: &[Vec<u8>]) {
     wait_for("all messages to arrive", LIMIT, async || {
         let got = got.lock().unwrap();
         wanted.iter().all(|body| got.contains_key(body)).then_some(())
@@ -92,12 +92,12 @@ async fn ask(relay: &Relay, command: Value) -> Value {
     serde_json::from_str(body.lines().last().unwrap()).unwrap()
 }
 
-async fn status(relay: &Relay) -> Value {
+pub async fn status(relay: &Relay) -> Value {
     ask(relay, json!({ "do": "status" })).await
 }
 
 /// The books must be even (M-G8).
-async fn audit(relay: &Relay) -> Vec<Value> {
+pub async fn audit(relay: &Relay) -> Vec<Value> {
     let answer = ask(relay, json!({ "do": "audit" })).await;
     let rows = answer["rows"].as_array().cloned().unwrap_or_default();
     for row in &rows {

@@ -281,6 +281,11 @@ async fn a_shell_publishes_and_subscribes() {
             1,
             "no_relay",
         ),
+        (
+            vec!["subscribe", "owned", "--relay", &grpc, "--group=-"],
+            2,
+            "no group can have the name",
+        ),
         (vec!["subscribe", "owned", "--relay", &grpc], 64, "--group"),
     ] {
         let ended = output(strait(&arguments)).await;

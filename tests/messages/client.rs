@@ -133,6 +133,14 @@ async fn a_subscription_that_is_refused_says_why() {
         .await
         .unwrap_err();
     assert!(matches!(error, ServeError::Name(_)));
+    // What only the queue knows is told as well, and leaves nothing behind.
+    relay.queue.set(|seen| seen.refuse_subscriptions = true);
+    let subscribe = client.subscribe(Subscribe::new("plain", "g"), async |_| Ok(()));
+    let error = subscribe.await.unwrap_err();
+    assert!(error.to_string().contains("too many groups"), "{error}");
+    relay.queue.set(|seen| seen.refuse_subscriptions = false);
+    let subscribe = client.subscribe(Subscribe::new("plain", "g"), async |_| Ok(()));
+    subscribe.await.unwrap();
 }
 
 // M-B4: a registration ends with its connection, and what the consumer had goes to others.

@@ -296,6 +296,7 @@ impl Sockets {
                 token: None,
             }),
             framed: Rc::new(ingress::framed::Context {
+                messages: None,
                 callee: rpc,
                 registry: Some(registry),
                 subscriptions: Some(subscriptions),

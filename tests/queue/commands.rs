@@ -197,7 +197,10 @@ fn a_dry_run_changes_nothing() {
         "queue unblock --topic t --group g --dry-run",
         "replay limit --unit b --rate 1 --dry-run",
         "replay pause --unit b --reason x --dry-run",
+        "replay resume --unit b --dry-run",
         "dlq pause 1 --reason x --dry-run",
+        "dlq resume 1 --dry-run",
+        "dlq cancel 1 --dry-run",
         "dlq redrive --dry-run",
         "queue purge --unit b --all --dry-run",
     ];
@@ -209,6 +212,16 @@ fn a_dry_run_changes_nothing() {
             "{line}: {}",
             String::from_utf8_lossy(&ran.stderr)
         );
+    }
+    // What programs read is the command as it would be sent.
+    for (line, word) in [
+        ("replay resume --unit b --dry-run", "resume"),
+        ("dlq resume 1 --dry-run", "resume"),
+        ("dlq cancel 1 --dry-run", "cancel_redrive"),
+    ] {
+        let ran = relay.strait(&format!("{line} --output json"));
+        let told: Value = serde_json::from_slice(&ran.stdout).expect(line);
+        assert_eq!(told["do"], word, "{line}");
     }
     assert!(
         relay.seen().iter().all(|command| !command.changes()),

@@ -1,13 +1,19 @@
-//! `strait demo`: two Geos and three units on one machine, real relays and certificates, calls that cross, and a unit
-//! that goes away and comes back. Succeeds only if all it tells was checked (O-N1).
+//! `strait demo`: two Geos and three units on one machine, real relays and certificates, calls and messages that cross, a
+//! unit that goes away and comes back, a message that nobody can read. Succeeds only if all it tells was checked (O-N1).
 //!
 //! # Path
-//! `world` starts relays, `services` stand behind them, `traffic` calls, `report` judges and tells; here is the order.
+//! `world` starts relays (`configuration`), `services` stand behind them. `calls` and `messages` are the acts: `traffic` calls,
+//! `publishing` publishes and receives, `ledger` counts that. `report` judges and tells. Here is the order.
 //!
 //! # Not here
 //! The relay itself: processes of this program run it as operators do.
 
+mod calls;
+mod configuration;
+mod ledger;
 mod machine;
+mod messages;
+mod publishing;
 mod report;
 mod scrape;
 mod services;
@@ -21,11 +27,13 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
-use self::report::{Counts, Crossing, Document, Outage, Return, Start};
+use self::ledger::Ledger;
+use self::publishing::Publisher;
+use self::report::{Document, Seen, Start};
 use self::services::Services;
 use self::show::Show;
-use self::traffic::{Caller, PATIENCE, Steady, Tallies};
-use self::world::{AWAY, Relay, UNITS, Unit, World};
+use self::traffic::{Caller, Steady};
+use self::world::{Unit, World};
 use super::{CliError, Output};
 use crate::client::{ConnectError, ServeError};
 use crate::peer::dev_ca::DevCaError;
@@ -96,7 +104,10 @@ pub(super) enum DemoError {
 /// All that runs. Field order is drop order: callers and services first, then relays and their files.
 struct Stage {
     callers: Vec<Caller>,
+    /// Of the unit that publishes all the time.
+    publisher: Publisher,
     _services: Services,
+    ledger: Ledger,
     world: World,
 }
 
@@ -129,20 +140,49 @@ async fn play(args: &Args, show: &mut Show<'_, impl Write>) -> Result<Stage, Cli
     show.tell(&start.problems(), || start.tell())?;
 
     show.title("Calls cross: each service names a key, its relay finds the owner")?;
-    let crossing = cross(&stage).await;
+    let crossing = calls::cross(&stage).await;
     show.tell(&crossing.problems(), || crossing.tell())?;
+
+    show.title("Messages cross: stored first, then brought to the owner of the key")?;
+    let publishes = publishing::Steady::start(&stage.publisher);
+    let publishing = messages::cross(&stage).await;
+    show.tell(&publishing.problems(), || publishing.tell())?;
 
     show.title("Unit c goes away: its relay is killed")?;
     let others: Vec<Unit> = report::stay().collect();
     let staying: Vec<Caller> = stage.callers_of(&others);
     let steady = Steady::start(&staying, &others);
-    let outage = lose(&mut stage, &staying).await;
+    let outage = calls::lose(&mut stage, &staying).await;
     show.tell(&outage.problems(), || outage.tell())?;
+    let waiting = messages::wait(&stage).await;
+    show.tell(&waiting.problems(), || waiting.tell())?;
 
     show.title("Unit c comes back: its relay is started again")?;
-    let back = bring_back(&mut stage, &staying, steady).await?;
+    let watch = messages::Watch::new(&stage, &waiting);
+    let (back, replay) = tokio::join!(calls::bring_back(&mut stage, &staying, steady), watch.replay());
+    let back = back?;
     show.tell(&back.problems(), || back.tell())?;
-    show.done(&Document::new(&start, &crossing, &outage, &back), &stage.world)?;
+    show.tell(&replay.problems(), || replay.tell())?;
+
+    show.title("A message that its subscriber cannot read")?;
+    let poison = messages::poison(&stage).await;
+    show.tell(&poison.problems(), || poison.tell())?;
+
+    show.title("The books: what became of every message")?;
+    let books = messages::books(&stage, publishes).await;
+    show.tell(&books.problems(), || books.tell())?;
+    let seen = Seen {
+        start,
+        crossing,
+        publishing,
+        outage,
+        waiting,
+        back,
+        replay,
+        poison,
+        books,
+    };
+    show.done(&Document::new(seen), &stage.world)?;
     Ok(stage)
 }
 
@@ -150,13 +190,14 @@ async fn set_up(args: &Args) -> Result<(Stage, Start), DemoError> {
     let started = Instant::now();
     let mut services = Services::start().await?;
     let world = World::start(&services, args.keep).await?;
-    services.register(world.relays()).await?;
+    let ledger = Ledger::default();
+    services.register(world.relays(), &ledger).await?;
     let mut callers = Vec::new();
     for relay in world.relays() {
         callers.push(Caller::connect(relay).await?);
     }
     let took = started.elapsed();
-    let links = read(world.relays(), |metrics, relay, other| {
+    let links = calls::read(world.relays(), |metrics, relay, other| {
         scrape::sum(
             metrics,
             "strait_peer_links_up",
@@ -168,119 +209,13 @@ async fn set_up(args: &Args) -> Result<(Stage, Start), DemoError> {
         links: links.await,
     };
     let stage = Stage {
+        publisher: Publisher::connect(world.publishing(), &ledger).await?,
         callers,
         _services: services,
+        ledger,
         world,
     };
     Ok((stage, start))
-}
-
-async fn cross(stage: &Stage) -> Crossing {
-    let mut crossing = Crossing {
-        calls: traffic::calls(&stage.callers, &UNITS, 10, PATIENCE).await,
-        ..Crossing::default()
-    };
-    // The relays add up their counts ten times a second.
-    let begun = Instant::now();
-    while !crossing.problems().is_empty() && begun.elapsed() < COUNTED_WITHIN {
-        tokio::time::sleep(POLL).await;
-        let relays = stage.world.relays();
-        crossing.outbound = read(relays, |metrics, relay, owner| {
-            ended_well(metrics, "outbound", relay, owner)
-        })
-        .await;
-        let inbound = read(relays, |metrics, relay, from| {
-            ended_well(metrics, "inbound", from, relay)
-        })
-        .await;
-        crossing.inbound = inbound
-            .into_iter()
-            .map(|((relay, from), count)| ((from, relay), count))
-            .collect();
-    }
-    crossing
-}
-
-async fn lose(stage: &mut Stage, staying: &[Caller]) -> Outage {
-    let gone: Vec<Unit> = UNITS.into_iter().filter(|unit| unit.name == AWAY).collect();
-    if let Some(relay) = stage.world.away() {
-        relay.kill();
-    }
-    let begun = Instant::now();
-    let mut outage = Outage::default();
-    while begun.elapsed() < NOTICED_WITHIN {
-        let round = traffic::calls(staying, &gone, 1, PROBE).await;
-        let known = round
-            .0
-            .values()
-            .all(|tally| tally.errors.keys().all(|said| said.starts_with("unit_away;")));
-        outage.before.merge(round);
-        outage.known_after = begun.elapsed();
-        if known {
-            break;
-        }
-    }
-    let begun = Instant::now();
-    outage.refused = traffic::calls(staying, &gone, 10, PATIENCE).await;
-    outage.refused_took = begun.elapsed();
-    let begun = Instant::now();
-    while !outage.problems().is_empty() && begun.elapsed() < COUNTED_WITHIN {
-        tokio::time::sleep(POLL).await;
-        outage.counted = read(stage.world.relays(), |metrics, relay, owner| {
-            let labels = [
-                ("direction", "outbound"),
-                ("src_unit", relay.name),
-                ("dst_unit", owner.name),
-                ("reason", "unit_away"),
-            ];
-            scrape::sum(metrics, "strait_call_errors_total", &labels)
-        })
-        .await;
-    }
-    outage
-}
-
-async fn bring_back(stage: &mut Stage, staying: &[Caller], steady: Steady) -> Result<Return, DemoError> {
-    let gone: Vec<Unit> = UNITS.into_iter().filter(|unit| unit.name == AWAY).collect();
-    let begun = Instant::now();
-    if let Some(relay) = stage.world.away() {
-        relay.spawn()?;
-        relay.until_ready().await?;
-    }
-    let mut back = Return::default();
-    while begun.elapsed() < NOTICED_WITHIN {
-        let round: Tallies = traffic::calls(staying, &gone, 1, PROBE).await;
-        back.after = begun.elapsed();
-        let total = round.total();
-        if total.answered == total.calls {
-            break;
-        }
-    }
-    back.calls = traffic::calls(&stage.callers, &UNITS, 5, PATIENCE).await;
-    back.others = steady.stop().await;
-    Ok(back)
-}
-
-/// Reads one figure of each relay about each unit.
-async fn read(relays: &[Relay], figure: impl Fn(&str, Unit, Unit) -> u64) -> Counts {
-    let mut counts = Counts::new();
-    for relay in relays {
-        let metrics = relay.metrics().await;
-        for other in UNITS {
-            counts.insert((relay.unit, other), figure(&metrics, relay.unit, other));
-        }
-    }
-    counts
-}
-
-fn ended_well(metrics: &str, direction: &str, from: Unit, owner: Unit) -> u64 {
-    let labels = [
-        ("direction", direction),
-        ("src_unit", from.name),
-        ("dst_unit", owner.name),
-        ("outcome", "ok"),
-    ];
-    scrape::sum(metrics, "strait_calls_total", &labels)
 }
 
 impl Stage {
@@ -321,10 +256,3 @@ impl Signals {
 
 /// The demo takes some seconds; this is for relays that die under it.
 const LONGEST: Duration = Duration::from_secs(90);
-const POLL: Duration = Duration::from_millis(50);
-/// How long a call waits while it is not known whether the unit is there.
-const PROBE: Duration = Duration::from_millis(300);
-/// When it is too late for the counters of the relays to agree.
-const COUNTED_WITHIN: Duration = Duration::from_secs(5);
-/// When it is too late for an outage or a return to be noticed.
-const NOTICED_WITHIN: Duration = Duration::from_secs(20);

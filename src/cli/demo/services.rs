@@ -1,5 +1,5 @@
 //! What stands behind the relays: in each unit a plain gRPC service and one that registers itself over the framed
-//! protocol. Both say which unit they belong to, so that a reply tells where the call really went.
+//! protocol, and subscribes to messages. Both say which unit they belong to, so that a reply tells where the call really went.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -16,8 +16,9 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 use super::super::grpc::Plain;
-use super::DemoError;
+use super::ledger::Ledger;
 use super::world::{Relay, UNITS, Unit};
+use super::{DemoError, publishing};
 use crate::client::{Client, Reply};
 
 /// gRPC, at an address of its own.
@@ -57,20 +58,21 @@ impl Services {
         })
     }
 
-    /// Registers the framed services with their relays. They come back by themselves when a relay does.
+    /// Registers the framed services with their relays, and subscribes to the demo's topic. They come back by themselves
+    /// when a relay does.
     ///
     /// # Errors
     /// A relay refuses.
-    pub(super) async fn register(&mut self, relays: &[Relay]) -> Result<(), DemoError> {
+    pub(super) async fn register(&mut self, relays: &[Relay], ledger: &Ledger) -> Result<(), DemoError> {
         for relay in relays {
-            let address = format!("tcp://{}", relay.framed());
-            let client = Client::builder(&address).instance("demo").connect().await?;
+            let client = relay.connect().await?;
             let unit = relay.unit.name;
             client
                 .serve("im.Presence", async move |received| {
                     Ok(Reply::new(said_by(unit, received.body())))
                 })
                 .await?;
+            publishing::subscribe(&client, relay.unit, ledger).await?;
             self.registered.push(client);
         }
         Ok(())

@@ -4,8 +4,9 @@ use std::io::{self, IsTerminal, Write};
 
 use super::super::{CliError, Output, write_json};
 use super::DemoError;
+use super::publishing::POISON;
 use super::report::Document;
-use super::world::{Unit, World};
+use super::world::{TOPIC, Unit, World};
 
 /// Where the demo tells its story.
 pub(super) struct Show<'a, W> {
@@ -83,15 +84,12 @@ impl<'a, W: Write> Show<'a, W> {
         }
         let text = self.painted(
             "32",
-            "All of this was checked against the replies and the counters of the relays.",
+            "All of this was checked against the replies, the subscribers, and the counters and books of the relays.",
         );
         self.line(&format!("\n{text}"))
     }
 
     pub(super) fn keeps_running(&mut self, world: &World) -> Result<(), CliError> {
-        let Some(first) = world.relays().first() else {
-            return Ok(());
-        };
         let title = self.painted("1", "It keeps running. Ctrl-C ends it and removes all of it.");
         self.line(&format!("\n{title}\n"))?;
         for relay in world.relays() {
@@ -103,24 +101,55 @@ impl<'a, W: Write> Show<'a, W> {
                 relay.admin()
             ))?;
         }
-        let (grpc, framed) = (first.grpc(), first.framed());
+        self.line(&format!("    files    {}", world.folder().display()))?;
         let program = std::env::current_exe().map_or_else(|_| "strait".to_owned(), |path| path.display().to_string());
-        self.line(&format!(
-            "    files    {}\n\nTry, in another terminal:\n",
-            world.folder().display()
-        ))?;
-        self.line(&format!(
-            "    {program} call im.Echo/Say --key im.conversation=cid:3001 --data hello --relay tcp://{framed}"
-        ))?;
-        self.line(&format!(
-            "    {program} call im.Presence/Where --key im.conversation=cid:2001 --data hello --relay http://{grpc}"
-        ))?;
+        for (what, commands) in to_try(world) {
+            self.line(&format!("\n{what}:\n"))?;
+            for command in commands {
+                self.line(&format!("    {program} {command}"))?;
+            }
+        }
         self.line("\nand from Python, with grpcio:\n")?;
+        let grpc = world.publishing().grpc();
         self.line(&format!(
             "    python3 -c 'import grpc; print(grpc.insecure_channel(\"{grpc}\").unary_unary(\"/im.Echo/Say\")(\
              b\"hello\", metadata=[(\"strait-key\", \"im.conversation=cid:3001\")]))'"
         ))
     }
+}
+
+/// Commands that work while the demo runs.
+fn to_try(world: &World) -> [(&'static str, Vec<String>); 3] {
+    let (near, far) = (world.publishing(), world.away());
+    let (grpc, framed, admin) = (near.grpc(), near.framed(), near.admin());
+    let (far_grpc, far_admin) = (far.grpc(), far.admin());
+    let publish = format!("publish {TOPIC} --key im.conversation=cid:3001 --relay tcp://{framed} --body");
+    [
+        (
+            "Try, in another terminal",
+            vec![
+                format!("call im.Echo/Say --key im.conversation=cid:3001 --data hello --relay tcp://{framed}"),
+                format!("call im.Presence/Where --key im.conversation=cid:2001 --data hello --relay http://{grpc}"),
+            ],
+        ),
+        (
+            "Messages: receive in unit c (until Ctrl-C), and publish in unit a from a third terminal",
+            vec![
+                format!("subscribe {TOPIC} --group mine --relay http://{far_grpc}"),
+                format!("{publish} hello"),
+            ],
+        ),
+        (
+            "The demo's own subscribers refuse the message 'poison', once. See what was given up, take it back, see the rest",
+            vec![
+                format!("{publish} {POISON}"),
+                format!("dlq list --admin {far_admin}"),
+                format!("dlq redrive --topic {TOPIC} --allow-reorder --wait --admin {far_admin}"),
+                format!("queue status --admin {admin}"),
+                format!("audit --admin {admin}"),
+            ],
+        ),
+    ]
 }
 
 /// For programs: what was seen, and where the relays are.

@@ -75,7 +75,7 @@ impl Caller {
         let address = format!("http://{}", relay.grpc());
         Ok(Self {
             unit: relay.unit,
-            framed: Client::connect(&format!("tcp://{}", relay.framed())).await?,
+            framed: relay.connect().await?,
             grpc: grpc::connect(&address, Duration::from_secs(5)).await?,
         })
     }
@@ -83,6 +83,11 @@ impl Caller {
     /// The unit it belongs to.
     pub(super) fn unit(&self) -> Unit {
         self.unit
+    }
+
+    /// Its connection over the framed protocol.
+    pub(super) fn framed(&self) -> &Client {
+        &self.framed
     }
 
     /// Makes calls for `keys` keys of each owner, in all four ways.

@@ -15,10 +15,13 @@ use tokio::time::Instant;
 
 use super::machine::{Folder, Ports};
 use super::services::Services;
-use super::{DemoError, scrape};
+use super::{DemoError, configuration, scrape};
+use crate::cli::queue::At;
+use crate::client::{Client, ConnectError};
 use crate::model::Name;
 use crate::peer::dev_ca::{self, Ca};
 use crate::peer::identity::TrustDomain;
+use crate::queue::operator::{Answer, Command as Ask};
 
 /// A unit of the demo.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -33,7 +36,7 @@ pub(super) struct Unit {
     pub(super) prefix: &'static str,
 }
 
-/// All of them; the last one goes away and comes back.
+/// All of them.
 pub(super) const UNITS: [Unit; 3] = [
     Unit {
         name: "a",
@@ -55,12 +58,22 @@ pub(super) const UNITS: [Unit; 3] = [
     },
 ];
 
-/// The unit that goes away.
-pub(super) const AWAY: &str = "c";
+/// The unit that publishes all the time.
+pub(super) const PUBLISHING: Unit = UNITS[0];
+/// The unit whose subscriber meets a message that it cannot read.
+pub(super) const POISONED: Unit = UNITS[1];
+/// The unit that goes away and comes back.
+pub(super) const AWAY: Unit = UNITS[2];
+/// The topic of the demo.
+pub(super) const TOPIC: &str = "im.events";
+/// The group of its subscribers.
+pub(super) const GROUP: &str = "archive";
+/// Messages a second of a unit's backlog, as the relays are configured.
+pub(super) const RATE: u32 = 500;
 
 /// Running relays and their files. Field order is drop order: processes end before their files go.
 pub(super) struct World {
-    relays: Vec<Relay>,
+    relays: [Relay; 3],
     folder: Folder,
 }
 
@@ -106,28 +119,23 @@ impl World {
 
     fn prepare(services: &Services, usual_ports: bool) -> Result<Self, DemoError> {
         let folder = Folder::new().map_err(DemoError::Files)?;
-        let mut ports = Vec::new();
-        for unit in UNITS {
-            ports.push((
-                unit,
-                Ports::free(usual_ports && unit.name == "a").map_err(DemoError::Ports)?,
-            ));
-        }
+        let with_ports = |unit: Unit| {
+            let usual = usual_ports && unit == PUBLISHING;
+            Ports::free(usual).map(|ports| (unit, ports)).map_err(DemoError::Ports)
+        };
+        let all = [with_ports(PUBLISHING)?, with_ports(POISONED)?, with_ports(AWAY)?];
         let world = Self {
-            relays: ports
-                .iter()
-                .map(|(unit, ports)| Relay {
-                    unit: *unit,
-                    ports: *ports,
-                    home: folder.path().join(unit.name),
-                    child: None,
-                })
-                .collect(),
+            relays: all.map(|(unit, ports)| Relay {
+                unit,
+                ports,
+                home: folder.path().join(unit.name),
+                child: None,
+            }),
             folder,
         };
         world.make_certificates()?;
         for relay in &world.relays {
-            let text = relay.config(&ports, services.grpc_port(relay.unit));
+            let text = configuration::text(relay.unit, relay.ports, &all, services.grpc_port(relay.unit));
             fs::create_dir(&relay.home)
                 .and_then(|()| fs::write(relay.home.join("relay.toml"), text))
                 .map_err(DemoError::Files)?;
@@ -159,9 +167,28 @@ impl World {
         &self.relays
     }
 
+    /// The relay of the unit that publishes all the time.
+    pub(super) fn publishing(&self) -> &Relay {
+        let [relay, ..] = &self.relays;
+        relay
+    }
+
+    /// The relay of the unit whose subscriber meets a message that it cannot read.
+    pub(super) fn poisoned(&self) -> &Relay {
+        let [_, relay, _] = &self.relays;
+        relay
+    }
+
     /// The relay that goes away.
-    pub(super) fn away(&mut self) -> Option<&mut Relay> {
-        self.relays.iter_mut().find(|relay| relay.unit.name == AWAY)
+    pub(super) fn away(&self) -> &Relay {
+        let [.., relay] = &self.relays;
+        relay
+    }
+
+    /// The same, to end and to start it.
+    pub(super) fn away_mut(&mut self) -> &mut Relay {
+        let [.., relay] = &mut self.relays;
+        relay
     }
 
     /// Where the files are.
@@ -228,6 +255,21 @@ impl Relay {
         }
     }
 
+    /// A connection of a service, which comes back as soon as the relay does.
+    ///
+    /// # Errors
+    /// The relay does not listen.
+    pub(super) async fn connect(&self) -> Result<Client, ConnectError> {
+        let address = format!("tcp://{}", self.framed());
+        let builder = Client::builder(&address).instance("demo").backoff_max(AGAIN);
+        builder.connect().await
+    }
+
+    /// Asks its queue; `None` while it is away, or if it says no.
+    pub(super) async fn ask(&self, command: &Ask) -> Option<Answer> {
+        ask(&self.admin(), command).await
+    }
+
     /// Process id, while it runs.
     pub(super) fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
@@ -268,77 +310,12 @@ impl Relay {
             .unwrap_or_default()
             .join("\n")
     }
-
-    fn config(&self, all: &[(Unit, Ports)], service_port: u16) -> String {
-        let Unit { name, geo, relay, .. } = self.unit;
-        let Ports {
-            grpc,
-            framed,
-            admin,
-            peer,
-        } = self.ports;
-        let mut text = format!(
-            r#"# A relay of `strait demo`.
-[relay]
-geo = "{geo}"
-unit = "{name}"
-name = "{relay}"
-data_dir = "data"
-shards = 2
-
-[ingress.grpc]
-listen = ["127.0.0.1:{grpc}"]
-[ingress.framed]
-listen = ["127.0.0.1:{framed}"]
-[admin]
-listen = "127.0.0.1:{admin}"
-
-[peer]
-listen = "127.0.0.1:{peer}"
-certificate = "../certs/{relay}.pem"
-key = "../certs/{relay}.key"
-# On one machine silence is noticed sooner than the defaults allow for long ways.
-keep_alive = "250ms"
-idle_timeout = "1s"
-[peer.trust]
-cn-east = "../certs/cn-east-ca.pem"
-sg = "../certs/sg-ca.pem"
-
-# A gRPC service at its own address, and one that registers itself over the framed protocol.
-[services."im.Echo"]
-endpoints = ["http://127.0.0.1:{service_port}"]
-[services."im.Presence"]
-endpoints = []
-
-[routing]
-dimensions = ["im.conversation"]
-"#
-        );
-        for (other, ports) in all {
-            text += &other.rule();
-            if other.name != name {
-                text += &other.link(ports.peer);
-            }
-        }
-        text
-    }
 }
 
-impl Unit {
-    /// Its keys, in the configuration of any relay.
-    fn rule(self) -> String {
-        let Self { name, prefix, .. } = self;
-        format!("[[routing.rules]]\ndimension = \"im.conversation\"\nprefix = \"{prefix}\"\nunit = \"{name}\"\n")
-    }
-
-    /// Where it is, in the configuration of a relay of another unit.
-    fn link(self, port: u16) -> String {
-        let Self { name, geo, relay, .. } = self;
-        format!(
-            "[units.{name}]\ngeo = \"{geo}\"\n[[units.{name}.relays]]\nname = \"{relay}\"\naddresses = \
-             [\"127.0.0.1:{port}\"]\n"
-        )
-    }
+/// Asks the queue behind an admin address; `None` if nobody answers, or the answer is no.
+pub(super) async fn ask(admin: &str, command: &Ask) -> Option<Answer> {
+    let answer = At::local(admin).ask_quietly(command).await.ok()?;
+    (!matches!(answer, Answer::Refused { .. })).then_some(answer)
 }
 
 impl Drop for Relay {
@@ -348,6 +325,8 @@ impl Drop for Relay {
 }
 
 const ATTEMPTS: u8 = 3;
+/// Longest pause of services before they connect again. On one machine nobody is hurt by a short one.
+const AGAIN: Duration = Duration::from_millis(100);
 const POLL: Duration = Duration::from_millis(20);
 const START_LIMIT: Duration = Duration::from_secs(30);
 const VALIDITY: Duration = Duration::from_secs(7 * 24 * 3600);

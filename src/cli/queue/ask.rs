@@ -36,6 +36,22 @@ pub(in crate::cli) struct Told {
 }
 
 impl At {
+    /// A relay of this machine that asks for no secret.
+    pub(in crate::cli) fn local(admin: &str) -> Self {
+        Self {
+            admin: admin.to_owned(),
+            token_file: None,
+        }
+    }
+
+    /// Asks and waits for the last answer, [`Answer::Refused`] included. Shows no progress.
+    ///
+    /// # Errors
+    /// The relay cannot be asked.
+    pub(in crate::cli) async fn ask_quietly(&self, command: &Command) -> io::Result<Answer> {
+        self.exchange(command, &mut Told { shown: false }).await
+    }
+
     /// Asks and waits for the last answer.
     ///
     /// # Errors

@@ -82,11 +82,17 @@ enum Verb {
     Resume {
         /// Number of the redrive
         task: u64,
+        /// Only say what would be sent to the relay
+        #[arg(long)]
+        dry_run: bool,
     },
     /// End a redrive; what was moved stays moved
     Cancel {
         /// Number of the redrive
         task: u64,
+        /// Only say what would be sent to the relay
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 
@@ -157,16 +163,16 @@ pub(in crate::cli) fn dlq(args: &Dlq, output: Output, out: &mut impl Write) -> R
         Verb::Pause { task, pause } => {
             session.change(&pause.command(Pausable::Redrive { task: *task }), pause.dry_run, out)
         }
-        Verb::Resume { task } => {
+        Verb::Resume { task, dry_run } => {
             let what = Pausable::Redrive { task: *task };
-            session.write(&session.ask(&Command::Resume { what, who: who() })?, out)
+            session.change(&Command::Resume { what, who: who() }, *dry_run, out)
         }
-        Verb::Cancel { task } => {
+        Verb::Cancel { task, dry_run } => {
             let command = Command::CancelRedrive {
                 task: *task,
                 who: who(),
             };
-            session.write(&session.ask(&command)?, out)
+            session.change(&command, *dry_run, out)
         }
     }
 }

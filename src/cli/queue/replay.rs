@@ -52,6 +52,9 @@ enum Verb {
         /// The unit
         #[arg(long, value_name = "UNIT", value_parser = super::super::name)]
         unit: UnitId,
+        /// Only say what would be sent to the relay
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 
@@ -107,9 +110,9 @@ pub(in crate::cli) fn replay(args: &Replay, output: Output, out: &mut impl Write
             pause.dry_run,
             out,
         ),
-        Verb::Resume { unit } => {
+        Verb::Resume { unit, dry_run } => {
             let what = Pausable::Unit { unit: unit.clone() };
-            session.write(&session.ask(&Command::Resume { what, who: who() })?, out)
+            session.change(&Command::Resume { what, who: who() }, *dry_run, out)
         }
     }
 }

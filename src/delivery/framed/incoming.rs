@@ -73,7 +73,7 @@ impl Incoming {
             request.body.end,
             wire.surroundings.limits.call_bytes_max,
         );
-        let Some(callee) = wire.surroundings.callee.clone() else {
+        let Some(callee) = wire.surroundings.callee_of(&request).cloned() else {
             let detail = "this connection was made to deliver calls; call out through the relay's framed socket";
             refuse(wire, id, &RelayError::new(Reason::BadInput, Retry::Never, detail));
             return Ok(());

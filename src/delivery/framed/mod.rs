@@ -49,6 +49,8 @@ use crate::model::{
     CallId, Callee, Caller, CallerRef, Endpoint, Reason, Refused, Registry, RelayError, ReplyEvent, Request,
     RequestEvent, Retry, Source, Subscriptions,
 };
+use crate::wire::hello;
+use crate::wire::messages;
 use crate::wire::pace::LeastPace;
 
 /// Limits of a framed connection.
@@ -102,6 +104,9 @@ impl Default for Limits {
 pub struct Surroundings {
     /// Where calls of the other side go; `None` on connections that relays made.
     pub callee: Option<Rc<dyn Callee>>,
+    /// Takes calls of the relay's own API for messages that say no other place, past the story of calls: nothing of it
+    /// is for them, and there are many. `None` if they go where all calls go.
+    pub messages: Option<Rc<dyn Callee>>,
     /// Where services register; `None` if that is not possible here.
     pub registry: Option<Rc<dyn Registry>>,
     /// Where consumers of messages register; `None` if that is not possible here.
@@ -112,6 +117,18 @@ pub struct Surroundings {
     pub limits: Limits,
     /// Counters of this side.
     pub metrics: Side,
+}
+
+impl Surroundings {
+    /// Who takes a call of the other side.
+    fn callee_of(&self, request: &Request) -> Option<&Rc<dyn Callee>> {
+        let is_of_messages = || {
+            let hints = &request.hints;
+            hints.unit.is_none() && hints.keys.is_empty() && request.service() == Some(messages::SERVICE)
+        };
+        let own = self.messages.as_ref().filter(|_| is_of_messages());
+        own.or(self.callee.as_ref())
+    }
 }
 
 /// The ports of one framed connection.
@@ -136,6 +153,15 @@ enum Event {
     Request { id: u64, event: RequestEvent },
     /// For a call of the other side.
     Reply { id: u64, event: ReplyEvent },
+    /// A subscription is in force, or is not; to be told to the other side.
+    Subscribed {
+        /// Which REGISTER asked for it, as the session counts.
+        register: u64,
+        /// What was asked for.
+        wanted: hello::Subscription,
+        /// Why it is not.
+        result: Result<(), String>,
+    },
 }
 
 impl Connection {
@@ -246,6 +272,7 @@ where
 {
     let surroundings = Surroundings {
         callee: None,
+        messages: None,
         registry: None,
         subscriptions: None,
         source: None,

@@ -24,7 +24,18 @@ pub(super) struct Session {
     outgoing: Outgoing,
     registrations: Vec<(ServiceName, Registration)>,
     subscriptions: Vec<((String, String), Registration)>,
+    /// REGISTERs that the queue has not answered in full, and how many there were.
+    answers: Vec<Answering>,
+    registers: u64,
     draining: Drain,
+}
+
+/// A REGISTER that waits for the queue to say which subscriptions are in force.
+struct Answering {
+    number: u64,
+    id: u64,
+    waits: usize,
+    answer: Registered,
 }
 
 /// How far the end of a connection in order is.
@@ -63,6 +74,8 @@ impl Session {
             outgoing: Outgoing::default(),
             registrations: Vec::new(),
             subscriptions: Vec::new(),
+            answers: Vec::new(),
+            registers: 0,
             draining: Drain::Not,
         }
     }
@@ -106,12 +119,21 @@ impl Session {
 
     /// A port brought an event.
     pub(super) fn on_event(&mut self, event: Event, now: Instant) {
+        if let Event::Subscribed {
+            register,
+            wanted,
+            result,
+        } = event
+        {
+            return self.on_subscribed(register, wanted, result, now);
+        }
         let connection = Rc::clone(&self.connection);
         let (incoming, outgoing, mut wire) = self.parts(now);
         match event {
             Event::Open { id, request, caller } => outgoing.on_open(id, request, caller, &connection, &mut wire),
             Event::Request { id, event } => outgoing.on_event(id, event, &connection, &mut wire),
             Event::Reply { id, event } => incoming.on_event(id, event, &mut wire),
+            Event::Subscribed { .. } => {}
         }
     }
 
@@ -187,24 +209,61 @@ impl Session {
                 }
             }
         }
+        self.registers += 1;
+        let mut waits = 0;
         for wanted in request.subscriptions {
             match self.subscribe_one(&wanted) {
-                Ok(()) => answer.subscribed.push(wanted),
-                Err(reason) => {
-                    let metrics = &self.surroundings.metrics;
-                    metrics.on_registration_refused(&wanted.topic, &reason, now);
-                    let hello::Subscription { topic, group, .. } = wanted;
-                    answer
-                        .refused_subscriptions
-                        .push(RefusedSubscription { topic, group, reason });
-                }
+                Ok(true) => waits += 1,
+                Ok(false) => answer.subscribed.push(wanted),
+                Err(reason) => self.refuse(&mut answer, wanted, reason, now),
             }
         }
-        if !(answer.accepted.is_empty() && answer.subscribed.is_empty()) {
+        if waits > 0 || !(answer.accepted.is_empty() && answer.subscribed.is_empty()) {
             self.connection.taking.set(true);
         }
-        frame::put_registered(&mut self.out, id, &hello::encode(&answer));
+        if waits == 0 {
+            frame::put_registered(&mut self.out, id, &hello::encode(&answer));
+        } else {
+            let number = self.registers;
+            self.answers.push(Answering {
+                number,
+                id,
+                waits,
+                answer,
+            });
+        }
         Ok(())
+    }
+
+    /// The queue has decided about a subscription.
+    fn on_subscribed(&mut self, register: u64, wanted: hello::Subscription, result: Result<(), String>, now: Instant) {
+        let Some(at) = self.answers.iter().position(|answering| answering.number == register) else {
+            return;
+        };
+        let mut answering = self.answers.swap_remove(at);
+        match result {
+            Ok(()) => answering.answer.subscribed.push(wanted),
+            Err(reason) => {
+                self.subscriptions
+                    .retain(|((topic, group), _)| (topic, group) != (&wanted.topic, &wanted.group));
+                self.refuse(&mut answering.answer, wanted, reason, now);
+            }
+        }
+        answering.waits -= 1;
+        if answering.waits == 0 {
+            frame::put_registered(&mut self.out, answering.id, &hello::encode(&answering.answer));
+        } else {
+            self.answers.push(answering);
+        }
+    }
+
+    fn refuse(&self, answer: &mut Registered, wanted: hello::Subscription, reason: String, now: Instant) {
+        let metrics = &self.surroundings.metrics;
+        metrics.on_registration_refused(&wanted.topic, &reason, now);
+        let hello::Subscription { topic, group, .. } = wanted;
+        answer
+            .refused_subscriptions
+            .push(RefusedSubscription { topic, group, reason });
     }
 
     fn register_one(&mut self, service: &str) -> Result<(), String> {
@@ -221,10 +280,11 @@ impl Session {
         Ok(())
     }
 
-    fn subscribe_one(&mut self, wanted: &hello::Subscription) -> Result<(), String> {
+    /// `true`: the queue decides, and says so with an event.
+    fn subscribe_one(&mut self, wanted: &hello::Subscription) -> Result<bool, String> {
         let place = (wanted.topic.clone(), wanted.group.clone());
         if self.subscriptions.iter().any(|(known, _)| *known == place) {
-            return Ok(());
+            return Ok(false);
         }
         let subscriptions = self.surroundings.subscriptions.as_ref();
         let subscriptions = subscriptions.ok_or("messages cannot be subscribed to on this connection")?;
@@ -235,10 +295,20 @@ impl Session {
             in_flight_max: usize::try_from(wanted.in_flight_max).unwrap_or(usize::MAX),
         };
         let endpoint = Rc::clone(&self.connection);
-        let registration = subscriptions.subscribe(&subscription, endpoint);
+        let (connection, register, wanted) = (Rc::downgrade(&self.connection), self.registers, wanted.clone());
+        let told = move |result| {
+            if let Some(connection) = connection.upgrade() {
+                connection.mailbox.push(Event::Subscribed {
+                    register,
+                    wanted,
+                    result,
+                });
+            }
+        };
+        let registration = subscriptions.subscribe(&subscription, endpoint, Box::new(told));
         let registration = registration.map_err(|error| error.to_string())?;
         self.subscriptions.push((place, registration));
-        Ok(())
+        Ok(true)
     }
 
     /// Whether the connection takes calls and may register one more.

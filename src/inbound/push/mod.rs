@@ -31,7 +31,7 @@ use crate::calls::{Calls, Limited};
 use crate::mailbox::Mailbox;
 use crate::model::{
     CallId, Callee, Caller, CallerRef, CancelReason, Endpoint, GroupName, Name, Place, Registration, RelayError,
-    ReplyEvent, RequestEvent, SubscribeError, Subscription, Subscriptions, Topic, wants_credit,
+    ReplyEvent, RequestEvent, SubscribeError, SubscribedFn, Subscription, Subscriptions, Topic, wants_credit,
 };
 use crate::queue::api::{ConsumerId, Deliver, DeliveryId, Settlement};
 use crate::queue::{TopicSettings, Topics};
@@ -73,6 +73,8 @@ struct Line {
     group: GroupName,
     target: Rc<dyn Callee>,
     path: Bytes,
+    /// Whoever waits until the subscription is in force.
+    told: Cell<Option<SubscribedFn>>,
 }
 
 /// A message at a service.
@@ -115,7 +117,7 @@ impl Push {
         for push in new {
             let path = Bytes::from(format!("/{}/{}", push.service, push.method));
             let place = (push.topic.clone(), push.group.clone());
-            let line = self.begin(place, push.in_flight_max, Rc::clone(&self.delivery), path);
+            let line = self.begin(place, push.in_flight_max, Rc::clone(&self.delivery), path, None);
             self.declared.borrow_mut().began(push, line);
         }
     }
@@ -149,6 +151,7 @@ impl Push {
         in_flight_max: usize,
         target: Rc<dyn Callee>,
         path: Bytes,
+        told: Option<SubscribedFn>,
     ) -> DefaultKey {
         let line = Rc::new(Line {
             consumer: Cell::new(None),
@@ -156,6 +159,7 @@ impl Push {
             group: group.clone(),
             target,
             path,
+            told: Cell::new(told),
         });
         let key = self.lines.borrow_mut().insert(Rc::clone(&line));
         if let Some(me) = self.me.upgrade() {
@@ -242,9 +246,19 @@ impl Push {
 
 impl Consumer for Push {
     fn on_subscribed(&self, id: u64, result: Result<(), Box<RelayError>>) {
-        let Err(error) = result else { return };
-        if let Some(line) = self.lines.borrow_mut().remove(key(id)) {
+        let Err(error) = result else {
+            let told = self.lines.borrow().get(key(id)).and_then(|line| line.told.take());
+            if let Some(told) = told {
+                told(Ok(()));
+            }
+            return;
+        };
+        let line = self.lines.borrow_mut().remove(key(id));
+        if let Some(line) = line {
             line.consumer.take();
+            if let Some(told) = line.told.take() {
+                return told(Err(error.detail));
+            }
             tracing::warn!(
                 %error, topic = %line.topic, group = %line.group,
                 "the queue refused a subscription; its messages are not pushed"
@@ -273,7 +287,12 @@ impl Caller for Push {
 }
 
 impl Subscriptions for Push {
-    fn subscribe(&self, wanted: &Subscription, endpoint: Rc<dyn Endpoint>) -> Result<Registration, SubscribeError> {
+    fn subscribe(
+        &self,
+        wanted: &Subscription,
+        endpoint: Rc<dyn Endpoint>,
+        told: SubscribedFn,
+    ) -> Result<Registration, SubscribeError> {
         let name = |what, text: &str| Name::new(text).map_err(|source| SubscribeError::Name { what, source });
         let topic = name("topic", &wanted.topic)?;
         let group = name("group", &wanted.group)?;
@@ -288,7 +307,7 @@ impl Subscriptions for Push {
             wanted => wanted.min(IN_FLIGHT_MAX),
         };
         let path = Bytes::from_static(RECEIVE.as_bytes());
-        let key = self.begin((topic, group), in_flight_max, endpoint, path);
+        let key = self.begin((topic, group), in_flight_max, endpoint, path, Some(told));
         let push = self.me.clone();
         Ok(Registration::new(move || {
             if let Some(push) = push.upgrade() {

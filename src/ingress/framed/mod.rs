@@ -21,6 +21,8 @@ use crate::wire::io::BoxIo;
 pub struct Context {
     /// Where calls go.
     pub callee: Rc<dyn Callee>,
+    /// Where those go that publish, if they say no other place; `None` if with all others.
+    pub messages: Option<Rc<dyn Callee>>,
     /// Where services register; `None` switches registration off.
     pub registry: Option<Rc<dyn Registry>>,
     /// Where consumers of messages register; `None` switches that off.
@@ -40,6 +42,7 @@ pub struct Context {
 pub async fn serve(io: BoxIo, context: Rc<Context>, drain: CancellationToken) -> Ended {
     let surroundings = Surroundings {
         callee: Some(Rc::clone(&context.callee)),
+        messages: context.messages.clone(),
         registry: context.registry.clone(),
         subscriptions: context.subscriptions.clone(),
         source: context.source.clone(),

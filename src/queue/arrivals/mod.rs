@@ -8,7 +8,8 @@
 //! If the disk is nearly full, or a message is for a topic that is full, the lane is told `Busy` and keeps its place: the
 //! rest of the batch waits here, and what comes after it waits behind. The edge that puts a `Busy` with a pushback on a lane
 //! must read no more from that lane until it puts a `Busy` without one there; what it has read before it still hands in. So
-//! QUIC's flow control holds the sender, and what waits here is bounded by [`LIMIT_FACTOR`] times `queue.lane_bytes_max`.
+//! QUIC's flow control holds the sender, and what waits here is bounded by [`LIMIT_FACTOR`] times `queue.lane_bytes_max` and one frame, whatever the sender's
+//! settings.
 //!
 //! # Invariants
 //! - D1. A number is a duplicate if it is in `seen` or on its way to the disk, and in no other case (M-B2). `seen` is
@@ -18,6 +19,7 @@
 //! - D3. A number is skipped only by a gap record, or because the sender says that it is done with it (M-G2).
 //! - D4. What a lane sends is taken in order, or the lane is closed.
 
+mod awaited;
 mod lane;
 mod snapshot;
 mod stream;
@@ -34,7 +36,7 @@ use self::stream::{SEQ_MAX, Stream, check_seqs};
 use super::Setup;
 use super::api::Output;
 use super::effects::{Effects, Now};
-use super::lanes::{LaneId, ToReceiver, ToSender};
+use super::lanes::{LaneId, ToReceiver};
 use super::line::StreamId;
 use super::metrics::Seen;
 use super::planted::{Bug, planted};
@@ -162,30 +164,6 @@ impl Arrivals {
         let new = self.stream(id).on_skipped(seqs);
         self.acknowledge(id);
         new
-    }
-
-    /// All groups are done with a message.
-    pub fn on_done(&mut self, topic: &Topic, seq: Seq, fx: &mut Effects) {
-        if self.awaited.is_empty() {
-            return;
-        }
-        let Some((id, seq)) = self.awaited.remove(&(topic.clone(), seq)) else {
-            return;
-        };
-        let lane = self.lanes.iter().find(|(_, lane)| lane.stream.as_ref() == Some(&id));
-        let Some((&lane, _)) = lane else {
-            return;
-        };
-        if let Some(Output::ToSender {
-            lane: to,
-            frame: ToSender::Delivered { seqs },
-        }) = fx.outputs.last_mut()
-            && *to == lane
-        {
-            return seqs.push(seq);
-        }
-        let frame = ToSender::Delivered { seqs: vec![seq] };
-        fx.output(Output::ToSender { lane, frame });
     }
 
     /// The disk is nearly full, or no more. What waited is taken by [`poll`](Self::poll).
@@ -379,12 +357,14 @@ impl Arrivals {
         lives.sort_by_key(|(_, stream)| std::cmp::Reverse(stream.order));
         let old: Vec<StreamId> = lives.into_iter().skip(LIVES_MAX).map(|(old, _)| old.clone()).collect();
         for old in old {
+            self.awaited.retain(|_, (id, _)| *id != old);
             self.streams.remove(&old);
         }
     }
 }
 
-/// A lane may have so many times `queue.lane_bytes_max` without acknowledgement: the two sides may have different values.
+/// A lane may have so many times `queue.lane_bytes_max` without acknowledgement, and one frame: with more, its edge has read on
+/// though it must not.
 pub const LIMIT_FACTOR: usize = 2;
 /// Messages whose senders wait until they are delivered.
 const AWAITED_MAX: usize = 65_536;

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{MessageId, Metadata, Name, UnixMillis};
-use crate::queue::lanes::{LaneKind, Sent};
+use crate::queue::effects::Why;
+use crate::queue::lanes::{LaneKind, Refused, Sent, ToSender};
 
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()
@@ -332,8 +333,6 @@ fn a_refused_message_does_not_stop_the_lane() {
     assert_eq!(world.arrivals.streams[&stream()].seen.frontier(), 3);
 }
 
-use crate::queue::lanes::Refused;
-
 #[test]
 fn while_busy_nothing_is_taken_and_the_order_stays() {
     // A3, M-D5.
@@ -455,8 +454,12 @@ fn a_sender_may_have_so_much_without_acknowledgement_and_no_more() {
     world.commit(2);
     assert!(!send(&mut world, 3, limit / 2), "the first is on disk");
     world.commit(usize::MAX);
-    assert!(!send(&mut world, 4, 2 * limit), "a single one may be larger");
-    assert!(send(&mut world, 5, 1));
+    assert!(!send(&mut world, 4, 10), "and then a long one");
+    assert!(
+        !send(&mut world, 5, 2 * limit),
+        "how long one is, is for the sender to say"
+    );
+    assert!(send(&mut world, 6, 1));
 }
 
 #[test]
@@ -505,6 +508,41 @@ fn a_sender_hears_of_deliveries_it_waits_for() {
         world.said[&other].last(),
         Some(&ToSender::Delivered { seqs: vec![11, 13] })
     );
+}
+
+#[test]
+fn a_sender_hears_of_a_message_that_a_group_gave_up_and_its_place_is_free() {
+    // M-A2
+    let mut world = World::new();
+    let lane = world.open(1);
+    world.send(lane, 1, &[11, 12]);
+    world.commit(usize::MAX);
+    assert_eq!(world.arrivals.awaited.len(), 2);
+    let why = Why {
+        reason: "attempts".to_owned(),
+        detail: "it is a dead letter: no".to_owned(),
+    };
+    let mut fx = Effects::default();
+    for _ in 0..2 {
+        world.arrivals.on_given_up(&name("t"), 1, &why, &mut fx);
+    }
+    world.arrivals.on_done(&name("t"), 1, &mut fx);
+    world.absorb(fx);
+    let ended = vec![Refused {
+        seq: 11,
+        reason: why.reason,
+        detail: why.detail,
+    }];
+    assert_eq!(world.said[&lane].last(), Some(&ToSender::Ended { ended }));
+    assert_eq!(world.arrivals.awaited.len(), 1);
+    // Whoever waited in a life of the log that is forgotten waits no more.
+    for epoch in 8..20 {
+        let lane = LaneId(100 + epoch);
+        world.arrivals.on_accepted(lane, name("geo"), name("a"), name("r"));
+        let (kind, base) = (LaneKind::Live, 1);
+        world.frame(lane, ToReceiver::Open { epoch, kind, base }, 0);
+    }
+    assert!(world.arrivals.awaited.is_empty());
 }
 
 #[test]

@@ -16,7 +16,7 @@
 //! kind 5 skipped     tag 1 runs, tag 2 reason, tag 3 unit text, tag 4 relay text, tag 5 epoch u64
 //! kind 6 relayed     tag 1 runs, tag 3 unit text, tag 6 count, list: number | topic
 //! kind 7 settled     tag 1 runs, tag 2 reason, tag 7 topic text, tag 8 group text
-//! kind 8 attempt     tag 7 topic text, tag 8 group text, tag 9 seq, tag 10 failed, tag 11 not before
+//! kind 8 attempt     tag 7 topic text, tag 8 group text, tag 9 seq, tag 10 failed, tag 11 not before, tag 12 key u64
 //! kind 9 kept        tag 1 value: JSON of `record::Kept`
 //! kind 10 epoch      tag 5 epoch u64
 //! kind 11 remembered tag 1 chunk number, tag 2 epoch u64, tag 3 at number, tag 4 entries (`dedup`)
@@ -155,3 +155,4 @@ const GROUP: u8 = 8;
 const SEQ: u8 = 9;
 const FAILED: u8 = 10;
 const NOT_BEFORE: u8 = 11;
+const KEY: u8 = 12;

@@ -7,7 +7,7 @@ use super::super::record::{DeadLetter, DeadSource, Record, Stored};
 use super::{
     AT_GROUP, AT_OUTBOX, ATTEMPT, ATTEMPTS, CHUNK, CHUNK_AT, CHUNK_EPOCH, COUNT, DEAD, DEAD_GONE, DEAD_REASON,
     DEAD_SEQ, ENTRIES, EPOCH, EPOCH_NUMBER, ERROR, FAILED, FAILURES, FROM_NUMBER, FROM_RELAY, FROM_UNIT, GAP, GROUP,
-    INBOX, KEPT, MIRROR, NOT_BEFORE, ONLY, OUT, PLACE, REASON, REDRIVEN, RELAY, RELAYED, REMEMBERED, RUNS, SEQ,
+    INBOX, KEPT, KEY, MIRROR, NOT_BEFORE, ONLY, OUT, PLACE, REASON, REDRIVEN, RELAY, RELAYED, REMEMBERED, RUNS, SEQ,
     SETTLED, SKIPPED, STORED, TOPIC, UNIT, VALUE,
 };
 use crate::model::{GapReason, Message, Name, Seq};
@@ -147,12 +147,16 @@ fn put_group(out: &mut BytesMut, record: &Record) -> u8 {
             seq,
             failed,
             not_before,
+            key,
         } => {
             put_name(out, TOPIC, topic);
             put_name(out, GROUP, group);
             put_number(out, SEQ, *seq);
             put_number(out, FAILED, u64::from(*failed));
             put_number(out, NOT_BEFORE, not_before.0);
+            if let Some(key) = key {
+                put_bytes(out, KEY, &key.to_be_bytes());
+            }
             ATTEMPT
         }
         _ => 0,

@@ -8,7 +8,7 @@ use super::super::record::{DeadLetter, DeadSource, Kept, Record, Stored};
 use super::{
     AT_GROUP, AT_OUTBOX, ATTEMPT, ATTEMPTS, CHUNK, CHUNK_AT, CHUNK_EPOCH, COUNT, CodecError, DEAD_GONE, DEAD_REASON,
     DEAD_SEQ, ENTRIES, EPOCH, EPOCH_NUMBER, ERROR, FAILED, FAILURES, FROM_NUMBER, FROM_RELAY, FROM_UNIT, GAP, GROUP,
-    INBOX, MIRROR, NOT_BEFORE, ONLY, OUT, PLACE, REASON, REDRIVEN, RELAY, RELAYED, RUNS, SEQ, SEQ_MAX, SETTLED,
+    INBOX, KEY, MIRROR, NOT_BEFORE, ONLY, OUT, PLACE, REASON, REDRIVEN, RELAY, RELAYED, RUNS, SEQ, SEQ_MAX, SETTLED,
     SKIPPED, TOPIC, UNIT, VALUE,
 };
 use crate::model::{DeadPlace, GapReason, Name, Seq, UnixMillis};
@@ -145,6 +145,7 @@ struct Parts {
     seq: Option<Seq>,
     failed: u32,
     not_before: UnixMillis,
+    key: Option<u64>,
 }
 
 impl Parts {
@@ -163,6 +164,7 @@ impl Parts {
             GROUP => self.group = Some(name(tag, value)?),
             SEQ => self.seq = Some(seq(tag, value)?),
             FAILED => self.failed = small(tag, value)?,
+            KEY => self.key = Some(epoch(tag, value)?),
             NOT_BEFORE => self.not_before = UnixMillis(attributes::number(tag, value)?),
             _ => attributes::skip_unknown(tag)?,
         }
@@ -211,6 +213,7 @@ impl Parts {
                 seq: self.seq.ok_or(CodecError::Missing("its number"))?,
                 failed: self.failed,
                 not_before: self.not_before,
+                key: self.key,
             },
             EPOCH => Record::Epoch(epoch?),
             _ => return Err(CodecError::Kind(kind)),

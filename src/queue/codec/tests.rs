@@ -125,15 +125,23 @@ fn any_state() -> impl Strategy<Value = Record> {
                 reason,
             }
         }),
-        (any_name(), any_name(), any_seq(), any::<u32>(), any::<u64>()).prop_map(|(topic, group, seq, failed, at)| {
-            Record::Attempt {
-                topic,
-                group,
-                seq,
-                failed,
-                not_before: UnixMillis(at),
-            }
-        }),
+        (
+            any_name(),
+            any_name(),
+            any_seq(),
+            any::<u32>(),
+            any::<(u64, Option<u64>)>()
+        )
+            .prop_map(|(topic, group, seq, failed, (at, key))| {
+                Record::Attempt {
+                    topic,
+                    group,
+                    seq,
+                    failed,
+                    not_before: UnixMillis(at),
+                    key,
+                }
+            }),
         any::<u64>().prop_map(Record::Epoch),
         (any_name(), ".{0,20}", proptest::option::of(any::<u64>())).prop_map(|(unit, reason, until)| {
             Record::Kept(Box::new(Kept::Pause {

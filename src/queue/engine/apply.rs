@@ -135,7 +135,8 @@ impl Engine {
                 seq,
                 failed,
                 not_before,
-            } => inbox.on_attempt((&topic, &group), seq, failed, not_before),
+                key,
+            } => inbox.on_attempt((&topic, &group), (seq, key), failed, not_before),
             Record::Kept(kept) => self.apply_kept(now, &kept),
             _ => {}
         }

@@ -79,7 +79,13 @@ impl Judge for Bench<'_> {
             None => settings.rule != TopicRule::Local,
         };
         if !allowed {
-            let detail = format!("topic {topic} takes no messages of unit {from} (from, or the rule local)");
+            let why = match &settings.from {
+                Some(_) => format!("add \"{from}\" to its `from`"),
+                None => format!("its rule is \"local\": give it from = [\"{from}\"], or another rule"),
+            };
+            let unit = &self.setup.place.unit;
+            let detail =
+                format!("topic {topic} at unit {unit} takes no messages of unit {from}; to allow them there, {why}");
             return refuse("not_allowed", detail);
         }
         if let Err(error) = check_size(self.setup, message, settings) {

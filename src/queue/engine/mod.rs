@@ -45,7 +45,7 @@ use super::arrivals::Arrivals;
 use super::dead::DeadLetters;
 use super::dead::redrive::Tasks;
 use super::dedup::Dedup;
-use super::effects::{DeadWish, Effects, Now, Write};
+use super::effects::{DeadWish, Effects, Now, Told, Write};
 use super::jobs::Jobs;
 use super::log::disk::Request;
 use super::planted::{Bug, planted};
@@ -232,8 +232,10 @@ impl Engine {
             let told = std::mem::take(&mut self.fx.told);
             for told in &told {
                 self.waits.on_told(told, &mut self.outputs);
-                if let super::effects::Told::Done { topic, seq } = told {
-                    self.arrivals.on_done(topic, *seq, &mut self.fx);
+                match told {
+                    Told::Done { topic, seq } => self.arrivals.on_done(topic, *seq, &mut self.fx),
+                    Told::GivenUp { topic, seq, why } => self.arrivals.on_given_up(topic, *seq, why, &mut self.fx),
+                    Told::Delivered { .. } | Told::Gone { .. } | Told::Relayed { .. } => {}
                 }
             }
             if self.fx.writes.is_empty() && self.fx.outputs.is_empty() {

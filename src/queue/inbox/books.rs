@@ -44,6 +44,16 @@ impl Books {
 
     /// Not ended yet.
     pub(super) fn pending(&self) -> u64 {
+        self.accepted.saturating_sub(self.ended())
+    }
+
+    /// Accepted less all that became of it.
+    pub(super) fn balance(&self) -> i64 {
+        let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        whole(self.accepted).saturating_sub(whole(self.ended()))
+    }
+
+    fn ended(&self) -> u64 {
         let ended = [
             self.delivered,
             self.expired,
@@ -52,7 +62,7 @@ impl Books {
             self.purged,
             self.corrupted,
         ];
-        self.accepted.saturating_sub(ended.iter().sum())
+        ended.iter().sum()
     }
 
     /// For operators. `pending` and `difference` are for those who count in the log.
@@ -118,7 +128,7 @@ impl Group {
 
     /// An attempt that failed before a restart, or that an operator took all attempts back (zero). What is known from a
     /// later time stays (R2): each record of a message names a later time than those before.
-    pub(super) fn on_attempt(&mut self, seq: Seq, failed: u32, not_before: UnixMillis) {
+    pub(super) fn on_attempt(&mut self, (seq, key): (Seq, Option<u64>), failed: u32, not_before: UnixMillis) {
         if self.done.contains(seq) {
             return;
         }
@@ -131,5 +141,6 @@ impl Group {
             failure.failed = failed;
             failure.not_before = not_before;
         }
+        failure.key = failure.key.or(key);
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::group::{Facts, Group, Open, Place, Scene};
 use super::retries::{Doom, Failure, back_off};
 use crate::model::{DeadPlace, GapReason, Message, Seq, Topic, UnixMillis};
-use crate::queue::effects::{DeadWish, Effects};
+use crate::queue::effects::{DeadWish, Effects, Why};
 use crate::queue::record::{DeadSource, Kept, Record};
 use crate::queue::{Exhausted, OnExpiry, Overflow};
 
@@ -29,6 +29,7 @@ impl Group {
         if self.done.insert(seq) {
             self.books.end(reason, 1, bytes);
             self.unsaved.push((seq, reason));
+            self.given_up.extend(reason.map(|reason| (seq, Why::of_gap(reason))));
         }
         self.forget(seq, key);
     }
@@ -79,6 +80,7 @@ impl Group {
             seq,
             failed: failure.failed,
             not_before: failure.not_before,
+            key: failure.key,
         });
     }
 
@@ -247,11 +249,13 @@ impl Group {
 
     /// The dead letter of a message is on disk.
     pub(super) fn on_dead(&mut self, scene: &Scene<'_>, seq: Seq, fx: &mut Effects) {
-        self.dooms.remove(&seq);
+        let doom = self.dooms.remove(&seq);
         let facts = self.open.remove(&seq).map(|open| open.facts);
         if self.done.insert(seq) {
             let bytes = facts.map(|facts| facts.bytes);
             self.books.end(Some(GapReason::DeadLettered), 1, bytes);
+            let why = doom.map(|doom| Why::of_dead(doom.reason, &doom.error));
+            self.given_up.extend(why.map(|why| (seq, why)));
         }
         self.forget(seq, facts.and_then(|facts| facts.key));
         if self.feed.sweep_at.is_some() {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::group::{Facts, Group, Scene};
 use super::retries::READ_AGAIN;
 use crate::model::{GapReason, Message, Seq};
-use crate::queue::effects::{Effects, ReadBack, Reader};
+use crate::queue::effects::{Effects, ReadBack, Reader, Why};
 use crate::queue::planted::{Bug, planted};
 
 #[derive(Default)]
@@ -232,6 +232,7 @@ impl Group {
                 self.done.insert(seq);
                 self.books.end(reason, 1, None);
                 self.unsaved.push((seq, reason));
+                self.given_up.push((seq, Why::of_gap(GapReason::Corrupted)));
             }
             seq = self.done.next_open(seq + 1);
         }

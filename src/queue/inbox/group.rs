@@ -21,7 +21,7 @@ use super::retries::{Doom, Failure, Retries, millis};
 use super::topic::TopicState;
 use crate::model::{GapReason, GroupName, Message, Seq, UnixMillis};
 use crate::queue::api::ConsumerId;
-use crate::queue::effects::{Effects, Now};
+use crate::queue::effects::{Effects, Now, Why};
 use crate::queue::line::Settled;
 use crate::queue::planted::{Bug, planted};
 use crate::queue::record::Pause;
@@ -39,6 +39,8 @@ pub(super) struct Group {
     pub failures: BTreeMap<Seq, Failure>,
     /// Ended in memory, not yet in a record.
     pub unsaved: Vec<(Seq, Option<GapReason>)>,
+    /// Ended otherwise than by a consumer, since the inbox looked last.
+    pub given_up: Vec<(Seq, Why)>,
     pub(super) feed: Feed,
     pub(super) keys: Keys,
     /// Ordered: what comes and goes is at its ends, near in memory however much is in flight.
@@ -140,6 +142,7 @@ impl Group {
             consumers: Consumers::default(),
             failures: BTreeMap::new(),
             unsaved: Vec::new(),
+            given_up: Vec::new(),
             feed,
             keys: Keys::default(),
             open: BTreeMap::new(),

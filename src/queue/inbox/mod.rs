@@ -66,6 +66,8 @@ pub struct Inbox {
     undeclared: BTreeSet<usize>,
     parked_max: usize,
     settings: std::sync::Arc<Topics>,
+    /// What groups gave up, for those who wait for its delivery.
+    given_up: Vec<Told>,
 }
 
 impl Default for Inbox {
@@ -92,6 +94,7 @@ impl Inbox {
             undeclared: BTreeSet::new(),
             parked_max: Settings::default().parked_max,
             settings: std::sync::Arc::default(),
+            given_up: Vec::new(),
         }
     }
 
@@ -248,6 +251,7 @@ impl Inbox {
             }
             self.wake(at, wake);
         }
+        fx.told.append(&mut self.given_up);
         if self.unsaved_count >= UNSAVED_MAX || self.save_at.is_some_and(|at| at <= now.mono) {
             self.save(fx);
         }
@@ -322,6 +326,15 @@ impl Inbox {
         let parked_max = self.parked_max;
         let before = group.unsaved.len();
         let result = act(group, &Scene { now, topic, parked_max });
+        if !group.given_up.is_empty() {
+            let topic = &topic.name;
+            let told = group.given_up.drain(..).map(|(seq, why)| Told::GivenUp {
+                topic: topic.clone(),
+                seq,
+                why,
+            });
+            self.given_up.extend(told);
+        }
         let after = group.unsaved.len();
         if after > before {
             self.unsaved_count += after - before;

@@ -46,8 +46,7 @@ impl Inbox {
     }
 
     /// Lets blocked keys of a group go on, or one of them: their first message is tried again, the others follow in their
-    /// order (M-C1). Returns how many. After a restart a group knows the keys of its blocked messages once it has come to
-    /// them again.
+    /// order (M-C1). Returns how many.
     pub fn unblock(&mut self, now: Now, topic: &Topic, group: &GroupName, key: Option<&Key>, fx: &mut Effects) -> u64 {
         let key = key.map(keys::hash);
         let at = self.find(topic, group);
@@ -145,6 +144,18 @@ impl Inbox {
         groups.filter_map(row).collect()
     }
 
+    /// How many messages the books of groups and the numbers that they are not done with disagree about (M-G8). Looks at
+    /// memory only.
+    pub fn imbalance(&self) -> u64 {
+        let groups = self.groups.iter().flatten();
+        let off = groups.filter_map(|group| {
+            let stored = self.topics.get(group.topic)?.stored;
+            let open = stored - group.done.done_between(1, stored);
+            Some(group.books.balance().abs_diff(i64::try_from(open).unwrap_or(i64::MAX)))
+        });
+        off.fold(0, u64::saturating_add)
+    }
+
     /// Places of all groups, by topic and name.
     pub(super) fn in_order(&self) -> impl Iterator<Item = usize> {
         let mut topics: Vec<_> = self.topics.iter().collect();
@@ -163,11 +174,17 @@ impl Inbox {
     }
 
     /// A group had failed a message before a restart.
-    pub fn on_attempt(&mut self, (topic, group): (&Topic, &GroupName), seq: Seq, failed: u32, not_before: UnixMillis) {
+    pub fn on_attempt(
+        &mut self,
+        (topic, group): (&Topic, &GroupName),
+        (seq, key): (Seq, Option<u64>),
+        failed: u32,
+        not_before: UnixMillis,
+    ) {
         if let Some(at) = self.find(topic, group)
             && let Some(Some(group)) = self.groups.get_mut(at)
         {
-            group.on_attempt(seq, failed, not_before);
+            group.on_attempt((seq, key), failed, not_before);
         }
     }
 }

@@ -5,6 +5,8 @@
 //!   two checkpoints on disk, so that one of them may be lost.
 //! - L9. Whatever takes the place of something is complete and synced under another name first, then renamed, then the
 //!   directory is synced, and only then the old is removed. A crash leaves the old or the new.
+//! - L12. A file that is used again has been renamed, and that is on the disk, before a byte of it is written; it is all zeros
+//!   again before it is a segment. One that failed is not used again (L2).
 
 use std::io;
 use std::sync::Arc;
@@ -14,7 +16,7 @@ use super::disk::Freed;
 use super::format::{HEADER, Identity, long};
 use super::storage::{Storage, write_full};
 use super::table::{Prepared, Segment, Shared};
-use super::{MERGE_TMP, PREPARED_TMP, Position, RELEASED, RESERVE, RESERVE_TMP, Space};
+use super::{MERGE_TMP, PREPARED_TMP, Position, RELEASED, RESERVE, RESERVE_TMP, Space, TMP};
 use crate::model::Seq;
 use crate::queue::line::LineId;
 
@@ -23,10 +25,20 @@ pub struct Keeper<S: Storage> {
     pub(super) shared: Arc<Shared<S>>,
     dice: fastrand::Rng,
     filling: Option<Filling<S::File>>,
+    spares: Vec<Spare>,
+    spared: u64,
+}
+
+/// A file that was a segment. Zeros in place of what it has cost a tenth of what they cost in a new file, where the file
+/// system has to find space and memory for them.
+struct Spare {
+    name: String,
+    bytes: u64,
 }
 
 /// A file that is being filled with zeros.
 struct Filling<F> {
+    name: String,
     file: F,
     reserve: bool,
     done: u64,
@@ -38,6 +50,8 @@ impl<S: Storage> Keeper<S> {
             shared,
             dice,
             filling: None,
+            spares: Vec::new(),
+            spared: 0,
         }
     }
 
@@ -159,8 +173,16 @@ impl<S: Storage> Keeper<S> {
         })
     }
 
+    /// Whether the next step of [`upkeep`](Self::upkeep) is to come at once: the next segment is needed soon. Else a pause
+    /// between steps keeps them from the way of those who write.
+    pub fn is_late(&self) -> bool {
+        let table = self.shared.table();
+        let last = table.segments.last_key_value().map_or(0, |(_, segment)| segment.end);
+        last.saturating_mul(4) > u64::from(self.shared.options.segment_bytes)
+    }
+
     /// A step of making ready what comes next: zeros for the next segment, and the reserve for essential writes. Whether
-    /// there is more to do. A step writes 1 MiB.
+    /// there is more to do. A step writes 256 KiB.
     ///
     /// # Errors
     /// Of the operating system, above all if the disk is full: then again later.
@@ -171,17 +193,16 @@ impl<S: Storage> Keeper<S> {
             if !reserve && self.shared.prepared().is_some() {
                 return Ok(false);
             }
-            let used = self.shared.table().bytes();
-            if !reserve && used.saturating_add(bytes) > self.shared.options.bytes_max {
-                return Ok(false);
-            }
-            let name = if reserve { RESERVE_TMP } else { PREPARED_TMP };
-            self.filling = Some(Filling {
-                file: self.create(name)?,
-                reserve,
-                done: 0,
-            });
-            return Ok(true);
+            self.filling = if reserve {
+                Some(self.fill_new(RESERVE_TMP, true)?)
+            } else if let Some(spare) = self.spares.pop() {
+                Some(self.fill_spare(spare)?)
+            } else if self.has_room() {
+                Some(self.fill_new(PREPARED_TMP, false)?)
+            } else {
+                None
+            };
+            return Ok(self.filling.is_some());
         };
         let step = ZEROS_BYTES.min(bytes.saturating_sub(filling.done));
         let zeros = vec![0; usize::try_from(step).unwrap_or_default()];
@@ -190,8 +211,7 @@ impl<S: Storage> Keeper<S> {
         let filled =
             write_full(storage, &filling.file, filling.done, &zeros).and_then(|()| storage.sync_data(&filling.file));
         if let Err(error) = filled {
-            let name = if filling.reserve { RESERVE_TMP } else { PREPARED_TMP };
-            let _ = storage.remove(name);
+            let _ = storage.remove(&filling.name);
             return Err(error);
         }
         filling.done += step;
@@ -222,7 +242,7 @@ impl<S: Storage> Keeper<S> {
         };
         write_full(storage, &filling.file, 0, &identity.header())?;
         storage.sync_data(&filling.file)?;
-        storage.rename(PREPARED_TMP, &identity.name())?;
+        storage.rename(&filling.name, &identity.name())?;
         storage.sync_dir()?;
         self.shared.table().other_bytes += bytes;
         *self.shared.prepared() = Some(Prepared {
@@ -231,6 +251,48 @@ impl<S: Storage> Keeper<S> {
             bytes,
         });
         Ok(())
+    }
+
+    fn has_room(&self) -> bool {
+        let options = &self.shared.options;
+        let used = self.shared.table().bytes();
+        used.saturating_add(u64::from(options.segment_bytes)) <= options.bytes_max
+    }
+
+    fn fill_new(&self, name: &str, reserve: bool) -> io::Result<Filling<S::File>> {
+        Ok(Filling {
+            name: name.to_owned(),
+            file: self.create(name)?,
+            reserve,
+            done: 0,
+        })
+    }
+
+    fn fill_spare(&self, spare: Spare) -> io::Result<Filling<S::File>> {
+        self.forget_spare(spare.bytes);
+        Ok(Filling {
+            file: self.shared.storage.open(&spare.name)?,
+            name: spare.name,
+            reserve: false,
+            done: 0,
+        })
+    }
+
+    fn forget_spare(&self, bytes: u64) {
+        let mut table = self.shared.table();
+        table.other_bytes = table.other_bytes.saturating_sub(bytes);
+    }
+
+    /// Whether the file of a segment is worth keeping, and may be.
+    fn may_spare(&self, segment: &Segment, more: usize) -> bool {
+        let bytes = u64::from(self.shared.options.segment_bytes);
+        let is_whole = segment.file_bytes <= bytes && segment.file_bytes.saturating_mul(2) > bytes;
+        let failed = self.shared.table().failed.contains(&segment.identity.nonce);
+        let is_roomy = || {
+            let free = self.shared.storage.free_and_total();
+            self.has_room() && free.is_ok_and(|(free, _)| free > bytes.saturating_mul(ROOM))
+        };
+        is_whole && !failed && self.spares.len() + more < SPARES_MAX && is_roomy()
     }
 
     /// Puts a whole file in the place of another (L9).
@@ -277,7 +339,7 @@ impl<S: Storage> Keeper<S> {
         Ok(())
     }
 
-    fn drop_segments(&self, gone: &[Segment]) -> Freed {
+    fn drop_segments(&mut self, gone: &[Segment]) -> Freed {
         let mut freed = Freed::default();
         if gone.is_empty() {
             return freed;
@@ -286,18 +348,52 @@ impl<S: Storage> Keeper<S> {
             tracing::warn!(%error, "no segment can be removed");
             return freed;
         }
+        let mut spares = Vec::new();
         for segment in gone {
+            let spare = self.may_spare(segment, spares.len()).then(|| self.new_spare(segment));
             self.shared.table().segments.remove(&segment.identity.first);
-            match self.shared.storage.remove(&segment.identity.name()) {
+            let (name, storage) = (segment.identity.name(), &self.shared.storage);
+            let result = match &spare {
+                Some(spare) => storage.rename(&name, &spare.name),
+                None => storage.remove(&name),
+            };
+            match result {
                 Ok(()) => {
                     freed.segments += 1;
-                    freed.bytes += segment.file_bytes;
+                    freed.bytes += if spare.is_some() { 0 } else { segment.file_bytes };
+                    self.shared.table().failed.remove(&segment.identity.nonce);
+                    spares.extend(spare);
                 }
                 // The next start finds it and releases it again.
                 Err(error) => tracing::warn!(%error, segment = segment.identity.first, "a segment was not removed"),
             }
         }
+        self.keep_spares(spares);
         freed
+    }
+
+    fn new_spare(&mut self, segment: &Segment) -> Spare {
+        self.spared += 1;
+        Spare {
+            name: format!("spare-{}{TMP}", self.spared),
+            bytes: segment.file_bytes,
+        }
+    }
+
+    /// From now on they may be written to (L12).
+    fn keep_spares(&mut self, spares: Vec<Spare>) {
+        if spares.is_empty() {
+            return;
+        }
+        if let Err(error) = self.shared.storage.sync_dir() {
+            tracing::warn!(%error, "files of the queue cannot be used again");
+            for spare in spares {
+                let _ = self.shared.storage.remove(&spare.name);
+            }
+            return;
+        }
+        self.shared.table().other_bytes += spares.iter().map(|spare| spare.bytes).sum::<u64>();
+        self.spares.extend(spares);
     }
 }
 
@@ -331,6 +427,10 @@ pub(super) fn sparse<S: Storage>(
     (run.len() > 1).then_some(run)
 }
 
+/// With less space on the disk than for so many segments, files are removed instead.
+const ROOM: u64 = 4;
+/// Files that wait to be used again.
+const SPARES_MAX: usize = 2;
 /// Bytes of zeros that are written at a time.
-const ZEROS_BYTES: u64 = 1024 * 1024;
+const ZEROS_BYTES: u64 = 256 * 1024;
 const CHECKPOINT_TMP: &str = "checkpoint.tmp";

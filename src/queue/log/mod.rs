@@ -13,7 +13,7 @@
 //! reserve                                        zeros, as many as a segment has, for essential writes
 //! released                                       empty; there if a segment was ever removed
 //! lock                                           locked by the process that has the directory
-//! *.tmp                                          not finished; removed at the start
+//! *.tmp                                          not finished, or a segment that was, to be used again; removed at the start
 //! ```
 //! Segments have ascending numbers. One that was merged from neighbours has the numbers of all of them, from `first` to `last`,
 //! and a higher generation; files that it replaces are removed, now or at the next start.

@@ -44,6 +44,8 @@ pub(super) struct Table {
     pub(super) reserve: bool,
     /// Segments were removed, ever.
     pub(super) released: bool,
+    /// Segments to whose file a write failed, by nonce: the disk may not keep what is written there.
+    pub(super) failed: BTreeSet<u128>,
     /// Damage that was told: segment and first byte.
     told: BTreeSet<(u128, u64)>,
     /// How often the disk did not give what is in a segment.

@@ -339,6 +339,9 @@ impl<S: Storage> Writer<S> {
         };
         shown.sealed = true;
         let cut = failed || shown.file_bytes > shown.end;
+        if failed {
+            table.failed.insert(active.identity.nonce);
+        }
         drop(table);
         // Zeros, or what a failed write left. Readers know the end without it (L3).
         if cut

@@ -358,7 +358,7 @@ const REDRIVE_REMAINING_MESSAGES: Series = (
 const REDRIVE_TASKS: Series = ("strait_redrive_tasks", "Redrives by state.");
 const AUDIT_DIFFERENCE_MESSAGES: Series = (
     "strait_queue_audit_difference_messages",
-    "Messages that the books and the log disagree about (M-G8); 0, or something is wrong.",
+    "Messages that the books and the log disagree about (M-G8), by the last audit or by the relay's own look each minute; 0, or something is wrong.",
 );
 const APPEND_DURATION_SECONDS: Series = (
     "strait_queue_append_duration_seconds",

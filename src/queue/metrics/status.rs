@@ -15,6 +15,9 @@ pub(super) struct Shown {
     units: BTreeSet<String>,
     groups: BTreeSet<(String, String)>,
     reasons: BTreeSet<&'static str>,
+    /// Messages that the last audit, and the last look at the books, could not account for.
+    audit: u64,
+    books: u64,
 }
 
 /// States of messages to a unit (M-G1).
@@ -63,11 +66,21 @@ impl Metrics {
     }
 
     /// What the books and the log disagree about.
-    pub fn on_audit(&self, rows: &[AuditRow]) {
+    pub fn on_audit(&mut self, rows: &[AuditRow]) {
         let differences = rows.iter().map(|row| row.difference.unsigned_abs());
-        self.gauges
-            .difference
-            .set(whole(differences.fold(0, u64::saturating_add)));
+        self.shown.audit = differences.fold(0, u64::saturating_add);
+        self.show_difference();
+    }
+
+    /// What the books and what is known to be open disagree about. What an audit found stays until the next one.
+    pub fn on_books(&mut self, messages: u64) {
+        self.shown.books = messages;
+        self.show_difference();
+    }
+
+    fn show_difference(&self) {
+        let difference = self.shown.audit.max(self.shown.books);
+        self.gauges.difference.set(whole(difference));
     }
 
     fn units(&mut self, units: &[UnitStatus]) {

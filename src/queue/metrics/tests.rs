@@ -148,6 +148,7 @@ fn each_record_is_counted_under_the_settings_of_its_topic() {
             seq: 9,
             failed: 1,
             not_before: UnixMillis(5),
+            key: None,
         },
         dead(DeadPlace::Delivery, "attempts"),
         dead(DeadPlace::Link, "whatever a peer says"),
@@ -292,7 +293,7 @@ fn the_status_is_shown_and_what_is_gone_disappears() {
 // M-F2, M-G8
 #[test]
 fn redrives_and_audits_are_summed_up() {
-    let world = World::new();
+    let mut world = World::new();
     let task = |state: &str, remaining| RedriveStatus {
         state: state.to_owned(),
         remaining,
@@ -309,6 +310,12 @@ fn redrives_and_audits_are_summed_up() {
     };
     world.metrics.on_audit(&[row(-2), row(0), row(3)]);
     world.check("strait_queue_audit_difference_messages 5");
+    // What the log showed is not forgotten because memory is right.
+    world.metrics.on_books(0);
+    world.check("strait_queue_audit_difference_messages 5");
+    world.metrics.on_audit(&[row(0)]);
+    world.metrics.on_books(2);
+    world.check("strait_queue_audit_difference_messages 2");
 }
 
 // M-A5: what shares a sync is one batch.

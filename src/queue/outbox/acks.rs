@@ -11,7 +11,7 @@ use super::live::Entry;
 use super::topics::TopicId;
 use crate::model::{Message, RelayName, Seq, UnitId};
 use crate::queue::api::Output;
-use crate::queue::effects::{Effects, Now, Told};
+use crate::queue::effects::{Effects, Now, Told, Why};
 use crate::queue::lanes::{LaneId, LaneKind, Refused, ToReceiver, ToSender};
 use crate::queue::line::Settled;
 use crate::queue::metrics::Seen;
@@ -116,6 +116,15 @@ impl Outbox {
                 unit: self.unit.clone(),
                 seqs,
             }),
+            ToSender::Ended { ended } => fx.told.extend(ended.into_iter().map(|ended| Told::Gone {
+                unit: self.unit.clone(),
+                seqs: (ended.seq, ended.seq),
+                there: true,
+                why: Why {
+                    reason: ended.reason,
+                    detail: ended.detail,
+                },
+            })),
         }
         self.settle(now.mono, fx);
     }

@@ -9,7 +9,7 @@ use super::Outbox;
 use super::keys::NO_KEY;
 use super::topics::{TopicId, UNKNOWN};
 use crate::model::{DeadPlace, GapReason, Message, Seq, Topic};
-use crate::queue::effects::{DeadWish, Effects, Now};
+use crate::queue::effects::{DeadWish, Effects, Now, Told, Why};
 use crate::queue::record::{DeadSource, Record};
 
 /// A message that will not be sent, as soon as that is on disk.
@@ -89,20 +89,17 @@ impl Outbox {
     }
 
     /// A gap is on disk: its numbers are done, and the peer must be told.
-    pub fn on_gap(
-        &mut self,
-        now: Now,
-        seqs: (Seq, Seq),
-        reason: GapReason,
-        counts: &[(Topic, u64)],
-        _fx: &mut Effects,
-    ) {
+    pub fn on_gap(&mut self, now: Now, seqs: (Seq, Seq), reason: GapReason, counts: &[(Topic, u64)], fx: &mut Effects) {
         self.clock = self.clock.max(now.mono);
         self.on_given(seqs.1);
+        let mut why = Why::of_gap(reason);
         let mut known: BTreeMap<TopicId, u64> = BTreeMap::new();
         let wished: Vec<Seq> = self.wished.range(seqs.0..=seqs.1).map(|(seq, _)| *seq).collect();
         for seq in wished {
             let Some(wish) = self.wished.remove(&seq) else { continue };
+            if let End::Dead(dead) = &wish.end {
+                why = Why::of_dead(&dead.reason, &dead.error);
+            }
             self.unwritten.remove(&seq);
             self.held.remove(&seq);
             *known.entry(wish.topic).or_default() += 1;
@@ -115,6 +112,12 @@ impl Outbox {
         if self.ledger.gap(seqs.0, seqs.1, reason) == 0 {
             return;
         }
+        fx.told.push(Told::Gone {
+            unit: self.unit.clone(),
+            seqs,
+            there: false,
+            why,
+        });
         for (topic, count) in counts {
             let topic = self.known(topic);
             self.topics.at_mut(topic).books.gone(reason, *count);

@@ -98,6 +98,17 @@ impl Outbox {
         books::rows(&self.unit, &unknown, rows)
     }
 
+    /// How many messages the books, the numbers that are not done, and what waits here disagree about (M-G8). Looks at memory
+    /// only.
+    pub fn imbalance(&self) -> u64 {
+        let sum = |of: &dyn Fn(&topics::State) -> i64| self.topics.iter().map(of).fold(0, i64::saturating_add);
+        let open = self.last_stored - self.ledger.done.done_between(1, self.last_stored);
+        let by_books = sum(&|topic| topic.books.balance());
+        let waiting = sum(&|topic| books::whole(topic.waiting() + self.fresh_of(topic)));
+        let off = |count: i64| count.abs_diff(books::whole(open));
+        off(by_books).saturating_add(off(waiting))
+    }
+
     /// When the oldest message that waits was accepted, or an earlier moment.
     pub(super) fn oldest(&self) -> Option<UnixMillis> {
         let waiting = self.cursors.values().filter(|cursor| cursor.pending > 0);

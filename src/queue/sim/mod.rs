@@ -166,6 +166,12 @@ impl World {
             Event::Tidy => {
                 for relay in &mut self.relays {
                     relay.tidy();
+                    let life = relay.life.as_ref();
+                    let imbalance = life.map_or(0, |life| life.engine.imbalance());
+                    if imbalance != 0 {
+                        self.ledger
+                            .blame(format!("{imbalance} messages are not in the books of memory (M-G8)"));
+                    }
                 }
                 self.plan_in(100_000, Event::Tidy);
             }

@@ -64,7 +64,7 @@ fn relays_keep_their_promises_whatever_fails() {
 /// Each planted bug must be found by one of so many seeds: who changes the simulation must not make it blind.
 const SEEDS_PER_BUG: u64 = 20;
 
-const BUGS: [Bug; 17] = [
+const BUGS: [Bug; 18] = [
     Bug::AckBeforeSync,
     Bug::SendBeforeSync,
     Bug::HighestSeen,
@@ -82,6 +82,7 @@ const BUGS: [Bug; 17] = [
     Bug::RedriveKeepsLetter,
     Bug::SettledForgotten,
     Bug::NumbersFromOne,
+    Bug::CountedTwice,
 ];
 
 #[test]

@@ -225,6 +225,7 @@ mod kind {
     pub(super) const ACK: u8 = 21;
     pub(super) const BUSY: u8 = 22;
     pub(super) const DELIVERED: u8 = 23;
+    pub(super) const ENDED: u8 = 24;
 }
 
 mod flag {

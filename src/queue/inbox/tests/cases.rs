@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::world::{World, message, name, setup, topic};
 use crate::model::{GapReason, UnixMillis};
 use crate::queue::api::Settlement;
-use crate::queue::effects::{Effects, Told};
+use crate::queue::effects::{Effects, Told, Why};
 use crate::queue::record::{Pausable, Pause};
 use crate::queue::{Exhausted, OnExpiry, Overflow, RetrySettings, TopicSettings};
 
@@ -312,6 +312,37 @@ fn a_blocked_key_waits_for_an_operator_and_keeps_its_order() {
 }
 
 #[test]
+fn a_blocked_key_can_be_let_go_by_name_right_after_a_restart() {
+    // M-C3: before anything was read again, and with nobody who would.
+    let mut world = World::new(exhausting(1, Exhausted::BlockKey));
+    world.subscribe(1, "g", 10);
+    for key in [1, 1, 2] {
+        world.store(Some(key));
+    }
+    let first = world.handed_out();
+    for deliver in &first {
+        world.settle(deliver, nack());
+    }
+    world.commit(usize::MAX);
+    world.restart(0);
+    let mut fx = Effects::default();
+    let key = message(Some(1), None, 0).key;
+    let unblocked = world
+        .inbox
+        .unblock(world.now, &topic(), &name("g"), key.as_ref(), &mut fx);
+    assert_eq!(unblocked, 1);
+    world.absorb(fx);
+    world.commit(usize::MAX);
+    world.restart(0);
+    world.pass_ms(10);
+    world.subscribe(1, "g", 10);
+    let next = world.handed_out();
+    assert_eq!((next.len(), next[0].delivery.seq), (1, 1));
+    world.settle(&next[0], Settlement::Ack);
+    assert_eq!(world.seqs(), [2], "the other key stays blocked");
+}
+
+#[test]
 fn the_rest_of_a_key_goes_to_the_dead_letters_until_an_operator_acts() {
     // M-C3 `dlq-rest-of-key`.
     let mut world = World::new(exhausting(1, Exhausted::DlqRestOfKey));
@@ -581,6 +612,26 @@ fn publishers_hear_when_the_last_group_acknowledged() {
     assert!(world.told.is_empty());
     world.settle(&both[1], Settlement::Ack);
     assert_eq!(world.told, [Told::Done { topic: topic(), seq: 1 }]);
+}
+
+#[test]
+fn publishers_hear_of_each_group_that_gives_their_message_up() {
+    // M-A2.
+    let mut world = World::new(TopicSettings::default());
+    world.subscribe(1, "g", 10);
+    world.subscribe(2, "h", 10);
+    world.store(None);
+    let both = world.handed_out();
+    let reason = "no".to_owned();
+    world.settle(&both[0], Settlement::Terminate { reason });
+    world.poll();
+    world.answer(0, false);
+    world.poll();
+    world.commit(usize::MAX);
+    world.poll();
+    let why = Why::of_dead("terminated", "no");
+    let (topic, seq) = (topic(), 1);
+    assert_eq!(world.told, [Told::GivenUp { topic, seq, why }]);
 }
 
 #[test]

@@ -48,6 +48,13 @@ struct Model {
     next_consumer: u64,
 }
 
+fn told_seq(told: &Told) -> Seq {
+    match told {
+        Told::Done { seq, .. } | Told::GivenUp { seq, .. } => *seq,
+        other => panic!("{other:?}"),
+    }
+}
+
 impl Model {
     fn new(settings: TopicSettings, parked_max: usize) -> Self {
         let world = World::with(setup(settings, parked_max));
@@ -126,9 +133,15 @@ impl Model {
             self.old.push(deliver);
         }
         for told in std::mem::take(&mut self.world.told) {
-            let Told::Done { seq, .. } = told else { panic!() };
-            assert!(self.world.inbox.is_done(&topic(), seq));
-            assert!(self.groups.values().any(|group| group.ended.get(&seq) == Some(&None)));
+            let acknowledged = |group: &Group| group.ended.get(&told_seq(&told)) == Some(&None);
+            match told {
+                Told::Done { seq, .. } => {
+                    assert!(self.world.inbox.is_done(&topic(), seq));
+                    assert!(self.groups.values().any(acknowledged));
+                }
+                Told::GivenUp { .. } => assert!(!self.groups.values().all(acknowledged)),
+                other => panic!("{other:?}"),
+            }
         }
         for deliver in std::mem::take(&mut self.world.deliveries) {
             self.look_at_delivery(deliver);
@@ -349,14 +362,7 @@ impl Model {
                     if stored.only.is_some() {
                         self.narrow.insert(seq);
                     }
-                    if self.groups.is_empty() {
-                        self.groups.insert(name("-"), Group::default());
-                    }
-                    for (group, state) in &mut self.groups {
-                        if stored.only.as_ref().is_none_or(|only| only == group) {
-                            state.has.insert(seq);
-                        }
-                    }
+                    self.give(seq, stored.only.as_ref());
                 }
                 Logged::Dead(wish) => {
                     let DeadSource::Group(group, seq) = wish.at else {
@@ -367,6 +373,18 @@ impl Model {
                     self.end(&group, seq, Some(GapReason::DeadLettered));
                 }
                 Logged::Record(_) => {}
+            }
+        }
+    }
+
+    /// A message is on disk, for all groups or for one.
+    fn give(&mut self, seq: Seq, only: Option<&GroupName>) {
+        if self.groups.is_empty() {
+            self.groups.insert(name("-"), Group::default());
+        }
+        for (group, state) in &mut self.groups {
+            if only.is_none_or(|only| only == group) {
+                state.has.insert(seq);
             }
         }
     }
@@ -438,17 +456,7 @@ impl Model {
         self.written = self.world.left;
         for logged in log {
             match logged {
-                Logged::Record(Record::Stored(stored)) => {
-                    let seq = stored.inbox.unwrap();
-                    if self.groups.is_empty() {
-                        self.groups.insert(name("-"), Group::default());
-                    }
-                    for (group, state) in &mut self.groups {
-                        if stored.only.as_ref().is_none_or(|only| only == group) {
-                            state.has.insert(seq);
-                        }
-                    }
-                }
+                Logged::Record(Record::Stored(stored)) => self.give(stored.inbox.unwrap(), stored.only.as_ref()),
                 Logged::Dead(wish) => {
                     let DeadSource::Group(group, seq) = wish.at else {
                         panic!()

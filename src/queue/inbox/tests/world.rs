@@ -229,8 +229,9 @@ impl World {
                     seq,
                     failed,
                     not_before,
+                    key,
                 } => {
-                    inbox.on_attempt((topic, group), *seq, *failed, *not_before);
+                    inbox.on_attempt((topic, group), (*seq, *key), *failed, *not_before);
                 }
                 Record::Kept(kept) => inbox.on_kept(now, kept),
                 other => panic!("not of an inbox: {other:?}"),

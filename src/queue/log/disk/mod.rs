@@ -1,7 +1,7 @@
 //! The threads that own the disk: one writes and syncs, one reads and tidies up.
 //!
-//! Requests go in, each is answered by one event, given to the engine by the thread that did the work. Whoever asks never
-//! waits for the disk.
+//! Requests go in, each is answered by one event, given to the engine by the thread that did the work. Whoever asks does not
+//! wait for the disk, but for a small batch while nothing else waits and syncs are short (D6).
 //!
 //! # Invariants
 //! - D1. Appends are done in the order they came in, all that wait in one write with one sync (M-A5).
@@ -11,11 +11,14 @@
 //! - D3. Reading, checkpoints, merging and preparing segments do not hold up appends: they are on the other thread.
 //! - D4. A thread that panics ends the process: what it was about to do is unknown, and a restart is safe.
 //! - D5. What waits is bounded by those who ask: publishers by their bytes, each [`Reader`] by one read at a time.
+//! - D6. Who asks writes himself if no batch is under way, this one is small, and the last syncs took less than half a
+//!   millisecond: two threads need not wake each other then. A sync that takes longer sends the next batches to the thread.
 
 mod threads;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -30,7 +33,10 @@ use crate::queue::line::LineId;
 /// The disk, as those see it who ask.
 pub struct Disk<S: Storage> {
     shared: Arc<Shared<S>>,
+    writing: Arc<Mutex<Writing<S>>>,
     appends: Arc<Inlet<Batch>>,
+    /// Batches that the thread has not answered.
+    pending: Arc<AtomicUsize>,
     others: Arc<Inlet<Request>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -159,26 +165,42 @@ impl<S: Storage> Disk<S> {
     pub fn start(log: Log<S>, events: Events) -> io::Result<Self> {
         let (writer, reader, keeper) = log.split();
         let shared = Arc::clone(&keeper.shared);
-        let (appends, others) = (Arc::default(), Arc::default());
-        let writing = Writing::new(writer, Arc::clone(&appends), Arc::clone(&others), Arc::clone(&events));
+        let (appends, others): (Arc<Inlet<Batch>>, _) = (Arc::default(), Arc::default());
+        let writing = Writing::new(writer, Arc::clone(&others), Arc::clone(&events));
+        let writing = Arc::new(Mutex::new(writing));
+        let pending = Arc::new(AtomicUsize::new(0));
         let reading = Reading::new(reader, keeper, Arc::clone(&others), events);
         let mut disk = Self {
             shared,
-            appends,
+            writing: Arc::clone(&writing),
+            appends: Arc::clone(&appends),
+            pending: Arc::clone(&pending),
             others,
             threads: Vec::new(),
         };
-        disk.spawn("strait-write", move || writing.run())?;
+        disk.spawn("strait-write", move || threads::write_all(&writing, &appends, &pending))?;
         disk.spawn("strait-read", move || reading.run())?;
         Ok(disk)
     }
 
-    /// Asks for something; does not wait. The answer is an event.
+    /// Asks for something. The answer is an event, already given when this returns if the batch was written here (D6).
     pub fn send(&self, request: Request) {
         match request {
-            Request::Append(batch) => self.appends.push(batch),
+            Request::Append(batch) => self.append(batch),
             request => self.others.push(request),
         }
+    }
+
+    fn append(&self, batch: Batch) {
+        // Nobody else sends batches: with none under way this one is the next (D1).
+        if self.pending.load(Ordering::Acquire) == 0 {
+            let mut writing = threads::locked(&self.writing);
+            if writing.is_soon_done(&batch) {
+                return writing.append(vec![batch]);
+            }
+        }
+        self.pending.fetch_add(1, Ordering::Relaxed);
+        self.appends.push(batch);
     }
 
     /// See [`Keeper::sparse`](super::Keeper::sparse); needs no disk.

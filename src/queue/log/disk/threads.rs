@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::process;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -32,15 +33,21 @@ struct Waiting<T> {
     closed: bool,
 }
 
-/// The thread that writes.
+/// The one who writes: the thread for it, or who asks, if that is sooner done (D6).
 pub(super) struct Writing<S: Storage> {
     writer: Writer<S>,
-    appends: Arc<Inlet<Batch>>,
     reading: Arc<Inlet<Request>>,
     events: Events,
     /// Batches of this era and those before it come too late (D2).
     failed_era: Option<u64>,
     segment: u64,
+    pace: Pace,
+}
+
+/// How long syncs take.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    recent: Option<Duration>,
 }
 
 /// The thread that reads and tidies up.
@@ -55,41 +62,26 @@ pub(super) struct Reading<S: Storage> {
 pub(super) struct EndOnPanic;
 
 impl<S: Storage> Writing<S> {
-    pub(super) fn new(
-        writer: Writer<S>,
-        appends: Arc<Inlet<Batch>>,
-        reading: Arc<Inlet<Request>>,
-        events: Events,
-    ) -> Self {
+    pub(super) fn new(writer: Writer<S>, reading: Arc<Inlet<Request>>, events: Events) -> Self {
         Self {
             writer,
-            appends,
             reading,
             events,
             failed_era: None,
             segment: 0,
+            pace: Pace::default(),
         }
     }
 
-    pub(super) fn run(mut self) {
-        while let Some(batches) = self.appends.take_all() {
-            let mut batches = batches.into_iter().peekable();
-            while batches.peek().is_some() {
-                let (mut group, mut bytes) = (Vec::new(), 0);
-                while let Some(batch) = batches.next_if(|_| bytes < GROUP_BYTES) {
-                    bytes += batch.entries.iter().map(bytes_of).sum::<usize>();
-                    group.push(batch);
-                }
-                self.append(group);
-            }
-        }
-        if let Err(error) = self.writer.sync() {
-            tracing::warn!(%error, "the queue was not synced at its end");
-        }
+    /// Whether a batch is on the disk before a thread would have been woken, as far as one can tell.
+    pub(super) fn is_soon_done(&self, batch: &Batch) -> bool {
+        self.pace.is_quick()
+            && batch.entries.len() <= HERE_ENTRIES
+            && batch.entries.iter().map(bytes_of).sum::<usize>() <= HERE_BYTES
     }
 
     /// One write and one sync for all of them (D1).
-    fn append(&mut self, group: Vec<Batch>) {
+    pub(super) fn append(&mut self, group: Vec<Batch>) {
         let (late, group): (Vec<_>, Vec<_>) = group
             .into_iter()
             .partition(|batch| self.failed_era.is_some_and(|failed| batch.era <= failed));
@@ -109,6 +101,7 @@ impl<S: Storage> Writing<S> {
         }
         match self.writer.append(&entries, essential) {
             Ok(positions) => {
+                self.pace.on_sync(self.writer.synced());
                 let mut positions = positions.into_iter();
                 for (number, len) in lens {
                     let result: Vec<Position> = positions.by_ref().take(len).collect();
@@ -149,6 +142,47 @@ impl<S: Storage> Writing<S> {
     }
 }
 
+/// The thread that writes: takes what waits, in groups.
+pub(super) fn write_all<S: Storage>(writing: &Mutex<Writing<S>>, appends: &Inlet<Batch>, pending: &AtomicUsize) {
+    while let Some(batches) = appends.take_all() {
+        let mut batches = batches.into_iter().peekable();
+        while batches.peek().is_some() {
+            let (mut group, mut bytes) = (Vec::new(), 0);
+            while let Some(batch) = batches.next_if(|_| bytes < GROUP_BYTES) {
+                bytes += batch.entries.iter().map(bytes_of).sum::<usize>();
+                group.push(batch);
+            }
+            let done = group.len();
+            locked(writing).append(group);
+            pending.fetch_sub(done, Ordering::Release);
+        }
+    }
+    if let Err(error) = locked(writing).writer.sync() {
+        tracing::warn!(%error, "the queue was not synced at its end");
+    }
+}
+
+/// Who holds it may have panicked: then the process ends (D4).
+pub(super) fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pace {
+    /// A sync took so long; without one the operating system has it.
+    fn on_sync(&mut self, time: Option<Duration>) {
+        let time = time.unwrap_or_default();
+        // The last ones count most, and a slow one at once.
+        self.recent = Some(match self.recent {
+            Some(recent) if time <= QUICK => (recent.min(QUICK * 4) * 3 + time) / 4,
+            _ => time,
+        });
+    }
+
+    fn is_quick(&self) -> bool {
+        self.recent.is_some_and(|recent| recent <= QUICK)
+    }
+}
+
 impl<S: Storage> Reading<S> {
     pub(super) fn new(reader: Reader<S>, keeper: Keeper<S>, requests: Arc<Inlet<Request>>, events: Events) -> Self {
         Self {
@@ -169,7 +203,8 @@ impl<S: Storage> Reading<S> {
                 Next::Nothing => {}
             }
             wait = match self.keeper.upkeep() {
-                Ok(true) => Duration::ZERO,
+                Ok(true) if self.keeper.is_late() => Duration::ZERO,
+                Ok(true) => PAUSE,
                 Ok(false) => IDLE,
                 Err(error) => {
                     tracing::debug!(%error, "no space could be prepared for the queue");
@@ -301,8 +336,16 @@ fn bytes_of(entry: &Entry) -> usize {
     entry.head.len() + entry.message.as_ref().map_or(0, crate::model::Message::bytes)
 }
 
+/// Syncs of so long are waited for (D6): waking a thread and being woken takes a good part of it.
+const QUICK: Duration = Duration::from_micros(500);
+/// Records of a batch that is written here.
+const HERE_ENTRIES: usize = 64;
+/// Bytes of it.
+const HERE_BYTES: usize = 128 * 1024;
 /// Bytes written and synced at once, about: the first of many need not wait for all.
 const GROUP_BYTES: usize = 8 * 1024 * 1024;
+/// Between two steps of upkeep that nobody waits for.
+const PAUSE: Duration = Duration::from_millis(10);
 /// Upkeep is looked after so often when nothing happens.
 const IDLE: Duration = Duration::from_secs(10);
 /// And so often while the disk has no space for it.

@@ -65,12 +65,13 @@ impl LaneDecoder {
                 },
                 kind::ACK => ToSender::Ack {
                     batch: raw.id,
-                    refused: refused(&raw.body)?,
+                    refused: refused(&raw)?,
                 },
                 kind::BUSY => busy(&raw)?,
                 kind::DELIVERED => ToSender::Delivered {
                     seqs: numbers(&raw.body)?,
                 },
+                kind::ENDED => ToSender::Ended { ended: refused(&raw)? },
                 unknown => {
                     skip(unknown)?;
                     continue;
@@ -190,19 +191,19 @@ fn runs(frontier: Seq, mut rest: &[u8]) -> Option<Vec<(Seq, Seq)>> {
     Some(runs)
 }
 
-fn refused(body: &[u8]) -> Result<Vec<Refused>, FrameError> {
-    const BROKEN: FrameError = FrameError::List(kind::ACK);
+fn refused(raw: &Raw) -> Result<Vec<Refused>, FrameError> {
+    let broken = FrameError::List(raw.kind);
     let mut refused = Vec::new();
-    let (mut rest, mut before) = (body, 0);
+    let (mut rest, mut before): (&[u8], Seq) = (&raw.body, 0);
     while !rest.is_empty() {
         if refused.len() == NUMBERS_MAX {
-            return Err(BROKEN);
+            return Err(broken);
         }
-        let seq = take_number(&mut rest, &mut before).ok_or(BROKEN)?;
+        let seq = take_number(&mut rest, &mut before).ok_or(broken)?;
         refused.push(Refused {
             seq,
-            reason: take_text(&mut rest).ok_or(BROKEN)?,
-            detail: take_text(&mut rest).ok_or(BROKEN)?,
+            reason: take_text(&mut rest).ok_or(broken)?,
+            detail: take_text(&mut rest).ok_or(broken)?,
         });
     }
     Ok(refused)

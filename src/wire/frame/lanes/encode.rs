@@ -61,10 +61,10 @@ pub fn put_to_sender(out: &mut BytesMut, frame: &ToSender) {
             // All but the last speak for no number, so that the refusals are there before the word that nothing is open.
             let mut parts = refused.chunks(NUMBERS_MAX).peekable();
             while let Some(part) = parts.next() {
-                put_ack(out, if parts.peek().is_some() { 0 } else { *batch }, part);
+                put_refused(out, (kind::ACK, if parts.peek().is_some() { 0 } else { *batch }), part);
             }
             if refused.is_empty() {
-                put_ack(out, *batch, &[]);
+                put_refused(out, (kind::ACK, *batch), &[]);
             }
         }
         ToSender::Busy { pushback } => {
@@ -83,6 +83,11 @@ pub fn put_to_sender(out: &mut BytesMut, frame: &ToSender) {
                     put_number(out, &mut before, *seq);
                 }
                 finish(out, start, 0);
+            }
+        }
+        ToSender::Ended { ended } => {
+            for part in ended.chunks(NUMBERS_MAX) {
+                put_refused(out, (kind::ENDED, 0), part);
             }
         }
     }
@@ -113,8 +118,8 @@ fn put_opened(out: &mut BytesMut, frontier: Seq, above: &[(Seq, Seq)], highest: 
     finish(out, start, attributes_len);
 }
 
-fn put_ack(out: &mut BytesMut, batch: u64, refused: &[Refused]) {
-    let start = begin(out, kind::ACK, 0, batch);
+fn put_refused(out: &mut BytesMut, (kind, id): (u8, u64), refused: &[Refused]) {
+    let start = begin(out, kind, 0, id);
     let mut before = 0;
     for refused in refused {
         put_number(out, &mut before, refused.seq);

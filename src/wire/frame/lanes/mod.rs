@@ -12,6 +12,7 @@
 //! 21 ACK            batch                            refused: number | word | text
 //! 22 BUSY           0      pushback; none = no longer
 //! 23 DELIVERED      0                                numbers
+//! 24 ENDED          0                                ended: number | word | text
 //! ```
 //! A number is the difference to the one before in its frame, the first one to 0, as a zigzag varint. A word or text is
 //! its length as varint, then its bytes; runs are varints.

@@ -66,8 +66,9 @@ fn runs() -> impl Strategy<Value = (u64, Vec<(u64, u64)>)> {
 }
 
 fn to_sender() -> impl Strategy<Value = ToSender> {
-    let refused =
-        (1..=u64::MAX, "[a-z_]{1,20}", "[ -~]{0,80}").prop_map(|(seq, reason, detail)| Refused { seq, reason, detail });
+    let refused = || {
+        (1..=u64::MAX, "[a-z_]{1,20}", "[ -~]{0,80}").prop_map(|(seq, reason, detail)| Refused { seq, reason, detail })
+    };
     let pushback = prop::option::of((0_u64..1 << 40).prop_map(std::time::Duration::from_millis));
     prop_oneof![
         (runs(), any::<u64>()).prop_map(|((frontier, above), highest)| ToSender::Opened {
@@ -76,10 +77,11 @@ fn to_sender() -> impl Strategy<Value = ToSender> {
             highest,
         }),
         "[ -~]{0,200}".prop_map(|detail| ToSender::Denied { detail }),
-        (any::<u64>(), prop::collection::vec(refused, 0..20))
+        (any::<u64>(), prop::collection::vec(refused(), 0..20))
             .prop_map(|(batch, refused)| ToSender::Ack { batch, refused }),
         pushback.prop_map(|pushback| ToSender::Busy { pushback }),
         prop::collection::vec(1..=u64::MAX, 1..50).prop_map(|seqs| ToSender::Delivered { seqs }),
+        prop::collection::vec(refused(), 1..20).prop_map(|ended| ToSender::Ended { ended }),
     ]
 }
 
@@ -121,7 +123,7 @@ proptest! {
 
     // W2
     #[test]
-    fn no_bytes_make_a_reader_of_lanes_panic(kind in 16_u8..24, rest in prop::collection::vec(any::<u8>(), 0..100), attributes in 0_u8..30) {
+    fn no_bytes_make_a_reader_of_lanes_panic(kind in 16_u8..25, rest in prop::collection::vec(any::<u8>(), 0..100), attributes in 0_u8..30) {
         let body = u8::try_from(rest.len()).unwrap().saturating_sub(attributes);
         let mut stream = vec![kind, 0, 0, 0, attributes, 0, 0, body];
         stream.extend([0; 8]);

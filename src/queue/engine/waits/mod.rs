@@ -2,13 +2,18 @@
 //!
 //! # Invariants
 //! - W1. A publisher is told each level once, in their order, and nothing after the level it waits for.
-//! - W2. A wait ends when its level is reached or the publisher forgets it; the edge does that at its deadline.
+//! - W2. A wait ends when its level is reached, when the message ends so that it never will be, or when the publisher forgets
+//!   it; the edge does that at its deadline. `DELIVERED` means that every group acknowledged: the first that gives the
+//!   message up ends the wait.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::model::{AckLevel, Map, MessageId, Seq, Topic, UnitId};
+use crate::model::{AckLevel, Map, MessageId, Reason, RelayError, Retry, Seq, Topic, UnitId};
 use crate::queue::api::{Output, Progress, Ticket};
-use crate::queue::effects::Told;
+use crate::queue::effects::{Told, Why};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -161,6 +166,27 @@ impl Waits {
                     self.on_delivered(leg.wait, outputs);
                 }
             }
+            Told::Gone {
+                unit,
+                seqs: (from, to),
+                there,
+                why,
+            } => {
+                let range = (unit.clone(), *from)..=(unit.clone(), *to);
+                let legs: Vec<Leg> = self.outs.range(range).map(|(_, leg)| *leg).collect();
+                for leg in legs {
+                    if *there && !leg.relayed {
+                        self.on_relayed(leg.wait, outputs);
+                    }
+                    let lost = if *there { AckLevel::Delivered } else { AckLevel::Relayed };
+                    self.fail(leg.wait, lost, (Some(unit), why), outputs);
+                }
+            }
+            Told::GivenUp { topic, seq, why } => {
+                if let Some(wait) = self.inboxes.get(&(topic.clone(), *seq)).copied() {
+                    self.fail(wait, AckLevel::Delivered, (None, why), outputs);
+                }
+            }
             Told::Done { topic, seq } => {
                 if let Some(wait) = self.inboxes.remove(&(topic.clone(), *seq)) {
                     self.on_delivered(wait, outputs);
@@ -216,6 +242,40 @@ impl Waits {
         }
     }
 
+    /// A message will not come to a level: those who wait for it, or for more, are told why.
+    fn fail(
+        &mut self,
+        number: u64,
+        level: AckLevel,
+        (unit, why): (Option<&UnitId>, &Why),
+        outputs: &mut VecDeque<Output>,
+    ) {
+        let Some(wait) = self.by_number.get_mut(&number) else {
+            return;
+        };
+        let reached = if wait.not_relayed == 0 {
+            AckLevel::Relayed
+        } else {
+            AckLevel::Accepted
+        };
+        let unit = unit.unwrap_or(&wait.awaited.id.unit);
+        for waiter in wait.waiters.iter().filter(|waiter| waiter.level >= level) {
+            let error = undelivered(&wait.awaited.id, reached, level, (unit, why));
+            self.by_ticket.remove(&waiter.ticket);
+            outputs.push_back(Output::Published {
+                ticket: waiter.ticket,
+                result: Err(Box::new(error)),
+            });
+        }
+        wait.waiters.retain(|waiter| waiter.level < level);
+        // Who comes now would wait in vain.
+        let id = &wait.awaited.id;
+        self.by_message.remove(&(id.epoch, id.number));
+        if wait.waiters.is_empty() {
+            self.remove(number);
+        }
+    }
+
     fn remove(&mut self, number: u64) {
         let Some(wait) = self.by_number.remove(&number) else {
             return;
@@ -233,109 +293,29 @@ impl Waits {
     }
 }
 
+/// What a publisher is told whose message will not come to a level.
+fn undelivered(id: &MessageId, reached: AckLevel, level: AckLevel, (unit, why): (&UnitId, &Why)) -> RelayError {
+    let reason = match why.reason.as_str() {
+        "loop" => Reason::Loop,
+        "not_allowed" => Reason::Policy,
+        "too_large" => Reason::TooLarge,
+        "unknown_topic" => Reason::UnknownTopic,
+        _ => Reason::Undelivered,
+    };
+    let place = if level == AckLevel::Delivered {
+        "in"
+    } else {
+        "on its way to"
+    };
+    let Why { reason: word, detail } = why;
+    let semicolon = if detail.is_empty() { "" } else { "; " };
+    let detail = format!(
+        "the message was accepted with id {id}, has come as far as {} and comes no further: {word} {place} unit \
+         {unit}{semicolon}{detail}",
+        reached.as_str(),
+    );
+    RelayError::new(reason, Retry::Never, detail)
+}
+
 /// Publishers that may wait for more than `ACCEPTED`.
 const WAITS_MAX: usize = 1_000_000;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::Name;
-
-    fn name(text: &str) -> Name {
-        Name::new(text).unwrap()
-    }
-
-    fn ticket(number: u64) -> Ticket {
-        Ticket { shard: 0, number }
-    }
-
-    fn wait(
-        waits: &mut Waits,
-        number: u64,
-        level: AckLevel,
-        outs: &[(&str, Seq)],
-        inbox: Option<Seq>,
-    ) -> VecDeque<Output> {
-        let awaited = Awaited {
-            id: "a/r/0000000000000001/1".parse().unwrap(),
-            buffered: false,
-            outs: outs.iter().map(|(unit, seq)| (name(unit), *seq)).collect(),
-            inbox: inbox.map(|seq| (name("t"), seq)),
-        };
-        let waiter = Waiter {
-            ticket: ticket(number),
-            level,
-            duplicate: false,
-        };
-        let mut outputs = VecDeque::new();
-        waits.add(awaited, vec![waiter], &mut outputs);
-        outputs
-    }
-
-    fn tell(waits: &mut Waits, told: &Told) -> Vec<(u64, AckLevel)> {
-        let mut outputs = VecDeque::new();
-        waits.on_told(told, &mut outputs);
-        levels(outputs)
-    }
-
-    fn levels(outputs: VecDeque<Output>) -> Vec<(u64, AckLevel)> {
-        let level = |output| match output {
-            Output::Published {
-                ticket,
-                result: Ok(progress),
-            } => (ticket.number, progress.level),
-            other => panic!("{other:?}"),
-        };
-        outputs.into_iter().map(level).collect()
-    }
-
-    #[test]
-    fn a_publisher_is_told_when_all_units_have_its_message_and_when_all_groups_are_done() {
-        // M-A2, W1
-        let mut waits = Waits::default();
-        assert!(wait(&mut waits, 1, AckLevel::Delivered, &[("b", 5), ("c", 9)], Some(3)).is_empty());
-        assert!(wait(&mut waits, 2, AckLevel::Relayed, &[("b", 6)], None).is_empty());
-        let relayed = |unit, from, to| Told::Relayed {
-            unit: name(unit),
-            seqs: vec![(from, to)],
-        };
-        assert_eq!(tell(&mut waits, &relayed("b", 1, 6)), [(2, AckLevel::Relayed)]);
-        assert_eq!(tell(&mut waits, &relayed("b", 1, 6)), []);
-        assert_eq!(tell(&mut waits, &relayed("c", 9, 9)), [(1, AckLevel::Relayed)]);
-        let delivered = |unit, seq| Told::Delivered {
-            unit: name(unit),
-            seqs: vec![seq],
-        };
-        assert_eq!(tell(&mut waits, &delivered("b", 5)), []);
-        assert_eq!(
-            tell(
-                &mut waits,
-                &Told::Done {
-                    topic: name("t"),
-                    seq: 3
-                }
-            ),
-            []
-        );
-        assert_eq!(tell(&mut waits, &delivered("c", 9)), [(1, AckLevel::Delivered)]);
-        assert!(waits.by_number.is_empty() && waits.outs.is_empty() && waits.inboxes.is_empty());
-    }
-
-    #[test]
-    fn a_message_for_the_own_unit_is_relayed_at_once() {
-        let mut waits = Waits::default();
-        let outputs = wait(&mut waits, 1, AckLevel::Delivered, &[], Some(3));
-        assert_eq!(levels(outputs), [(1, AckLevel::Relayed)]);
-    }
-
-    #[test]
-    fn nothing_is_left_of_a_wait_that_is_forgotten() {
-        // W2
-        let mut waits = Waits::default();
-        wait(&mut waits, 1, AckLevel::Delivered, &[("b", 5)], Some(3));
-        waits.forget(ticket(1));
-        waits.forget(ticket(1));
-        assert!(waits.by_number.is_empty() && waits.outs.is_empty() && waits.inboxes.is_empty());
-        assert!(waits.by_ticket.is_empty());
-    }
-}

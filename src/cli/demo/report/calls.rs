@@ -1,73 +1,59 @@
-//! What the demo saw, whether that is what it claims, and how it says so. Pure.
-//!
-//! # Invariants
-//! - R1. Nothing is told that was not checked: an act is told only if its `problems` are none.
+//! What is told of calls.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::time::Duration;
 
-use serde::Serialize;
-
-use super::traffic::{Tallies, Tally};
-use super::world::{AWAY, UNITS, Unit};
-
-/// Counts by unit of the caller and owner of the key.
-pub(super) type Counts = BTreeMap<(Unit, Unit), u64>;
+use super::{Counts, grid, pairs, span, stay};
+use crate::cli::demo::traffic::{Tallies, Tally};
+use crate::cli::demo::world::{AWAY, Unit};
 
 /// All relays run.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Start {
+pub(in crate::cli) struct Start {
     /// From nothing to ready.
-    pub(super) took: Duration,
+    pub(in crate::cli) took: Duration,
     /// Links that the relays report as up, by the unit that reports and the other one.
-    pub(super) links: Counts,
+    pub(in crate::cli) links: Counts,
 }
 
 /// Services of all units call keys of all units.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Crossing {
+pub(in crate::cli) struct Crossing {
     /// What callers saw.
-    pub(super) calls: Tallies,
+    pub(in crate::cli) calls: Tallies,
     /// Calls that ended well, as the relays of the callers counted them.
-    pub(super) outbound: Counts,
+    pub(in crate::cli) outbound: Counts,
     /// The same, as the relays of the owners counted what came from other units.
-    pub(super) inbound: Counts,
+    pub(in crate::cli) inbound: Counts,
 }
 
 /// A unit is away.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Outage {
+pub(in crate::cli) struct Outage {
     /// From the end of its relay until its peers refused calls to its keys at once.
-    pub(super) known_after: Duration,
+    pub(in crate::cli) known_after: Duration,
     /// Calls to its keys until then.
-    pub(super) before: Tallies,
+    pub(in crate::cli) before: Tallies,
     /// Calls to its keys from then on.
-    pub(super) refused: Tallies,
+    pub(in crate::cli) refused: Tallies,
     /// How long these took, one after the other in each unit.
-    pub(super) refused_took: Duration,
+    pub(in crate::cli) refused_took: Duration,
     /// Calls that the relays of the callers refused as `unit_away`, by their own count.
-    pub(super) counted: Counts,
+    pub(in crate::cli) counted: Counts,
 }
 
 /// The unit is back.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Return {
+pub(in crate::cli) struct Return {
     /// From the start of its relay until services of the other units could call its keys again.
-    pub(super) after: Duration,
+    pub(in crate::cli) after: Duration,
     /// Calls to its keys then, and of its own services.
-    pub(super) calls: Tallies,
+    pub(in crate::cli) calls: Tallies,
     /// Calls among the other units, from the end of its relay until now.
-    pub(super) others: Tallies,
-}
-
-/// The units that stay.
-pub(super) fn stay() -> impl Iterator<Item = Unit> {
-    UNITS.into_iter().filter(|unit| unit.name != AWAY)
+    pub(in crate::cli) others: Tallies,
 }
 
 impl Start {
-    pub(super) fn problems(&self) -> Vec<String> {
+    pub(in crate::cli) fn problems(&self) -> Vec<String> {
         let missing =
             pairs().filter(|(from, to)| from != to && self.links.get(&(*from, *to)).is_none_or(|up| *up == 0));
         missing
@@ -75,7 +61,7 @@ impl Start {
             .collect()
     }
 
-    pub(super) fn tell(&self) -> String {
+    pub(in crate::cli) fn tell(&self) -> String {
         format!(
             "All three are linked to each other over QUIC, each side with a certificate of its Geo's own CA.\n\
              It took {} to start.",
@@ -85,7 +71,7 @@ impl Start {
 }
 
 impl Crossing {
-    pub(super) fn problems(&self) -> Vec<String> {
+    pub(in crate::cli) fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         for (from, owner) in pairs() {
             let tally = self.calls.0.get(&(from, owner)).cloned().unwrap_or_default();
@@ -109,22 +95,16 @@ impl Crossing {
         problems
     }
 
-    pub(super) fn tell(&self) -> String {
+    pub(in crate::cli) fn tell(&self) -> String {
         let total = self.calls.total();
         let mut text = format!(
             "{} of {} calls answered, half of them made over gRPC, half framed:\n\n",
             total.answered, total.calls
         );
-        for from in UNITS {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "    services of {} called keys of ", from.name);
-            for owner in UNITS {
-                let tally = self.calls.0.get(&(from, owner)).cloned().unwrap_or_default();
-                let _ = write!(text, " {}: {:>3}/{:<4}", owner.name, tally.answered, tally.calls);
-            }
-            text.truncate(text.trim_end().len());
-            text.push('\n');
-        }
+        text += &grid("called keys of", |from, owner| {
+            let tally = self.calls.0.get(&(from, owner)).cloned().unwrap_or_default();
+            (tally.answered, tally.calls)
+        });
         text.push_str(
             "\nEvery reply came from the unit that owns the key, and the counters of the relays say the same.",
         );
@@ -133,7 +113,7 @@ impl Crossing {
 }
 
 impl Outage {
-    pub(super) fn problems(&self) -> Vec<String> {
+    pub(in crate::cli) fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         if self.known_after > OUTAGE_LIMIT {
             problems.push(format!("the outage was noticed only after {}", span(self.known_after)));
@@ -141,7 +121,7 @@ impl Outage {
         if self.refused_took > AT_ONCE {
             problems.push(format!("calls were refused, but it took {}", span(self.refused_took)));
         }
-        for (from, owner) in pairs().filter(|(from, owner)| from.name != AWAY && owner.name == AWAY) {
+        for (from, owner) in pairs().filter(|(from, owner)| *from != AWAY && *owner == AWAY) {
             let of = |tallies: &Tallies| tallies.0.get(&(from, owner)).cloned().unwrap_or_default();
             let (before, refused) = (of(&self.before), of(&self.refused));
             if before.answered + refused.answered > 0 {
@@ -167,7 +147,7 @@ impl Outage {
         problems
     }
 
-    pub(super) fn tell(&self) -> String {
+    pub(in crate::cli) fn tell(&self) -> String {
         let (before, refused) = (self.before.total(), self.refused.total());
         let example = stay().next().map(away_error).unwrap_or_default();
         format!(
@@ -183,7 +163,7 @@ impl Outage {
 }
 
 impl Return {
-    pub(super) fn problems(&self) -> Vec<String> {
+    pub(in crate::cli) fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         if self.after > RETURN_LIMIT {
             problems.push(format!("calls worked again only after {}", span(self.after)));
@@ -191,7 +171,7 @@ impl Return {
         for (from, owner) in pairs() {
             let tally = self.calls.0.get(&(from, owner)).cloned().unwrap_or_default();
             all_answered(&mut problems, from, owner, &tally);
-            if from.name != AWAY && owner.name != AWAY {
+            if from != AWAY && owner != AWAY {
                 let tally = self.others.0.get(&(from, owner)).cloned().unwrap_or_default();
                 all_answered(&mut problems, from, owner, &tally);
             }
@@ -199,7 +179,7 @@ impl Return {
         problems
     }
 
-    pub(super) fn tell(&self) -> String {
+    pub(in crate::cli) fn tell(&self) -> String {
         let (total, others) = (self.calls.total(), self.others.total());
         format!(
             "{} after its relay was started, services of the other units could call its keys again.\n\
@@ -237,63 +217,6 @@ fn all_answered(problems: &mut Vec<String>, from: Unit, owner: Unit, tally: &Tal
     }
 }
 
-fn pairs() -> impl Iterator<Item = (Unit, Unit)> {
-    UNITS
-        .into_iter()
-        .flat_map(|from| UNITS.into_iter().map(move |owner| (from, owner)))
-}
-
-fn span(time: Duration) -> String {
-    if time < Duration::from_secs(1) {
-        return format!("{} ms", time.as_millis());
-    }
-    format!("{:.1} s", time.as_secs_f64())
-}
-
-/// For programs.
-#[derive(Serialize)]
-pub(super) struct Document {
-    started_ms: u128,
-    crossing: Vec<Row>,
-    outage_known_after_ms: u128,
-    outage: Vec<Row>,
-    back_after_ms: u128,
-    back: Vec<Row>,
-    others: Vec<Row>,
-}
-
-/// What came of the calls of one unit to keys of another.
-#[derive(Serialize)]
-struct Row {
-    from: &'static str,
-    owner: &'static str,
-    #[serde(flatten)]
-    tally: Tally,
-}
-
-impl Document {
-    pub(super) fn new(start: &Start, crossing: &Crossing, outage: &Outage, back: &Return) -> Self {
-        Self {
-            started_ms: start.took.as_millis(),
-            crossing: rows(&crossing.calls),
-            outage_known_after_ms: outage.known_after.as_millis(),
-            outage: rows(&outage.refused),
-            back_after_ms: back.after.as_millis(),
-            back: rows(&back.calls),
-            others: rows(&back.others),
-        }
-    }
-}
-
-fn rows(tallies: &Tallies) -> Vec<Row> {
-    let row = |((from, owner), tally): (&(Unit, Unit), &Tally)| Row {
-        from: from.name,
-        owner: owner.name,
-        tally: tally.clone(),
-    };
-    tallies.0.iter().map(row).collect()
-}
-
 /// "Within seconds", with room for a machine that is busy with other things.
 const RETURN_LIMIT: Duration = Duration::from_secs(10);
 const OUTAGE_LIMIT: Duration = Duration::from_secs(10);
@@ -302,7 +225,10 @@ const AT_ONCE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::cli::demo::world::UNITS;
 
     fn answered(calls: u64) -> Tally {
         Tally {
@@ -335,7 +261,7 @@ mod tests {
             errors: BTreeMap::from([(away_error(from), 4)]),
             ..Tally::default()
         };
-        let away = pairs().filter(|(from, owner)| from.name != AWAY && owner.name == AWAY);
+        let away = pairs().filter(|(from, owner)| *from != AWAY && *owner == AWAY);
         Outage {
             known_after: Duration::from_secs(1),
             refused: Tallies(away.map(|pair| (pair, refused(pair.0))).collect()),

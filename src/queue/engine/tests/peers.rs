@@ -1,0 +1,291 @@
+//! Messages of peers, and what peers say about ours.
+
+use super::*;
+
+impl World {
+    pub(super) fn lane_up(&mut self, number: u64, unit: &str, kind: LaneKind) -> LaneId {
+        let lane = LaneId::new(0, number);
+        self.input(Input::LaneUp {
+            lane,
+            unit: name(unit),
+            relay: name("r"),
+            kind,
+        });
+        let frame = ToSender::Opened {
+            frontier: 0,
+            above: Vec::new(),
+            highest: 0,
+        };
+        self.input(Input::FromReceiver { lane, frame });
+        lane
+    }
+
+    pub(super) fn sent(&self) -> usize {
+        let messages = |output: &Output| match output {
+            Output::ToReceiver {
+                frame: ToReceiver::Messages { messages, .. },
+                ..
+            } => messages.len(),
+            _ => 0,
+        };
+        self.outputs.iter().map(messages).sum()
+    }
+
+    /// Bodies of what was sent to other units.
+    pub(super) fn sent_bodies(&self) -> Vec<String> {
+        let sent = self.outputs.iter().filter_map(|output| match output {
+            Output::ToReceiver {
+                frame: ToReceiver::Messages { messages, .. },
+                ..
+            } => Some(messages),
+            _ => None,
+        });
+        sent.flatten()
+            .map(|sent| String::from_utf8(sent.message.body.to_vec()).unwrap())
+            .collect()
+    }
+
+    /// A message of unit `b`; what it is answered with.
+    pub(super) fn receive(&mut self, change: impl FnOnce(&mut crate::model::Message)) -> Vec<ToSender> {
+        self.receive_waited(false, change)
+    }
+
+    pub(super) fn receive_waited(
+        &mut self,
+        tell_delivered: bool,
+        change: impl FnOnce(&mut crate::model::Message),
+    ) -> Vec<ToSender> {
+        self.tickets += 1;
+        let lane = LaneId::new(1, self.tickets);
+        self.input(Input::LaneAccepted {
+            lane,
+            geo: name("there"),
+            unit: name("b"),
+            relay: name("b-1"),
+        });
+        let seq = self.tickets;
+        let frame = ToReceiver::Open {
+            epoch: 7,
+            kind: LaneKind::Live,
+            base: seq,
+        };
+        self.input(Input::FromSender { lane, frame, bytes: 10 });
+        let mut message = crate::model::Message {
+            id: MessageId {
+                unit: name("b"),
+                relay: name("b-1"),
+                epoch: 7,
+                number: seq,
+            },
+            topic: name("orders"),
+            key: Some(Key {
+                dimension: Bytes::from_static(b"user"),
+                key: Bytes::from_static(b"7"),
+            }),
+            accepted_at: self.now.wall,
+            deadline: None,
+            visited: vec![name("b")],
+            redrives: 0,
+            attributes: Metadata::default(),
+            body: Bytes::from_static(b"from b"),
+        };
+        change(&mut message);
+        let sent = Sent {
+            seq,
+            tell_delivered,
+            message,
+        };
+        let frame = ToReceiver::Messages {
+            batch: 1,
+            messages: vec![sent],
+        };
+        self.outputs.clear();
+        self.input(Input::FromSender {
+            lane,
+            frame,
+            bytes: 100,
+        });
+        let frame = |output: Output| match output {
+            Output::ToSender { lane: to, frame } if to == lane => Some(frame),
+            _ => None,
+        };
+        self.outputs.drain(..).filter_map(frame).collect()
+    }
+
+    pub(super) fn refusal(&mut self, change: impl FnOnce(&mut crate::model::Message)) -> String {
+        match &self.receive(change)[..] {
+            [ToSender::Ack { refused, .. }] => refused
+                .first()
+                .map(|refused| refused.reason.clone())
+                .unwrap_or_default(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What the peer hears that waits for a message of a topic, when it ends so.
+    pub(super) fn ended(&mut self, topic: &str, end: impl FnOnce(&mut Self)) -> Vec<(String, String)> {
+        let (topic, ends) = (name(topic), UnixMillis(self.now.wall.0 + 30_000));
+        let _ = self.receive_waited(true, |message| {
+            message.topic = topic;
+            message.deadline = Some(ends);
+        });
+        end(self);
+        let ended = self.outputs.drain(..).filter_map(|output| match output {
+            Output::ToSender {
+                frame: ToSender::Ended { ended },
+                ..
+            } => Some(ended),
+            _ => None,
+        });
+        ended.flatten().map(|ended| (ended.reason, ended.detail)).collect()
+    }
+}
+
+#[test]
+fn what_a_peer_sends_is_judged_by_the_settings_of_the_topic() {
+    // M-G3, M-G4, M-E5
+    let mut world = World::new();
+    let now = world.now.wall;
+    assert_eq!(world.refusal(|_| {}), "");
+    assert_eq!(
+        world.refusal(|message| message.topic = name("unknown")),
+        "unknown_topic"
+    );
+    assert_eq!(world.refusal(|message| message.topic = name("closed")), "not_allowed");
+    assert_eq!(world.refusal(|message| message.topic = name("own")), "not_allowed");
+    assert_eq!(
+        world.refusal(|message| {
+            message.topic = name("tiny");
+            message.body = Bytes::from_static(b"12345678901");
+        }),
+        "too_large"
+    );
+    assert_eq!(world.refusal(|message| message.deadline = Some(now)), "expired");
+    assert_eq!(
+        world.refusal(|message| message.visited = vec![name("a"), name("b")]),
+        "loop"
+    );
+}
+
+#[test]
+fn a_peer_that_waits_for_a_delivery_hears_of_every_other_end() {
+    // M-A2: dead letter, expiry, overflow, purge.
+    let pair = |reason: &str, detail: &str| vec![(reason.to_owned(), detail.to_owned())];
+    let mut world = World::new();
+    let ended = world.ended("orders", |world| {
+        world.consume("orders");
+        for (consumer, delivery, _) in world.delivered() {
+            let outcome = Settlement::Terminate {
+                reason: "no".to_owned(),
+            };
+            world.input(Input::Settle {
+                consumer,
+                delivery,
+                outcome,
+            });
+        }
+    });
+    assert_eq!(ended, pair("terminated", "it is a dead letter: no"));
+    let group = |topic: &str| Line::Inbox {
+        topic: name(topic),
+        group: Some(name("g")),
+    };
+    assert_eq!(
+        world.ended("loose", |world| world.purge(group("loose"))),
+        pair("purged", "")
+    );
+    let ended = world.ended("drops", |world| {
+        for _ in 0..3 {
+            world.publish("drops", &["a"]);
+        }
+    });
+    assert_eq!(ended, pair("dropped", ""));
+    let ended = world.ended("short", |world| world.pass(Duration::from_secs(60)));
+    assert_eq!(ended, pair("expired", "it is a dead letter"));
+}
+
+#[test]
+fn a_publisher_that_waits_is_told_at_once_where_its_message_ended() {
+    // M-A2, M-G4
+    let mut world = World::new();
+    let wait = |level| move |publish: &mut Publish| publish.wait = level;
+    let error = |world: &World, number: u64| match world.told(number).pop() {
+        Some(Err(error)) => (error.reason, error.detail),
+        other => panic!("{other:?}"),
+    };
+    // Refused by the unit it goes to.
+    let lane = world.lane_up(1, "b", LaneKind::Live);
+    let number = world.publish_as("orders", &["b"], wait(AckLevel::Relayed));
+    let refused = crate::queue::lanes::Refused {
+        seq: 1,
+        reason: "not_allowed".to_owned(),
+        detail: "add \"a\" to its `from`".to_owned(),
+    };
+    let frame = ToSender::Ack {
+        batch: 1,
+        refused: vec![refused],
+    };
+    world.input(Input::FromReceiver { lane, frame });
+    let (reason, detail) = error(&world, number);
+    assert_eq!(reason, Reason::Policy);
+    assert!(detail.ends_with("a dead letter: add \"a\" to its `from`"), "{detail}");
+    // Given up there.
+    let number = world.publish_as("orders", &["b"], wait(AckLevel::Delivered));
+    let ended = crate::queue::lanes::Refused {
+        seq: 2,
+        reason: "attempts".to_owned(),
+        detail: String::new(),
+    };
+    let frame = ToSender::Ended { ended: vec![ended] };
+    world.input(Input::FromReceiver { lane, frame });
+    assert_eq!(error(&world, number).0, Reason::Undelivered);
+    // Purged and expired on its way, given up here.
+    let number = world.publish_as("orders", &["c"], wait(AckLevel::Relayed));
+    world.purge(Line::Outbox { unit: name("c") });
+    assert!(error(&world, number).1.ends_with("purged on its way to unit c"));
+    let number = world.publish_as("short", &["c"], wait(AckLevel::Delivered));
+    world.pass(Duration::from_secs(60));
+    let (_, detail) = error(&world, number);
+    assert!(
+        detail.contains("expired on its way to unit c; it is a dead letter"),
+        "{detail}"
+    );
+    let number = world.publish_as("low", &["a"], wait(AckLevel::Delivered));
+    world.consume("low");
+    world.terminate_all();
+    assert!(
+        error(&world, number)
+            .1
+            .ends_with("terminated in unit a; it is a dead letter: no")
+    );
+}
+
+#[test]
+fn a_message_goes_on_to_the_owner_of_its_key_but_not_in_circles() {
+    // M-G3, M-G4
+    let mut world = World::with(|setup| setup.neighbours.owners = Some(Arc::new(OwnedBy("c"))));
+    assert_eq!(world.refusal(|_| {}), "");
+    assert_eq!(world.peek(Line::Outbox { unit: name("c") }).len(), 1);
+    assert_eq!(
+        world.refusal(|message| message.visited = vec![name("c"), name("b")]),
+        "loop"
+    );
+    let far = |message: &mut crate::model::Message| message.visited = vec![name("x"), name("y"), name("b")];
+    assert_eq!(world.refusal(far), "loop");
+}
+
+#[test]
+fn what_crosses_the_border_of_a_geo_is_copied_both_ways() {
+    // M-G5
+    let mut world = World::new();
+    world.publish("copied", &["c"]);
+    let copies = |world: &mut World| world.peek(Line::Mirror { topic: name("copied") }).len();
+    assert_eq!(copies(&mut world), 0);
+    world.publish("copied", &["b"]);
+    assert_eq!(world.refusal(|message| message.topic = name("copied")), "");
+    assert_eq!(copies(&mut world), 2);
+    world.restart();
+    assert_eq!(copies(&mut world), 2);
+    world.pass(Duration::from_secs(8 * 24 * 3600));
+    assert_eq!(copies(&mut world), 0);
+}
