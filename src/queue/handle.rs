@@ -5,9 +5,11 @@
 //! - H2. Messages of publishers that are not on disk yet are bounded in bytes; beyond, a publisher is refused at once.
 
 use std::mem;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
 
 use super::api::{Input, Output, Publish};
 use crate::crossing;
@@ -73,12 +75,14 @@ impl Handle {
 
     /// Hands something to the queue.
     pub fn send(&self, input: Input) {
-        let mut inputs = self.inlet.inputs();
+        let mut inputs = self.inlet.inputs.lock();
         if inputs.closed {
             return;
         }
         inputs.waiting.push(input);
-        if inputs.waiting.len() == 1 {
+        let is_first = inputs.waiting.len() == 1;
+        drop(inputs);
+        if is_first {
             self.inlet.some.notify_one();
         }
     }
@@ -87,17 +91,16 @@ impl Handle {
 impl Handle {
     /// Whether so much waits for the thread that whoever can should wait before handing it more.
     pub fn is_behind(&self) -> bool {
-        self.inlet.inputs().waiting.len() > BEHIND
+        self.inlet.inputs.lock().waiting.len() > BEHIND
     }
 }
 
 impl Inlet {
     /// Takes all that waits; waits itself, at most so long, if nothing does. `false` once closed and empty.
     pub fn take(&self, into: &mut Vec<Input>, wait: Duration) -> bool {
-        let mut inputs = self.inputs();
+        let mut inputs = self.inputs.lock();
         if inputs.waiting.is_empty() && !inputs.woken && !inputs.closed {
-            let waited = self.some.wait_timeout(inputs, wait);
-            inputs = waited.unwrap_or_else(PoisonError::into_inner).0;
+            self.some.wait_for(&mut inputs, wait);
         }
         inputs.woken = false;
         if into.is_empty() {
@@ -110,24 +113,19 @@ impl Inlet {
 
     /// Ends the wait without an input: something else is there to do.
     pub fn wake(&self) {
-        self.inputs().woken = true;
+        self.inputs.lock().woken = true;
         self.some.notify_one();
     }
 
     /// Takes no more inputs; those that wait are still given out.
     pub fn close(&self) {
-        self.inputs().closed = true;
+        self.inputs.lock().closed = true;
         self.some.notify_one();
     }
 
     /// Messages of publishers, of so many bytes in all, are on disk or refused.
     pub fn on_answered(&self, bytes: usize) {
         self.publish_bytes.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    fn inputs(&self) -> MutexGuard<'_, Inputs> {
-        // Sections under this lock move values; they cannot panic half-way.
-        self.inputs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -8,10 +8,11 @@
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
+use parking_lot::{Condvar, Mutex};
 use tokio::time::Instant;
 
 use super::api::{Input, Output, Ticket};
@@ -216,27 +217,20 @@ impl Worker {
 
 impl Events {
     fn push(&self, event: Event) {
-        self.waiting().push(event);
+        self.waiting.lock().push(event);
         self.some.notify_one();
     }
 
     fn take(&self) -> Vec<Event> {
-        std::mem::take(&mut *self.waiting())
+        std::mem::take(&mut *self.waiting.lock())
     }
 
     fn wait(&self, time: Duration) -> Vec<Event> {
-        let waiting = self.waiting();
+        let mut waiting = self.waiting.lock();
         if waiting.is_empty() {
-            let waited = self.some.wait_timeout(waiting, time);
-            return std::mem::take(&mut *waited.unwrap_or_else(PoisonError::into_inner).0);
+            self.some.wait_for(&mut waiting, time);
         }
-        drop(waiting);
-        self.take()
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, Vec<Event>> {
-        // Sections under this lock move values; they cannot panic half-way.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        std::mem::take(&mut *waiting)
     }
 }
 

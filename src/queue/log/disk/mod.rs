@@ -17,10 +17,12 @@
 mod threads;
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use self::threads::{Inlet, Reading, Writing};
 use super::storage::Storage;
@@ -194,7 +196,7 @@ impl<S: Storage> Disk<S> {
     fn append(&self, batch: Batch) {
         // Nobody else sends batches: with none under way this one is the next (D1).
         if self.pending.load(Ordering::Acquire) == 0 {
-            let mut writing = threads::locked(&self.writing);
+            let mut writing = self.writing.lock();
             if writing.is_soon_done(&batch) {
                 return writing.append(vec![batch]);
             }

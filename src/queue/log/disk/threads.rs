@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 use std::process;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
 
 use super::{Batch, Event, Events, Request};
 use crate::queue::log::storage::Storage;
@@ -153,18 +155,13 @@ pub(super) fn write_all<S: Storage>(writing: &Mutex<Writing<S>>, appends: &Inlet
                 group.push(batch);
             }
             let done = group.len();
-            locked(writing).append(group);
+            writing.lock().append(group);
             pending.fetch_sub(done, Ordering::Release);
         }
     }
-    if let Err(error) = locked(writing).writer.sync() {
+    if let Err(error) = writing.lock().writer.sync() {
         tracing::warn!(%error, "the queue was not synced at its end");
     }
-}
-
-/// Who holds it may have panicked: then the process ends (D4).
-pub(super) fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Pace {
@@ -255,47 +252,45 @@ impl<S: Storage> Reading<S> {
 
 impl<T> Inlet<T> {
     pub(super) fn push(&self, item: T) {
-        let mut waiting = self.waiting();
+        let mut waiting = self.waiting.lock();
         if waiting.closed {
             return;
         }
         waiting.items.push_back(item);
-        if waiting.items.len() == 1 {
+        let is_first = waiting.items.len() == 1;
+        drop(waiting);
+        if is_first {
             self.some.notify_one();
         }
     }
 
     /// Ends the wait without an item.
     pub(super) fn wake(&self) {
-        self.waiting().woken = true;
+        self.waiting.lock().woken = true;
         self.some.notify_one();
     }
 
     /// Takes no more; what waits is still done.
     pub(super) fn close(&self) {
-        self.waiting().closed = true;
+        self.waiting.lock().closed = true;
         self.some.notify_one();
     }
 
     /// Waits for items; `None` at the end.
     fn take_all(&self) -> Option<VecDeque<T>> {
-        let waiting = self.waiting();
+        let mut waiting = self.waiting.lock();
         let nothing = |waiting: &mut Waiting<T>| waiting.items.is_empty() && !waiting.closed;
-        let mut waiting = self
-            .some
-            .wait_while(waiting, nothing)
-            .unwrap_or_else(PoisonError::into_inner);
+        self.some.wait_while(&mut waiting, nothing);
         let items = std::mem::take(&mut waiting.items);
         (!items.is_empty()).then_some(items)
     }
 
     /// The next item, if there is one after so long at most.
     fn take_one(&self, wait: Duration) -> Next<T> {
-        let mut waiting = self.waiting();
+        let mut waiting = self.waiting.lock();
         if !wait.is_zero() {
             let nothing = |waiting: &mut Waiting<T>| waiting.items.is_empty() && !waiting.woken && !waiting.closed;
-            let waited = self.some.wait_timeout_while(waiting, wait, nothing);
-            waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
+            self.some.wait_while_for(&mut waiting, nothing, wait);
         }
         waiting.woken = false;
         match waiting.items.pop_front() {
@@ -303,10 +298,6 @@ impl<T> Inlet<T> {
             None if waiting.closed => Next::End,
             None => Next::Nothing,
         }
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, Waiting<T>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
