@@ -13,6 +13,9 @@ use std::time::Duration;
 
 use super::{GapReason, Message, Seq};
 
+/// The last number of a gap is so far behind its first one, at most: a longer gap is told in parts.
+pub const GAP_SPAN_MAX: u64 = 1 << 20;
+
 /// Which of the two lanes of a pair (M-D1).
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum LaneKind {

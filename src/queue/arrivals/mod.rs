@@ -17,6 +17,8 @@
 //!   (A2).
 //! - D3. A number is skipped only by a gap record, or because the sender says that it is done with it (M-G2).
 //! - D4. What a lane sends is taken in order, or the lane is closed.
+//! - D5. One frame costs no more memory, on disk, and time than its bytes can stand for: a gap has a greatest length, and no
+//!   number is further ahead of the frontier than a line can be long (M-G7).
 
 mod lane;
 mod snapshot;
@@ -30,7 +32,7 @@ use std::time::Duration;
 pub use snapshot::ArrivalsSnapshot;
 
 use self::lane::{Batch, Lane};
-use self::stream::{SEQ_MAX, Stream, check_seqs};
+use self::stream::{SEQ_MAX, Stream};
 use super::Setup;
 use super::api::Output;
 use super::effects::{Effects, Now};
@@ -306,14 +308,14 @@ impl Arrivals {
             return Ok(false);
         };
         if let Some((seqs, reason)) = batch.gap.take() {
-            check_seqs(seqs)?;
+            stream.check(seqs)?;
             if stream.lacks(seqs) && !planted(Bug::GapForgotten) {
                 let stream = stream_id.clone();
                 fx.record(Record::Skipped { stream, seqs, reason });
             }
         }
         while let Some(sent) = batch.messages.pop_front() {
-            check_seqs((sent.seq, sent.seq))?;
+            stream.check((sent.seq, sent.seq))?;
             if stream.has(sent.seq) {
                 let unit = lane.unit.clone();
                 fx.seen.push(Seen::Again { unit });

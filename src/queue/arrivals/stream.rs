@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::lane::Batch;
 use crate::model::{Seq, UnitId};
-use crate::queue::lanes::{Sent, ToSender};
+use crate::queue::lanes::{GAP_SPAN_MAX, Sent, ToSender};
 use crate::queue::line::{Settled, StreamId};
 use crate::queue::planted::{Bug, planted};
 use crate::queue::record::Stored;
@@ -57,6 +57,17 @@ impl Stream {
             above: self.seen.runs_above(RUNS_MAX),
             highest: self.seen.highest(),
         }
+    }
+
+    /// Whether a sender can mean these numbers (D5).
+    ///
+    /// # Errors
+    /// A text for a person.
+    pub(super) fn check(&self, (from, to): (Seq, Seq)) -> Result<(), String> {
+        let highest = self.seen.frontier().saturating_add(AHEAD_MAX).min(SEQ_MAX);
+        let fits = 0 < from && from <= to && to - from <= GAP_SPAN_MAX && to <= highest;
+        let wrong = || format!("numbers {from} to {to} cannot be");
+        fits.then_some(()).ok_or_else(wrong)
     }
 
     /// Whether a number came already (D1).
@@ -119,14 +130,10 @@ impl Batch {
     }
 }
 
-/// Numbers that a sender can mean.
-pub(super) fn check_seqs((from, to): (Seq, Seq)) -> Result<(), String> {
-    let fits = 0 < from && from <= to && to <= SEQ_MAX;
-    let wrong = || format!("numbers {from} to {to} cannot be");
-    fits.then_some(()).ok_or_else(wrong)
-}
 
 /// Runs of numbers above the frontier in one `Opened`.
 const RUNS_MAX: usize = 4096;
+/// No message comes so far ahead of the first one that is missing: as many would have to wait.
+const AHEAD_MAX: u64 = 1 << 40;
 /// No line is longer; room for sums.
 pub(super) const SEQ_MAX: Seq = Seq::MAX / 4;

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{MessageId, Metadata, Name, UnixMillis};
-use crate::queue::lanes::{LaneKind, Sent};
+use crate::queue::lanes::{GAP_SPAN_MAX, LaneKind, Sent};
 
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()
@@ -387,7 +387,7 @@ fn while_busy_nothing_is_taken_and_the_order_stays() {
 #[test]
 fn a_sender_that_breaks_the_rules_loses_its_lane() {
     type Breaks = fn(&mut World, LaneId);
-    let cases: [Breaks; 7] = [
+    let cases: [Breaks; 9] = [
         |world, lane| world.send(lane, 2, &[1]),
         |world, lane| {
             world.send(lane, 1, &[1]);
@@ -404,6 +404,9 @@ fn a_sender_that_breaks_the_rules_loses_its_lane() {
         |world, lane| world.send(lane, 1, &[0]),
         |world, lane| world.gap(lane, 1, (2, Seq::MAX)),
         |world, lane| world.gap(lane, 1, (3, 2)),
+        // D5, M-G7.
+        |world, lane| world.gap(lane, 1, (2, 3 + GAP_SPAN_MAX)),
+        |world, lane| world.send(lane, 1, &[1 << 41]),
         |world, lane| {
             let mut message = message(1);
             message.visited.push(name("b"));
@@ -428,6 +431,8 @@ fn a_sender_that_breaks_the_rules_loses_its_lane() {
         world.send(lane, 1, &[9]);
         world.commit(usize::MAX);
         assert!(!world.stored().contains(&9));
+        let skips = |record: &Record| matches!(record, Record::Skipped { .. });
+        assert!(!world.log.iter().any(skips), "{:?}", world.log);
     }
     let mut world = World::new();
     let lane = LaneId(9);

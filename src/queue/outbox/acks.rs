@@ -119,7 +119,8 @@ impl Outbox {
     }
 
     fn on_opened(&mut self, now: Now, id: LaneId, (frontier, above, highest): Opened<'_>, fx: &mut Effects) {
-        if highest.max(frontier) > self.last_stored {
+        let runs_end = above.iter().map(|(_, to)| *to).max().unwrap_or_default();
+        if highest.max(frontier).max(runs_end) > self.last_stored {
             self.foreign = true;
             let ids: Vec<LaneId> = self.lanes().map(|lane| lane.id).collect();
             for id in ids {
