@@ -1,5 +1,6 @@
 //! Lanes come, go and answer.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Outbox;
@@ -101,7 +102,7 @@ impl Outbox {
                 self.close(lane, "denied", fx);
                 self.denied = Some(detail);
             }
-            ToSender::Ack { batch, refused } => self.on_ack(now, lane, batch, &refused, fx),
+            ToSender::Ack { batch, refused } => self.on_ack(now, lane, batch, refused, fx),
             ToSender::Busy { pushback } => {
                 if let Some(lane) = self.slot(kind) {
                     lane.set_busy(now.mono, pushback.is_some());
@@ -150,21 +151,25 @@ impl Outbox {
         }
     }
 
-    fn on_ack(&mut self, now: Now, id: LaneId, batch: u64, refused: &[Refused], fx: &mut Effects) {
-        if !self.lane(id).is_some_and(|lane| lane.is_open() && lane.has_sent(batch)) {
+    fn on_ack(&mut self, now: Now, id: LaneId, batch: u64, refused: Vec<Refused>, fx: &mut Effects) {
+        let sent = |lane: &&mut Lane| lane.is_open() && lane.has_sent(batch);
+        if !self.lane_mut(id).filter(sent).is_some_and(|lane| lane.refuse(refused)) {
             self.close(id, "the relay there acknowledged what was not sent", fx);
             return;
         }
+        if batch == 0 {
+            return;
+        }
+        let refused = self.lane_mut(id).map(Lane::take_refused).unwrap_or_default();
         while let Some(lane) = self.lane_mut(id)
             && let Some(flight) = lane.land(now.mono, batch)
         {
             let empty = lane.bytes() == 0;
-            self.on_landed(now, flight, empty, refused);
+            self.on_landed(now, flight, empty, &refused);
         }
     }
 
-    fn on_landed(&mut self, now: Now, flight: Flight, empty: bool, refused: &[Refused]) {
-        let refused = |seq: Seq| refused.iter().find(|refused| refused.seq == seq);
+    fn on_landed(&mut self, now: Now, flight: Flight, empty: bool, refused: &BTreeMap<Seq, Refused>) {
         match flight.cargo {
             Cargo::Live(count) => {
                 self.share.on_live_arrived(now.mono, flight.bytes, flight.sent);
@@ -173,7 +178,7 @@ impl Outbox {
                     if !self.void.is_empty() && self.void.remove(&entry.seq) {
                         continue;
                     }
-                    if let Some(refused) = refused(entry.seq) {
+                    if let Some(refused) = refused.get(&entry.seq) {
                         self.refuse_live(now, entry, refused);
                     } else {
                         self.settling.came(now, &self.unit, LaneKind::Live, &entry.message);
@@ -190,7 +195,7 @@ impl Outbox {
                     if !self.void.is_empty() && self.void.remove(&waiting.seq) {
                         continue;
                     }
-                    if let Some(refused) = refused(waiting.seq) {
+                    if let Some(refused) = refused.get(&waiting.seq) {
                         self.refuse_backlog(now, waiting, refused);
                     } else {
                         self.unfly(&waiting);
