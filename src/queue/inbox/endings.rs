@@ -29,8 +29,16 @@ impl Group {
         if self.done.insert(seq) {
             self.books.end(reason, 1, bytes);
             self.unsaved.push((seq, reason));
+            if reason.is_some() {
+                self.given_up.insert(seq);
+            }
         }
         self.forget(seq, key);
+    }
+
+    /// Whether a number ended, and not because the group gave it up.
+    pub(super) fn has_taken(&self, seq: Seq) -> bool {
+        self.done.contains(seq) && !self.given_up.contains(seq)
     }
 
     /// Nothing is to be known of a message any more, and its key is free.
@@ -252,6 +260,7 @@ impl Group {
         if self.done.insert(seq) {
             let bytes = facts.map(|facts| facts.bytes);
             self.books.end(Some(GapReason::DeadLettered), 1, bytes);
+            self.given_up.insert(seq);
         }
         self.forget(seq, facts.and_then(|facts| facts.key));
         if self.feed.sweep_at.is_some() {

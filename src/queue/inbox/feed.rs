@@ -231,6 +231,7 @@ impl Group {
                 let reason = Some(GapReason::Corrupted);
                 self.done.insert(seq);
                 self.books.end(reason, 1, None);
+                self.given_up.insert(seq);
                 self.unsaved.push((seq, reason));
             }
             seq = self.done.next_open(seq + 1);

@@ -13,6 +13,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use roaring::RoaringTreemap;
+
 use super::books::Books;
 use super::consumers::Consumers;
 use super::feed::{Feed, Ready};
@@ -35,6 +37,8 @@ pub(super) struct Group {
     pub pause: Option<Pause>,
     pub consumers: Consumers,
     pub failures: BTreeMap<Seq, Failure>,
+    /// Numbers that ended for a reason, as far as another group may not be done with them.
+    pub given_up: RoaringTreemap,
     /// Ended in memory, not yet in a record.
     pub unsaved: Vec<(Seq, Option<GapReason>)>,
     pub(super) feed: Feed,
@@ -136,6 +140,7 @@ impl Group {
             pause: None,
             consumers: Consumers::default(),
             failures: BTreeMap::new(),
+            given_up: RoaringTreemap::new(),
             unsaved: Vec::new(),
             feed,
             keys: Keys::default(),

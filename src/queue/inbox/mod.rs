@@ -256,6 +256,8 @@ impl Inbox {
                 && let Some(topic) = self.topics.get(group.topic)
             {
                 group.save(&topic.name, fx);
+                let topic = group.topic;
+                self.forget_given_up(topic);
             }
         }
         self.unsaved_count = 0;
@@ -285,15 +287,29 @@ impl Inbox {
         let Some(topic) = self.topics.get(topic) else {
             return;
         };
-        if self.all_done(topic, seq) {
+        if self.by_all(topic, |group| group.has_taken(seq)) {
             let topic = topic.name.clone();
             fx.told.push(Told::Done { topic, seq });
         }
     }
 
-    fn all_done(&self, topic: &TopicState, seq: Seq) -> bool {
+    fn by_all(&self, topic: &TopicState, fits: impl Fn(&Group) -> bool) -> bool {
         let mut groups = topic.groups.iter().filter_map(|at| self.groups.get(*at)?.as_ref());
-        groups.all(|group| group.done.contains(seq))
+        groups.all(fits)
+    }
+
+    /// What all groups are done with is told to nobody any more.
+    fn forget_given_up(&mut self, topic: usize) {
+        let Some(topic) = self.topics.get(topic) else {
+            return;
+        };
+        let groups = topic.groups.iter().filter_map(|at| self.groups.get(*at)?.as_ref());
+        let frontier = groups.map(|group| group.done.frontier()).min().unwrap_or_default();
+        for at in &topic.groups {
+            if let Some(Some(group)) = self.groups.get_mut(*at) {
+                group.given_up.remove_range(..=frontier);
+            }
+        }
     }
 
     /// Has a group do something, and sees what comes of it.

@@ -80,7 +80,7 @@ impl Inbox {
     /// Whether all groups of a topic are done with a number (I4).
     pub fn is_done(&self, topic: &Topic, seq: Seq) -> bool {
         let topic = self.by_name.get(topic).and_then(|at| self.topics.get(*at));
-        topic.is_some_and(|topic| self.all_done(topic, seq))
+        topic.is_some_and(|topic| self.by_all(topic, |group| group.done.contains(seq)))
     }
 
     /// How many of these numbers all groups of a topic are done with: exact if it is all of them or if there is one group,

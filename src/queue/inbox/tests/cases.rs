@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::world::{World, message, name, setup, topic};
 use crate::model::{GapReason, UnixMillis};
-use crate::queue::api::Settlement;
+use crate::queue::api::{Deliver, Settlement};
 use crate::queue::effects::{Effects, Told};
 use crate::queue::record::{Pausable, Pause};
 use crate::queue::{Exhausted, OnExpiry, Overflow, RetrySettings, TopicSettings};
@@ -581,6 +581,39 @@ fn publishers_hear_when_the_last_group_acknowledged() {
     assert!(world.told.is_empty());
     world.settle(&both[1], Settlement::Ack);
     assert_eq!(world.told, [Told::Done { topic: topic(), seq: 1 }]);
+}
+
+#[test]
+fn no_publisher_hears_of_a_delivery_if_a_group_gave_the_message_up() {
+    // M-A2: whatever ended it, and whichever group is the last.
+    let mut world = World::new(TopicSettings::default());
+    world.subscribe(1, "g", 10);
+    world.subscribe(2, "h", 10);
+    world.store(None);
+    let both = world.handed_out();
+    let terminate = Settlement::Terminate { reason: "no".to_owned() };
+    world.settle(&both[0], terminate);
+    world.settle_down();
+    assert_eq!(world.dead().len(), 1);
+    world.settle(&both[1], Settlement::Ack);
+    world.store(None);
+    let both = world.handed_out();
+    let gone = |world: &mut World, deliver: &Deliver| {
+        let group = if deliver.consumer.0 == 1 { "g" } else { "h" };
+        let seqs = [deliver.delivery.seq];
+        let mut fx = Effects::default();
+        let inbox = &mut world.inbox;
+        inbox.gone(world.now, (&topic(), Some(&name(group))), &seqs, GapReason::Purged, &mut fx);
+        world.absorb(fx);
+    };
+    gone(&mut world, &both[0]);
+    world.settle(&both[1], Settlement::Ack);
+    assert_eq!(world.told, []);
+    world.store(None);
+    for deliver in world.handed_out() {
+        world.settle(&deliver, Settlement::Ack);
+    }
+    assert_eq!(world.told, [Told::Done { topic: topic(), seq: 3 }]);
 }
 
 #[test]
