@@ -4,11 +4,13 @@
 //! `Open` -> `Opened` with what is here already; `Messages` -> duplicate, refused, or `Record::Stored` -> `Ack` when all
 //! that the batch holds is on disk. `Gap` -> `Record::Skipped` -> `Ack`.
 //!
-//! # While nothing can be taken (A3)
-//! If the disk is nearly full, or a message is for a topic that is full, the lane is told `Busy` and keeps its place: the
-//! rest of the batch waits here, and what comes after it waits behind. The edge that puts a `Busy` with a pushback on a lane
+//! # While nothing can be taken (A4)
+//! If the disk is nearly full the lane is told `Busy` and keeps its place: the rest of the batch waits here, and what comes after it waits behind. The edge that puts a `Busy` with a pushback on a lane
 //! must read no more from that lane until it puts a `Busy` without one there; what it has read before it still hands in. So
 //! QUIC's flow control holds the sender, and what waits here is bounded by [`LIMIT_FACTOR`] times `queue.lane_bytes_max`.
+//!
+//! # While a topic is full (A3)
+//! Its messages are refused as `full` and come again; what else is on the lane goes on.
 //!
 //! # Invariants
 //! - D1. A number is a duplicate if it is in `seen` or on its way to the disk, and in no other case (M-B2). `seen` is
@@ -21,6 +23,7 @@
 //!   number is further ahead of the frontier than a line can be long (M-G7).
 
 mod lane;
+mod later;
 mod snapshot;
 mod stream;
 #[cfg(test)]
@@ -36,7 +39,7 @@ use self::stream::{SEQ_MAX, Stream};
 use super::Setup;
 use super::api::Output;
 use super::effects::{Effects, Now};
-use super::lanes::{LaneId, ToReceiver, ToSender};
+use super::lanes::{FULL, LaneId, ToReceiver, ToSender};
 use super::line::StreamId;
 use super::metrics::Seen;
 use super::planted::{Bug, planted};
@@ -57,6 +60,13 @@ pub enum Verdict {
     Busy {
         /// How long, about.
         pushback: Duration,
+    },
+    /// Its topic is full: it is to be sent again.
+    Later {
+        /// For a person.
+        detail: String,
+        /// The order of the topic's keys counts.
+        ordered: bool,
     },
     /// It will never be taken (M-E5).
     Refuse {
@@ -149,7 +159,7 @@ impl Arrivals {
 
     /// A lane ended.
     pub fn on_lane_down(&mut self, lane: LaneId) {
-        self.lanes.remove(&lane);
+        self.remove(lane);
     }
 
     /// A message of a peer is on disk. `false`: it had been before.
@@ -309,6 +319,7 @@ impl Arrivals {
         };
         if let Some((seqs, reason)) = batch.gap.take() {
             stream.check(seqs)?;
+            stream.later.gone(seqs);
             if stream.lacks(seqs) && !planted(Bug::GapForgotten) {
                 let stream = stream_id.clone();
                 fx.record(Record::Skipped { stream, seqs, reason });
@@ -324,13 +335,19 @@ impl Arrivals {
             if sent.message.visited.last() != Some(&lane.unit) {
                 return Err(format!("message {} was not in unit {} last", sent.seq, lane.unit));
             }
-            match judge.judge(now, &lane.unit, &lane.geo, &sent.message) {
+            let verdict = if stream.is_behind(&sent) {
+                Verdict::behind()
+            } else {
+                judge.judge(now, &lane.unit, &lane.geo, &sent.message)
+            };
+            match stream.book(verdict, &sent, id) {
                 Verdict::Busy { pushback } => {
                     batch.messages.push_front(sent);
                     lane.again_at = Some(now.mono + pushback.max(AGAIN_MIN));
                     lane.tell_busy(id, Some(pushback), fx);
                     return Ok(false);
                 }
+                Verdict::Later { detail, .. } => batch.refuse(sent.seq, FULL.to_owned(), detail),
                 Verdict::Refuse { reason, detail } => batch.refuse(sent.seq, reason, detail),
                 Verdict::Store { outs, inbox, mirror } => {
                     if let Some(inbox) = inbox.filter(|_| sent.tell_delivered && self.awaited.len() < AWAITED_MAX) {
@@ -352,9 +369,20 @@ impl Arrivals {
     }
 
     fn close(&mut self, lane: LaneId, why: String, fx: &mut Effects) {
-        if self.lanes.remove(&lane).is_some() {
+        if self.remove(lane) {
             fx.output(Output::CloseLane { lane, why });
         }
+    }
+
+    fn remove(&mut self, lane: LaneId) -> bool {
+        let Some(state) = self.lanes.remove(&lane) else {
+            return false;
+        };
+        let stream = state.stream.and_then(|id| self.streams.get_mut(&id));
+        if let Some(stream) = stream {
+            stream.later.lane_down(lane);
+        }
+        true
     }
 
     /// Some records of a stream are on disk: bytes of batches behind them count no more.
@@ -392,5 +420,5 @@ pub const LIMIT_FACTOR: usize = 2;
 const AWAITED_MAX: usize = 65_536;
 /// Lives of the log of a relay that are remembered.
 const LIVES_MAX: usize = 8;
-/// Pause before a message is tried again that found its topic full.
+/// Pause before a message is tried again that found no room.
 const AGAIN_MIN: Duration = Duration::from_millis(20);

@@ -1,10 +1,13 @@
 //! What came from one life of the log of a relay (M-B2).
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use super::Verdict;
 use super::lane::Batch;
+use super::later::Later;
 use crate::model::{Seq, UnitId};
-use crate::queue::lanes::{GAP_SPAN_MAX, Sent, ToSender};
+use crate::queue::lanes::{GAP_SPAN_MAX, LaneId, Sent, ToSender};
 use crate::queue::line::{Settled, StreamId};
 use crate::queue::planted::{Bug, planted};
 use crate::queue::record::Stored;
@@ -19,6 +22,8 @@ pub(super) struct Stream {
     pub opened: bool,
     /// The larger, the later it was opened.
     pub order: u64,
+    /// Numbers that must come again.
+    pub later: Later,
     /// Messages that were taken in this process.
     written: u64,
     /// Those of them that are on disk or taken back.
@@ -40,6 +45,7 @@ impl Stream {
     /// here, or another relay of this unit has them.
     pub(super) fn on_open(&mut self, base: Seq, order: u64) -> Option<(Seq, Seq)> {
         self.order = order;
+        self.later.gone((0, base - 1));
         if !self.opened {
             self.opened = true;
             self.seen.insert_range(1, base - 1);
@@ -81,6 +87,27 @@ impl Stream {
         self.seen.done_between(from, to) < to - from + 1
     }
 
+    /// Whether a message has to wait for an earlier one of its topic, which must come again.
+    pub(super) fn is_behind(&self, sent: &Sent) -> bool {
+        sent.message.key.is_some() && self.later.is_before(&sent.message.topic, sent.seq)
+    }
+
+    /// Enters what is to become of a message that came on a lane.
+    pub(super) fn book(&mut self, verdict: Verdict, sent: &Sent, lane: LaneId) -> Verdict {
+        let topic = &sent.message.topic;
+        match &verdict {
+            Verdict::Later { ordered, .. } => {
+                let counts = *ordered && sent.message.key.is_some();
+                if counts && !self.later.expect(topic, sent.seq, lane) {
+                    return Verdict::Busy { pushback: CROWDED };
+                }
+            }
+            Verdict::Refuse { .. } | Verdict::Store { .. } => self.later.came(topic, sent.seq),
+            Verdict::Busy { .. } => {}
+        }
+        verdict
+    }
+
     /// A message is on its way to the disk.
     pub(super) fn on_taken(&mut self, seq: Seq) {
         self.pending.insert(seq);
@@ -99,6 +126,7 @@ impl Stream {
     }
 
     pub(super) fn rollback(&mut self) {
+        self.later = Later::default();
         self.pending.clear();
         self.on_disk = self.written;
     }
@@ -106,6 +134,16 @@ impl Stream {
     /// Messages taken, and those of them on disk.
     pub(super) fn progress(&self) -> (u64, u64) {
         (self.written, self.on_disk)
+    }
+}
+
+impl Verdict {
+    /// An earlier message of the topic, which was full, must come first.
+    pub(super) fn behind() -> Self {
+        Self::Later {
+            detail: "earlier messages of its topic come first, which was full".to_owned(),
+            ordered: true,
+        }
     }
 }
 
@@ -131,6 +169,8 @@ impl Batch {
 }
 
 
+/// Pause if too many messages must come again.
+const CROWDED: Duration = Duration::from_millis(500);
 /// Runs of numbers above the frontier in one `Opened`.
 const RUNS_MAX: usize = 4096;
 /// No message comes so far ahead of the first one that is missing: as many would have to wait.

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{MessageId, Metadata, Name, UnixMillis};
-use crate::queue::lanes::{GAP_SPAN_MAX, LaneKind, Sent};
+use crate::model::{Key, MessageId, Metadata, Name, UnixMillis};
+use crate::queue::lanes::{FULL, GAP_SPAN_MAX, LaneKind, Refused, Sent};
 
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()
@@ -44,6 +44,7 @@ struct Gate {
     given: Seq,
     busy: bool,
     refused: BTreeSet<Seq>,
+    full: bool,
 }
 
 impl Judge for Gate {
@@ -56,6 +57,10 @@ impl Judge for Gate {
         if self.refused.contains(&message.id.number) {
             let (reason, detail) = ("too_large".to_owned(), String::new());
             return Verdict::Refuse { reason, detail };
+        }
+        if self.full {
+            let detail = String::new();
+            return Verdict::Later { detail, ordered: true };
         }
         self.given += 1;
         Verdict::Store {
@@ -77,6 +82,8 @@ struct World {
     closed: BTreeMap<LaneId, String>,
     snapshot: (ArrivalsSnapshot, usize),
     lanes: u64,
+    /// Messages have a key.
+    keyed: bool,
 }
 
 use super::super::effects::Write;
@@ -93,6 +100,7 @@ impl World {
             closed: BTreeMap::new(),
             snapshot: (ArrivalsSnapshot::default(), 0),
             lanes: 0,
+            keyed: false,
         }
     }
 
@@ -128,10 +136,17 @@ impl World {
     }
 
     fn send(&mut self, lane: LaneId, batch: u64, seqs: &[Seq]) {
+        let key = self.keyed.then(|| Key {
+            dimension: Bytes::from_static(b"k"),
+            key: Bytes::from_static(b"1"),
+        });
         let sent = |seq: &Seq| Sent {
             seq: *seq,
             tell_delivered: true,
-            message: message(*seq),
+            message: Message {
+                key: key.clone(),
+                ..message(*seq)
+            },
         };
         let messages = seqs.iter().map(sent).collect();
         self.frame(lane, ToReceiver::Messages { batch, messages }, 100 * seqs.len());
@@ -332,7 +347,67 @@ fn a_refused_message_does_not_stop_the_lane() {
     assert_eq!(world.arrivals.streams[&stream()].seen.frontier(), 3);
 }
 
-use crate::queue::lanes::Refused;
+#[test]
+fn what_a_full_topic_did_not_take_comes_again_before_what_is_behind_it() {
+    // M-C1, M-C3: 2 is refused as full, there is room again, and 3 of the same topic is under way.
+    let mut world = World::new();
+    world.keyed = true;
+    let (live, backlog) = (world.open(1), world.open(1));
+    world.send(live, 1, &[1]);
+    world.gate.full = true;
+    world.send(live, 2, &[2]);
+    world.gate.full = false;
+    world.send(live, 3, &[3]);
+    world.send(backlog, 1, &[2]);
+    world.send(live, 4, &[4]);
+    world.send(backlog, 2, &[3, 4, 5]);
+    world.commit(usize::MAX);
+    assert_eq!(world.stored(), [1, 2, 3, 4, 5]);
+    let refused = |lane: LaneId| -> Vec<Seq> {
+        let frames = world.said[&lane].iter();
+        let refused = frames.flat_map(|frame| match frame {
+            ToSender::Ack { refused, .. } => refused.clone(),
+            _ => Vec::new(),
+        });
+        let seq = |refused: Refused| {
+            assert_eq!(refused.reason, FULL);
+            refused.seq
+        };
+        refused.map(seq).collect()
+    };
+    assert_eq!((refused(live), refused(backlog)), (vec![2, 3, 4], vec![]));
+    assert_eq!((world.acked(live), world.acked(backlog)), (4, 2));
+}
+
+#[test]
+fn nobody_waits_for_what_will_not_come_again() {
+    // M-C3: it became a gap, or the lanes it came on are gone, and so perhaps its sender with them.
+    type Ends = fn(&mut World, LaneId);
+    let cases: [Ends; 2] = [
+        |world, lane| world.gap(lane, 2, (1, 1)),
+        |world, lane| {
+            world.arrivals.on_lane_down(lane);
+        },
+    ];
+    for ends in cases {
+        let mut world = World::new();
+        world.keyed = true;
+        let (live, backlog) = (world.open(1), world.open(1));
+        world.gate.full = true;
+        world.send(live, 1, &[1]);
+        world.gate.full = false;
+        world.send(backlog, 1, &[2]);
+        world.commit(usize::MAX);
+        assert_eq!(world.stored(), [0; 0]);
+        ends(&mut world, live);
+        // What was refused behind it goes with its own lane.
+        world.arrivals.on_lane_down(backlog);
+        let backlog = world.open(1);
+        world.send(backlog, 1, &[3]);
+        world.commit(usize::MAX);
+        assert_eq!(world.stored(), [3]);
+    }
+}
 
 #[test]
 fn while_busy_nothing_is_taken_and_the_order_stays() {

@@ -3,7 +3,8 @@
 //! # Invariants
 //! - V1. What is denied is refused by name, and nothing of it touches the disk (M-G4).
 //! - V2. A message goes on only to a unit that it has not visited, and through `hops_max` units at most (M-G3).
-//! - V3. A message whose time is over when it comes is refused as `expired`: its origin counts it, or makes it a dead letter.
+//! - V3. A full topic holds up no other: its messages come again (M-C3).
+//! - V4. A message whose time is over when it comes is refused as `expired`: its origin counts it, or makes it a dead letter.
 
 use std::time::Duration;
 
@@ -105,7 +106,10 @@ impl Judge for Bench<'_> {
             None => self.places.inbox.admit(topic, settings, bytes).is_err(),
         };
         if full {
-            return Verdict::Busy { pushback: PUSHBACK };
+            return Verdict::Later {
+                detail: format!("topic {topic} is full in unit {}", self.setup.place.unit),
+                ordered: settings.ordered,
+            };
         }
         self.places.know_topic(topic);
         let abroad = *geo != self.setup.geo || goal.on_to.as_ref().is_some_and(|unit| self.setup.is_abroad(unit));

@@ -11,7 +11,7 @@ use crate::model::{
 };
 use crate::queue::api::{ConsumerId, Deliver, DeliveryId, Input, Output, Publish, Settlement, Subscribe, Ticket};
 use crate::queue::effects::Now;
-use crate::queue::lanes::{LaneId, LaneKind, Sent, ToReceiver, ToSender};
+use crate::queue::lanes::{FULL, LaneId, LaneKind, Sent, ToReceiver, ToSender};
 use crate::queue::log::disk::{Event, Request};
 use crate::queue::log::{Faults, Log, MemoryStorage, Options, Space};
 use crate::queue::operator::{Answer, Command, Filter, Line, RedriveRequest};
@@ -452,6 +452,49 @@ impl World {
         self.outputs.drain(..).filter_map(frame).collect()
     }
 
+    /// Messages of unit `b` for these topics, all on one lane; what it is answered with.
+    fn receive_all(&mut self, topics: &[&str]) -> Vec<ToSender> {
+        let lane = LaneId::new(1, 7777);
+        let (geo, unit, relay) = (name("there"), name("b"), name("b-1"));
+        self.input(Input::LaneAccepted { lane, geo, unit, relay });
+        let (epoch, kind, base) = (7, LaneKind::Live, 1);
+        let frame = ToReceiver::Open { epoch, kind, base };
+        self.input(Input::FromSender { lane, frame, bytes: 10 });
+        for (seq, topic) in (1..).zip(topics) {
+            let message = crate::model::Message {
+                id: MessageId {
+                    unit: name("b"),
+                    relay: name("b-1"),
+                    epoch: 7,
+                    number: seq,
+                },
+                topic: name(topic),
+                key: None,
+                accepted_at: self.now.wall,
+                deadline: None,
+                visited: vec![name("b")],
+                redrives: 0,
+                attributes: Metadata::default(),
+                body: Bytes::from_static(b"from b"),
+            };
+            let sent = Sent {
+                seq,
+                tell_delivered: false,
+                message,
+            };
+            let (batch, messages) = (seq, vec![sent]);
+            let frame = ToReceiver::Messages { batch, messages };
+            self.input(Input::FromSender { lane, frame, bytes: 10 });
+        }
+        self.outputs
+            .iter()
+            .filter_map(|output| match output {
+                Output::ToSender { lane: to, frame } if *to == lane => Some(frame.clone()),
+                _ => None,
+            })
+            .collect()
+    }
+
     fn refusal(&mut self, change: impl FnOnce(&mut crate::model::Message)) -> String {
         match &self.receive(change)[..] {
             [ToSender::Ack { refused, .. }] => refused
@@ -860,4 +903,24 @@ fn what_is_done_with_leaves_the_disk() {
     let segments = world.engine.status(world.now).segments;
     assert!(segments <= 8, "{segments} segments of 64 KiB for three messages");
     assert_eq!(world.peek(Line::Outbox { unit: name("b") }).len(), 3);
+}
+
+#[test]
+fn a_full_topic_holds_up_no_other_of_its_pair() {
+    // M-C3.
+    let mut world = World::new();
+    let answers = world.receive_all(&["full", "full", "orders", "orders"]);
+    let refused: Vec<(u64, String)> = answers
+        .iter()
+        .flat_map(|frame| match frame {
+            ToSender::Ack { refused, .. } => refused.clone(),
+            _ => Vec::new(),
+        })
+        .map(|refused| (refused.seq, refused.reason))
+        .collect();
+    assert_eq!(refused, [(2, FULL.to_owned())]);
+    let acked = |frame: &ToSender| matches!(frame, ToSender::Ack { batch: 4, .. });
+    assert!(answers.iter().any(acked), "{answers:?}");
+    world.consume("orders");
+    assert_eq!(world.delivered().len(), 2);
 }

@@ -8,12 +8,13 @@ use super::backlog::Waiting;
 use super::ends::{End, Ending, From};
 use super::keys::NO_KEY;
 use super::lane::{Cargo, Flight, Lane};
+use super::later::Later;
 use super::live::Entry;
 use super::topics::TopicId;
 use crate::model::{Message, RelayName, Seq, UnitId};
 use crate::queue::api::Output;
 use crate::queue::effects::{Effects, Now, Told};
-use crate::queue::lanes::{LaneId, LaneKind, Refused, ToReceiver, ToSender};
+use crate::queue::lanes::{FULL, LaneId, LaneKind, Refused, ToReceiver, ToSender};
 use crate::queue::line::Settled;
 use crate::queue::metrics::Seen;
 
@@ -170,6 +171,7 @@ impl Outbox {
     }
 
     fn on_landed(&mut self, now: Now, flight: Flight, empty: bool, refused: &BTreeMap<Seq, Refused>) {
+        let mut later = Later::default();
         match flight.cargo {
             Cargo::Live(count) => {
                 self.share.on_live_arrived(now.mono, flight.bytes, flight.sent);
@@ -178,11 +180,13 @@ impl Outbox {
                     if !self.void.is_empty() && self.void.remove(&entry.seq) {
                         continue;
                     }
-                    if let Some(refused) = refused.get(&entry.seq) {
-                        self.refuse_live(now, entry, refused);
-                    } else {
-                        self.settling.came(now, &self.unit, LaneKind::Live, &entry.message);
-                        self.settle_live(&entry);
+                    match refused.get(&entry.seq) {
+                        Some(refused) if refused.reason == FULL => later.live(entry),
+                        Some(refused) => self.refuse_live(now, entry, refused),
+                        None => {
+                            self.settling.came(now, &self.unit, LaneKind::Live, &entry.message);
+                            self.settle_live(&entry);
+                        }
                     }
                 }
             }
@@ -195,17 +199,20 @@ impl Outbox {
                     if !self.void.is_empty() && self.void.remove(&waiting.seq) {
                         continue;
                     }
-                    if let Some(refused) = refused.get(&waiting.seq) {
-                        self.refuse_backlog(now, waiting, refused);
-                    } else {
-                        self.unfly(&waiting);
-                        self.settling.came(now, &self.unit, LaneKind::Backlog, &waiting.message);
-                        self.settle_backlog(&waiting);
+                    self.unfly(&waiting);
+                    match refused.get(&waiting.seq) {
+                        Some(refused) if refused.reason == FULL => later.backlog(waiting.topic, waiting.seq),
+                        Some(refused) => self.refuse_backlog(now, waiting, refused),
+                        None => {
+                            self.settling.came(now, &self.unit, LaneKind::Backlog, &waiting.message);
+                            self.settle_backlog(&waiting);
+                        }
                     }
                 }
             }
             Cargo::Gap(seqs, _) => self.ledger.told(seqs),
         }
+        self.put_off(now.mono, later);
     }
 
     /// The peer will never take this one (M-E5).
@@ -221,7 +228,6 @@ impl Outbox {
     }
 
     fn refuse_backlog(&mut self, now: Now, waiting: Waiting, refused: &Refused) {
-        self.unfly(&waiting);
         let ending = Ending::of(&waiting);
         let dead = self.dead(now, waiting.seq, waiting.message, &refused.reason, &refused.detail);
         self.end(ending, From::Backlog, End::Dead(Box::new(dead)));
@@ -242,6 +248,7 @@ impl Outbox {
         let cursor = self.cursor_of(waiting.topic);
         cursor.pending = cursor.pending.saturating_sub(1);
         cursor.keys.remove(waiting.hash);
+        cursor.window = cursor.window.saturating_add(1);
         cursor.oldest = cursor.oldest.max(waiting.message.accepted_at);
         if !self.tell.is_empty() {
             self.tell.remove(&waiting.seq);
@@ -287,7 +294,10 @@ impl Outbox {
     /// A lane is gone: what was on its way is to be sent again.
     pub(super) fn ground(&mut self, lane: Lane) {
         match lane.kind {
-            LaneKind::Live => self.live.unsend(),
+            LaneKind::Live => {
+                self.live.unsend();
+                self.follow_keys();
+            }
             LaneKind::Backlog => self.share.on_backlog_down(),
         }
         for flight in lane.into_flights().into_iter().rev() {

@@ -26,6 +26,7 @@ mod ends;
 mod intake;
 mod keys;
 mod lane;
+mod later;
 mod ledger;
 mod live;
 mod operate;
@@ -108,6 +109,8 @@ pub struct Outbox {
     sweep: Sweep,
     share: Share,
     pace: Pace,
+    /// Topics that are full there, and until when they rest.
+    resting: BTreeMap<TopicId, Duration>,
     /// Since when its limits have held the backlog back.
     held_back: Option<Duration>,
     pause: Option<Pause>,
@@ -173,6 +176,7 @@ impl Outbox {
             sweep: Sweep::default(),
             share,
             pace: Pace::default(),
+            resting: BTreeMap::new(),
             held_back: None,
             pause: None,
             denied: None,
