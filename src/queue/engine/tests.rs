@@ -1,5 +1,6 @@
 //! One engine beside a disk that does what it is told.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -923,4 +924,30 @@ fn a_full_topic_holds_up_no_other_of_its_pair() {
     assert!(answers.iter().any(acked), "{answers:?}");
     world.consume("orders");
     assert_eq!(world.delivered().len(), 2);
+}
+
+#[test]
+fn a_peer_that_is_wrong_about_our_numbers_makes_one_new_life_and_is_denied_then() {
+    // M-A1: the lanes of all units end with a life.
+    let mut world = World::new();
+    let before = world.engine.status(world.now).epoch;
+    let mut epochs = BTreeSet::from([before]);
+    for round in 0..20 {
+        world.lane_up(100 + round, "c", LaneKind::Live);
+        let (lane, unit, relay, kind) = (LaneId::new(0, 200 + round), name("b"), name("r"), LaneKind::Live);
+        world.input(Input::LaneUp { lane, unit, relay, kind });
+        let (frontier, above, highest) = (0, Vec::new(), 1 << 40);
+        let frame = ToSender::Opened { frontier, above, highest };
+        world.input(Input::FromReceiver { lane, frame });
+        world.pass(Duration::from_millis(1100));
+        epochs.insert(world.engine.status(world.now).epoch);
+    }
+    assert_eq!(epochs.len(), 2);
+    let status = world.engine.status(world.now);
+    let unit = |unit: &str| status.units.iter().find(|status| status.unit == unit).unwrap();
+    assert_eq!((&unit("b").state[..], &unit("c").state[..]), ("denied", "live"));
+    assert!(unit("b").detail.contains("its state is wrong"), "{}", unit("b").detail);
+    // It has come to its senses, and can be wrong once more.
+    world.lane_up(300, "b", LaneKind::Live);
+    assert_eq!(world.engine.status(world.now).units[0].state, "live");
 }

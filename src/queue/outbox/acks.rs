@@ -122,13 +122,9 @@ impl Outbox {
 
     fn on_opened(&mut self, now: Now, id: LaneId, (frontier, above, highest): Opened<'_>, fx: &mut Effects) {
         let runs_end = above.iter().map(|(_, to)| *to).max().unwrap_or_default();
-        if highest.max(frontier).max(runs_end) > self.last_stored {
-            self.foreign = true;
-            let ids: Vec<LaneId> = self.lanes().map(|lane| lane.id).collect();
-            for id in ids {
-                self.close(id, "the relay there has seen messages that are not known here", fx);
-            }
-            return;
+        let highest = highest.max(frontier).max(runs_end);
+        if highest > self.last_stored {
+            return self.on_foreign(highest, fx);
         }
         let mut there = Settled::up_to(frontier);
         for (from, to) in above {
@@ -141,6 +137,7 @@ impl Outbox {
             return;
         }
         self.denied = None;
+        self.unproven = false;
         self.ledger.there(&there);
         for entry in self.live.take_unsent(|entry| there.contains(entry.seq)) {
             if !self.void.remove(&entry.seq) {
@@ -149,6 +146,24 @@ impl Outbox {
         }
         if let Some(lane) = self.lane_mut(id) {
             lane.open(now.mono, there);
+        }
+    }
+
+    /// The peer has seen numbers that were never given here: the log begins a new life, but not again and again for one peer
+    /// that says so of the new life too (M-A1).
+    fn on_foreign(&mut self, highest: Seq, fx: &mut Effects) {
+        if self.unproven {
+            self.denied = Some(format!(
+                "a relay there claims to have message {highest} of this relay, which has stored {}, and claimed the like before \
+                 the log began a new life; its state is wrong",
+                self.last_stored
+            ));
+        } else {
+            self.foreign = true;
+        }
+        let ids: Vec<LaneId> = self.lanes().map(|lane| lane.id).collect();
+        for id in ids {
+            self.close(id, "the relay there has seen messages that are not known here", fx);
         }
     }
 

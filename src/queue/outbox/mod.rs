@@ -119,6 +119,8 @@ pub struct Outbox {
     lost: Option<String>,
     /// The peer has seen numbers that we never gave.
     foreign: bool,
+    /// A new life was begun because the peer had, and it has opened no lane of that yet.
+    unproven: bool,
     /// Lanes that are given up; said with the next poll.
     closing: Vec<LaneId>,
     /// The latest moment there was.
@@ -182,6 +184,7 @@ impl Outbox {
             denied: None,
             lost: None,
             foreign: false,
+            unproven: false,
             closing: Vec::new(),
             clock: Duration::ZERO,
         }
@@ -200,6 +203,7 @@ impl Outbox {
     /// The log has begun a new life: all lanes are made anew (M-A1). Call `poll` then.
     pub fn set_epoch(&mut self, epoch: u64) {
         self.epoch = epoch;
+        self.unproven |= self.foreign;
         self.foreign = false;
         for lane in [self.live_lane.take(), self.backlog_lane.take()].into_iter().flatten() {
             self.closing.push(lane.id);
