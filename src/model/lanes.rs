@@ -114,6 +114,8 @@ pub enum ToSender {
     },
 }
 
+/// The reason of a message whose time is over (M-E2).
+pub const EXPIRED: &str = "expired";
 /// The reason of a message that is not taken now, because its topic is full.
 pub const FULL: &str = "full";
 

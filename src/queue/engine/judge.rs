@@ -14,6 +14,7 @@ use super::upkeep::Level;
 use crate::model::{Geo, Message, UnitId};
 use crate::queue::arrivals::{Judge, Verdict};
 use crate::queue::effects::Now;
+use crate::queue::lanes::EXPIRED;
 use crate::queue::planted::{Bug, planted};
 use crate::queue::{Setup, TopicRule, TopicSettings};
 
@@ -85,7 +86,7 @@ impl Judge for Bench<'_> {
             return refuse("too_large", error.detail);
         }
         if message.is_expired(now.wall) {
-            return refuse("expired", String::new());
+            return refuse(EXPIRED, String::new());
         }
         if message.visited.contains(&self.setup.place.unit) && !planted(Bug::LoopGuardOff) {
             return refuse(

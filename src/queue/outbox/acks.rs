@@ -14,7 +14,7 @@ use super::topics::TopicId;
 use crate::model::{Message, RelayName, Seq, UnitId};
 use crate::queue::api::Output;
 use crate::queue::effects::{Effects, Now, Told};
-use crate::queue::lanes::{FULL, LaneId, LaneKind, Refused, ToReceiver, ToSender};
+use crate::queue::lanes::{EXPIRED, FULL, LaneId, LaneKind, Refused, ToReceiver, ToSender};
 use crate::queue::line::Settled;
 use crate::queue::metrics::Seen;
 
@@ -238,14 +238,21 @@ impl Outbox {
             bytes: entry.bytes,
             hash: NO_KEY,
         };
-        let dead = self.dead(now, entry.seq, entry.message, &refused.reason, &refused.detail);
-        self.end(ending, From::Taken, End::Dead(Box::new(dead)));
+        self.refuse(now, ending, From::Taken, entry.message, refused);
     }
 
     fn refuse_backlog(&mut self, now: Now, waiting: Waiting, refused: &Refused) {
         let ending = Ending::of(&waiting);
-        let dead = self.dead(now, waiting.seq, waiting.message, &refused.reason, &refused.detail);
-        self.end(ending, From::Backlog, End::Dead(Box::new(dead)));
+        self.refuse(now, ending, From::Backlog, waiting.message, refused);
+    }
+
+    fn refuse(&mut self, now: Now, ending: Ending, from: From, message: Message, refused: &Refused) {
+        if refused.reason == EXPIRED {
+            // By the clock there: what is to become of it says its topic (M-E2).
+            return self.expire(now, ending, from, message);
+        }
+        let dead = self.dead(now, ending.seq, message, &refused.reason, &refused.detail);
+        self.end(ending, from, End::Dead(Box::new(dead)));
     }
 
     fn settle_live(&mut self, entry: &Entry) {

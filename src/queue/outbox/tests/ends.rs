@@ -67,6 +67,45 @@ fn refusals_that_do_not_fit_into_one_frame_count_all_the_same() {
 }
 
 #[test]
+fn a_message_that_is_too_old_when_it_comes_ends_as_its_topic_says() {
+    // M-E2, M-G8: live and from the backlog; the peer's clock decides.
+    for (on_expiry, live) in [
+        (OnExpiry::Drop, true),
+        (OnExpiry::Drop, false),
+        (OnExpiry::DeadLetter, true),
+        (OnExpiry::DeadLetter, false),
+    ] {
+        let settings = TopicSettings {
+            on_expiry,
+            ..TopicSettings::default()
+        };
+        let mut world = World::new(setup([("t0".to_owned(), settings)].into()));
+        if live {
+            world.connect();
+        }
+        world.put("t0", Some("a"));
+        if !live {
+            world.connect_without_exchange();
+            world.poll();
+            world.read(1, false);
+        }
+        world.poll();
+        let (wire, refused) = (usize::from(!live), Refused {
+            seq: 1,
+            reason: "expired".to_owned(),
+            detail: String::new(),
+        });
+        let (lane, batch, refused) = (world.wires[wire].id, 1, vec![refused]);
+        world.frame(lane, ToSender::Ack { batch, refused });
+        world.poll();
+        world.commit(usize::MAX);
+        let row = world.row("t0");
+        let expected = if on_expiry == OnExpiry::Drop { (1, 0) } else { (0, 1) };
+        assert_eq!((row.expired, row.dead_lettered), expected, "{on_expiry:?}, live {live}");
+    }
+}
+
+#[test]
 fn gaps_are_told_after_a_restart_too() {
     // M-G2.
     let mut world = World::new(setup(loose()));
