@@ -289,7 +289,7 @@ impl Group {
             return true;
         };
         match place {
-            Place::Flight { consumer, .. } => _ = self.consumers.free(consumer),
+            Place::Flight { consumer, .. } => _ = self.consumers.free(consumer, facts.bytes),
             Place::Later(at) | Place::Blocked(Some(at)) => _ = self.retries.later.remove(&(at, seq)),
             Place::Wanted => _ = self.retries.wanted.remove(&seq),
             Place::Blocked(None) | Place::Dying | Place::Reading => {}
