@@ -124,7 +124,7 @@ pub const FULL: &str = "full";
 pub struct Refused {
     /// Number in the stream.
     pub seq: Seq,
-    /// A word: `too_large`, `unknown_topic`, `not_allowed`, `loop`, `expired`, `full`.
+    /// A word: `too_large`, `unknown_topic`, `not_allowed`, `loop`, `limited`, `expired`, `full`.
     pub reason: String,
     /// For a person.
     pub detail: String,

@@ -28,11 +28,13 @@ mod snapshot;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod verdict;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use snapshot::ArrivalsSnapshot;
+pub use verdict::{Judge, Verdict};
 
 use self::lane::{Batch, Lane};
 use self::stream::{SEQ_MAX, Stream};
@@ -46,45 +48,6 @@ use super::planted::{Bug, planted};
 use super::record::Record;
 use super::settings::Settings;
 use crate::model::{GapReason, Geo, Message, RelayName, Seq, Topic, UnitId};
-
-/// Decides about messages of peers.
-pub trait Judge {
-    /// What is to become of a message of a unit. Numbers it gives are used.
-    fn judge(&mut self, now: Now, from: &UnitId, geo: &Geo, message: &Message) -> Verdict;
-}
-
-/// What is to become of a message.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Verdict {
-    /// It cannot be taken now: the same message again after a while.
-    Busy {
-        /// How long, about.
-        pushback: Duration,
-    },
-    /// Its topic is full: it is to be sent again.
-    Later {
-        /// For a person.
-        detail: String,
-        /// The order of the topic's keys counts.
-        ordered: bool,
-    },
-    /// It will never be taken (M-E5).
-    Refuse {
-        /// A word, see `lanes::Refused`.
-        reason: String,
-        /// For a person.
-        detail: String,
-    },
-    /// It is stored.
-    Store {
-        /// Units it goes on to, with its number in the line of each.
-        outs: Vec<(UnitId, Seq)>,
-        /// Its number in the inbox of its topic.
-        inbox: Option<Seq>,
-        /// Its number among the copies of its topic.
-        mirror: Option<Seq>,
-    },
-}
 
 /// What peers have sent and are sending.
 pub struct Arrivals {

@@ -137,16 +137,6 @@ impl Stream {
     }
 }
 
-impl Verdict {
-    /// An earlier message of the topic, which was full, must come first.
-    pub(super) fn behind() -> Self {
-        Self::Later {
-            detail: "earlier messages of its topic come first, which was full".to_owned(),
-            ordered: true,
-        }
-    }
-}
-
 impl Batch {
     /// The record of a message of this batch.
     pub(super) fn stored(
@@ -167,7 +157,6 @@ impl Batch {
         }
     }
 }
-
 
 /// Pause if too many messages must come again.
 const CROWDED: Duration = Duration::from_millis(500);

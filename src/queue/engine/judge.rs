@@ -94,6 +94,9 @@ impl Judge for Bench<'_> {
                 format!("the message was in unit {} before", self.setup.place.unit),
             );
         }
+        if let Err(detail) = self.places.check_topic(topic, self.setup) {
+            return refuse("limited", detail);
+        }
         let goal = match self.goal(message, settings) {
             Ok(goal) => goal,
             Err(verdict) => return verdict,

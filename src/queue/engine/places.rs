@@ -23,6 +23,8 @@ pub(super) struct Places {
     /// Lanes that we opened.
     pub(super) lanes: BTreeMap<LaneId, UnitId>,
     owners: BTreeMap<LineId, Owner>,
+    /// Topics that are known.
+    topics: usize,
 }
 
 /// Whose a line is.
@@ -48,6 +50,7 @@ impl Places {
             mirrors: Mirrors::default(),
             lanes: BTreeMap::new(),
             owners: owners.into(),
+            topics: 0,
         }
     }
 
@@ -77,10 +80,27 @@ impl Places {
         self.outboxes.get_mut(self.lanes.get(&lane)?)
     }
 
-    /// There may be messages of a topic in the inbox, and copies.
+    /// Why a topic that is not known must not come to be: memory is bounded (M-G7).
+    ///
+    /// # Errors
+    /// A text for a person.
+    pub(super) fn check_topic(&self, topic: &Topic, setup: &Setup) -> Result<(), String> {
+        let max = setup.queue.topics_max;
+        if self.topics < max || self.owners.contains_key(&LineId::inbox(topic)) {
+            return Ok(());
+        }
+        Err(format!(
+            "relay {} knows {max} topics, as many as queue.topics_max allows, and {topic} is not among them: use keys in place of \
+             further topics, or raise queue.topics_max",
+            setup.place.relay
+        ))
+    }
+
+    /// There are messages of a topic: in the inbox, on their way to units, or copies.
     pub(super) fn know_topic(&mut self, topic: &Topic) {
         let line = LineId::inbox(topic);
         if !self.owners.contains_key(&line) {
+            self.topics += 1;
             self.owners.insert(line, Owner::Inbox(topic.clone()));
             self.owners.insert(LineId::mirror(topic), Owner::Mirror(topic.clone()));
         }
@@ -109,6 +129,13 @@ impl Places {
                 result: Err(Box::new(unknown_topic(&subscribe.topic))),
             };
             return fx.output(output);
+        }
+        if let Err(detail) = self.check_topic(&subscribe.topic, setup) {
+            let error = RelayError::new(Reason::Limited, Retry::Never, detail);
+            return fx.output(Output::Subscribed {
+                ticket: subscribe.ticket,
+                result: Err(Box::new(error)),
+            });
         }
         self.know_topic(&subscribe.topic);
         self.inbox.subscribe(now, subscribe, fx);

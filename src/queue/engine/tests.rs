@@ -935,9 +935,18 @@ fn a_peer_that_is_wrong_about_our_numbers_makes_one_new_life_and_is_denied_then(
     for round in 0..20 {
         world.lane_up(100 + round, "c", LaneKind::Live);
         let (lane, unit, relay, kind) = (LaneId::new(0, 200 + round), name("b"), name("r"), LaneKind::Live);
-        world.input(Input::LaneUp { lane, unit, relay, kind });
+        world.input(Input::LaneUp {
+            lane,
+            unit,
+            relay,
+            kind,
+        });
         let (frontier, above, highest) = (0, Vec::new(), 1 << 40);
-        let frame = ToSender::Opened { frontier, above, highest };
+        let frame = ToSender::Opened {
+            frontier,
+            above,
+            highest,
+        };
         world.input(Input::FromReceiver { lane, frame });
         world.pass(Duration::from_millis(1100));
         epochs.insert(world.engine.status(world.now).epoch);
@@ -950,4 +959,40 @@ fn a_peer_that_is_wrong_about_our_numbers_makes_one_new_life_and_is_denied_then(
     // It has come to its senses, and can be wrong once more.
     world.lane_up(300, "b", LaneKind::Live);
     assert_eq!(world.engine.status(world.now).units[0].state, "live");
+}
+
+#[test]
+fn a_relay_knows_so_many_topics_and_no_more() {
+    // M-G7: topics of a pattern come from publishers, peers and consumers; the limit holds after a restart too.
+    let mut world = World::with(|setup| {
+        let mut topics = (*setup.topics).clone();
+        let all = TopicSettings {
+            rule: TopicRule::All,
+            ..TopicSettings::default()
+        };
+        topics.insert("x*".to_owned(), all);
+        setup.topics = Arc::new(topics);
+        setup.queue.topics_max = 3;
+    });
+    let ok = |world: &World, number| matches!(world.told(number)[..], [Ok(_)]);
+    let (first, second) = (world.publish("x1", &["b"]), world.publish("x2", &["a"]));
+    assert!(ok(&world, first) && ok(&world, second));
+    let answer = world.receive(|message| message.topic = name("x3"));
+    assert!(matches!(&answer[..], [ToSender::Ack { refused, .. }] if refused.is_empty()));
+    for _ in 0..2 {
+        let refused = world.publish("x4", &["b"]);
+        assert_eq!(world.refused(refused), Reason::Limited);
+        assert_eq!(world.refusal(|message| message.topic = name("x5")), "limited");
+        let known = world.publish("x1", &["b"]);
+        assert!(ok(&world, known));
+        world.restart();
+    }
+    world.consume("x6");
+    let refused = |output: &Output| match output {
+        Output::Subscribed { result, .. } => result
+            .as_ref()
+            .is_err_and(|error| error.detail.contains("queue.topics_max")),
+        _ => false,
+    };
+    assert!(world.outputs.iter().any(refused), "{:?}", world.outputs);
 }

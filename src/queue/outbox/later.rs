@@ -3,13 +3,15 @@
 //! # Invariants
 //! - Z1. A topic that rests goes on no lane, all others do (M-C3). What it has in the live window joins the backlog, so that
 //!   keys keep their order (O2, M-C1).
-//! - Z2. After a rest one message is tried, and each one that is taken lets one more go: a topic that stays full costs the
+//! - Z2. So many topics that there are [`CURSORS_MAX`] cursors cost more: further ones rest together with the whole general
+//!   backlog; the live lane goes on all the same.
+//! - Z3. After a rest one message is tried, and each one that is taken lets one more go: a topic that stays full costs the
 //!   link little.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::backlog::WINDOW_OPEN;
+use super::backlog::{GENERAL, WINDOW_OPEN};
 use super::keys::NO_KEY;
 use super::live::Entry;
 use super::send::Wake;
@@ -55,15 +57,16 @@ impl Outbox {
 
     fn rest(&mut self, now: Duration, topic: TopicId) {
         let until = now + REST;
-        if topic == UNKNOWN {
-            // It shares its cursor with others: all of them are read again after the rest.
+        let shares = self.topics.at(topic).cursor == GENERAL;
+        if topic == UNKNOWN || (shares && self.cursors.len() >= CURSORS_MAX) {
+            // The others of its cursor, which are read on after the rest, wait with it.
             self.cursor_of(topic).rest_until = until;
-            return;
+        } else {
+            self.resting.insert(topic, until);
+            self.topics.at_mut(topic).rests = true;
+            self.place(topic);
+            self.cursor_of(topic).window = 1;
         }
-        self.resting.insert(topic, until);
-        self.topics.at_mut(topic).rests = true;
-        self.place(topic);
-        self.cursor_of(topic).window = 1;
         let entries = self.live.take_unsent(|entry| entry.topic == topic);
         self.join_backlog(entries);
     }
@@ -113,5 +116,7 @@ impl Outbox {
 
 /// A topic that was full is tried again after this.
 const REST: Duration = Duration::from_millis(500);
+/// Cursors, each of which reads the whole line, that topics get by being full.
+const CURSORS_MAX: usize = 64;
 /// Topics that are named.
 const NAMES_MAX: usize = 5;

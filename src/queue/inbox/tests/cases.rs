@@ -592,7 +592,9 @@ fn no_publisher_hears_of_a_delivery_if_a_group_gave_the_message_up() {
     world.subscribe(2, "h", 10);
     world.store(None);
     let both = world.handed_out();
-    let terminate = Settlement::Terminate { reason: "no".to_owned() };
+    let terminate = Settlement::Terminate {
+        reason: "no".to_owned(),
+    };
     world.settle(&both[0], terminate);
     world.settle_down();
     assert_eq!(world.dead().len(), 1);
@@ -604,7 +606,13 @@ fn no_publisher_hears_of_a_delivery_if_a_group_gave_the_message_up() {
         let seqs = [deliver.delivery.seq];
         let mut fx = Effects::default();
         let inbox = &mut world.inbox;
-        inbox.gone(world.now, (&topic(), Some(&name(group))), &seqs, GapReason::Purged, &mut fx);
+        inbox.gone(
+            world.now,
+            (&topic(), Some(&name(group))),
+            &seqs,
+            GapReason::Purged,
+            &mut fx,
+        );
         world.absorb(fx);
     };
     gone(&mut world, &both[0]);

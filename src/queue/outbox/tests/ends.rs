@@ -90,11 +90,14 @@ fn a_message_that_is_too_old_when_it_comes_ends_as_its_topic_says() {
             world.read(1, false);
         }
         world.poll();
-        let (wire, refused) = (usize::from(!live), Refused {
-            seq: 1,
-            reason: "expired".to_owned(),
-            detail: String::new(),
-        });
+        let (wire, refused) = (
+            usize::from(!live),
+            Refused {
+                seq: 1,
+                reason: "expired".to_owned(),
+                detail: String::new(),
+            },
+        );
         let (lane, batch, refused) = (world.wires[wire].id, 1, vec![refused]);
         world.frame(lane, ToSender::Ack { batch, refused });
         world.poll();

@@ -262,7 +262,10 @@ fn a_topic_that_is_full_there_holds_up_no_other_and_keeps_its_order() {
         }
         assert_eq!(arrived(&world), [2, 4, 7], "live {live}");
         let status = world.outbox.status(world.now);
-        assert_eq!((status.state.as_str(), status.detail.as_str()), ("draining", "full there: t0"));
+        assert_eq!(
+            (status.state.as_str(), status.detail.as_str()),
+            ("draining", "full there: t0")
+        );
         world.receiver.full.clear();
         for _ in 0..3 {
             world.exchange();

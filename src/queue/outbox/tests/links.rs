@@ -178,9 +178,7 @@ fn a_peer_that_tells_of_numbers_that_were_never_given_is_not_believed() {
         above: vec![(3, 1 << 62)],
         highest: 0,
     };
-    world
-        .outbox
-        .on_frame(world.now, lane, opened, &mut Effects::default());
+    world.outbox.on_frame(world.now, lane, opened, &mut Effects::default());
     assert!(world.outbox.wants_new_epoch());
 }
 
