@@ -168,6 +168,23 @@ impl Settled {
         runs
     }
 
+    /// What is done both here and there.
+    pub fn common(&self, other: &Self) -> Self {
+        let (less, more) = if self.frontier <= other.frontier {
+            (self, other)
+        } else {
+            (other, self)
+        };
+        let mut below = less.above.clone();
+        below.remove_range(more.frontier + 1..);
+        let mut both = Self {
+            frontier: less.frontier,
+            above: (&less.above & &more.above) | below,
+        };
+        both.join();
+        both
+    }
+
     /// Takes the numbers that are done out of others.
     pub fn strike_from(&self, numbers: &mut RoaringTreemap) {
         numbers.remove_range(..=self.frontier);
@@ -251,7 +268,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_a_set_of_numbers(steps in proptest::collection::vec((1_u64..60, 0_u64..6), 0..80)) {
+        fn it_is_a_set_of_numbers(steps in proptest::collection::vec((1_u64..60, 0_u64..6), 0..80), half_from in 0_u64..60) {
             let (mut settled, mut model) = (Settled::default(), BTreeSet::new());
             for (from, more) in steps {
                 if more == 0 {
@@ -269,6 +286,13 @@ mod tests {
                     prop_assert_eq!(settled.done_between(seq, seq + 9), u64::try_from(model.range(seq..=seq + 9).count()).unwrap());
                 }
                 prop_assert_eq!(Settled::from_bytes(&settled.to_bytes()).unwrap(), settled.clone());
+                let mut half = Settled::default();
+                let even: Vec<Seq> = model.iter().copied().filter(|seq| seq % 4 != 0 || *seq < half_from).collect();
+                for seq in &even {
+                    half.insert(*seq);
+                }
+                prop_assert_eq!(&settled.common(&half), &half);
+                prop_assert_eq!(&half.common(&settled), &half);
                 let above: Vec<Seq> = settled.runs_above(99).into_iter().flat_map(|(from, to)| from..=to).collect();
                 prop_assert!(above.iter().eq(model.iter().filter(|seq| **seq > frontier)));
                 let mut others: RoaringTreemap = (1..70).collect();

@@ -243,11 +243,6 @@ impl Group {
         written.map(|(seq, _)| *seq)
     }
 
-    /// Whether all that is on its way to the disk will end a message.
-    pub(super) fn is_ended(&self, seq: Seq) -> bool {
-        self.done.contains(seq) || self.dooms.get(&seq).is_some_and(|doom| doom.written)
-    }
-
     /// Dead letters wait for the disk, or for room there: nothing more is risked meanwhile.
     pub(super) fn dies_too_much(&self) -> bool {
         self.dooms.len() >= DOOMS_MAX
