@@ -216,7 +216,7 @@ impl Outbox {
                     }
                     self.unfly(&waiting);
                     match refused.get(&waiting.seq) {
-                        Some(refused) if refused.reason == FULL => later.backlog(waiting.topic, waiting.seq),
+                        Some(refused) if refused.reason == FULL => later.backlog(waiting),
                         Some(refused) => self.refuse_backlog(now, waiting, refused),
                         None => {
                             self.settling.came(now, &self.unit, LaneKind::Backlog, &waiting.message);

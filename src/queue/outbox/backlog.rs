@@ -178,6 +178,20 @@ impl Cursor {
         }
     }
 
+    /// A message was not taken, and neither perhaps some of those behind it that are on their way: it waits at its place among
+    /// the others.
+    pub(super) fn take_back(&mut self, waiting: Waiting, last: Seq) {
+        match &self.place {
+            Place::Up(next) if waiting.seq < *next => {
+                let at = self.buffer.partition_point(|other| other.seq < waiting.seq);
+                self.buffer_bytes += waiting.bytes;
+                self.buffer.insert(at, waiting);
+            }
+            Place::Up(_) => {}
+            Place::Down(..) => self.go_back(waiting.seq, last),
+        }
+    }
+
     /// A message joined the backlog as its newest. `true`: the cursor has nothing left to read, so it can take it at once.
     pub(super) fn grow(&mut self, seq: Seq) -> bool {
         let caught_up = self.unread() == 0 && self.reading.is_none();

@@ -8,23 +8,21 @@
 //! - Z3. After a rest one message is tried, and each one that is taken lets one more go: a topic that stays full costs the
 //!   link little.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::backlog::{GENERAL, WINDOW_OPEN};
+use super::backlog::{GENERAL, WINDOW_OPEN, Waiting};
 use super::keys::NO_KEY;
 use super::live::Entry;
 use super::send::Wake;
 use super::topics::{State, TopicId, UNKNOWN};
 use super::{Cursor, Outbox};
-use crate::model::Seq;
 
 /// Messages of a batch that are to be sent again.
 #[derive(Debug, Default)]
 pub(super) struct Later {
     live: Vec<Entry>,
-    /// The lowest number of each topic.
-    backlog: BTreeMap<TopicId, Seq>,
+    backlog: Vec<Waiting>,
 }
 
 impl Later {
@@ -34,9 +32,8 @@ impl Later {
     }
 
     /// One of the backlog, which is not on its way any more.
-    pub(super) fn backlog(&mut self, topic: TopicId, seq: Seq) {
-        let lowest = self.backlog.entry(topic).or_insert(seq);
-        *lowest = seq.min(*lowest);
+    pub(super) fn backlog(&mut self, waiting: Waiting) {
+        self.backlog.push(waiting);
     }
 }
 
@@ -44,14 +41,20 @@ impl Outbox {
     /// The unit does not take these now.
     pub(super) fn put_off(&mut self, now: Duration, later: Later) {
         let live = later.live.iter().map(|entry| entry.topic);
-        let topics: BTreeSet<TopicId> = live.chain(later.backlog.keys().copied()).collect();
+        let backlog = later.backlog.iter().map(|waiting| waiting.topic);
+        let topics: BTreeSet<TopicId> = live.chain(backlog).collect();
         for topic in topics {
             self.rest(now, topic);
         }
         self.join_backlog(later.live);
-        for (topic, seq) in later.backlog {
-            let last = self.last_stored;
-            self.cursor_of(topic).go_back(seq, last);
+        for waiting in later.backlog {
+            let (rests, last) = (self.resting.contains_key(&waiting.topic), self.last_stored);
+            let cursor = self.cursor_of(waiting.topic);
+            if rests {
+                cursor.take_back(waiting, last);
+            } else {
+                cursor.go_back(waiting.seq, last);
+            }
         }
     }
 
@@ -117,6 +120,6 @@ impl Outbox {
 /// A topic that was full is tried again after this.
 const REST: Duration = Duration::from_millis(500);
 /// Cursors, each of which reads the whole line, that topics get by being full.
-const CURSORS_MAX: usize = 64;
+const CURSORS_MAX: usize = 16;
 /// Topics that are named.
 const NAMES_MAX: usize = 5;
