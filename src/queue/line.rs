@@ -169,6 +169,7 @@ impl Settled {
     }
 
     /// What is done both here and there.
+    #[must_use]
     pub fn common(&self, other: &Self) -> Self {
         let (less, more) = if self.frontier <= other.frontier {
             (self, other)

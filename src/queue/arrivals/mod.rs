@@ -47,7 +47,7 @@ use super::metrics::Seen;
 use super::planted::{Bug, planted};
 use super::record::Record;
 use super::settings::Settings;
-use crate::model::{GapReason, Geo, Message, RelayName, Seq, Topic, UnitId};
+use crate::model::{GapReason, Geo, RelayName, Seq, Topic, UnitId};
 
 /// What peers have sent and are sending.
 pub struct Arrivals {

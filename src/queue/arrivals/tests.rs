@@ -4,7 +4,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Key, MessageId, Metadata, Name, UnixMillis};
+use crate::model::{Key, Message, MessageId, Metadata, Name, UnixMillis};
 use crate::queue::lanes::{FULL, GAP_SPAN_MAX, LaneKind, Refused, Sent};
 
 fn name(text: &str) -> Name {
