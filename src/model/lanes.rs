@@ -6,12 +6,17 @@
 //! # Invariants
 //! - A1. `Messages` and `Gap` of a lane are numbered 1, 2, 3 ...; an `Ack` speaks for its number and all before.
 //! - A2. An `Ack` is sent when all that it speaks for is on disk, or refused by name.
-//! - A3. A receiver that is out of resources says `Busy` and stops reading; it never takes later messages in place of
+//! - A3. A message that is refused as [`FULL`] is sent again after a while; the others of its topic rest with it, and all other
+//!   topics go on (M-C3). Until it has come again the receiver takes no later one of its topic that has a key (M-C1).
+//! - A4. A receiver that is out of resources says `Busy` and stops reading; it never takes later messages in place of
 //!   earlier ones of the same lane.
 
 use std::time::Duration;
 
 use super::{GapReason, Message, Seq};
+
+/// The last number of a gap is so far behind its first one, at most: a longer gap is told in parts.
+pub const GAP_SPAN_MAX: u64 = 1 << 20;
 
 /// Which of the two lanes of a pair (M-D1).
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -94,7 +99,7 @@ pub enum ToSender {
     Ack {
         /// Number on the lane.
         batch: u64,
-        /// Messages that will never be taken.
+        /// Messages that were not taken.
         refused: Vec<Refused>,
     },
     /// Out of resources: nothing is taken before a later `Busy` says `None` (M-D5).
@@ -114,13 +119,18 @@ pub enum ToSender {
     },
 }
 
-/// A message that a relay will never take (M-E5), or that ended there.
+/// The reason of a message whose time is over (M-E2).
+pub const EXPIRED: &str = "expired";
+/// The reason of a message that is not taken now, because its topic is full.
+pub const FULL: &str = "full";
+
+/// A message that a relay will never take (M-E5), or that ended there; but for [`FULL`] ones, which it does not take now.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Refused {
     /// Number in the stream.
     pub seq: Seq,
-    /// A word: `too_large`, `unknown_topic`, `not_allowed`, `loop`, `expired`; of one that ended that of its dead letter or
-    /// its gap.
+    /// A word: `too_large`, `unknown_topic`, `not_allowed`, `loop`, `limited`, `expired`, `full`; of one that ended that of its dead
+    /// letter or its gap.
     pub reason: String,
     /// For a person.
     pub detail: String,

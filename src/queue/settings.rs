@@ -39,6 +39,10 @@ pub struct Settings {
     /// Messages of a group that may wait for a pause to end or behind a message of their key. A group with more
     /// takes no further messages until some are done. Default 100,000, of about 40 bytes each.
     pub parked_max: usize,
+    /// Topics this relay has had messages of. Beyond, messages of further ones are refused (`limited`), as are
+    /// subscriptions to them: keys tell apart what belongs together, topics what is treated alike. Default 100,000, of about
+    /// 1 KiB each, and as much again for each unit they go to.
+    pub topics_max: usize,
     /// Time between two snapshots of the queue's state; a restart reads what came after the last one. Default `10s`.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
@@ -343,6 +347,7 @@ impl Default for Settings {
             refuse_all_at: 90,
             backlog_keys_max: 2_000_000,
             parked_max: 100_000,
+            topics_max: 100_000,
             checkpoint_interval: Duration::from_secs(10),
             dedup: DedupSettings::default(),
             dead_letters: DeadLetterSettings::default(),

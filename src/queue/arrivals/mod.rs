@@ -4,12 +4,14 @@
 //! `Open` -> `Opened` with what is here already; `Messages` -> duplicate, refused, or `Record::Stored` -> `Ack` when all
 //! that the batch holds is on disk. `Gap` -> `Record::Skipped` -> `Ack`.
 //!
-//! # While nothing can be taken (A3)
-//! If the disk is nearly full, or a message is for a topic that is full, the lane is told `Busy` and keeps its place: the
-//! rest of the batch waits here, and what comes after it waits behind. The edge that puts a `Busy` with a pushback on a lane
+//! # While nothing can be taken (A4)
+//! If the disk is nearly full the lane is told `Busy` and keeps its place: the rest of the batch waits here, and what comes after it waits behind. The edge that puts a `Busy` with a pushback on a lane
 //! must read no more from that lane until it puts a `Busy` without one there; what it has read before it still hands in. So
 //! QUIC's flow control holds the sender, and what waits here is bounded by [`LIMIT_FACTOR`] times `queue.lane_bytes_max` and one frame, whatever the sender's
 //! settings.
+//!
+//! # While a topic is full (A3)
+//! Its messages are refused as `full` and come again; what else is on the lane goes on.
 //!
 //! # Invariants
 //! - D1. A number is a duplicate if it is in `seen` or on its way to the disk, and in no other case (M-B2). `seen` is
@@ -18,63 +20,36 @@
 //!   (A2).
 //! - D3. A number is skipped only by a gap record, or because the sender says that it is done with it (M-G2).
 //! - D4. What a lane sends is taken in order, or the lane is closed.
+//! - D5. One frame costs no more memory, on disk, and time than its bytes can stand for: a gap has a greatest length, and no
+//!   number is further ahead of the frontier than a line can be long (M-G7).
 
 mod awaited;
 mod lane;
+mod later;
 mod snapshot;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod verdict;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use snapshot::ArrivalsSnapshot;
+pub use verdict::{Judge, Verdict};
 
 use self::lane::{Batch, Lane};
-use self::stream::{SEQ_MAX, Stream, check_seqs};
+use self::stream::{SEQ_MAX, Stream};
 use super::Setup;
 use super::api::Output;
 use super::effects::{Effects, Now};
-use super::lanes::{LaneId, ToReceiver};
+use super::lanes::{FULL, LaneId, ToReceiver};
 use super::line::StreamId;
 use super::metrics::Seen;
 use super::planted::{Bug, planted};
 use super::record::Record;
 use super::settings::Settings;
-use crate::model::{GapReason, Geo, Message, RelayName, Seq, Topic, UnitId};
-
-/// Decides about messages of peers.
-pub trait Judge {
-    /// What is to become of a message of a unit. Numbers it gives are used.
-    fn judge(&mut self, now: Now, from: &UnitId, geo: &Geo, message: &Message) -> Verdict;
-}
-
-/// What is to become of a message.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Verdict {
-    /// It cannot be taken now: the same message again after a while.
-    Busy {
-        /// How long, about.
-        pushback: Duration,
-    },
-    /// It will never be taken (M-E5).
-    Refuse {
-        /// A word, see `lanes::Refused`.
-        reason: String,
-        /// For a person.
-        detail: String,
-    },
-    /// It is stored.
-    Store {
-        /// Units it goes on to, with its number in the line of each.
-        outs: Vec<(UnitId, Seq)>,
-        /// Its number in the inbox of its topic.
-        inbox: Option<Seq>,
-        /// Its number among the copies of its topic.
-        mirror: Option<Seq>,
-    },
-}
+use crate::model::{GapReason, Geo, RelayName, Seq, Topic, UnitId};
 
 /// What peers have sent and are sending.
 pub struct Arrivals {
@@ -149,7 +124,7 @@ impl Arrivals {
 
     /// A lane ended.
     pub fn on_lane_down(&mut self, lane: LaneId) {
-        self.lanes.remove(&lane);
+        self.remove(lane);
     }
 
     /// A message of a peer is on disk. `false`: it had been before.
@@ -284,14 +259,15 @@ impl Arrivals {
             return Ok(false);
         };
         if let Some((seqs, reason)) = batch.gap.take() {
-            check_seqs(seqs)?;
+            stream.check(seqs)?;
+            stream.later.gone(seqs);
             if stream.lacks(seqs) && !planted(Bug::GapForgotten) {
                 let stream = stream_id.clone();
                 fx.record(Record::Skipped { stream, seqs, reason });
             }
         }
         while let Some(sent) = batch.messages.pop_front() {
-            check_seqs((sent.seq, sent.seq))?;
+            stream.check((sent.seq, sent.seq))?;
             if stream.has(sent.seq) {
                 let unit = lane.unit.clone();
                 fx.seen.push(Seen::Again { unit });
@@ -300,13 +276,19 @@ impl Arrivals {
             if sent.message.visited.last() != Some(&lane.unit) {
                 return Err(format!("message {} was not in unit {} last", sent.seq, lane.unit));
             }
-            match judge.judge(now, &lane.unit, &lane.geo, &sent.message) {
+            let verdict = if stream.is_behind(&sent) {
+                Verdict::behind()
+            } else {
+                judge.judge(now, &lane.unit, &lane.geo, &sent.message)
+            };
+            match stream.book(verdict, &sent, id) {
                 Verdict::Busy { pushback } => {
                     batch.messages.push_front(sent);
                     lane.again_at = Some(now.mono + pushback.max(AGAIN_MIN));
                     lane.tell_busy(id, Some(pushback), fx);
                     return Ok(false);
                 }
+                Verdict::Later { detail, .. } => batch.refuse(sent.seq, FULL.to_owned(), detail),
                 Verdict::Refuse { reason, detail } => batch.refuse(sent.seq, reason, detail),
                 Verdict::Store { outs, inbox, mirror } => {
                     if let Some(inbox) = inbox.filter(|_| sent.tell_delivered && self.awaited.len() < AWAITED_MAX) {
@@ -328,9 +310,20 @@ impl Arrivals {
     }
 
     fn close(&mut self, lane: LaneId, why: String, fx: &mut Effects) {
-        if self.lanes.remove(&lane).is_some() {
+        if self.remove(lane) {
             fx.output(Output::CloseLane { lane, why });
         }
+    }
+
+    fn remove(&mut self, lane: LaneId) -> bool {
+        let Some(state) = self.lanes.remove(&lane) else {
+            return false;
+        };
+        let stream = state.stream.and_then(|id| self.streams.get_mut(&id));
+        if let Some(stream) = stream {
+            stream.later.lane_down(lane);
+        }
+        true
     }
 
     /// Some records of a stream are on disk: bytes of batches behind them count no more.
@@ -370,5 +363,5 @@ pub const LIMIT_FACTOR: usize = 2;
 const AWAITED_MAX: usize = 65_536;
 /// Lives of the log of a relay that are remembered.
 const LIVES_MAX: usize = 8;
-/// Pause before a message is tried again that found its topic full.
+/// Pause before a message is tried again that found no room.
 const AGAIN_MIN: Duration = Duration::from_millis(20);

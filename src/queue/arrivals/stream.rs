@@ -1,10 +1,13 @@
 //! What came from one life of the log of a relay (M-B2).
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use super::Verdict;
 use super::lane::Batch;
+use super::later::Later;
 use crate::model::{Seq, UnitId};
-use crate::queue::lanes::{Sent, ToSender};
+use crate::queue::lanes::{GAP_SPAN_MAX, LaneId, Sent, ToSender};
 use crate::queue::line::{Settled, StreamId};
 use crate::queue::planted::{Bug, planted};
 use crate::queue::record::Stored;
@@ -19,6 +22,8 @@ pub(super) struct Stream {
     pub opened: bool,
     /// The larger, the later it was opened.
     pub order: u64,
+    /// Numbers that must come again.
+    pub later: Later,
     /// Messages that were taken in this process.
     written: u64,
     /// Those of them that are on disk or taken back.
@@ -40,6 +45,7 @@ impl Stream {
     /// here, or another relay of this unit has them.
     pub(super) fn on_open(&mut self, base: Seq, order: u64) -> Option<(Seq, Seq)> {
         self.order = order;
+        self.later.gone((0, base - 1));
         if !self.opened {
             self.opened = true;
             self.seen.insert_range(1, base - 1);
@@ -59,6 +65,17 @@ impl Stream {
         }
     }
 
+    /// Whether a sender can mean these numbers (D5).
+    ///
+    /// # Errors
+    /// A text for a person.
+    pub(super) fn check(&self, (from, to): (Seq, Seq)) -> Result<(), String> {
+        let highest = self.seen.frontier().saturating_add(AHEAD_MAX).min(SEQ_MAX);
+        let fits = 0 < from && from <= to && to - from <= GAP_SPAN_MAX && to <= highest;
+        let wrong = || format!("numbers {from} to {to} cannot be");
+        fits.then_some(()).ok_or_else(wrong)
+    }
+
     /// Whether a number came already (D1).
     pub(super) fn has(&self, seq: Seq) -> bool {
         let lower = planted(Bug::HighestSeen) && seq <= self.seen.highest();
@@ -68,6 +85,27 @@ impl Stream {
     /// Whether some of these numbers did not come.
     pub(super) fn lacks(&self, (from, to): (Seq, Seq)) -> bool {
         self.seen.done_between(from, to) < to - from + 1
+    }
+
+    /// Whether a message has to wait for an earlier one of its topic, which must come again.
+    pub(super) fn is_behind(&self, sent: &Sent) -> bool {
+        sent.message.key.is_some() && self.later.is_before(&sent.message.topic, sent.seq)
+    }
+
+    /// Enters what is to become of a message that came on a lane.
+    pub(super) fn book(&mut self, verdict: Verdict, sent: &Sent, lane: LaneId) -> Verdict {
+        let topic = &sent.message.topic;
+        match &verdict {
+            Verdict::Later { ordered, .. } => {
+                let counts = *ordered && sent.message.key.is_some();
+                if counts && !self.later.expect(topic, sent.seq, lane) {
+                    return Verdict::Busy { pushback: CROWDED };
+                }
+            }
+            Verdict::Refuse { .. } | Verdict::Store { .. } => self.later.came(topic, sent.seq),
+            Verdict::Busy { .. } => {}
+        }
+        verdict
     }
 
     /// A message is on its way to the disk.
@@ -88,6 +126,7 @@ impl Stream {
     }
 
     pub(super) fn rollback(&mut self) {
+        self.later = Later::default();
         self.pending.clear();
         self.on_disk = self.written;
     }
@@ -119,14 +158,11 @@ impl Batch {
     }
 }
 
-/// Numbers that a sender can mean.
-pub(super) fn check_seqs((from, to): (Seq, Seq)) -> Result<(), String> {
-    let fits = 0 < from && from <= to && to <= SEQ_MAX;
-    let wrong = || format!("numbers {from} to {to} cannot be");
-    fits.then_some(()).ok_or_else(wrong)
-}
-
+/// Pause if too many messages must come again.
+const CROWDED: Duration = Duration::from_millis(500);
 /// Runs of numbers above the frontier in one `Opened`.
 const RUNS_MAX: usize = 4096;
+/// No message comes so far ahead of the first one that is missing: as many would have to wait.
+const AHEAD_MAX: u64 = 1 << 40;
 /// No line is longer; room for sums.
 pub(super) const SEQ_MAX: Seq = Seq::MAX / 4;

@@ -168,9 +168,7 @@ impl Places {
         fx: &mut crate::queue::effects::Effects,
     ) {
         let message = &stored.message;
-        if stored.inbox.is_some() || stored.mirror.is_some() {
-            self.know_topic(&message.topic);
-        }
+        self.know_topic(&message.topic);
         for (unit, seq) in &stored.outs {
             let outbox = self.outbox(unit, setup);
             outbox.on_stored(now, *seq, message, tell_delivered, fx);

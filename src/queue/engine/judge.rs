@@ -4,7 +4,8 @@
 //! - V1. What is denied is refused by name, and nothing of it touches the disk (M-G4).
 //! - V2. A message goes on only to a unit that it has not visited, and through `hops_max` units at most (M-G3). No message
 //!   names more units than can be read back.
-//! - V3. A message whose time is over when it comes is refused as `expired`: its origin counts it, or makes it a dead letter.
+//! - V3. A full topic holds up no other: its messages come again (M-C3).
+//! - V4. A message whose time is over when it comes is refused as `expired`: its origin counts it, or makes it a dead letter.
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use super::upkeep::Level;
 use crate::model::{Geo, Message, UnitId};
 use crate::queue::arrivals::{Judge, Verdict};
 use crate::queue::effects::Now;
+use crate::queue::lanes::EXPIRED;
 use crate::queue::planted::{Bug, planted};
 use crate::queue::{Setup, TopicRule, TopicSettings};
 use crate::wire::message::VISITED_MAX;
@@ -64,6 +66,18 @@ impl<'a> Bench<'a> {
     }
 }
 
+impl Bench<'_> {
+    /// How a message goes in a circle, if it does (V2).
+    fn goes_round(&self, message: &Message) -> Option<String> {
+        let unit = &self.setup.place.unit;
+        if message.visited.contains(unit) && !planted(Bug::LoopGuardOff) {
+            return Some(format!("the message was in unit {unit} before"));
+        }
+        let passed = message.visited.len();
+        (passed >= VISITED_MAX).then(|| format!("the message has passed {passed} units"))
+    }
+}
+
 impl Judge for Bench<'_> {
     fn judge(&mut self, now: Now, from: &UnitId, geo: &Geo, message: &Message) -> Verdict {
         if self.level == Level::Full {
@@ -92,19 +106,13 @@ impl Judge for Bench<'_> {
             return refuse("too_large", error.detail);
         }
         if message.is_expired(now.wall) {
-            return refuse("expired", String::new());
+            return refuse(EXPIRED, String::new());
         }
-        if message.visited.contains(&self.setup.place.unit) && !planted(Bug::LoopGuardOff) {
-            return refuse(
-                "loop",
-                format!("the message was in unit {} before", self.setup.place.unit),
-            );
+        if let Some(detail) = self.goes_round(message) {
+            return refuse("loop", detail);
         }
-        if message.visited.len() >= VISITED_MAX {
-            return refuse(
-                "loop",
-                format!("the message has passed {} units", message.visited.len()),
-            );
+        if let Err(detail) = self.places.check_topic(topic, self.setup) {
+            return refuse("limited", detail);
         }
         let goal = match self.goal(message, settings) {
             Ok(goal) => goal,
@@ -119,7 +127,10 @@ impl Judge for Bench<'_> {
             None => self.places.inbox.admit(topic, settings, bytes).is_err(),
         };
         if full {
-            return Verdict::Busy { pushback: PUSHBACK };
+            return Verdict::Later {
+                detail: format!("topic {topic} is full in unit {}", self.setup.place.unit),
+                ordered: settings.ordered,
+            };
         }
         self.places.know_topic(topic);
         let abroad = *geo != self.setup.geo || goal.on_to.as_ref().is_some_and(|unit| self.setup.is_abroad(unit));

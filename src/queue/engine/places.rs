@@ -25,6 +25,8 @@ pub(super) struct Places {
     owners: BTreeMap<LineId, Owner>,
     /// Highest numbers of damaged records in lines that nobody knows yet.
     pub(super) floors: BTreeMap<LineId, Seq>,
+    /// Topics that are known.
+    topics: usize,
 }
 
 /// Whose a line is.
@@ -51,6 +53,7 @@ impl Places {
             lanes: BTreeMap::new(),
             owners: owners.into(),
             floors: BTreeMap::new(),
+            topics: 0,
         }
     }
 
@@ -82,10 +85,27 @@ impl Places {
         self.outboxes.get_mut(self.lanes.get(&lane)?)
     }
 
-    /// There may be messages of a topic in the inbox, and copies.
+    /// Why a topic that is not known must not come to be: memory is bounded (M-G7).
+    ///
+    /// # Errors
+    /// A text for a person.
+    pub(super) fn check_topic(&self, topic: &Topic, setup: &Setup) -> Result<(), String> {
+        let max = setup.queue.topics_max;
+        if self.topics < max || self.owners.contains_key(&LineId::inbox(topic)) {
+            return Ok(());
+        }
+        Err(format!(
+            "relay {} knows {max} topics, as many as queue.topics_max allows, and {topic} is not among them: use keys in place of \
+             further topics, or raise queue.topics_max",
+            setup.place.relay
+        ))
+    }
+
+    /// There are messages of a topic: in the inbox, on their way to units, or copies.
     pub(super) fn know_topic(&mut self, topic: &Topic) {
         let line = LineId::inbox(topic);
         if !self.owners.contains_key(&line) {
+            self.topics += 1;
             self.owners.insert(line, Owner::Inbox(topic.clone()));
             self.owners.insert(LineId::mirror(topic), Owner::Mirror(topic.clone()));
             if let Some(seq) = self.floors.remove(&line) {
@@ -135,6 +155,13 @@ impl Places {
                 result: Err(Box::new(unknown_topic(&subscribe.topic))),
             };
             return fx.output(output);
+        }
+        if let Err(detail) = self.check_topic(&subscribe.topic, setup) {
+            let error = RelayError::new(Reason::Limited, Retry::Never, detail);
+            return fx.output(Output::Subscribed {
+                ticket: subscribe.ticket,
+                result: Err(Box::new(error)),
+            });
         }
         self.know_topic(&subscribe.topic);
         self.inbox.subscribe(now, subscribe, fx);

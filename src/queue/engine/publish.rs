@@ -194,6 +194,9 @@ impl Engine {
         if let Some(detail) = self.refuses(now, settings.priority) {
             return Err(RelayError::new(Reason::Limited, Retry::Safe, detail).pushed_back(DISK_PUSHBACK));
         }
+        if let Err(detail) = self.places.check_topic(&message.topic, &self.setup) {
+            return Err(RelayError::new(Reason::Limited, Retry::Never, detail));
+        }
         let bytes = message.bytes();
         let full = |unit: &UnitId| {
             let detail = format!(

@@ -2,6 +2,8 @@
 //!
 //! # Invariants
 //! - W1. `ring` holds each consumer that has room and does not rest, once.
+//! - W2. A consumer has no more than its messages in flight, and no more than [`FLIGHT_BYTES_MAX`] but for the last one: what is
+//!   kept in memory for one that is slow is bounded (M-B4, M-G7).
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -23,7 +25,15 @@ struct Consumer {
     shard: u16,
     in_flight_max: usize,
     in_flight: usize,
+    /// Bytes of those.
+    bytes: usize,
     rests_until: Option<Duration>,
+}
+
+impl Consumer {
+    fn has_room(&self) -> bool {
+        self.in_flight < self.in_flight_max && self.bytes < FLIGHT_BYTES_MAX
+    }
 }
 
 impl Consumers {
@@ -32,6 +42,7 @@ impl Consumers {
             shard,
             in_flight_max: in_flight_max.max(1),
             in_flight: 0,
+            bytes: 0,
             rests_until: None,
         };
         self.all.insert(id, consumer);
@@ -67,26 +78,29 @@ impl Consumers {
         !self.ring.is_empty()
     }
 
-    /// Whose turn it is; one more message is in flight there.
-    pub(super) fn take(&mut self) -> Option<(ConsumerId, u16)> {
+    /// Whose turn it is; one more message of so many bytes is in flight there.
+    pub(super) fn take(&mut self, bytes: usize) -> Option<(ConsumerId, u16)> {
         let id = self.ring.pop_front()?;
         let consumer = self.all.get_mut(&id)?;
         consumer.in_flight += 1;
+        consumer.bytes += bytes;
         self.in_flight += 1;
-        if consumer.in_flight < consumer.in_flight_max {
+        if consumer.has_room() {
             self.ring.push_back(id);
         }
         Some((id, consumer.shard))
     }
 
-    /// One message less is in flight there. Returns its shard.
-    pub(super) fn free(&mut self, id: ConsumerId) -> Option<u16> {
+    /// One message less, of so many bytes, is in flight there. Returns its shard.
+    pub(super) fn free(&mut self, id: ConsumerId, bytes: usize) -> Option<u16> {
         let consumer = self.all.get_mut(&id)?;
-        if consumer.in_flight == consumer.in_flight_max && consumer.rests_until.is_none() {
+        let had_room = consumer.has_room();
+        consumer.in_flight -= 1;
+        consumer.bytes = consumer.bytes.saturating_sub(bytes);
+        self.in_flight -= 1;
+        if !had_room && consumer.has_room() && consumer.rests_until.is_none() {
             self.ring.push_back(id);
         }
-        consumer.in_flight -= 1;
-        self.in_flight -= 1;
         Some(consumer.shard)
     }
 
@@ -110,7 +124,7 @@ impl Consumers {
                 continue;
             };
             consumer.rests_until = None;
-            if consumer.in_flight < consumer.in_flight_max {
+            if consumer.has_room() {
                 self.ring.push_back(id);
             }
         }
@@ -120,3 +134,6 @@ impl Consumers {
         self.resting.first().map(|(until, _)| *until)
     }
 }
+
+/// Bytes in flight to one consumer; one message more when it has less.
+pub(super) const FLIGHT_BYTES_MAX: usize = 16 << 20;

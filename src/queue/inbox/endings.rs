@@ -237,11 +237,6 @@ impl Group {
         written.map(|(seq, _)| *seq)
     }
 
-    /// Whether all that is on its way to the disk will end a message.
-    pub(super) fn is_ended(&self, seq: Seq) -> bool {
-        self.done.contains(seq) || self.dooms.get(&seq).is_some_and(|doom| doom.written)
-    }
-
     /// Dead letters wait for the disk, or for room there: nothing more is risked meanwhile.
     pub(super) fn dies_too_much(&self) -> bool {
         self.dooms.len() >= DOOMS_MAX
@@ -284,7 +279,7 @@ impl Group {
             return true;
         };
         match place {
-            Place::Flight { consumer, .. } => _ = self.consumers.free(consumer),
+            Place::Flight { consumer, .. } => _ = self.consumers.free(consumer, facts.bytes),
             Place::Later(at) | Place::Blocked(Some(at)) => _ = self.retries.later.remove(&(at, seq)),
             Place::Wanted => _ = self.retries.wanted.remove(&seq),
             Place::Blocked(None) | Place::Dying | Place::Reading => {}

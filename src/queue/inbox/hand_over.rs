@@ -29,7 +29,7 @@ impl Group {
                 self.freed.extend(facts.key);
             } else if message.is_expired(scene.now.wall) && !planted(Bug::DeliveredLate) {
                 self.expire(scene, seq, facts, message, fx);
-            } else if let Some((consumer, shard)) = self.consumers.take() {
+            } else if let Some((consumer, shard)) = self.consumers.take(facts.bytes) {
                 let deliver = self.fly(scene, (seq, facts), message, (consumer, shard), fx);
                 fx.output(Output::Deliver(deliver));
             }
@@ -99,7 +99,7 @@ impl Group {
             // Late: it is elsewhere by now.
             _ => return false,
         }
-        self.consumers.free(consumer);
+        self.consumers.free(consumer, facts.bytes);
         let mut acknowledged = false;
         match outcome {
             Settlement::Ack => {
@@ -163,7 +163,7 @@ impl Group {
             if ends != until {
                 continue;
             }
-            if let Some(shard) = self.consumers.free(consumer) {
+            if let Some(shard) = self.consumers.free(consumer, facts.bytes) {
                 let delivery = DeliveryId { seq, stamp };
                 fx.output(Output::Overdue {
                     shard,

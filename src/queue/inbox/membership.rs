@@ -216,33 +216,26 @@ impl Inbox {
 
     /// Numbers that all groups of a topic are done with.
     pub(super) fn done_by_all(&self, topic: usize) -> Settled {
-        self.common(topic, |_| Vec::new(), |group, seq| group.done.contains(seq))
+        self.common(topic, |group| group.done.clone())
     }
 
     /// The same, with those that records on their way to the disk will end: they come before the record of a new group.
     fn ended_by_all(&self, topic: usize) -> Settled {
-        let more = |group: &Group| group.written_dooms().collect();
-        self.common(topic, more, Group::is_ended)
+        self.common(topic, |group| {
+            let mut ended = group.done.clone();
+            for seq in group.written_dooms() {
+                ended.insert(seq);
+            }
+            ended
+        })
     }
 
-    /// Numbers that all groups agree on, up to a frontier and above, `more` of the slowest group included.
-    fn common(&self, topic: usize, more: impl Fn(&Group) -> Vec<Seq>, agrees: impl Fn(&Group, Seq) -> bool) -> Settled {
-        let Some(topic) = self.topics.get(topic) else {
-            return Settled::default();
-        };
-        let groups = || topic.groups.iter().filter_map(|at| self.groups.get(*at)?.as_ref());
-        let Some(least) = groups().min_by_key(|group| group.done.frontier()) else {
-            return Settled::default();
-        };
-        let mut done = Settled::up_to(least.done.frontier());
-        let runs = least.done.runs_above(usize::MAX);
-        let ended = runs.into_iter().flat_map(|(from, to)| from..=to);
-        for seq in ended.chain(more(least)) {
-            if groups().all(|group| agrees(group, seq)) {
-                done.insert(seq);
-            }
-        }
-        done
+    /// Numbers that all groups agree on.
+    fn common(&self, topic: usize, of: impl Fn(&Group) -> Settled) -> Settled {
+        let groups = self.topics.get(topic).into_iter().flat_map(|topic| &topic.groups);
+        let all = groups.filter_map(|at| self.groups.get(*at)?.as_ref());
+        let common = all.map(of).reduce(|common, of| common.common(&of));
+        common.unwrap_or_default()
     }
 
     /// An operator removes a group.

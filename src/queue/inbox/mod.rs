@@ -308,6 +308,9 @@ impl Inbox {
         let Some(topic) = self.topics.get(topic) else {
             return;
         };
+        if self.is_given_up(&topic.name, seq) {
+            return;
+        }
         if self.all_done(topic, seq) {
             let topic = topic.name.clone();
             fx.told.push(Told::Done { topic, seq });
@@ -317,6 +320,12 @@ impl Inbox {
     fn all_done(&self, topic: &TopicState, seq: Seq) -> bool {
         let mut groups = topic.groups.iter().filter_map(|at| self.groups.get(*at)?.as_ref());
         groups.all(|group| group.done.contains(seq))
+    }
+
+    /// Whether a group has given a message up and nobody was told yet: what is told of it later is of no account.
+    fn is_given_up(&self, topic: &Topic, seq: Seq) -> bool {
+        let mut told = self.given_up.iter();
+        told.any(|told| matches!(told, Told::GivenUp { topic: of, seq: number, .. } if of == topic && *number == seq))
     }
 
     /// Has a group do something, and sees what comes of it.

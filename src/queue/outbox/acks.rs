@@ -1,5 +1,6 @@
 //! Lanes come, go and answer.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Outbox;
@@ -7,12 +8,13 @@ use super::backlog::Waiting;
 use super::ends::{End, Ending, From};
 use super::keys::NO_KEY;
 use super::lane::{Cargo, Flight, Lane};
+use super::later::Later;
 use super::live::Entry;
 use super::topics::TopicId;
 use crate::model::{Message, RelayName, Seq, UnitId};
 use crate::queue::api::Output;
 use crate::queue::effects::{Effects, Now, Told, Why};
-use crate::queue::lanes::{LaneId, LaneKind, Refused, ToReceiver, ToSender};
+use crate::queue::lanes::{EXPIRED, FULL, LaneId, LaneKind, Refused, ToReceiver, ToSender};
 use crate::queue::line::Settled;
 use crate::queue::metrics::Seen;
 
@@ -103,7 +105,7 @@ impl Outbox {
                 self.close(lane, "denied", fx);
                 self.denied = Some(detail);
             }
-            ToSender::Ack { batch, refused } => self.on_ack(now, lane, batch, &refused, fx),
+            ToSender::Ack { batch, refused } => self.on_ack(now, lane, batch, refused, fx),
             ToSender::Busy { pushback } => {
                 if let Some(lane) = self.slot(kind) {
                     lane.set_busy(now.mono, pushback.is_some());
@@ -133,13 +135,11 @@ impl Outbox {
         // What was accepted here since a restart says nothing about what the relay there can have.
         let relay = self.lane(id).map(|lane| &lane.relay);
         let named = relay.and_then(|relay| self.named.get(relay)).copied();
-        if highest.max(frontier) > self.known.max(named.unwrap_or_default()) {
-            self.foreign = true;
-            let ids: Vec<LaneId> = self.lanes().map(|lane| lane.id).collect();
-            for id in ids {
-                self.close(id, "the relay there has seen messages that are not known here", fx);
-            }
-            return;
+        let known = self.known.max(named.unwrap_or_default());
+        let runs_end = above.iter().map(|(_, to)| *to).max().unwrap_or_default();
+        let highest = highest.max(frontier).max(runs_end);
+        if highest > known {
+            return self.on_foreign((highest, known), fx);
         }
         let mut there = Settled::up_to(frontier);
         for (from, to) in above {
@@ -152,6 +152,7 @@ impl Outbox {
             return;
         }
         self.denied = None;
+        self.unproven = false;
         self.ledger.there(&there);
         for entry in self.live.take_unsent(|entry| there.contains(entry.seq)) {
             if !self.void.remove(&entry.seq) {
@@ -163,21 +164,43 @@ impl Outbox {
         }
     }
 
-    fn on_ack(&mut self, now: Now, id: LaneId, batch: u64, refused: &[Refused], fx: &mut Effects) {
-        if !self.lane(id).is_some_and(|lane| lane.is_open() && lane.has_sent(batch)) {
+    /// The peer has seen numbers that were never given here: the log begins a new life, but not again and again for one peer
+    /// that says so of the new life too (M-A1).
+    fn on_foreign(&mut self, (highest, known): (Seq, Seq), fx: &mut Effects) {
+        if self.unproven {
+            self.denied = Some(format!(
+                "a relay there claims to have message {highest} of this relay, which has named {known} at most, and claimed the \
+                 like before the log began a new life; its state is wrong"
+            ));
+        } else {
+            self.foreign = true;
+        }
+        let ids: Vec<LaneId> = self.lanes().map(|lane| lane.id).collect();
+        for id in ids {
+            self.close(id, "the relay there has seen messages that are not known here", fx);
+        }
+    }
+
+    fn on_ack(&mut self, now: Now, id: LaneId, batch: u64, refused: Vec<Refused>, fx: &mut Effects) {
+        let sent = |lane: &&mut Lane| lane.is_open() && lane.has_sent(batch);
+        if !self.lane_mut(id).filter(sent).is_some_and(|lane| lane.refuse(refused)) {
             self.close(id, "the relay there acknowledged what was not sent", fx);
             return;
         }
+        if batch == 0 {
+            return;
+        }
+        let refused = self.lane_mut(id).map(Lane::take_refused).unwrap_or_default();
         while let Some(lane) = self.lane_mut(id)
             && let Some(flight) = lane.land(now.mono, batch)
         {
             let empty = lane.bytes() == 0;
-            self.on_landed(now, flight, empty, refused);
+            self.on_landed(now, flight, empty, &refused);
         }
     }
 
-    fn on_landed(&mut self, now: Now, flight: Flight, empty: bool, refused: &[Refused]) {
-        let refused = |seq: Seq| refused.iter().find(|refused| refused.seq == seq);
+    fn on_landed(&mut self, now: Now, flight: Flight, empty: bool, refused: &BTreeMap<Seq, Refused>) {
+        let mut later = Later::default();
         match flight.cargo {
             Cargo::Live(count) => {
                 self.share.on_live_arrived(now.mono, flight.bytes, flight.sent);
@@ -186,11 +209,13 @@ impl Outbox {
                     if !self.void.is_empty() && self.void.remove(&entry.seq) {
                         continue;
                     }
-                    if let Some(refused) = refused(entry.seq) {
-                        self.refuse_live(now, entry, refused);
-                    } else {
-                        self.settling.came(now, &self.unit, LaneKind::Live, &entry.message);
-                        self.settle_live(&entry);
+                    match refused.get(&entry.seq) {
+                        Some(refused) if refused.reason == FULL => later.live(entry),
+                        Some(refused) => self.refuse_live(now, entry, refused),
+                        None => {
+                            self.settling.came(now, &self.unit, LaneKind::Live, &entry.message);
+                            self.settle_live(&entry);
+                        }
                     }
                 }
             }
@@ -203,17 +228,20 @@ impl Outbox {
                     if !self.void.is_empty() && self.void.remove(&waiting.seq) {
                         continue;
                     }
-                    if let Some(refused) = refused(waiting.seq) {
-                        self.refuse_backlog(now, waiting, refused);
-                    } else {
-                        self.unfly(&waiting);
-                        self.settling.came(now, &self.unit, LaneKind::Backlog, &waiting.message);
-                        self.settle_backlog(&waiting);
+                    self.unfly(&waiting);
+                    match refused.get(&waiting.seq) {
+                        Some(refused) if refused.reason == FULL => later.backlog(waiting),
+                        Some(refused) => self.refuse_backlog(now, waiting, refused),
+                        None => {
+                            self.settling.came(now, &self.unit, LaneKind::Backlog, &waiting.message);
+                            self.settle_backlog(&waiting);
+                        }
                     }
                 }
             }
             Cargo::Gap(seqs, _) => self.ledger.told(seqs),
         }
+        self.put_off(now.mono, later);
     }
 
     /// The peer will never take this one (M-E5).
@@ -224,15 +252,21 @@ impl Outbox {
             bytes: entry.bytes,
             hash: NO_KEY,
         };
-        let dead = self.dead(now, entry.seq, entry.message, &refused.reason, &refused.detail);
-        self.end(ending, From::Taken, End::Dead(Box::new(dead)));
+        self.refuse(now, ending, From::Taken, entry.message, refused);
     }
 
     fn refuse_backlog(&mut self, now: Now, waiting: Waiting, refused: &Refused) {
-        self.unfly(&waiting);
         let ending = Ending::of(&waiting);
-        let dead = self.dead(now, waiting.seq, waiting.message, &refused.reason, &refused.detail);
-        self.end(ending, From::Backlog, End::Dead(Box::new(dead)));
+        self.refuse(now, ending, From::Backlog, waiting.message, refused);
+    }
+
+    fn refuse(&mut self, now: Now, ending: Ending, from: From, message: Message, refused: &Refused) {
+        if refused.reason == EXPIRED {
+            // By the clock there: what is to become of it says its topic (M-E2).
+            return self.expire(now, ending, from, message);
+        }
+        let dead = self.dead(now, ending.seq, message, &refused.reason, &refused.detail);
+        self.end(ending, from, End::Dead(Box::new(dead)));
     }
 
     fn settle_live(&mut self, entry: &Entry) {
@@ -250,6 +284,7 @@ impl Outbox {
         let cursor = self.cursor_of(waiting.topic);
         cursor.pending = cursor.pending.saturating_sub(1);
         cursor.keys.remove(waiting.hash);
+        cursor.window = cursor.window.saturating_add(1);
         cursor.oldest = cursor.oldest.max(waiting.message.accepted_at);
         if !self.tell.is_empty() {
             self.tell.remove(&waiting.seq);
@@ -295,7 +330,10 @@ impl Outbox {
     /// A lane is gone: what was on its way is to be sent again.
     pub(super) fn ground(&mut self, lane: Lane) {
         match lane.kind {
-            LaneKind::Live => self.live.unsend(),
+            LaneKind::Live => {
+                self.live.unsend();
+                self.follow_keys();
+            }
             LaneKind::Backlog => self.share.on_backlog_down(),
         }
         for flight in lane.into_flights().into_iter().rev() {

@@ -45,6 +45,8 @@ pub(super) struct Cursor {
     pub(super) flying: u64,
     /// Bytes of those.
     pub(super) flying_bytes: usize,
+    /// So many of them may be on their way: less than all while their topic was full there.
+    pub(super) window: u64,
     /// When the oldest of them was accepted, or an earlier moment.
     pub(super) oldest: UnixMillis,
     /// Messages of its topics that will not be sent, as soon as that is on disk.
@@ -97,6 +99,7 @@ impl Cursor {
             pending: 0,
             flying: 0,
             flying_bytes: 0,
+            window: WINDOW_OPEN,
             oldest: UnixMillis(0),
             ending: 0,
             keys: Keys::default(),
@@ -172,6 +175,20 @@ impl Cursor {
         if !ahead {
             self.buffer_bytes += waiting.bytes;
             self.buffer.push_front(waiting);
+        }
+    }
+
+    /// A message was not taken, and neither perhaps some of those behind it that are on their way: it waits at its place among
+    /// the others.
+    pub(super) fn take_back(&mut self, waiting: Waiting, last: Seq) {
+        match &self.place {
+            Place::Up(next) if waiting.seq < *next => {
+                let at = self.buffer.partition_point(|other| other.seq < waiting.seq);
+                self.buffer_bytes += waiting.bytes;
+                self.buffer.insert(at, waiting);
+            }
+            Place::Up(_) => {}
+            Place::Down(..) => self.go_back(waiting.seq, last),
         }
     }
 
@@ -328,6 +345,8 @@ pub(super) const SWEEP: u32 = 1;
 pub(super) const AHEAD_BYTES: usize = 2 << 20;
 /// Messages of one read.
 const AHEAD_MESSAGES: u64 = 4096;
+/// No limit of messages on their way.
+pub(super) const WINDOW_OPEN: u64 = u64::MAX;
 /// Ranges that a cursor that goes down remembers.
 const RANGES_MAX: usize = 256;
 /// Numbers of one read of a cursor that goes down.

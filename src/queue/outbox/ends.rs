@@ -139,7 +139,7 @@ impl Outbox {
                 ending.seq,
                 message,
                 "expired",
-                "its deadline passed before it was sent",
+                "its deadline passed before it was there",
             )))
         } else {
             End::Gap(GapReason::Expired)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::backlog::Waiting;
+use super::backlog::{WINDOW_OPEN, Waiting};
 use super::ends::NO_BYTES;
 use super::keys::NO_KEY;
 use super::live::Entry;
@@ -132,15 +132,18 @@ impl Outbox {
         // What was redriven goes with the backlog, so that its limits hold for it (M-F3).
         if !room
             || message.redrives > 0
-            || state.paused
+            || state.stops()
             || self.paused().is_some()
             || self.foreign
             || !self.open_live_lane()
         {
             return false;
         }
-        let keys = self.cursors.get(&state.cursor).map(|cursor| &cursor.keys);
-        keys.is_none_or(|keys| {
+        let cursor = self.cursors.get(&state.cursor);
+        if cursor.is_some_and(|cursor| cursor.window != WINDOW_OPEN) {
+            return false;
+        }
+        cursor.map(|cursor| &cursor.keys).is_none_or(|keys| {
             keys.is_empty() || planted(Bug::KeyLaneForgotten) || {
                 let hash = state.key_of(message);
                 hash == NO_KEY || !keys.is_behind(hash)

@@ -3,13 +3,15 @@
 //! # Invariants
 //! - A1. Batches have the numbers 1, 2, 3 ...; an acknowledgement speaks for its number and all before.
 //! - A2. Nothing is sent before the peer has said what it has.
+//! - A3. What the peer refuses is known when its batch lands, though a long list of it comes in several frames: those but the
+//!   last speak for no batch.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::backlog::Waiting;
 use crate::model::{GapReason, RelayName, Seq};
-use crate::queue::lanes::{LaneId, LaneKind};
+use crate::queue::lanes::{LaneId, LaneKind, Refused};
 use crate::queue::line::Settled;
 
 /// A lane.
@@ -28,6 +30,8 @@ pub(super) struct Lane {
     flights: VecDeque<Flight>,
     bytes: usize,
     messages: usize,
+    /// What the peer refused of what is on its way, by number.
+    refused: BTreeMap<Seq, Refused>,
 }
 
 /// A batch on its way.
@@ -64,6 +68,7 @@ impl Lane {
             flights: VecDeque::new(),
             bytes: 0,
             messages: 0,
+            refused: BTreeMap::new(),
         }
     }
 
@@ -119,6 +124,19 @@ impl Lane {
     /// Whether a batch of this number was sent.
     pub(super) fn has_sent(&self, batch: u64) -> bool {
         batch <= self.batch
+    }
+
+    /// The peer refuses messages; `false` if these are more than are on their way.
+    pub(super) fn refuse(&mut self, refused: Vec<Refused>) -> bool {
+        for refused in refused {
+            self.refused.insert(refused.seq, refused);
+        }
+        self.refused.len() <= self.messages
+    }
+
+    /// What was refused of the batches that land now.
+    pub(super) fn take_refused(&mut self) -> BTreeMap<Seq, Refused> {
+        std::mem::take(&mut self.refused)
     }
 
     /// The next batch that arrived, if an acknowledgement speaks for all up to `batch`.

@@ -13,7 +13,8 @@ use roaring::RoaringTreemap;
 use super::runs::Runs;
 use super::topics::TopicId;
 use crate::model::{GapReason, Seq};
-use crate::queue::line::Settled;
+use crate::queue::lanes::GAP_SPAN_MAX;
+use crate::queue::line::{Settled, end_of_run};
 
 /// Numbers of the line.
 #[derive(Debug, Default)]
@@ -93,10 +94,7 @@ impl Ledger {
     pub(super) fn tell(&mut self) -> Option<((Seq, Seq), GapReason)> {
         let (code, untold) = self.untold.iter_mut().find(|(_, seqs)| !seqs.is_empty())?;
         let from = untold.min()?;
-        let mut to = from;
-        while to - from < TELL_MAX && untold.contains(to + 1) {
-            to += 1;
-        }
+        let to = end_of_run(untold, from).min(from + GAP_SPAN_MAX);
         untold.remove_range(from..=to);
         self.telling.entry(*code).or_default().insert_range(from..=to);
         Some(((from, to), GapReason::from_code(*code)?))
@@ -120,11 +118,7 @@ impl Ledger {
     /// The peer has these numbers, one way or the other: they need not be told.
     pub(super) fn there(&mut self, there: &Settled) {
         for seqs in self.untold.values_mut() {
-            seqs.remove_range(..=there.frontier());
-            let known: Vec<Seq> = seqs.iter().take_while(|seq| *seq <= there.highest()).collect();
-            for seq in known.into_iter().filter(|seq| there.contains(*seq)) {
-                seqs.remove(seq);
-            }
+            there.strike_from(seqs);
         }
     }
 
@@ -150,5 +144,3 @@ impl Ledger {
 const FRESH_MAX: u64 = 1000;
 /// or after this time.
 const FRESH_TIME: Duration = Duration::from_millis(100);
-/// Numbers in one gap frame.
-const TELL_MAX: u64 = 1 << 20;

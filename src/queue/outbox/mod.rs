@@ -26,6 +26,7 @@ mod ends;
 mod intake;
 mod keys;
 mod lane;
+mod later;
 mod ledger;
 mod live;
 mod operate;
@@ -112,6 +113,8 @@ pub struct Outbox {
     sweep: Sweep,
     share: Share,
     pace: Pace,
+    /// Topics that are full there, and until when they rest.
+    resting: BTreeMap<TopicId, Duration>,
     /// Since when its limits have held the backlog back.
     held_back: Option<Duration>,
     pause: Option<Pause>,
@@ -122,6 +125,8 @@ pub struct Outbox {
     lost: Option<String>,
     /// The peer has seen numbers that were never sent to it.
     foreign: bool,
+    /// A new life was begun because the peer had, and it has opened no lane of that yet.
+    unproven: bool,
     /// Lanes that are given up; said with the next poll.
     closing: Vec<LaneId>,
     /// The latest moment there was.
@@ -181,12 +186,14 @@ impl Outbox {
             sweep: Sweep::default(),
             share,
             pace: Pace::default(),
+            resting: BTreeMap::new(),
             held_back: None,
             pause: None,
             no_room: None,
             denied: None,
             lost: None,
             foreign: false,
+            unproven: false,
             closing: Vec::new(),
             clock: Duration::ZERO,
         }
@@ -205,6 +212,7 @@ impl Outbox {
     /// The log has begun a new life: all lanes are made anew (M-A1). Call `poll` then.
     pub fn set_epoch(&mut self, epoch: u64) {
         self.epoch = epoch;
+        self.unproven |= self.foreign;
         self.foreign = false;
         self.known = 0;
         self.named.clear();

@@ -63,7 +63,10 @@ impl Outbox {
             live,
             backlog,
         };
-        let (state, detail) = state::of(now.mono, &facts);
+        let (state, mut detail) = state::of(now.mono, &facts);
+        if detail.is_empty() {
+            detail = self.full_there();
+        }
         let rate = self.share.backlog_messages.peek(now.mono);
         let eta = (backlog > 0 && rate > 0.0).then(|| whole(super::pace::float(backlog) / rate));
         let oldest = self.oldest().map(|oldest| now.wall.0.saturating_sub(oldest.0));

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::backlog::{AHEAD_BYTES, Cursor, GENERAL, SWEEP, Waiting};
+use super::backlog::{AHEAD_BYTES, Cursor, GENERAL, SWEEP, WINDOW_OPEN, Waiting};
 use super::ends::{Ending, From};
 use super::pace::is_limited;
 use super::send::Wake;
@@ -136,6 +136,9 @@ impl Outbox {
             if !cursor.keys.is_empty() || cursor.keys.wants_recount() {
                 cursor.keys.clear();
             }
+            if cursor.topic.is_none_or(|topic| !self.topics.at(topic).rests) {
+                cursor.window = WINDOW_OPEN;
+            }
             if let Some(topic) = cursor.topic.filter(|_| cursor.retiring) {
                 self.cursors.remove(&number);
                 self.topics.at_mut(topic).cursor = GENERAL;
@@ -189,8 +192,8 @@ impl Outbox {
         let state = self.topics.at_mut(topic);
         let unsorted = rules.ordered && !state.rules.ordered && state.backlog > 0;
         state.rules = rules;
-        let wants_own = topic != topics::UNKNOWN && (state.paused || rules.newest_first || is_limited(&limits));
-        let (number, paused) = (state.cursor, state.paused);
+        let wants_own = topic != topics::UNKNOWN && (state.stops() || rules.newest_first || is_limited(&limits));
+        let (number, paused) = (state.cursor, state.stops());
         let fits = match self.cursors.get(&number) {
             Some(cursor) if number != GENERAL => cursor.is_down() == rules.newest_first,
             _ => !wants_own,

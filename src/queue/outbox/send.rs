@@ -38,6 +38,7 @@ impl Outbox {
         self.clock = self.clock.max(now.mono);
         let mut wake = Wake::default();
         self.end_pause(now, &mut wake);
+        self.end_rests(now.mono, &mut wake);
         self.close_dead(now.mono, fx, &mut wake);
         self.demote(now.mono);
         if self.paused().is_none() && !self.foreign {
@@ -278,7 +279,7 @@ impl Outbox {
                 cursor.pop();
                 continue;
             }
-            if head.seq > barrier {
+            if head.seq > barrier || cursor.flying >= cursor.window {
                 break;
             }
             let (seq, bytes) = (head.seq, head.bytes);

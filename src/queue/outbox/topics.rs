@@ -34,6 +34,8 @@ pub(super) struct State {
     pub(super) cursor: u32,
     /// An operator stopped it.
     pub(super) paused: bool,
+    /// It is full there, and rests.
+    pub(super) rests: bool,
 }
 
 /// What the settings say about a topic.
@@ -71,12 +73,18 @@ impl State {
             promised: (0, 0),
             cursor: 0,
             paused: false,
+            rests: false,
         }
     }
 
     /// Messages that are not done.
     pub(super) fn waiting(&self) -> u64 {
         self.live + self.backlog + self.ending
+    }
+
+    /// Whether nothing of it may go.
+    pub(super) fn stops(&self) -> bool {
+        self.paused || self.rests
     }
 
     /// Bytes of one message, on average.

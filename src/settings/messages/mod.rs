@@ -237,6 +237,7 @@ fn check_queue(queue: &Queue, problems: &mut Problems) {
     let positive = [
         ("backlog_keys_max", queue.backlog_keys_max > 0),
         ("parked_max", queue.parked_max > 0),
+        ("topics_max", queue.topics_max > 0),
         ("checkpoint_interval", !queue.checkpoint_interval.is_zero()),
         (
             "dedup.messages_max",

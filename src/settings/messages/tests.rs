@@ -74,6 +74,7 @@ fn values_of_the_queue_out_of_range_are_named_with_what_fits() {
             "queue.dedup.messages_max: must be more than 0",
         ),
         ("parked_max = 0", "queue.parked_max: must be more than 0"),
+        ("topics_max = 0", "queue.topics_max: must be more than 0"),
         ("backlog_keys_max = 0", "queue.backlog_keys_max: must be more than 0"),
         (
             "checkpoint_interval = \"0s\"",

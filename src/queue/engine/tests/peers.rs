@@ -1,6 +1,9 @@
 //! Messages of peers, and what peers say about ours.
 
+use std::collections::BTreeSet;
+
 use super::*;
+use crate::queue::lanes::FULL;
 
 impl World {
     pub(super) fn lane_up(&mut self, number: u64, unit: &str, kind: LaneKind) -> LaneId {
@@ -110,6 +113,49 @@ impl World {
             _ => None,
         };
         self.outputs.drain(..).filter_map(frame).collect()
+    }
+
+    /// Messages of unit `b` for these topics, all on one lane; what it is answered with.
+    pub(super) fn receive_all(&mut self, topics: &[&str]) -> Vec<ToSender> {
+        let lane = LaneId::new(1, 7777);
+        let (geo, unit, relay) = (name("there"), name("b"), name("b-1"));
+        self.input(Input::LaneAccepted { lane, geo, unit, relay });
+        let (epoch, kind, base) = (7, LaneKind::Live, 1);
+        let frame = ToReceiver::Open { epoch, kind, base };
+        self.input(Input::FromSender { lane, frame, bytes: 10 });
+        for (seq, topic) in (1..).zip(topics) {
+            let message = crate::model::Message {
+                id: MessageId {
+                    unit: name("b"),
+                    relay: name("b-1"),
+                    epoch: 7,
+                    number: seq,
+                },
+                topic: name(topic),
+                key: None,
+                accepted_at: self.now.wall,
+                deadline: None,
+                visited: vec![name("b")],
+                redrives: 0,
+                attributes: Metadata::default(),
+                body: Bytes::from_static(b"from b"),
+            };
+            let sent = Sent {
+                seq,
+                tell_delivered: false,
+                message,
+            };
+            let (batch, messages) = (seq, vec![sent]);
+            let frame = ToReceiver::Messages { batch, messages };
+            self.input(Input::FromSender { lane, frame, bytes: 10 });
+        }
+        self.outputs
+            .iter()
+            .filter_map(|output| match output {
+                Output::ToSender { lane: to, frame } if *to == lane => Some(frame.clone()),
+                _ => None,
+            })
+            .collect()
     }
 
     pub(super) fn refusal(&mut self, change: impl FnOnce(&mut crate::model::Message)) -> String {
@@ -288,4 +334,95 @@ fn what_crosses_the_border_of_a_geo_is_copied_both_ways() {
     assert_eq!(copies(&mut world), 2);
     world.pass(Duration::from_secs(8 * 24 * 3600));
     assert_eq!(copies(&mut world), 0);
+}
+
+#[test]
+fn a_full_topic_holds_up_no_other_of_its_pair() {
+    // M-C3.
+    let mut world = World::new();
+    let answers = world.receive_all(&["full", "full", "orders", "orders"]);
+    let refused: Vec<(u64, String)> = answers
+        .iter()
+        .flat_map(|frame| match frame {
+            ToSender::Ack { refused, .. } => refused.clone(),
+            _ => Vec::new(),
+        })
+        .map(|refused| (refused.seq, refused.reason))
+        .collect();
+    assert_eq!(refused, [(2, FULL.to_owned())]);
+    let acked = |frame: &ToSender| matches!(frame, ToSender::Ack { batch: 4, .. });
+    assert!(answers.iter().any(acked), "{answers:?}");
+    world.consume("orders");
+    assert_eq!(world.delivered().len(), 2);
+}
+
+#[test]
+fn a_peer_that_is_wrong_about_our_numbers_makes_one_new_life_and_is_denied_then() {
+    // M-A1: the lanes of all units end with a life.
+    let mut world = World::new();
+    let before = world.engine.status(world.now).epoch;
+    let mut epochs = BTreeSet::from([before]);
+    for round in 0..20 {
+        world.lane_up(100 + round, "c", LaneKind::Live);
+        let (lane, unit, relay, kind) = (LaneId::new(0, 200 + round), name("b"), name("r"), LaneKind::Live);
+        world.input(Input::LaneUp {
+            lane,
+            unit,
+            relay,
+            kind,
+        });
+        let (frontier, above, highest) = (0, Vec::new(), 1 << 40);
+        let frame = ToSender::Opened {
+            frontier,
+            above,
+            highest,
+        };
+        world.input(Input::FromReceiver { lane, frame });
+        world.pass(Duration::from_millis(1100));
+        epochs.insert(world.engine.status(world.now).epoch);
+    }
+    assert_eq!(epochs.len(), 2);
+    let status = world.engine.status(world.now);
+    let unit = |unit: &str| status.units.iter().find(|status| status.unit == unit).unwrap();
+    assert_eq!((&unit("b").state[..], &unit("c").state[..]), ("denied", "live"));
+    assert!(unit("b").detail.contains("its state is wrong"), "{}", unit("b").detail);
+    // It has come to its senses, and can be wrong once more.
+    world.lane_up(300, "b", LaneKind::Live);
+    assert_eq!(world.engine.status(world.now).units[0].state, "live");
+}
+
+#[test]
+fn a_relay_knows_so_many_topics_and_no_more() {
+    // M-G7: topics of a pattern come from publishers, peers and consumers; the limit holds after a restart too.
+    let mut world = World::with(|setup| {
+        let mut topics = (*setup.topics).clone();
+        let all = TopicSettings {
+            rule: TopicRule::All,
+            ..TopicSettings::default()
+        };
+        topics.insert("x*".to_owned(), all);
+        setup.topics = Arc::new(topics);
+        setup.queue.topics_max = 3;
+    });
+    let ok = |world: &World, number| matches!(world.told(number)[..], [Ok(_)]);
+    let (first, second) = (world.publish("x1", &["b"]), world.publish("x2", &["a"]));
+    assert!(ok(&world, first) && ok(&world, second));
+    let answer = world.receive(|message| message.topic = name("x3"));
+    assert!(matches!(&answer[..], [ToSender::Ack { refused, .. }] if refused.is_empty()));
+    for _ in 0..2 {
+        let refused = world.publish("x4", &["b"]);
+        assert_eq!(world.refused(refused), Reason::Limited);
+        assert_eq!(world.refusal(|message| message.topic = name("x5")), "limited");
+        let known = world.publish("x1", &["b"]);
+        assert!(ok(&world, known));
+        world.restart();
+    }
+    world.consume("x6");
+    let refused = |output: &Output| match output {
+        Output::Subscribed { result, .. } => result
+            .as_ref()
+            .is_err_and(|error| error.detail.contains("queue.topics_max")),
+        _ => false,
+    };
+    assert!(world.outputs.iter().any(refused), "{:?}", world.outputs);
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::super::consumers::FLIGHT_BYTES_MAX;
 use super::world::{World, message, name, setup, topic};
 use crate::model::{GapReason, UnixMillis};
 use crate::queue::api::Settlement;
@@ -632,6 +633,29 @@ fn publishers_hear_of_each_group_that_gives_their_message_up() {
     let why = Why::of_dead("terminated", "no");
     let (topic, seq) = (topic(), 1);
     assert_eq!(world.told, [Told::GivenUp { topic, seq, why }]);
+}
+
+#[test]
+fn a_slow_consumer_has_so_many_bytes_in_flight_and_no_more() {
+    // M-B4, M-G7: whatever number of messages it asks for.
+    let mut world = World::new(TopicSettings::default());
+    world.subscribe(1, "g", 100);
+    for _ in 0..6 {
+        world.write(message(None, None, FLIGHT_BYTES_MAX / 3), None);
+        world.commit(usize::MAX);
+    }
+    let first = world.handed_out();
+    let seqs: Vec<_> = first.iter().map(|deliver| deliver.delivery.seq).collect();
+    assert_eq!(seqs, [1, 2, 3]);
+    world.settle(&first[0], Settlement::Ack);
+    world.settle(&first[1], nack());
+    assert_eq!(world.seqs(), [4, 5]);
+    world.write(message(None, None, 2 * FLIGHT_BYTES_MAX), None);
+    world.subscribe(2, "h", 100);
+    world.commit(usize::MAX);
+    world.unsubscribe(1);
+    world.subscribe(3, "g", 100);
+    assert!(world.seqs().len() >= 3, "what is larger than all of it passes too");
 }
 
 #[test]

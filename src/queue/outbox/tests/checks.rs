@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::super::backlog::WINDOW_OPEN;
 use super::world::{Pending, World};
 use crate::model::{Message, Seq, Topic};
 use crate::queue::TopicSettings;
@@ -14,7 +15,11 @@ impl World {
         let topic = outbox.topics.at(id);
         let room = outbox.live.len() == 0
             || outbox.live.bytes() + message.bytes() <= self.setup.queue.live_bytes_max.as_usize();
-        if !outbox.open_live_lane() || outbox.pause.is_some() || topic.paused || !room {
+        if !outbox.open_live_lane() || outbox.pause.is_some() || topic.stops() || !room {
+            return Some(false);
+        }
+        // Its topic was full there, and has a backlog.
+        if outbox.cursors[&topic.cursor].window != WINDOW_OPEN {
             return Some(false);
         }
         if message.key.is_none() || !topic.rules.ordered {

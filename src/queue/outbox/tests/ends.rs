@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::world::{Pending, World, arrived, connected, loose, name, setup};
 use crate::model::{GapReason, Seq};
 use crate::queue::effects::Effects;
+use crate::queue::lanes::{Refused, ToSender};
 use crate::queue::operator::LimitValues;
 use crate::queue::{OnExpiry, Overflow, TopicSettings};
 
@@ -38,6 +39,73 @@ fn a_message_that_is_refused_becomes_a_dead_letter_and_the_stream_goes_on() {
     world.exchange();
     world.check_books();
     world.check_empty();
+}
+
+#[test]
+fn refusals_that_do_not_fit_into_one_frame_count_all_the_same() {
+    // M-E5: all parts but the last speak for no batch.
+    let mut world = connected();
+    for _ in 0..2 {
+        world.put("t0", Some("a"));
+    }
+    world.poll();
+    let refusals = [1, 2].map(|seq| Refused {
+        seq,
+        reason: "too_large".to_owned(),
+        detail: String::new(),
+    });
+    for (batch, refused) in refusals.into_iter().enumerate() {
+        let (lane, batch) = (world.wires[0].id, u64::try_from(batch).unwrap());
+        let refused = vec![refused];
+        world.frame(lane, ToSender::Ack { batch, refused });
+    }
+    world.poll();
+    world.commit(usize::MAX);
+    let dead = |record: &Pending| matches!(record, Pending::Dead(1 | 2, _));
+    assert_eq!(world.log.iter().filter(|record| dead(record)).count(), 2);
+    assert!(!world.relayed.contains(&1) && !world.relayed.contains(&2));
+}
+
+#[test]
+fn a_message_that_is_too_old_when_it_comes_ends_as_its_topic_says() {
+    // M-E2, M-G8: live and from the backlog; the peer's clock decides.
+    for (on_expiry, live) in [
+        (OnExpiry::Drop, true),
+        (OnExpiry::Drop, false),
+        (OnExpiry::DeadLetter, true),
+        (OnExpiry::DeadLetter, false),
+    ] {
+        let settings = TopicSettings {
+            on_expiry,
+            ..TopicSettings::default()
+        };
+        let mut world = World::new(setup([("t0".to_owned(), settings)].into()));
+        if live {
+            world.connect();
+        }
+        world.put("t0", Some("a"));
+        if !live {
+            world.connect_without_exchange();
+            world.poll();
+            world.read(1, false);
+        }
+        world.poll();
+        let (wire, refused) = (
+            usize::from(!live),
+            Refused {
+                seq: 1,
+                reason: "expired".to_owned(),
+                detail: String::new(),
+            },
+        );
+        let (lane, batch, refused) = (world.wires[wire].id, 1, vec![refused]);
+        world.frame(lane, ToSender::Ack { batch, refused });
+        world.poll();
+        world.commit(usize::MAX);
+        let row = world.row("t0");
+        let expected = if on_expiry == OnExpiry::Drop { (1, 0) } else { (0, 1) };
+        assert_eq!((row.expired, row.dead_lettered), expected, "{on_expiry:?}, live {live}");
+    }
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::super::backlog::AHEAD_BYTES;
-use super::world::{World, arrived, connected, loose, setup};
+use super::receiver::Receiver;
+use super::world::{Pending, World, arrived, connected, loose, name, setup};
 use crate::model::{ByteSize, Seq};
 use crate::queue::lanes::{LaneKind, ToSender};
 use crate::queue::{ReplayOrder, TopicSettings};
@@ -235,4 +236,78 @@ fn a_message_that_leaves_the_window_takes_the_later_ones_of_its_key_along() {
     world.exchange();
     assert_eq!(arrived(&world), [1, 4, 2, 3]);
     world.check_order();
+}
+
+#[test]
+fn a_topic_that_is_full_there_holds_up_no_other_and_keeps_its_order() {
+    // M-C3, M-C1: on the live lane, and on that of the backlog.
+    for live in [true, false] {
+        let mut world = World::new(setup(loose()));
+        world.receiver.full.insert(name("t0"));
+        if live {
+            world.connect();
+        }
+        for (topic, key) in [("t0", "a"), ("t1", "a"), ("t0", "b"), ("t1", "b"), ("t0", "a")] {
+            world.put(topic, Some(key));
+        }
+        if !live {
+            world.connect();
+        }
+        world.exchange();
+        world.put("t0", Some("a"));
+        world.put("t1", Some("a"));
+        let mut reads = 0;
+        for round in 0..20 {
+            world.exchange();
+            world.pass(Duration::from_millis(400));
+            if round == 4 {
+                reads = world.reads_made;
+            }
+        }
+        assert_eq!(
+            world.reads_made, reads,
+            "what was not taken is not read again and again"
+        );
+        assert_eq!(arrived(&world), [2, 4, 7], "live {live}");
+        let status = world.outbox.status(world.now);
+        assert_eq!(
+            (status.state.as_str(), status.detail.as_str()),
+            ("draining", "full there: t0")
+        );
+        world.receiver.full.clear();
+        for _ in 0..3 {
+            world.exchange();
+            world.pass(Duration::from_millis(400));
+        }
+        assert_eq!(arrived(&world), [2, 4, 7, 1, 3, 5, 6]);
+        assert!(!world.log.iter().any(|record| matches!(record, Pending::Dead(..))));
+        world.put("t0", Some("a"));
+        assert_eq!(world.outbox.status(world.now).live, 1, "it is as before");
+        world.exchange();
+        world.pass(Duration::from_secs(1));
+        world.exchange();
+        world.check_books();
+        world.check_empty();
+    }
+}
+
+#[test]
+fn what_was_live_when_its_topic_was_full_is_not_sent_before_the_rest_of_its_key() {
+    // M-C1: the lane ends while the second one is under way.
+    let mut world = connected();
+    world.receiver.full.insert(name("t0"));
+    world.put("t0", Some("a"));
+    world.poll();
+    world.put("t0", Some("a"));
+    world.poll();
+    world.receive(0, 1);
+    world.answer(0, 1);
+    world.all_down();
+    world.receiver = Receiver::default();
+    world.connect_without_exchange();
+    world.exchange();
+    assert_eq!(arrived(&world), [0; 0], "the topic still rests");
+    world.pass(Duration::from_millis(500));
+    world.exchange();
+    assert_eq!(arrived(&world), [1, 2]);
 }

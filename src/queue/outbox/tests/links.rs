@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use super::super::ledger::Ledger;
 use super::world::{World, arrived, connected, loose, name, setup, state};
+use crate::model::GapReason;
 use crate::queue::effects::{Effects, Told};
-use crate::queue::lanes::{LaneKind, ToReceiver, ToSender};
+use crate::queue::lanes::{GAP_SPAN_MAX, LaneKind, ToReceiver, ToSender};
 use crate::queue::line::Settled;
 use crate::queue::record::Pause;
 
@@ -163,6 +165,34 @@ fn a_peer_that_knows_more_means_another_epoch() {
     world.exchange();
     assert!(!world.outbox.wants_new_epoch());
     assert_eq!(arrived(&world), [1]);
+}
+
+#[test]
+fn a_peer_that_tells_of_numbers_that_were_never_given_is_not_believed() {
+    // M-G7: to remember these runs would take all memory.
+    let mut world = World::new(setup(loose()));
+    world.put("t0", Some("a"));
+    let lane = world.lane_up(LaneKind::Live);
+    let opened = ToSender::Opened {
+        frontier: 0,
+        above: vec![(3, 1 << 62)],
+        highest: 0,
+    };
+    world.outbox.on_frame(world.now, lane, opened, &mut Effects::default());
+    assert!(world.outbox.wants_new_epoch());
+}
+
+#[test]
+fn a_gap_is_told_in_parts_that_the_peer_takes() {
+    // M-G2, M-G7.
+    let mut ledger = Ledger::default();
+    ledger.gap(1, 5 + 2 * GAP_SPAN_MAX, GapReason::Purged);
+    let mut told = 0;
+    while let Some(((from, to), _)) = ledger.tell() {
+        assert!(from == told + 1 && to - from <= GAP_SPAN_MAX, "{from} to {to}");
+        told = to;
+    }
+    assert_eq!(told, 5 + 2 * GAP_SPAN_MAX);
 }
 
 #[test]

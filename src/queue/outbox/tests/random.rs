@@ -32,6 +32,7 @@ enum Op {
     PauseTopic(usize, bool),
     Limit(usize, bool),
     Busy(usize, bool),
+    Full(usize, bool),
     Purge(usize),
     Rollback,
     Checkpoint,
@@ -54,6 +55,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..5_usize, any::<bool>()).prop_map(|(topic, paused)| Op::PauseTopic(topic, paused)),
         1 => (0..6_usize, any::<bool>()).prop_map(|(topic, some)| Op::Limit(topic, some)),
         1 => (0..4_usize, any::<bool>()).prop_map(|(lane, busy)| Op::Busy(lane, busy)),
+        2 => (0..5_usize, any::<bool>()).prop_map(|(topic, full)| Op::Full(topic, full)),
         1 => (0..30_usize).prop_map(Op::Purge),
         1 => Just(Op::Rollback),
         1 => Just(Op::Checkpoint),
@@ -162,6 +164,8 @@ fn step(world: &mut World, op: &Op) {
             let pushback = busy.then_some(Duration::from_millis(100));
             world.frame(id, ToSender::Busy { pushback });
         }
+        Op::Full(topic, true) => _ = world.receiver.full.insert(name(TOPICS[*topic])),
+        Op::Full(topic, false) => _ = world.receiver.full.remove(&name(TOPICS[*topic])),
         Op::Rollback => {
             world.fail_disk();
             world.poll();
@@ -183,6 +187,7 @@ fn step(world: &mut World, op: &Op) {
 /// Everything is allowed and connected again, and comes to its end.
 fn finish(world: &mut World) {
     world.outbox.pause(None);
+    world.receiver.full.clear();
     for topic in TOPICS {
         world.outbox.pause_topic(&name(topic), false);
         world.outbox.limit(Some(&name(topic)), None);

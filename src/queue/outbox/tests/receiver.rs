@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{GapReason, Message, Seq};
-use crate::queue::lanes::{LaneKind, Refused, ToReceiver, ToSender};
+use crate::model::{GapReason, Message, Seq, Topic};
+use crate::queue::lanes::{FULL, LaneKind, Refused, Sent, ToReceiver, ToSender};
 use crate::queue::line::Settled;
 
 /// The relay that receives.
@@ -16,6 +16,10 @@ pub(super) struct Receiver {
     pub(super) duplicates: u64,
     /// It will never take these.
     pub(super) refuses: BTreeSet<Seq>,
+    /// Topics that are full.
+    pub(super) full: BTreeSet<Topic>,
+    /// Messages with keys that must come again.
+    later: BTreeMap<Topic, BTreeSet<Seq>>,
     pub(super) deny: bool,
 }
 
@@ -46,16 +50,25 @@ impl Receiver {
                             reason: "not_allowed".to_owned(),
                             detail: "test".to_owned(),
                         });
+                    } else if !self.seen.contains(sent.seq) && self.is_full(&sent) {
+                        refused.push(Refused {
+                            seq: sent.seq,
+                            reason: FULL.to_owned(),
+                            detail: String::new(),
+                        });
+                        continue;
                     } else if self.seen.insert(sent.seq) {
                         self.arrivals.push((sent.seq, kind));
                     } else {
                         self.duplicates += 1;
                     }
+                    self.came(sent.seq);
                 }
                 ToSender::Ack { batch, refused }
             }
             ToReceiver::Gap { batch, seqs, reason } => {
                 for seq in seqs.0..=seqs.1 {
+                    self.came(seq);
                     if self.seen.insert(seq) {
                         self.skipped.insert(seq, reason);
                     }
@@ -65,6 +78,25 @@ impl Receiver {
                     refused: Vec::new(),
                 }
             }
+        }
+    }
+
+    /// As `arrivals::later` has it, for topics that are ordered.
+    fn is_full(&mut self, sent: &Sent) -> bool {
+        let topic = &sent.message.topic;
+        let keyed = sent.message.key.is_some() && !["loose", "last"].contains(&topic.as_str());
+        let later = self.later.entry(topic.clone()).or_default();
+        let behind = keyed && later.first().is_some_and(|lowest| *lowest < sent.seq);
+        let full = behind || self.full.contains(topic);
+        if full && keyed {
+            later.insert(sent.seq);
+        }
+        full
+    }
+
+    fn came(&mut self, seq: Seq) {
+        for later in self.later.values_mut() {
+            later.remove(&seq);
         }
     }
 }

@@ -49,6 +49,7 @@ pub(super) struct World {
     /// Each message that is stored is checked against M-C2; that is slow.
     pub(super) checks_live: bool,
     made: u64,
+    pub(super) reads_made: u64,
     pub(super) next_lane: u64,
 }
 
@@ -100,6 +101,7 @@ impl World {
             lost_records: false,
             checks_live: false,
             made: 0,
+            reads_made: 0,
             next_lane: 1,
         }
     }
@@ -232,6 +234,7 @@ impl World {
     pub(super) fn read(&mut self, count: usize, failed: bool) {
         for _ in 0..count.min(self.reads.len()) {
             let (cursor, scan) = self.reads.pop_front().unwrap();
+            self.reads_made += 1;
             let mut back = ReadBack {
                 from: scan.from,
                 failed,
