@@ -1,12 +1,13 @@
 //! Many queued messages: what they cost in memory, and how long a restart takes.
 
 use std::fmt::Write;
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use crate::load::{End, Load, publish};
 use crate::publish::load;
 use crate::rows::{Effort, Figure, block_on, pattern, probed};
-use crate::stage::{Side, Stage};
+use crate::stage::{Side, Stage, until};
 use crate::strait;
 use crate::strait_speech::Wish;
 
@@ -64,6 +65,9 @@ fn round(stage: &Stage, number: usize, count: u64) -> Vec<f64> {
     let begin = Instant::now();
     // A relay says that it is ready when it has links, or after three seconds without; B is away here.
     pair.start_side_until(Side::A, "/livez");
+    until("the relay to take connections", || {
+        TcpStream::connect(("127.0.0.1", pair.port(Side::A))).is_ok()
+    });
     let one = block_on(publish(&target, &load(1, End::Count(1)), begin));
     assert_eq!(one.all, 1);
     let restart = begin.elapsed().as_secs_f64();
