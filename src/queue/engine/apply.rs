@@ -97,6 +97,7 @@ impl Engine {
                 outbox.on_dead(now, *seq, topic, &mut self.fx);
             }
             DeadSource::Group(group, seq) => {
+                self.places.know_topic(topic);
                 let inbox = &mut self.places.inbox;
                 inbox.on_dead(now, topic, group, *seq, &mut self.fx);
             }
@@ -118,6 +119,9 @@ impl Engine {
 
     /// What the parts had decided before the restart.
     fn apply_decided(&mut self, now: Now, record: Record) {
+        if let Record::Settled { topic, .. } | Record::Attempt { topic, .. } = &record {
+            self.places.know_topic(topic);
+        }
         let inbox = &mut self.places.inbox;
         match record {
             Record::Relayed { unit, seqs, counts } => {

@@ -109,6 +109,14 @@ impl Inbox {
         self.member_or_heir(*self.by_name.get(topic)?, group)
     }
 
+    /// The same, for a record that says what became of a number. So that was given, even if the record of its message is
+    /// damaged and nothing else is known of the topic yet: nobody may take it for lost later, or give it again.
+    pub(super) fn find_named(&mut self, topic: &Topic, group: &GroupName, seq: Seq) -> Option<usize> {
+        let at = self.topic_at(topic);
+        self.on_given_at(at, seq);
+        self.member_or_heir(at, group)
+    }
+
     /// The only group that is to have a message; it is made if it was removed. `None`: all are to have it.
     pub(super) fn receiver(&mut self, topic: usize, group: &GroupName, first: Seq) -> Option<usize> {
         let known = self.member_or_heir(topic, group);

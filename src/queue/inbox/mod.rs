@@ -191,7 +191,7 @@ impl Inbox {
 
     /// The dead letter of a message of a group is on disk.
     pub fn on_dead(&mut self, now: Now, topic: &Topic, group: &GroupName, seq: Seq, fx: &mut Effects) {
-        if let Some(at) = self.find(topic, group) {
+        if let Some(at) = self.find_named(topic, group, seq) {
             self.act(at, now, |group, scene| group.on_dead(scene, seq, fx));
         }
     }

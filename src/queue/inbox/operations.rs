@@ -165,10 +165,10 @@ impl Inbox {
 
     /// A group was done with messages before a restart.
     pub fn on_settled(&mut self, topic: &Topic, group: &GroupName, seqs: &[(Seq, Seq)], reason: Option<GapReason>) {
-        let Some(at) = self.find(topic, group) else { return };
         let highest = seqs.iter().map(|(_, to)| *to).max();
-        self.on_given(topic, highest.unwrap_or_default());
-        if let Some(Some(group)) = self.groups.get_mut(at) {
+        if let Some(at) = self.find_named(topic, group, highest.unwrap_or_default())
+            && let Some(Some(group)) = self.groups.get_mut(at)
+        {
             group.on_settled(seqs, reason);
         }
     }
@@ -181,7 +181,7 @@ impl Inbox {
         failed: u32,
         not_before: UnixMillis,
     ) {
-        if let Some(at) = self.find(topic, group)
+        if let Some(at) = self.find_named(topic, group, seq)
             && let Some(Some(group)) = self.groups.get_mut(at)
         {
             group.on_attempt((seq, key), failed, not_before);

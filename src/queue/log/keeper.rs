@@ -5,8 +5,6 @@
 //!   two checkpoints on disk, so that one of them may be lost.
 //! - L9. Whatever takes the place of something is complete and synced under another name first, then renamed, then the
 //!   directory is synced, and only then the old is removed. A crash leaves the old or the new.
-//! - L12. A file that is used again has been renamed, and that is on the disk, before a byte of it is written; it is all zeros
-//!   again before it is a segment. One that failed is not used again (L2).
 
 use std::io;
 use std::sync::Arc;
@@ -14,9 +12,10 @@ use std::sync::Arc;
 use super::checkpoint::{self, Checkpoint};
 use super::disk::Freed;
 use super::format::{HEADER, Identity, long};
+use super::spares::Spares;
 use super::storage::{Storage, write_full};
 use super::table::{Prepared, Segment, Shared};
-use super::{MERGE_TMP, PREPARED_TMP, Position, RELEASED, RESERVE, RESERVE_TMP, Space, TMP};
+use super::{MERGE_TMP, PREPARED_TMP, Position, RELEASED, RESERVE, RESERVE_TMP, Space};
 use crate::model::Seq;
 use crate::queue::line::LineId;
 
@@ -25,15 +24,7 @@ pub struct Keeper<S: Storage> {
     pub(super) shared: Arc<Shared<S>>,
     dice: fastrand::Rng,
     filling: Option<Filling<S::File>>,
-    spares: Vec<Spare>,
-    spared: u64,
-}
-
-/// A file that was a segment. Zeros in place of what it has cost a tenth of what they cost in a new file, where the file
-/// system has to find space and memory for them.
-struct Spare {
-    name: String,
-    bytes: u64,
+    spares: Spares,
 }
 
 /// A file that is being filled with zeros.
@@ -50,8 +41,7 @@ impl<S: Storage> Keeper<S> {
             shared,
             dice,
             filling: None,
-            spares: Vec::new(),
-            spared: 0,
+            spares: Spares::default(),
         }
     }
 
@@ -195,9 +185,10 @@ impl<S: Storage> Keeper<S> {
             }
             self.filling = if reserve {
                 Some(self.fill_new(RESERVE_TMP, true)?)
-            } else if let Some(spare) = self.spares.pop() {
-                Some(self.fill_spare(spare)?)
-            } else if self.has_room() {
+            } else if let Some(name) = self.spares.take(&self.shared) {
+                let file = self.shared.storage.open(&name)?;
+                Some(Filling::new(name, file, false))
+            } else if self.shared.has_room() {
                 Some(self.fill_new(PREPARED_TMP, false)?)
             } else {
                 None
@@ -253,46 +244,8 @@ impl<S: Storage> Keeper<S> {
         Ok(())
     }
 
-    fn has_room(&self) -> bool {
-        let options = &self.shared.options;
-        let used = self.shared.table().bytes();
-        used.saturating_add(u64::from(options.segment_bytes)) <= options.bytes_max
-    }
-
     fn fill_new(&self, name: &str, reserve: bool) -> io::Result<Filling<S::File>> {
-        Ok(Filling {
-            name: name.to_owned(),
-            file: self.create(name)?,
-            reserve,
-            done: 0,
-        })
-    }
-
-    fn fill_spare(&self, spare: Spare) -> io::Result<Filling<S::File>> {
-        self.forget_spare(spare.bytes);
-        Ok(Filling {
-            file: self.shared.storage.open(&spare.name)?,
-            name: spare.name,
-            reserve: false,
-            done: 0,
-        })
-    }
-
-    fn forget_spare(&self, bytes: u64) {
-        let mut table = self.shared.table();
-        table.other_bytes = table.other_bytes.saturating_sub(bytes);
-    }
-
-    /// Whether the file of a segment is worth keeping, and may be.
-    fn may_spare(&self, segment: &Segment, more: usize) -> bool {
-        let bytes = u64::from(self.shared.options.segment_bytes);
-        let is_whole = segment.file_bytes <= bytes && segment.file_bytes.saturating_mul(2) > bytes;
-        let failed = self.shared.table().failed.contains(&segment.identity.nonce);
-        let is_roomy = || {
-            let free = self.shared.storage.free_and_total();
-            self.has_room() && free.is_ok_and(|(free, _)| free > bytes.saturating_mul(ROOM))
-        };
-        is_whole && !failed && self.spares.len() + more < SPARES_MAX && is_roomy()
+        Ok(Filling::new(name.to_owned(), self.create(name)?, reserve))
     }
 
     /// Puts a whole file in the place of another (L9).
@@ -350,7 +303,7 @@ impl<S: Storage> Keeper<S> {
         }
         let mut spares = Vec::new();
         for segment in gone {
-            let spare = self.may_spare(segment, spares.len()).then(|| self.new_spare(segment));
+            let spare = self.spares.offer(&self.shared, segment, spares.len());
             self.shared.table().segments.remove(&segment.identity.first);
             let (name, storage) = (segment.identity.name(), &self.shared.storage);
             let result = match &spare {
@@ -368,32 +321,19 @@ impl<S: Storage> Keeper<S> {
                 Err(error) => tracing::warn!(%error, segment = segment.identity.first, "a segment was not removed"),
             }
         }
-        self.keep_spares(spares);
+        self.spares.keep(&self.shared, spares);
         freed
     }
+}
 
-    fn new_spare(&mut self, segment: &Segment) -> Spare {
-        self.spared += 1;
-        Spare {
-            name: format!("spare-{}{TMP}", self.spared),
-            bytes: segment.file_bytes,
+impl<F> Filling<F> {
+    fn new(name: String, file: F, reserve: bool) -> Self {
+        Self {
+            name,
+            file,
+            reserve,
+            done: 0,
         }
-    }
-
-    /// From now on they may be written to (L12).
-    fn keep_spares(&mut self, spares: Vec<Spare>) {
-        if spares.is_empty() {
-            return;
-        }
-        if let Err(error) = self.shared.storage.sync_dir() {
-            tracing::warn!(%error, "files of the queue cannot be used again");
-            for spare in spares {
-                let _ = self.shared.storage.remove(&spare.name);
-            }
-            return;
-        }
-        self.shared.table().other_bytes += spares.iter().map(|spare| spare.bytes).sum::<u64>();
-        self.spares.extend(spares);
     }
 }
 
@@ -427,10 +367,6 @@ pub(super) fn sparse<S: Storage>(
     (run.len() > 1).then_some(run)
 }
 
-/// With less space on the disk than for so many segments, files are removed instead.
-const ROOM: u64 = 4;
-/// Files that wait to be used again.
-const SPARES_MAX: usize = 2;
 /// Bytes of zeros that are written at a time.
 const ZEROS_BYTES: u64 = 256 * 1024;
 const CHECKPOINT_TMP: &str = "checkpoint.tmp";

@@ -4,7 +4,7 @@
 //! [`Writer`] appends batches of records, each with one write and one sync; [`Reader`] finds them again by line and number, or
 //! all in the order of writing; [`Keeper`] writes checkpoints, removes segments that are done with, merges sparse ones and
 //! prepares the next. [`Log`] is the three for one thread, [`disk`] runs them on two. [`Log::open`] makes a log of what a crash
-//! left. The parts' invariants are numbered L1 to L12 in their modules.
+//! left. The parts' invariants are numbered L1 to L13 in their modules.
 //!
 //! # The directory
 //! ```text
@@ -64,6 +64,7 @@ mod memory;
 mod merge;
 mod reader;
 mod recovery;
+mod spares;
 mod storage;
 mod table;
 #[cfg(test)]

@@ -93,6 +93,12 @@ impl<S: Storage> Shared<S> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether another segment fits into what the queue may use.
+    pub(super) fn has_room(&self) -> bool {
+        let used = self.table().bytes();
+        used.saturating_add(u64::from(self.options.segment_bytes)) <= self.options.bytes_max
+    }
+
     /// Counts a read of a segment that failed (L12).
     pub(super) fn noted<T>(&self, identity: &Identity, read: io::Result<T>) -> io::Result<T> {
         if read.is_err() {

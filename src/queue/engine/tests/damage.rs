@@ -89,6 +89,35 @@ fn damage_of_all_that_a_line_has_takes_no_message_that_is_accepted_afterwards() 
 }
 
 #[test]
+fn a_message_that_was_purged_before_any_group_came_is_not_damaged() {
+    // M-A4, M-G8
+    let mut world = World::with(|setup| {
+        let topics = Arc::make_mut(&mut setup.topics);
+        topics.get_mut("loose").unwrap().groups.clear();
+    });
+    world.publish_as("loose", &["a"], |publish| {
+        publish.body = Bytes::from_static(b"LOSTLOST");
+    });
+    world.purge(Line::Inbox {
+        topic: name("loose"),
+        group: None,
+    });
+    world.pass(Duration::from_secs(1));
+    fill(&mut world);
+    assert_eq!(damage(&mut world, b"LOSTLOST"), 1);
+    world.restart();
+    world.publish("loose", &["a"]);
+    world.consume("loose");
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.delivered().len(), 1);
+    let Answer::Audit { rows } = world.ask(Command::Audit) else {
+        panic!();
+    };
+    let row = rows.iter().find(|row| row.topic == "loose").unwrap();
+    assert_eq!((row.accepted, row.purged, row.corrupted, row.difference), (2, 1, 0, 0));
+}
+
+#[test]
 fn bytes_that_the_disk_does_not_give_cost_only_the_messages_in_them() {
     // M-A4, L12
     let mut world = World::new();

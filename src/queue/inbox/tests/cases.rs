@@ -703,6 +703,48 @@ fn numbers_that_are_not_on_disk_any_more_are_counted_as_damaged() {
 }
 
 #[test]
+fn what_was_purged_before_any_group_came_is_not_counted_as_damaged() {
+    // M-A4, M-G8: the first record that is read of the topic is that of the purge.
+    let mut world = World::new(TopicSettings::default());
+    let purged = world.store(None);
+    let (mut fx, now) = (Effects::default(), world.now);
+    let which = (&topic(), None);
+    world.inbox.gone(now, which, &[purged], GapReason::Purged, &mut fx);
+    world.inbox.save(&mut fx);
+    world.absorb(fx);
+    let kept = world.store(None);
+    world.disk.remove(&purged);
+    world.restart(0);
+    world.subscribe(1, "g", 10);
+    assert_eq!(world.seqs(), [kept]);
+    let row = world.row("g");
+    assert_eq!((row.accepted, row.purged, row.corrupted), (2, 1, 0));
+}
+
+#[test]
+fn a_number_whose_message_failed_is_not_given_again_though_its_record_is_damaged() {
+    // M-A4, N1: as a dead letter and as an attempt.
+    for attempts in [1, 2] {
+        let mut world = World::new(exhausting(attempts, Exhausted::DlqAndContinue));
+        world.subscribe(1, "g", 10);
+        world.store(None);
+        let first = world.handed_out().remove(0);
+        world.settle(&first, nack());
+        world.settle_down();
+        assert_eq!(world.dead().len(), usize::from(attempts == 1));
+        world.disk.clear();
+        world.restart(0);
+        world.subscribe(2, "g", 10);
+        let next = world.store(None);
+        let next = (next, world.handed_out().remove(0));
+        assert_eq!((next.0, next.1.delivery.seq, next.1.attempts), (2, 2, 0));
+        let row = world.row("g");
+        let ended = row.dead_lettered + row.corrupted;
+        assert_eq!((row.accepted, ended, row.corrupted), (2, 1, u64::from(attempts == 2)));
+    }
+}
+
+#[test]
 fn a_read_that_failed_is_tried_again() {
     let mut world = World::new(TopicSettings::default());
     world.store(None);
