@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::Bytes;
 use http::uri::PathAndQuery;
 use strait::wire::messages::{
     self, Ack, Encode, PublishBatchReply, PublishBatchRequest, PublishReply, PublishRequest, Received, Say, Start,
@@ -10,48 +10,11 @@ use strait::wire::messages::{
 };
 use tokio::sync::mpsc;
 use tonic::client::Grpc;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 
-/// A message is its bytes.
-#[derive(Clone, Copy, Default)]
-struct Plain;
-
-impl Codec for Plain {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Plain {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for Plain {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
-    }
-}
+use crate::codec::BytesCodec;
 
 /// A connection to a relay.
 #[derive(Clone)]
@@ -80,7 +43,7 @@ impl Api {
         if let Some(timeout) = timeout {
             request.set_timeout(timeout);
         }
-        Ok(grpc.unary(request, path(method), Plain).await?.into_inner())
+        Ok(grpc.unary(request, path(method), BytesCodec).await?.into_inner())
     }
 
     pub async fn publish(&self, request: PublishRequest) -> Result<PublishReply, Status> {
@@ -108,7 +71,7 @@ impl Api {
         let (sender, requests) = mpsc::channel(4096);
         sender.send(first.to_bytes()).await.unwrap();
         let request = Request::new(ReceiverStream::new(requests));
-        let replies = grpc.streaming(request, path(method), Plain).await?.into_inner();
+        let replies = grpc.streaming(request, path(method), BytesCodec).await?.into_inner();
         Ok(Stream {
             sender: Some(sender),
             replies,

@@ -12,6 +12,8 @@
 )]
 
 mod client;
+#[path = "../it/services/codec.rs"]
+mod codec;
 mod grpc;
 mod publish;
 mod push;

@@ -109,7 +109,7 @@ async fn other_protocols_are_turned_away() {
             "a TLS hello",
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".repeat(50),
         ),
-        ("half a preface", [&PREFACE[..10], b"XXXXXXXXXXXXXXXXXXXXXX"].concat()),
+        ("half a preface", [&PREFACE[..10], b"and then something else"].concat()),
     ] {
         until_closed(what, connect(&target).await, bytes).await;
         target.is_well(what, 16 * MIB).await;

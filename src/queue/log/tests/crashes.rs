@@ -382,7 +382,7 @@ fn whatever_a_crash_leaves_nothing_acknowledged_is_lost_and_nothing_torn_is_serv
 }
 
 #[test]
-#[ignore = "takes minutes"]
+#[ignore = "the long form of the test above: minutes, ten times the states"]
 fn whatever_a_crash_leaves_long() {
     check_states(1_000_000);
 }
