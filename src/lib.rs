@@ -14,6 +14,7 @@ pub mod app;
 pub mod calls;
 pub mod cli;
 pub mod client;
+pub mod control;
 pub mod crossing;
 pub mod delivery;
 pub mod inbound;

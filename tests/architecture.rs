@@ -16,11 +16,12 @@ const LAYERS: &[(u8, &[&str])] = &[
     (0, &["model"]),
     (1, &["wire", "telemetry", "mailbox", "crossing", "token"]),
     (2, &["calls", "routing", "admission", "peer", "queue", "delivery"]),
-    (3, &["outbound", "inbound"]),
-    (4, &["ingress", "admin", "client"]),
-    (5, &["settings"]),
-    (6, &["app"]),
-    (7, &["cli", "lib", "main"]),
+    (3, &["control"]),
+    (4, &["outbound", "inbound"]),
+    (5, &["ingress", "admin", "client"]),
+    (6, &["settings"]),
+    (7, &["app"]),
+    (8, &["cli", "lib", "main"]),
 ];
 
 /// The client stands alone: programs that link it must not drag the relay in.

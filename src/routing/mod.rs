@@ -19,6 +19,7 @@ mod explain;
 mod handle;
 mod hash;
 mod hops;
+pub mod record;
 mod settings;
 mod table;
 #[cfg(test)]

@@ -1,0 +1,10 @@
+//! The control group: where routes are kept, and how each relay keeps its copy of them.
+//!
+//! # Path
+//! A [`Store`](store::Store) keeps the records of [`routing::record`](crate::routing::record). Each relay reads its feed into a copy
+//! that look-ups use, tells it that it is alive, and reports when it has applied a freeze. Moves are driven by any relay.
+//!
+//! # Not here
+//! Which unit owns a key by a given copy (`routing`), and what becomes of a call (`outbound`, `inbound`).
+
+pub mod store;

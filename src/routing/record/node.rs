@@ -1,0 +1,112 @@
+//! What is decided about one key, bucket, rule or unit.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Epoch, KeyBytes, MoveId, NodeId, OpId, Rev};
+use crate::model::{Name, UnitId};
+
+/// What is decided about one node.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Node {
+    /// What it is about.
+    pub id: NodeId,
+    /// Who owns it. Of a unit: itself.
+    pub target: Target,
+    /// Whether it is being moved.
+    pub state: State,
+    /// The revision that wrote it; filled in by the store.
+    #[serde(default)]
+    pub rev: Rev,
+    /// The owner before, while late messages may still come to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<UnitId>,
+    /// The operation that wrote it.
+    pub op: OpId,
+    /// Why, for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+/// Who owns a node.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// This unit.
+    Unit(UnitId),
+    /// Whoever owns the key of that dimension which the same call carries, such as the company of a conversation.
+    Follow(Name),
+    /// Whoever owns that key.
+    Group {
+        /// Its dimension.
+        dimension: Name,
+        /// The key.
+        key: KeyBytes,
+    },
+}
+
+/// Whether a node is being moved (R-D3).
+#[derive(Clone, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// At rest.
+    #[default]
+    Active,
+    /// The source owns and serves it, the application copies.
+    Migrating {
+        /// The new owner, if all goes well.
+        to: UnitId,
+        /// The work this belongs to.
+        by: MoveId,
+    },
+    /// Nobody admits writes. Only a newer record ends this (R-D4).
+    Frozen {
+        /// The new owner, if all goes well.
+        to: UnitId,
+        /// The work this belongs to.
+        by: MoveId,
+    },
+    /// Of a unit: nobody admits writes of its keys until its relays are known to have stopped.
+    Fencing {
+        /// The work this belongs to.
+        by: MoveId,
+    },
+    /// Of a unit: others have its keys, each as much as its weight says.
+    Evacuated {
+        /// Units and weights.
+        takeover: Vec<(UnitId, u16)>,
+    },
+    /// As if it were not there, but its revision counts (K2).
+    Tombstone,
+}
+
+impl State {
+    /// The work that moves the node, if some does.
+    pub fn work(&self) -> Option<MoveId> {
+        match self {
+            Self::Migrating { by, .. } | Self::Frozen { by, .. } | Self::Fencing { by } => Some(*by),
+            Self::Active | Self::Evacuated { .. } | Self::Tombstone => None,
+        }
+    }
+
+    /// Whether nobody admits writes.
+    pub fn is_frozen(&self) -> bool {
+        matches!(self, Self::Frozen { .. } | Self::Fencing { .. })
+    }
+}
+
+/// Who was first with a key. Written once, never changed.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Claim {
+    /// Kind of key.
+    pub dimension: Name,
+    /// The key.
+    pub key: KeyBytes,
+    /// The owner since birth.
+    pub target: Target,
+    /// What the claiming relay's copy was at.
+    pub base: Epoch,
+    /// The operation that won.
+    pub op: OpId,
+    /// The unit that asked.
+    pub by: UnitId,
+}

@@ -1,0 +1,48 @@
+//! Relays and what they report.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{MoveId, NodeId, Rev, SessionId};
+use crate::model::{Name, UnitId};
+
+/// A relay of a unit.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct RelayId {
+    /// Its unit.
+    pub unit: UnitId,
+    /// Its name there.
+    pub relay: Name,
+}
+
+impl fmt::Display for RelayId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.unit, self.relay)
+    }
+}
+
+/// A relay that has a copy of the routes and may admit writes by it. It stays until the relay says good-bye or an operator
+/// does it for it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct RelayRecord {
+    /// Which.
+    pub relay: RelayId,
+    /// Its present life.
+    pub session: SessionId,
+}
+
+/// A relay has applied a freeze (R-3.9 S4).
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct FreezeAck {
+    /// The life of the relay that reports.
+    pub session: SessionId,
+    /// The work.
+    pub by: MoveId,
+    /// The node.
+    pub node: NodeId,
+    /// The revision that froze it. A report about another one is worth nothing (R-R6).
+    pub rev: Rev,
+    /// No write is in flight any more.
+    pub drained: bool,
+}
