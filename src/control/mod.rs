@@ -7,4 +7,8 @@
 //! # Not here
 //! Which unit owns a key by a given copy (`routing`), and what becomes of a call (`outbound`, `inbound`).
 
+pub mod operator;
+mod settings;
 pub mod store;
+
+pub use settings::{EtcdSettings, Settings, StoreKind};
