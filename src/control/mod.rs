@@ -7,6 +7,9 @@
 //! # Not here
 //! Which unit owns a key by a given copy (`routing`), and what becomes of a call (`outbound`, `inbound`).
 
+pub mod clock;
+pub mod embedded;
+pub mod ledger;
 pub mod operator;
 mod settings;
 pub mod store;

@@ -31,7 +31,7 @@ fn score(hash: KeyHash, unit: u64, weight: u16) -> f64 {
     -f64::from(weight) / even.ln()
 }
 
-/// The finalizer of MurmurHash3.
+/// The finalizer of `MurmurHash3`.
 fn mix(mut value: u64) -> u64 {
     value ^= value >> 33;
     value = value.wrapping_mul(0xff51_afd7_ed55_8ccd);

@@ -17,7 +17,7 @@ use crate::routing::record::{
 #[non_exhaustive]
 pub enum Answer {
     /// About one key.
-    Key(KeyRow),
+    Key(Box<KeyRow>),
     /// What was decided.
     Nodes(Vec<NodeRow>),
     /// Moves.

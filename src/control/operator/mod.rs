@@ -53,7 +53,7 @@ impl Operator {
     /// [`OperatorError`].
     pub async fn answer(&self, command: Command, now: u64, dice: u128) -> Result<Answer, OperatorError> {
         match command {
-            Command::Get { dimension, key } => self.get(dimension, key).await.map(Answer::Key),
+            Command::Get { dimension, key } => self.get(dimension, key).await.map(|row| Answer::Key(Box::new(row))),
             Command::History { dimension, key, limit } => self.history(dimension, key, limit).await,
             Command::Export => self.export().await,
             Command::Moves { id } => self.moves(id).await,

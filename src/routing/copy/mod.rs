@@ -192,10 +192,8 @@ impl Routes {
             (RecordId::Move(id), Some(Record::Move(work))) if work.state != MoveState::Finished => {
                 Arc::make_mut(&mut self.moves).insert(*id, work.clone());
             }
-            (RecordId::Move(id), _) => {
-                if self.moves.contains_key(id) {
-                    Arc::make_mut(&mut self.moves).remove(id);
-                }
+            (RecordId::Move(id), _) if self.moves.contains_key(id) => {
+                Arc::make_mut(&mut self.moves).remove(id);
             }
             // Relays are the store's own concern. Nodes are never removed (K2).
             _ => {}

@@ -7,7 +7,7 @@ use crate::routing::dimension::Match;
 use crate::routing::evidence::{Evidence, Found, Known, Source, Verdict, judge};
 use crate::routing::explain::Recorder;
 use crate::routing::hash::bucket;
-use crate::routing::record::{Epoch, MoveId, Node, NodeId, Placement, Rev, State, Target};
+use crate::routing::record::{DimensionSpec, Epoch, MoveId, Node, NodeId, Placement, Rev, State, Target};
 use crate::routing::takeover::rendezvous;
 use crate::routing::{KeyHash, RouteError, RuleKind, Standing};
 
@@ -26,6 +26,12 @@ pub(in crate::routing) struct Resolved<'a> {
     pub rule: Option<(u32, RuleKind)>,
     /// The dimension whose key decided.
     pub dimension: &'a Name,
+}
+
+/// What a call brings along.
+struct Brought<'h, E> {
+    hints: &'h RouteHints,
+    evidence: &'h E,
 }
 
 /// What was seen on the way.
@@ -66,7 +72,7 @@ impl Routes {
                     bytes_max: spec.key_bytes_max,
                 }));
             }
-            return Some(self.resolve_key(&spec.name, key, hints, evidence, record));
+            return Some(self.resolve_key(&spec.name, key, &Brought { hints, evidence }, record));
         }
         None
     }
@@ -75,8 +81,7 @@ impl Routes {
         &'a self,
         dimension: &'a Name,
         key: &Key,
-        hints: &RouteHints,
-        evidence: &impl Evidence,
+        brought: &Brought<'_, impl Evidence>,
         record: &mut impl Recorder,
     ) -> Result<Resolved<'a>, RouteError> {
         let mut walk = Walk {
@@ -89,7 +94,7 @@ impl Routes {
         let mut at = key;
         for _ in 0..DEPTH_MAX {
             let hash = self.hash(&at.dimension, &at.key);
-            match self.step(at, hash, hints, evidence, &mut walk, record)? {
+            match self.step((at, hash), brought, &mut walk, record)? {
                 Next::Unit(unit) => {
                     let unit = self.in_place_of(unit, hash, &mut walk, record)?;
                     return Ok(walk.end(unit, self.epoch, dimension));
@@ -108,13 +113,12 @@ impl Routes {
     /// One key: what was decided about it, else its claim or rule.
     fn step<'a>(
         &'a self,
-        key: &Key,
-        hash: KeyHash,
-        hints: &RouteHints,
-        evidence: &impl Evidence,
+        (key, hash): (&Key, KeyHash),
+        brought: &Brought<'_, impl Evidence>,
         walk: &mut Walk,
         record: &mut impl Recorder,
     ) -> Result<Next<'a>, RouteError> {
+        let hints = brought.hints;
         let packed = self.overrides.get(hash);
         let newest = packed.map(packed::rev);
         walk.rev = walk.rev.max(newest.unwrap_or_default());
@@ -148,11 +152,12 @@ impl Routes {
         let (position, rules) = self.book.dimension(&key.dimension).ok_or_else(unknown)?;
         let spec = self.book.book.dimensions.get(position).ok_or_else(unknown)?;
         if let Some(found) = rules.find(&key.key, record) {
-            return self.by_rule(&spec.name, &found, key, hints, walk, record);
+            return self.by_rule(&found, key, hints, walk, record);
         }
         match &spec.placement {
             Placement::Claim(_) => {
-                let known = self.claimed(&spec.name, key, hash, newest, evidence, record)?;
+                let found = brought.evidence.find(hash, key);
+                let known = self.claimed(&spec.name, found, newest, record)?;
                 walk.source = known.source;
                 walk.rev = walk.rev.max(known.base.rev());
                 self.follow_owned(known.target, hints)
@@ -165,7 +170,6 @@ impl Routes {
 
     fn by_rule<'a>(
         &'a self,
-        dimension: &Name,
         found: &Match<'a>,
         key: &Key,
         hints: &RouteHints,
@@ -175,9 +179,11 @@ impl Routes {
         walk.source = Source::Rule;
         walk.rule = Some((found.rule, found.kind));
         walk.rev = walk.rev.max(self.book.rev);
-        if self.parts.is_empty() {
+        let named = self.book.dimension(&key.dimension);
+        let named = named.and_then(|(position, _)| self.book.book.dimensions.get(position));
+        let (false, Some(DimensionSpec { name: dimension, .. })) = (self.parts.is_empty(), named) else {
             return Ok(Next::Unit(found.unit));
-        }
+        };
         let id = if found.kind == RuleKind::Hash {
             NodeId::Bucket {
                 dimension: dimension.clone(),
@@ -204,17 +210,15 @@ impl Routes {
     fn claimed(
         &self,
         dimension: &Name,
-        key: &Key,
-        hash: KeyHash,
+        found: Found,
         newest: Option<Rev>,
-        evidence: &impl Evidence,
         record: &mut impl Recorder,
     ) -> Result<Known, RouteError> {
         let unclaimed = |looked_up| RouteError::Unclaimed {
             dimension: dimension.clone(),
             looked_up,
         };
-        let known = match evidence.find(hash, key) {
+        let known = match found {
             Found::Known(known) => known,
             Found::Nothing => {
                 record.step("claim", false, || "nobody has claimed the key".to_owned());
