@@ -35,8 +35,11 @@ struct Brought<'h, E> {
 }
 
 /// What was seen on the way.
-struct Walk {
+struct Walk<'w> {
     rev: Rev,
+    /// A node that somebody asks for, and whether it was met.
+    watched: Option<&'w NodeId>,
+    met: bool,
     /// The newest freeze.
     frozen: Option<(MoveId, Rev)>,
     source: Source,
@@ -72,9 +75,22 @@ impl Routes {
                     bytes_max: spec.key_bytes_max,
                 }));
             }
-            return Some(self.resolve_key(&spec.name, key, &Brought { hints, evidence }, record));
+            let brought = Brought { hints, evidence };
+            return Some(self.resolve_key(&spec.name, key, &brought, &mut Walk::new(None), record));
         }
         None
+    }
+
+    /// Whether the key of these hints is resolved through a node; `None` if it has no owner as far as is known here.
+    pub fn passes(&self, hints: &RouteHints, node: &NodeId, evidence: &impl Evidence) -> Option<bool> {
+        let mut specs = self.book.book.dimensions.iter();
+        let (spec, key) = specs.find_map(|spec| {
+            let key = hints.keys.iter().find(|key| key.dimension == spec.name.as_str())?;
+            Some((spec, key))
+        })?;
+        let mut walk = Walk::new(Some(node));
+        let resolved = self.resolve_key(&spec.name, key, &Brought { hints, evidence }, &mut walk, &mut ());
+        (walk.met || resolved.is_ok()).then_some(walk.met)
     }
 
     fn resolve_key<'a>(
@@ -82,21 +98,16 @@ impl Routes {
         dimension: &'a Name,
         key: &Key,
         brought: &Brought<'_, impl Evidence>,
+        walk: &mut Walk<'_>,
         record: &mut impl Recorder,
     ) -> Result<Resolved<'a>, RouteError> {
-        let mut walk = Walk {
-            rev: Rev::ZERO,
-            frozen: None,
-            source: Source::Rule,
-            rule: None,
-        };
         let mut followed;
         let mut at = key;
         for _ in 0..DEPTH_MAX {
             let hash = self.hash(&at.dimension, &at.key);
-            match self.step((at, hash), brought, &mut walk, record)? {
+            match self.step((at, hash), brought, walk, record)? {
                 Next::Unit(unit) => {
-                    let unit = self.in_place_of(unit, hash, &mut walk, record)?;
+                    let unit = self.in_place_of(unit, hash, walk, record)?;
                     return Ok(walk.end(unit, self.epoch, dimension));
                 }
                 Next::Key(key) => {
@@ -115,7 +126,7 @@ impl Routes {
         &'a self,
         (key, hash): (&Key, KeyHash),
         brought: &Brought<'_, impl Evidence>,
-        walk: &mut Walk,
+        walk: &mut Walk<'_>,
         record: &mut impl Recorder,
     ) -> Result<Next<'a>, RouteError> {
         let hints = brought.hints;
@@ -173,7 +184,7 @@ impl Routes {
         found: &Match<'a>,
         key: &Key,
         hints: &RouteHints,
-        walk: &mut Walk,
+        walk: &mut Walk<'_>,
         record: &mut impl Recorder,
     ) -> Result<Next<'a>, RouteError> {
         walk.source = Source::Rule;
@@ -278,7 +289,7 @@ impl Routes {
         &'a self,
         unit: &'a UnitId,
         hash: KeyHash,
-        walk: &mut Walk,
+        walk: &mut Walk<'_>,
         record: &mut impl Recorder,
     ) -> Result<&'a UnitId, RouteError> {
         let mut unit = unit;
@@ -312,16 +323,28 @@ impl Routes {
     }
 }
 
-impl Walk {
+impl<'w> Walk<'w> {
+    fn new(watched: Option<&'w NodeId>) -> Self {
+        Self {
+            rev: Rev::ZERO,
+            watched,
+            met: false,
+            frozen: None,
+            source: Source::Rule,
+            rule: None,
+        }
+    }
+
     /// A record is on the way.
     fn see(&mut self, node: &Node) {
         self.rev = self.rev.max(node.rev);
+        self.met |= self.watched == Some(&node.id);
         if let (true, Some(by)) = (node.state.is_frozen(), node.state.work()) {
             self.frozen = self.frozen.max(Some((by, node.rev)));
         }
     }
 
-    fn end<'a>(self, unit: &'a UnitId, at: Epoch, dimension: &'a Name) -> Resolved<'a> {
+    fn end<'a>(&self, unit: &'a UnitId, at: Epoch, dimension: &'a Name) -> Resolved<'a> {
         Resolved {
             unit,
             epoch: Epoch::new(at.incarnation(), self.rev),
