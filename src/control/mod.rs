@@ -9,6 +9,7 @@
 
 pub mod clock;
 pub mod embedded;
+pub mod keeper;
 pub mod ledger;
 pub mod operator;
 mod settings;

@@ -113,7 +113,8 @@ impl Gate {
     /// A freeze is to be waited for; `table` has applied it. It is reported by this or a later call of the gate, once. One of
     /// the same node and work before is forgotten.
     pub fn drain(&mut self, drain: Drain, table: &RouteTable, evidence: &impl Evidence) -> Vec<Drain> {
-        self.drains.retain(|other| (other.by, &other.node) != (drain.by, &drain.node));
+        self.drains
+            .retain(|other| (other.by, &other.node) != (drain.by, &drain.node));
         self.drains.push(drain);
         self.drained(table, evidence)
     }

@@ -137,8 +137,12 @@ fn a_freeze_is_drained_when_its_calls_have_ended() {
     };
     assert_eq!(gate.drain(drain.clone(), &first, &()), []);
     assert_eq!(gate.release(other, &first, &()), []);
-    assert_eq!(gate.release(mine, &first, &()), [drain.clone()]);
-    assert_eq!(gate.drain(drain.clone(), &first, &()), [drain.clone()], "nothing runs");
+    assert_eq!(gate.release(mine, &first, &()), std::slice::from_ref(&drain));
+    assert_eq!(
+        gate.drain(drain.clone(), &first, &()),
+        std::slice::from_ref(&drain),
+        "nothing runs"
+    );
 
     // Given up, and frozen again: what was asked for the first time is never answered.
     let mine = gate.register(&hints("k")).unwrap();
