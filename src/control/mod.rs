@@ -12,7 +12,5 @@ pub mod embedded;
 pub mod keeper;
 pub mod ledger;
 pub mod operator;
-mod settings;
 pub mod store;
 
-pub use settings::{EtcdSettings, Settings, StoreKind};
