@@ -22,6 +22,7 @@ mod hops;
 pub mod record;
 mod settings;
 mod table;
+pub mod token;
 #[cfg(test)]
 mod tests;
 
