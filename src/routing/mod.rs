@@ -19,6 +19,7 @@ mod explain;
 mod handle;
 mod hash;
 mod hops;
+pub mod placement;
 pub mod record;
 mod settings;
 mod table;
