@@ -7,4 +7,5 @@
 //! # Not here
 //! Which unit owns a key by a given copy (`routing`), and what becomes of a call (`outbound`, `inbound`).
 
+pub mod claims;
 pub mod store;
