@@ -84,6 +84,7 @@ fn full(now: Instant) -> Request {
         epoch: 300,
         attempt: 1,
         destination: None,
+        owner_epoch: None,
         request_id: 0xabcd,
     };
     request.body.end = false;

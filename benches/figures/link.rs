@@ -88,6 +88,7 @@ impl Side {
             geo: geo(unit),
             unit: name(unit),
             relay: name(&format!("{unit}-1")),
+            siblings: false,
         };
         let registry = prometheus::Registry::new();
         let credentials = Credentials::load(&settings, &units, &own, rustls::pki_types::UnixTime::now()).unwrap();
@@ -128,6 +129,7 @@ impl Side {
             dialler: self.quic.client_endpoint([127, 0, 0, 1].into()).unwrap(),
             elsewhere: (0, Elsewhere::new(1, 16)),
             roster: Arc::default(),
+            lines: None,
         });
         peers.start(listener);
         peers

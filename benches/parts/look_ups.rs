@@ -18,7 +18,7 @@ pub fn bench(criterion: &mut Criterion) {
             let hints = hints(key);
             group.bench_function(format!("{what}, {rules} units"), |bencher| {
                 bencher.iter(|| {
-                    let decision = table.resolve(black_box(&hints), &MissingKey::Reject, &local);
+                    let decision = table.resolve(black_box(&hints), &MissingKey::Reject, &local, &());
                     decision.map(|decision| decision.epoch).unwrap()
                 });
             });

@@ -108,7 +108,13 @@ pub(super) async fn explain(State(parts): Shared, Query(query): Query<Explain>) 
         ..RouteHints::default()
     };
     let missing_key = (parts.missing_key)(query.service.as_deref());
-    Json(parts.routing.table().explain(&hints, &missing_key, &parts.place.unit)).into_response()
+    Json(
+        parts
+            .routing
+            .table()
+            .explain(&hints, &missing_key, &parts.place.unit, &()),
+    )
+    .into_response()
 }
 
 pub(super) async fn status(State(parts): Shared) -> Json<Map<String, Value>> {

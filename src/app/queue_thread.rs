@@ -121,7 +121,7 @@ impl Owners for KeyOwners {
             ..RouteHints::default()
         };
         let table = self.routing.table();
-        let decision = table.resolve(&hints, &MissingKey::Reject, &self.own).ok()?;
+        let decision = table.resolve(&hints, &MissingKey::Reject, &self.own, &()).ok()?;
         Some(decision.unit.clone())
     }
 }

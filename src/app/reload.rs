@@ -19,6 +19,7 @@ use super::policies::policies;
 use super::shard::{Command, Reloaded};
 use super::watch::Watch;
 use super::{AppError, Shared, queue_thread};
+use crate::control;
 use crate::delivery::Services;
 use crate::ingress;
 use crate::peer;
@@ -123,6 +124,7 @@ impl Reload {
             geo: self.shared.geo.clone(),
             unit: self.shared.place.unit.clone(),
             relay: self.shared.place.relay.clone(),
+            siblings: self.shared.settings.routes.store == control::StoreKind::Embedded,
         };
         let credentials = Credentials::load(&next.peer, &next.units, &own, wall_clock())?;
         if next.log.level != self.settings.log.level {

@@ -220,6 +220,7 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
         dialler,
         elsewhere: (index, shared.elsewhere.clone()),
         roster: shared.roster.clone(),
+        lines: shared.lines.clone(),
     });
     let outbound = outbound(shared, index, (&peers, &inbound), (&policies, &calls));
     let (story, stop) = (inbound.clone(), end.clone());
@@ -267,10 +268,22 @@ fn outbound(
         peers: peers.clone(),
         local: local.clone(),
         policies: policies.clone(),
+        parking: parking(shared),
+        claims: None,
         budgets: shared.retries.on_shard(index),
         metrics: metrics.clone(),
         first_request_id: fastrand::u64(1..),
     })
+}
+
+/// This shard's part of the calls that may wait for their route.
+fn parking(shared: &Shared) -> outbound::ParkingLimits {
+    let shards = shared.status.shards().max(1);
+    outbound::ParkingLimits {
+        calls: shared.settings.routes.parked_max.div_ceil(shards),
+        bytes: PARKED_BYTES_MAX.div_ceil(shards),
+        calls_of_key: PARKED_OF_KEY_MAX,
+    }
 }
 
 /// The local services.
@@ -397,3 +410,7 @@ async fn until(end: &CancellationToken, task: impl Future<Output = ()>) {
 const TICK: Duration = Duration::from_millis(100);
 const COMMANDS_MAX: usize = 1024;
 const END_WAIT: Duration = Duration::from_secs(2);
+/// Requests of calls that wait for their route, in all.
+const PARKED_BYTES_MAX: usize = 64 << 20;
+/// Calls of one key that wait for their route, per shard.
+const PARKED_OF_KEY_MAX: usize = 256;

@@ -19,7 +19,7 @@ use crate::peer::refusals::Refusals;
 use crate::settings::{Checked, Settings};
 use crate::telemetry::Registry;
 use crate::telemetry::calls::CallSeries;
-use crate::{admin, admission, delivery, ingress, peer, queue, routing};
+use crate::{admin, admission, control, delivery, ingress, peer, queue, routing};
 
 /// All that shards share, made once.
 pub(super) struct Shared {
@@ -35,6 +35,8 @@ pub(super) struct Shared {
     pub(super) directory: Arc<SharedDirectory>,
     pub(super) elsewhere: Arc<peer::Elsewhere>,
     pub(super) roster: Arc<peer::Roster>,
+    /// Where lines of other relays go, if this one has the routes.
+    pub(super) lines: Option<peer::Lines>,
     pub(super) series: Series,
     pub(super) queue: Ways,
     pub(super) status: Arc<Status>,
@@ -87,6 +89,7 @@ pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, En
         geo: geo.clone(),
         unit: unit.clone(),
         relay: relay.clone(),
+        siblings: settings.routes.store == control::StoreKind::Embedded,
     };
     let credentials = Credentials::load(&settings.peer, &settings.units, &own, peer::credentials::wall_clock())?;
     let credentials = CredentialsHandle::register(credentials, series)?;
@@ -105,6 +108,7 @@ pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, En
         directory: SharedDirectory::new(shards),
         elsewhere: peer::Elsewhere::new(shards, settings.delivery.crossing_in_flight_max),
         roster: Arc::default(),
+        lines: None,
         policies: ArcSwap::from_pointee(policies(&settings)),
         retries: admission::RetryBudgets::new(units, shards, settings.retry.clone()),
         framed: settings.ingress.framed.limits()?,

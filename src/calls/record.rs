@@ -218,6 +218,9 @@ fn outcome_of(reason: Reason) -> Outcome {
         Reason::Draining
         | Reason::Internal
         | Reason::LinkLost
+        | Reason::Moving
+        | Reason::NoLease
+        | Reason::RoutesAway
         | Reason::ServiceLost
         | Reason::ServiceUnavailable
         | Reason::Undelivered

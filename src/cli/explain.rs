@@ -24,7 +24,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, output: Output, out: &mut impl Write) -> Result<(), CliError> {
     let checked = load(&args.source.source())?;
     let missing_key = checked.missing_key(args.service.as_deref());
-    let explanation = checked.routes.explain(&args.hints(), missing_key, &checked.unit);
+    let explanation = checked.routes.explain(&args.hints(), missing_key, &checked.unit, &());
     if output == Output::Json {
         write_json(out, &explanation)?;
     } else {

@@ -239,6 +239,9 @@ pub(super) fn outcome_of_error(error: &RelayError) -> Outcome {
         Reason::Draining
         | Reason::Internal
         | Reason::LinkLost
+        | Reason::Moving
+        | Reason::NoLease
+        | Reason::RoutesAway
         | Reason::ServiceLost
         | Reason::ServiceUnavailable
         | Reason::Undelivered

@@ -139,7 +139,7 @@ impl Rpc {
         let policies = self.parts.policies.current();
         let policy = policies.of(request.service());
         let table = self.parts.routing.table();
-        let decision = table.resolve(&request.hints, &policy.missing_key, here)?;
+        let decision = table.resolve(&request.hints, &policy.missing_key, here, &())?;
         if decision.unit == here {
             return Ok(());
         }

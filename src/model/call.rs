@@ -185,6 +185,8 @@ pub struct Facts {
     pub visited: Vec<UnitId>,
     /// Version of the route table that chose the unit (C-R1).
     pub epoch: u64,
+    /// Since when its unit owns the key, if a route store says so; told to the service, stays in the relay (R-D11).
+    pub owner_epoch: Option<u64>,
     /// Attempts before this one (C-T2).
     pub attempt: u8,
     /// The unit this relay has chosen; stays in the relay.

@@ -63,10 +63,16 @@ pub enum Reason {
     LinkLost,
     /// The call came back to a unit it had passed, or took too many hops.
     Loop,
+    /// The key is being moved to another unit; it is there in a moment.
+    Moving,
+    /// The relay has not heard from the route store for too long and may not decide that its unit owns the key.
+    NoLease,
     /// No rule gives the key an owner, or the key is missing.
     NoRoute,
     /// Policy forbids the crossing.
     Policy,
+    /// The key has no owner yet, and the route store that could give it one cannot be reached.
+    RoutesAway,
     /// The endpoint of the service broke off in the middle of the call.
     ServiceLost,
     /// The service is known but none of its endpoints can take the call.
@@ -147,7 +153,7 @@ impl RelayError {
 
 impl Reason {
     /// All reasons, for registering series and for reading them from the wire.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 22] = [
         Self::BadInput,
         Self::DeadlineExceeded,
         Self::Draining,
@@ -155,8 +161,11 @@ impl Reason {
         Self::Limited,
         Self::LinkLost,
         Self::Loop,
+        Self::Moving,
+        Self::NoLease,
         Self::NoRoute,
         Self::Policy,
+        Self::RoutesAway,
         Self::ServiceLost,
         Self::ServiceUnavailable,
         Self::Shed,
@@ -179,8 +188,11 @@ impl Reason {
             Self::Limited => "limited",
             Self::LinkLost => "link_lost",
             Self::Loop => "loop",
+            Self::Moving => "moving",
+            Self::NoLease => "no_lease",
             Self::NoRoute => "no_route",
             Self::Policy => "policy",
+            Self::RoutesAway => "routes_away",
             Self::ServiceLost => "service_lost",
             Self::ServiceUnavailable => "service_unavailable",
             Self::Shed => "shed",

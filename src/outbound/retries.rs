@@ -40,9 +40,14 @@ pub(super) struct Retries {
 enum Due {
     /// The pause of a call is over.
     Go(CallId),
+    /// A call that waits for its route looks again.
+    Look(CallId),
     /// A permit has been out for long enough (A2).
     Return(Permit),
 }
+
+/// Set while a call waits for its route; dropping it takes it back.
+pub(super) struct LookAlarm(#[expect(dead_code, reason = "held for its drop")] Alarm<Due>);
 
 /// A call that is tried again.
 pub(super) struct Turn {
@@ -91,6 +96,13 @@ impl Default for Retries {
     }
 }
 
+impl Retries {
+    /// Lets a call that waits for its route look again then.
+    pub(super) fn look_at(&self, time: Instant, id: CallId) -> LookAlarm {
+        LookAlarm(self.alarms.set(time, Due::Look(id)))
+    }
+}
+
 impl Rpc {
     /// An attempt failed: once more if that is right, else the caller is told.
     pub(super) fn on_failed(&self, id: CallId, failure: Failure) {
@@ -109,9 +121,19 @@ impl Rpc {
         if let Some(turn) = &mut open.turn {
             turn.on_failed(now);
         }
-        if let Some((unit, request)) = adopt(open, &failure) {
+        let redirects_max = if self.parts.routing.table().has_routes() {
+            REDIRECTS_MAX
+        } else {
+            1
+        };
+        if let Some((unit, request)) = adopt(open, &failure, redirects_max) {
             open.active = self.parts.budgets.of(&unit).map(ShardBudget::count);
             return Then::Resend(unit, request);
+        }
+        if let Failure::Relay(error) = &failure
+            && self.park_refused(id, open, error).is_some()
+        {
+            return Then::Wait;
         }
         let case = Case {
             request: open.again.as_deref().ok_or(open.lost),
@@ -255,6 +277,7 @@ impl Rpc {
             while let Some(due) = self.retries.alarms.due(now) {
                 match due {
                     Due::Go(id) => self.go(id),
+                    Due::Look(id) => self.look_again(id),
                     Due::Return(permit) => drop(permit),
                 }
             }
@@ -272,6 +295,13 @@ impl Rpc {
             });
             if let Some(failure) = failure.flatten() {
                 self.end(id, failure);
+                continue;
+            }
+            let parked = self.calls.with(id, |open| open.parked.take()).flatten();
+            if let Some(parked) = parked
+                && let Some(open) = self.calls.take(id)
+            {
+                self.fail(open, parked.into_error());
             }
         }
     }
@@ -362,14 +392,18 @@ fn held_until(since: Instant, on_wire: Duration) -> Option<Instant> {
 }
 
 /// Where to send a call whose owner is another unit than was thought (C-R1).
-fn adopt(open: &mut Open, failure: &Failure) -> Option<(UnitId, Box<Request>)> {
+fn adopt(open: &mut Open, failure: &Failure, redirects_max: u8) -> Option<(UnitId, Box<Request>)> {
     let Failure::Relay(error) = failure else { return None };
     let (owner, epoch) = error.owner.as_ref()?;
-    // Only if the other relay knows more than we do, and only once: two static tables that disagree would send a call
-    // to and fro for ever.
+    // Only if the other relay knows more than we do, and with static tables only once: two that disagree would send a call
+    // to and fro for ever. Epochs of a route store only rise, and every redirect is to a newer one (R-I8).
+    if open.redirects >= redirects_max {
+        return None;
+    }
     let mut request = open
         .again
-        .take_if(|request| request.body.end && *epoch > request.facts.epoch && request.facts.attempt == 0)?;
+        .take_if(|request| request.body.end && *epoch > request.facts.epoch)?;
+    open.redirects += 1;
     request.facts.epoch = *epoch;
     open.record.on_routed(owner, *epoch);
     Some((owner.clone(), prepare(open, request)))
@@ -388,6 +422,9 @@ fn prepare(open: &mut Open, mut request: Box<Request>) -> Box<Request> {
     }
     request
 }
+
+/// Redirects of a call whose key moves, before it waits until this relay has heard of the move itself.
+const REDIRECTS_MAX: u8 = 3;
 
 fn clock() -> Instant {
     tokio::time::Instant::now().into_std()

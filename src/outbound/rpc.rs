@@ -15,16 +15,18 @@ use std::rc::{Rc, Weak};
 
 use tokio::time::Instant;
 
-use super::Ways;
+use super::parked::{Parked, Wait};
+use super::parking::{Parking, ParkingLimits};
 use super::retries::{Retries, Turn};
 use super::verdict::{self, Failure};
+use super::{Asks, Ways};
 use crate::admission::{Active, ShardBudget, ShardBudgets};
 use crate::calls::{CallRecord, Calls, Limited, ShardPolicies, TimeLimits};
 use crate::model::{
     CallId, Callee, Caller, CallerRef, CancelReason, Ending, Metadata, MetadataBuilder, Part, Place, Reason, Refused,
     RelayError, ReplyEvent, Request, RequestBody, RequestEvent, Retry, SMALL_BODY_BYTES, UnitId,
 };
-use crate::routing;
+use crate::routing::{self, Standing};
 use crate::telemetry::calls::{CallMetrics, Direction};
 use crate::telemetry::retries::RetryOutcome;
 
@@ -40,6 +42,10 @@ pub struct Parts {
     pub local: Rc<dyn Callee>,
     /// Time limits and missing-key policy of a service.
     pub policies: Rc<ShardPolicies>,
+    /// How many calls may wait for their route.
+    pub parking: ParkingLimits,
+    /// Asks who has keys that nobody decided about.
+    pub claims: Option<Rc<dyn Asks>>,
     /// How many calls may be sent again.
     pub budgets: ShardBudgets,
     /// Series of calls.
@@ -53,6 +59,7 @@ pub struct Rpc {
     pub(super) parts: Parts,
     pub(super) calls: Calls<Open>,
     pub(super) retries: Retries,
+    pub(super) parking: Parking,
     next_request_id: Cell<u64>,
     me: Weak<Self>,
 }
@@ -74,16 +81,30 @@ pub(super) struct Open {
     pub(super) active: Option<Active>,
     /// Set from its first failure on.
     pub(super) turn: Option<Box<Turn>>,
+    /// Set while it waits for its route.
+    pub(super) parked: Option<Box<Parked>>,
+    /// How often another relay named another owner.
+    pub(super) redirects: u8,
+}
+
+/// What is known of a call's way.
+pub(super) enum Routed {
+    /// This one.
+    To(Rc<dyn Callee>),
+    /// None yet.
+    Wait(Wait),
 }
 
 impl Rpc {
     /// The story of one shard.
     pub fn new(parts: Parts) -> Rc<Self> {
         let next_request_id = Cell::new(parts.first_request_id);
+        let parking = Parking::new(parts.parking);
         Rc::new_cyclic(|me| Self {
             parts,
             calls: Calls::default(),
             retries: Retries::default(),
+            parking,
             next_request_id,
             me: me.clone(),
         })
@@ -91,7 +112,11 @@ impl Rpc {
 
     /// Ends calls whose time is over and sends those again that are due; runs as long as the shard.
     pub async fn watch(&self) {
-        tokio::join!(self.calls.watch(|id| self.on_overdue(id)), self.watch_retries());
+        tokio::join!(
+            self.calls.watch(|id| self.on_overdue(id)),
+            self.watch_retries(),
+            self.watch_routes()
+        );
     }
 
     /// Calls under way.
@@ -107,33 +132,39 @@ impl Rpc {
         record: CallRecord,
     ) -> Result<CallId, Box<(CallRecord, Refused)>> {
         let mut record = record;
-        let way = match self.route(&mut request, &mut record) {
-            Ok(way) => way,
+        let routed = match self.route(&mut request, &mut record) {
+            Ok(routed) => routed,
             Err(error) => return Err(Box::new((record, refused(error, request)))),
         };
         let policies = self.parts.policies.current();
         let policy = policies.of(request.service());
         let limits = TimeLimits::new(policy, request.received, request.deadline);
         let now = Instant::now().into_std();
-        record.on_sent(now, &self.parts.metrics);
+        if matches!(routed, Routed::To(_)) {
+            record.on_sent(now, &self.parts.metrics);
+        }
         if limits.is_over(now) {
             let error = RelayError::new(Reason::DeadlineExceeded, Retry::Never, limits.describe(now));
             return Err(Box::new((record, refused(error, request))));
         }
-        let again = (request.body.chunk.len() <= SMALL_BODY_BYTES).then(|| request.clone());
-        let active = self.parts.budgets.of(record.unit()).map(ShardBudget::count);
         let id = self.calls.insert(Open {
             caller,
             callee: None,
             limits,
             record,
-            again,
+            again: None,
             lost: RetryOutcome::TooLarge,
             head: None,
-            active,
+            active: None,
             turn: None,
+            parked: None,
+            redirects: 0,
         });
-        match self.send(way, request, id) {
+        let sent = match routed {
+            Routed::To(way) => self.send_first(way, request, id),
+            Routed::Wait(wait) => self.park(id, request, wait),
+        };
+        match sent {
             Ok(()) => Ok(id),
             Err(refused) => match self.calls.take(id) {
                 Some(open) => Err(Box::new((open.record, refused))),
@@ -142,7 +173,18 @@ impl Rpc {
         }
     }
 
-    fn route(&self, request: &mut Request, record: &mut CallRecord) -> Result<Rc<dyn Callee>, RelayError> {
+    /// Sends a call that was not sent before.
+    pub(super) fn send_first(&self, way: Rc<dyn Callee>, request: Box<Request>, id: CallId) -> Result<(), Refused> {
+        let again = (request.body.chunk.len() <= SMALL_BODY_BYTES).then(|| request.clone());
+        self.calls.with(id, |open| {
+            open.again = again;
+            open.active = self.parts.budgets.of(open.record.unit()).map(ShardBudget::count);
+        });
+        self.send(way, request, id)
+    }
+
+    /// Where the call goes, or what it waits for.
+    pub(super) fn route(&self, request: &mut Request, record: &mut CallRecord) -> Result<Routed, RelayError> {
         if request.service().is_none() {
             let detail = "the path of a call must be /package.Service/Method".to_owned();
             return Err(RelayError::new(Reason::BadInput, Retry::Never, detail));
@@ -150,10 +192,16 @@ impl Rpc {
         let policies = self.parts.policies.current();
         let policy = policies.of(request.service());
         let table = self.parts.routing.table();
-        let decision = table.resolve(&request.hints, &policy.missing_key, &self.parts.place.unit)?;
+        let decision = match table.resolve(&request.hints, &policy.missing_key, &self.parts.place.unit, &()) {
+            Ok(decision) => decision,
+            Err(error) => return self.without_route(request, error).map(Routed::Wait),
+        };
         request.facts.epoch = decision.epoch;
         record.on_routed(decision.unit, decision.epoch);
-        self.way_to(decision.unit, request)
+        if let Standing::Frozen { .. } = decision.standing {
+            return Ok(Routed::Wait(Wait::frozen(&decision)));
+        }
+        self.way_to(decision.unit, request).map(Routed::To)
     }
 
     pub(super) fn way_to(&self, unit: &UnitId, request: &mut Request) -> Result<Rc<dyn Callee>, RelayError> {
@@ -182,12 +230,14 @@ impl Rpc {
         let Some(mut open) = self.calls.take(id) else { return };
         open.on_overdue(&self.parts.metrics);
         open.tell(RequestEvent::Cancel(CancelReason::Deadline));
-        let now = Instant::now().into_std();
-        let detail = open.limits.describe(now);
-        self.fail(
-            open,
-            RelayError::new(Reason::DeadlineExceeded, Retry::Ambiguous, detail),
-        );
+        let mut detail = open.limits.describe(Instant::now().into_std());
+        let mut retry = Retry::Ambiguous;
+        if let Some(parked) = &open.parked {
+            detail.push_str("; it waited for its route: ");
+            detail.push_str(parked.why());
+            retry = Retry::Safe;
+        }
+        self.fail(open, RelayError::new(Reason::DeadlineExceeded, retry, detail));
     }
 
     fn on_part(&self, id: CallId, mut part: Part) {

@@ -62,12 +62,17 @@ impl Peers {
     }
 
     /// Greets a connection. One for lanes waits until its partner for bodies is there too (P3).
-    async fn answer(&self, connecting: quinn::Connecting) -> Result<Option<Greetings>, HandshakeError> {
+    async fn answer(self: &Rc<Self>, connecting: quinn::Connecting) -> Result<Option<Greetings>, HandshakeError> {
         let made = Made {
             dialled: None,
             own: self.parts.quic.credentials().current(),
         };
         let connection = connecting.await?;
+        if quic::is_line(&connection) {
+            self.take_line(connection).await?;
+            return Ok(None);
+        }
+        self.check_not_own(&connection)?;
         let heard = handshake::hear(connection.clone()).await?;
         let link_id = heard.theirs.link_id.clone();
         let ours = self.hello(heard.theirs.purpose(), link_id.clone());

@@ -37,6 +37,8 @@ pub struct Own {
     pub unit: UnitId,
     /// Its name.
     pub relay: RelayName,
+    /// Whether other relays of the unit may open lines to it, or it to them.
+    pub siblings: bool,
 }
 
 /// Certificate, key and trust of this relay. Immutable.
@@ -186,7 +188,10 @@ impl Credentials {
         let leaf = own_leaf(certificate, &chain, settings, own)?;
         let not_after = check_validity(certificate, &chain, now)?;
         let (certified, reset) = certified_key(certificate, chain, key, own)?;
-        let policy = read_policy(settings, units)?;
+        let mut policy = read_policy(settings, units)?;
+        if own.siblings {
+            policy.units.insert(own.unit.clone(), own.geo.clone());
+        }
         let credentials = Self {
             leaf,
             not_after,

@@ -3,7 +3,7 @@
 //! # Path
 //! `pool` dials and accepts, `tls` and `verify` decide who may, `handshake` makes two connections a link,
 //! `session` runs it, `lane` and `bodies` carry what `link` says; `life` and `upkeep` decide when it is replaced or ended.
-//! `messages` are lanes of their own, for stories that have messages.
+//! `messages` are lanes of their own, for stories that have messages; a `line` leads to the relay that has the routes.
 
 mod accepting;
 mod backoff;
@@ -18,6 +18,7 @@ pub mod identity;
 pub mod inspect;
 mod lane;
 mod life;
+mod line;
 mod link;
 pub mod messages;
 mod metrics;
@@ -36,6 +37,7 @@ pub mod verify;
 pub use dialling::ConnectError;
 pub use elsewhere::Elsewhere;
 pub use handshake::HandshakeError;
+pub use line::{Line, LineDialler, LineIo, Lines};
 pub use link::LinkPeer;
 pub use messages::{Lane, LaneEnd, LaneHandler, LaneLink, LaneReader, LaneWriter};
 pub use metrics::{LaneMetrics, LaneRefusal, Metrics};

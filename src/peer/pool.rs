@@ -20,6 +20,7 @@ use super::dialling::Kept;
 use super::elsewhere::{Elsewhere, Gate};
 use super::handshake::{Greeted, LaneStreams};
 use super::life::Terms;
+use super::line::Lines;
 use super::link::{Limits, Link, LinkPeer};
 use super::messages::{FEATURE, LaneHandler, LaneLink};
 use super::metrics::Metrics;
@@ -55,6 +56,8 @@ pub struct Parts {
     pub elsewhere: (usize, Arc<Elsewhere>),
     /// The open links of all shards.
     pub roster: Arc<Roster>,
+    /// Takes lines for the routes; only the relay that has them does.
+    pub lines: Option<Lines>,
 }
 
 /// The links of one shard. See the module documentation.

@@ -17,7 +17,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig};
-use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
+use quinn::crypto::rustls::{HandshakeData, NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use quinn::{
     ClientConfig, Connecting, Connection, ConnectionError, Endpoint, EndpointConfig, Incoming, MtuDiscoveryConfig,
     ServerConfig, TokioRuntime, TransportConfig, TransportErrorCode, ValidationTokenConfig, VarInt,
@@ -49,6 +49,8 @@ pub enum Purpose {
     Bodies,
     /// Long-lived streams that carry many small frames.
     Lanes,
+    /// One stream to the relay that has the routes.
+    Line,
 }
 
 /// Makes endpoints and configurations. A clone makes the same; cheap.
@@ -150,7 +152,11 @@ impl Quic {
     /// # Errors
     /// [`QuicError`], if this build cannot do TLS at all.
     pub fn client_config(&self, dialled: Dialled, purpose: Purpose) -> Result<ClientConfig, QuicError> {
-        let tls = tls::client_config(&self.credentials, dialled, &self.sink)?;
+        let alpn = match purpose {
+            Purpose::Bodies | Purpose::Lanes => tls::ALPN,
+            Purpose::Line => tls::LINE_ALPN,
+        };
+        let tls = tls::client_config(&self.credentials, dialled, &self.sink, alpn)?;
         let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
         config.transport_config(Arc::new(transport(&self.settings, purpose)));
         Ok(config)
@@ -281,7 +287,7 @@ pub fn first_packet(settings: &Settings, pending: usize, address_proven: bool) -
 pub fn transport(settings: &Settings, purpose: Purpose) -> TransportConfig {
     let stream_window = match purpose {
         Purpose::Bodies => settings.body_window,
-        Purpose::Lanes => settings.lane_window,
+        Purpose::Lanes | Purpose::Line => settings.lane_window,
     };
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(settings.mtu_max);
@@ -312,6 +318,13 @@ fn receive_large(config: &mut EndpointConfig, settings: &Settings) {
 /// here: both handshakes demand a certificate with an identity.
 pub fn peer_of(connection: &Connection) -> Option<Leaf> {
     Leaf::from_der(chain_of(connection)?.first()?).ok()
+}
+
+/// Whether a connection was opened as a line.
+pub(super) fn is_line(connection: &Connection) -> bool {
+    let data = connection.handshake_data();
+    let data = data.and_then(|data| data.downcast::<HandshakeData>().ok());
+    data.and_then(|data| data.protocol).as_deref() == Some(tls::LINE_ALPN)
 }
 
 /// The chain the peer of an open connection has shown, leaf first.
@@ -356,7 +369,7 @@ fn window(size: ByteSize) -> VarInt {
 fn uni_streams(settings: &Settings, purpose: Purpose) -> VarInt {
     match purpose {
         Purpose::Bodies => settings.body_streams_max.into(),
-        Purpose::Lanes => VarInt::from_u32(0),
+        Purpose::Lanes | Purpose::Line => VarInt::from_u32(0),
     }
 }
 

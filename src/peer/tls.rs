@@ -36,6 +36,8 @@ use super::verify::{Dialled, Refusal};
 
 /// Protocol name of links: version 1 of the lane protocol.
 pub const ALPN: &[u8] = b"strait/1";
+/// Protocol name of lines to the relay that has the routes.
+pub const LINE_ALPN: &[u8] = b"strait-routes/1";
 
 /// Configuration for connections that peers open.
 ///
@@ -53,14 +55,14 @@ pub fn server_config(credentials: &CredentialsHandle, sink: &Arc<dyn RefusalSink
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(resolver);
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![ALPN.to_vec(), LINE_ALPN.to_vec()];
     config.max_early_data_size = 0;
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(config)
 }
 
-/// Configuration for connections to one relay, or to any relay of one unit.
+/// Configuration for connections to one relay, or to any relay of one unit, with this protocol name.
 ///
 /// # Errors
 /// rustls finds the provider unfit; cannot happen with the one used here.
@@ -68,6 +70,7 @@ pub fn client_config(
     credentials: &CredentialsHandle,
     dialled: Dialled,
     sink: &Arc<dyn RefusalSink>,
+    alpn: &[u8],
 ) -> Result<ClientConfig, Error> {
     let provider = Arc::new(provider());
     let resolver = Arc::new(OwnCertificate(credentials.clone()));
@@ -82,7 +85,7 @@ pub fn client_config(
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_client_cert_resolver(resolver);
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![alpn.to_vec()];
     config.enable_early_data = false;
     config.resumption = Resumption::disabled();
     // A relay has one identity; a server name would only tell observers who is called.

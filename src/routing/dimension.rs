@@ -91,6 +91,13 @@ impl Dimension {
         self.matched(self.default, RuleKind::Default, record)
     }
 
+    /// Who has a bucket by the rules with `hash`.
+    pub(super) fn owner_of_bucket(&self, bucket: u16) -> Option<&UnitId> {
+        let slot = self.buckets.get(usize::from(bucket)).copied().flatten()?;
+        let owner = self.owners.get(usize::try_from(slot).ok()?)?;
+        Some(&owner.unit)
+    }
+
     fn matched(&self, found: Option<Slot>, kind: RuleKind, record: &mut impl Recorder) -> Option<Match<'_>> {
         let owner = found
             .and_then(|slot| usize::try_from(slot).ok())

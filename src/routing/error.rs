@@ -1,5 +1,6 @@
 //! What can be wrong with a rule, and with a call that is to be routed.
 
+use super::record::Rev;
 use crate::model::{Name, Reason, RelayError, Retry, UnitId};
 
 /// One mistake in the rules; all of them are reported together.
@@ -85,6 +86,48 @@ pub enum RouteError {
         /// The dimension that decided.
         dimension: Name,
     },
+    /// The key is longer than its dimension allows.
+    #[error("the key is longer than the {bytes_max} bytes that dimension {dimension} allows (key_bytes_max)")]
+    KeyTooLong {
+        /// The dimension.
+        dimension: Name,
+        /// Its limit.
+        bytes_max: u16,
+    },
+    /// Nobody is known to have claimed the key.
+    #[error("no unit has claimed this key of dimension {dimension} yet")]
+    Unclaimed {
+        /// The dimension.
+        dimension: Name,
+        /// Whether the store was asked a moment ago.
+        looked_up: bool,
+    },
+    /// The call's token speaks of a revision that this relay has not heard of yet.
+    #[error("this relay has not heard yet of revision {needs}, of which the call's token speaks")]
+    Behind {
+        /// The revision.
+        needs: Rev,
+    },
+    /// The key goes where another key of the call goes, and there is none.
+    #[error("the key goes where the call's key of dimension {dimension} goes; send that too")]
+    NoParent {
+        /// The other dimension.
+        dimension: Name,
+    },
+    /// Keys lead to keys for too long.
+    #[error(
+        "the key of dimension {dimension} leads to a group that leads to a group, and so on; three steps are allowed"
+    )]
+    TooDeep {
+        /// The dimension.
+        dimension: Name,
+    },
+    /// The unit was evacuated, and no unit that took over is left.
+    #[error("unit {unit} was evacuated and no unit that took over its keys is left")]
+    NobodyTookOver {
+        /// The unit.
+        unit: UnitId,
+    },
     /// Keys were sent, but none of a known dimension.
     #[error("no key of the call is of a dimension in routing.dimensions; found {found:?}")]
     UnknownDimension {
@@ -101,11 +144,13 @@ pub enum RouteError {
 
 impl From<RouteError> for RelayError {
     fn from(error: RouteError) -> Self {
-        let reason = match error {
-            RouteError::UnknownUnit { .. } => Reason::UnknownUnit,
-            _ => Reason::NoRoute,
+        let (reason, retry) = match error {
+            RouteError::UnknownUnit { .. } => (Reason::UnknownUnit, Retry::Never),
+            RouteError::KeyTooLong { .. } | RouteError::NoParent { .. } => (Reason::BadInput, Retry::Never),
+            RouteError::Unclaimed { .. } | RouteError::Behind { .. } => (Reason::RoutesAway, Retry::Safe),
+            // The same table gives the same answer.
+            _ => (Reason::NoRoute, Retry::Never),
         };
-        // The same table gives the same answer.
-        Self::new(reason, Retry::Never, error.to_string())
+        Self::new(reason, retry, error.to_string())
     }
 }

@@ -1,16 +1,20 @@
 //! Why a call goes where it goes (C-R4).
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::{Decision, RouteError, RuleRef};
+use super::{Decision, RouteError, RuleRef, Standing};
 
 /// The answer of `strait explain` and `GET /explain`.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Explanation {
     /// Version of the table that was asked.
     pub table_version: u64,
     /// The unit that owns the key; `None` if the call would be refused.
     pub owner: Option<String>,
+    /// Since when, as the epoch that calls carry.
+    pub epoch: Option<u64>,
+    /// The move that has frozen the key; `None` if writes are admitted.
+    pub frozen: Option<String>,
     /// What decided, as its path in the settings or the name of the header.
     pub rule: Option<String>,
     /// Why the call would be refused.
@@ -20,7 +24,7 @@ pub struct Explanation {
 }
 
 /// One thing that was looked at.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Step {
     /// A header, a dimension, a kind of rule, or a setting.
     pub looked_at: String,
@@ -35,6 +39,8 @@ impl Explanation {
         let mut explanation = Self {
             table_version,
             owner: None,
+            epoch: None,
+            frozen: None,
             rule: None,
             error: None,
             steps,
@@ -42,9 +48,16 @@ impl Explanation {
         match result {
             Ok(decision) => {
                 explanation.owner = Some(decision.unit.to_string());
+                explanation.epoch = Some(decision.epoch);
+                explanation.frozen = match decision.standing {
+                    Standing::Open => None,
+                    Standing::Frozen { by, .. } => Some(by.to_string()),
+                };
                 explanation.rule = Some(match decision.rule {
                     RuleRef::ExplicitUnit => "strait-unit".to_owned(),
                     RuleRef::MissingKey => "missing_key".to_owned(),
+                    RuleRef::Override => "what was decided about the key".to_owned(),
+                    RuleRef::Claim => "the key's claim".to_owned(),
                     RuleRef::Rule { index, kind } => format!("routing.rules[{index}].{}", kind.as_str()),
                 });
             }

@@ -13,24 +13,36 @@
 //! # Not here
 //! Whether the unit can be reached (`peer`) and whether the call may cross (`admission`).
 
+mod copy;
 mod dimension;
 mod error;
+mod evidence;
 mod explain;
+pub mod gate;
 mod handle;
 mod hash;
 mod hops;
+mod key_hash;
+pub mod lease;
+mod overrides;
 pub mod placement;
 pub mod record;
 mod settings;
 mod table;
+mod takeover;
 pub mod token;
 #[cfg(test)]
 mod tests;
 
+pub use copy::{Gap, Routes, SavedError};
 pub use error::{RouteError, RuleError, RuleProblem};
+pub use evidence::{Evidence, Found, Known, Source, Verdict, judge};
 pub use explain::{Explanation, Step};
 pub use handle::{Handle, Reader};
 pub use hash::{BUCKETS, bucket};
 pub use hops::{LoopError, check_hops};
+pub use key_hash::{KeyHash, key_hash};
+pub use overrides::Overrides;
 pub use settings::{Rule, Settings};
-pub use table::{Decision, RouteTable, RuleKind, RuleRef};
+pub use table::{Decision, RouteTable, RuleKind, RuleRef, Standing};
+pub use takeover::rendezvous;

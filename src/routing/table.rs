@@ -1,15 +1,25 @@
 //! An immutable version of the rules, ready for look-ups.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
+use super::copy::{Resolved, Routes};
 use super::dimension::{Dimension, Match};
+use super::evidence::{Evidence, Source};
 use super::explain::{Explanation, Recorder, Step};
+use super::record::{MoveId, NodeId, Rev, Target};
 use super::{RouteError, RuleError, RuleProblem, Settings};
-use crate::model::{MissingKey, Name, RouteHints, UnitId};
+use crate::model::{Key, MissingKey, Name, RouteHints, UnitId};
 
-/// An immutable version of the rules.
+/// An immutable version of the rules; with a route store, of all that was decided.
 #[derive(Clone, Debug)]
 pub struct RouteTable {
+    rules: Arc<Rules>,
+    routes: Option<Arc<Routes>>,
+}
+
+#[derive(Debug)]
+struct Rules {
     version: u64,
     hops_max: usize,
     dimensions: Vec<Dimension>,
@@ -21,12 +31,31 @@ pub struct RouteTable {
 pub struct Decision<'a> {
     /// The unit that owns the key.
     pub unit: &'a UnitId,
-    /// Version of the table that says so (C-R1).
+    /// Version of the rules, or the newest of all records that say so (C-R1).
     pub epoch: u64,
     /// What decided.
     pub rule: RuleRef,
     /// The dimension whose key decided, if a key did.
     pub dimension: Option<&'a Name>,
+    /// Whether writes are admitted.
+    pub standing: Standing,
+    /// What kind of thing decided.
+    pub source: Source,
+}
+
+/// Whether the owner of a key admits writes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Standing {
+    /// It does.
+    #[default]
+    Open,
+    /// Nobody does: the key is on its way to another unit.
+    Frozen {
+        /// The move.
+        by: MoveId,
+        /// The revision that froze it.
+        rev: Rev,
+    },
 }
 
 /// What decided where a call goes.
@@ -43,6 +72,10 @@ pub enum RuleRef {
         /// How it matched.
         kind: RuleKind,
     },
+    /// What was decided about the key.
+    Override,
+    /// The key's claim.
+    Claim,
 }
 
 /// The ways a rule names keys, in order of precedence.
@@ -113,27 +146,89 @@ impl RouteTable {
             errors.sort_by_key(|error| error.rule);
             return Err(errors);
         }
-        Ok(Self {
+        let rules = Rules {
             version: settings.version,
             hops_max: settings.hops_max,
             dimensions,
             units,
+        };
+        Ok(Self {
+            rules: Arc::new(rules),
+            routes: None,
         })
     }
 
-    /// Version of the rules; the epoch of calls routed with them.
+    /// The table that resolves keys by a copy of the route store in place of the rules.
+    #[must_use]
+    pub fn with_routes(&self, routes: Option<Arc<Routes>>) -> Self {
+        Self {
+            rules: Arc::clone(&self.rules),
+            routes,
+        }
+    }
+
+    /// The copy of the route store, if there is a store.
+    pub fn routes(&self) -> Option<&Arc<Routes>> {
+        self.routes.as_ref()
+    }
+
+    /// Whether owners can change while the relay runs.
+    pub fn has_routes(&self) -> bool {
+        self.routes.is_some()
+    }
+
+    /// Version of the rules, or epoch of the copy; the epoch of calls that no key routes.
     pub fn version(&self) -> u64 {
-        self.version
+        self.routes
+            .as_ref()
+            .map_or(self.rules.version, |routes| routes.epoch().0)
     }
 
     /// Units a call may pass.
     pub fn hops_max(&self) -> usize {
-        self.hops_max
+        self.rules.hops_max
     }
 
     /// Whether the unit is this relay's or configured.
     pub fn is_known(&self, unit: &UnitId) -> bool {
-        self.units.contains(unit)
+        self.rules.units.contains(unit)
+    }
+
+    /// The hash of the key that decides for these hints; 0 if none does.
+    pub fn hash_of(&self, hints: &RouteHints) -> u128 {
+        let Some(routes) = &self.routes else { return 0 };
+        let dimensions = &routes.book().dimensions;
+        let mut keys = dimensions
+            .iter()
+            .filter_map(|spec| hints.keys.iter().find(|key| key.dimension == spec.name.as_str()));
+        keys.next().map_or(0, |key| routes.hash(&key.dimension, &key.key).0)
+    }
+
+    /// Who owns a node now, claims left aside; `None` if nobody is known to.
+    pub fn owner_of(&self, id: &NodeId) -> Option<&UnitId> {
+        let routes = self.routes.as_ref()?;
+        match id {
+            NodeId::Unit(unit) => routes.book().units.iter().find(|known| *known == unit),
+            NodeId::Key { dimension, key } => {
+                let key = Key {
+                    dimension: bytes::Bytes::copy_from_slice(dimension.as_str().as_bytes()),
+                    key: key.0.clone(),
+                };
+                let hints = RouteHints {
+                    keys: vec![key],
+                    ..RouteHints::default()
+                };
+                let resolved = routes.resolve(&hints, &(), &mut ())?;
+                resolved.ok().map(|resolved| resolved.unit)
+            }
+            NodeId::Bucket { .. } | NodeId::Rule { .. } => match routes.node(id) {
+                Some(node) => match &node.target {
+                    Target::Unit(unit) => Some(unit),
+                    _ => None,
+                },
+                None => routes.rule_owner(id),
+            },
+        }
     }
 
     /// The unit a call goes to: the one the caller named, else the owner of its key in the first
@@ -149,15 +244,22 @@ impl RouteTable {
         hints: &RouteHints,
         missing_key: &'a MissingKey,
         local: &'a UnitId,
+        evidence: &impl Evidence,
     ) -> Result<Decision<'a>, RouteError> {
-        self.resolve_with(hints, missing_key, local, &mut ())
+        self.resolve_with(hints, missing_key, local, evidence, &mut ())
     }
 
     /// What [`resolve`](Self::resolve) does with this call, step by step (C-R4).
-    pub fn explain(&self, hints: &RouteHints, missing_key: &MissingKey, local: &UnitId) -> Explanation {
+    pub fn explain(
+        &self,
+        hints: &RouteHints,
+        missing_key: &MissingKey,
+        local: &UnitId,
+        evidence: &impl Evidence,
+    ) -> Explanation {
         let mut steps: Vec<Step> = Vec::new();
-        let result = self.resolve_with(hints, missing_key, local, &mut steps);
-        Explanation::new(self.version, result, steps)
+        let result = self.resolve_with(hints, missing_key, local, evidence, &mut steps);
+        Explanation::new(self.version(), result, steps)
     }
 
     fn resolve_with<'a>(
@@ -165,6 +267,7 @@ impl RouteTable {
         hints: &RouteHints,
         missing_key: &'a MissingKey,
         local: &'a UnitId,
+        evidence: &impl Evidence,
         record: &mut impl Recorder,
     ) -> Result<Decision<'a>, RouteError> {
         if let Some(unit) = &hints.unit {
@@ -175,21 +278,8 @@ impl RouteTable {
             return decision;
         }
         record.step("strait-unit", false, || "the call names no unit".to_owned());
-
-        for dimension in &self.dimensions {
-            let key = hints.keys.iter().find(|key| key.dimension == dimension.name.as_str());
-            let Some(key) = key else {
-                record.step(dimension.name.as_str(), false, || {
-                    "the call has no key of it".to_owned()
-                });
-                continue;
-            };
-            let Some(found) = dimension.find(&key.key, record) else {
-                return Err(RouteError::NoRule {
-                    dimension: dimension.name.clone(),
-                });
-            };
-            return Ok(self.decision(&found, &dimension.name));
+        if let Some(decision) = self.by_key(hints, evidence, record) {
+            return decision;
         }
         if let Some(key) = hints.keys.first() {
             let found = String::from_utf8_lossy(&key.dimension).into_owned();
@@ -205,40 +295,90 @@ impl RouteTable {
         decision
     }
 
+    /// By the key of the first dimension there is one of.
+    fn by_key<'a>(
+        &'a self,
+        hints: &RouteHints,
+        evidence: &impl Evidence,
+        record: &mut impl Recorder,
+    ) -> Option<Result<Decision<'a>, RouteError>> {
+        if let Some(routes) = &self.routes {
+            let resolved = routes.resolve(hints, evidence, record)?;
+            return Some(resolved.map(Decision::from));
+        }
+        for dimension in &self.rules.dimensions {
+            let key = hints.keys.iter().find(|key| key.dimension == dimension.name.as_str());
+            let Some(key) = key else {
+                record.step(dimension.name.as_str(), false, || {
+                    "the call has no key of it".to_owned()
+                });
+                continue;
+            };
+            let found = dimension.find(&key.key, record).ok_or_else(|| RouteError::NoRule {
+                dimension: dimension.name.clone(),
+            });
+            return Some(found.map(|found| self.decision(&found, &dimension.name)));
+        }
+        None
+    }
+
     fn explicit(&self, unit: &UnitId) -> Result<Decision<'_>, RouteError> {
-        match self.units.get(unit) {
-            Some(unit) => Ok(self.fixed(unit, RuleRef::ExplicitUnit)),
+        match self.rules.units.get(unit) {
+            Some(unit) => Ok(self.fixed(unit, RuleRef::ExplicitUnit, Source::Explicit)),
             None => Err(RouteError::UnknownUnit { unit: unit.clone() }),
         }
     }
 
     fn without_key<'a>(&'a self, missing_key: &'a MissingKey, local: &'a UnitId) -> Result<Decision<'a>, RouteError> {
+        let fixed = |unit| Ok(self.fixed(unit, RuleRef::MissingKey, Source::MissingKey));
         match missing_key {
             MissingKey::Reject => Err(RouteError::MissingKey),
-            MissingKey::Local => Ok(self.fixed(local, RuleRef::MissingKey)),
-            MissingKey::Unit(unit) if self.is_known(unit) => Ok(self.fixed(unit, RuleRef::MissingKey)),
+            MissingKey::Local => fixed(local),
+            MissingKey::Unit(unit) if self.is_known(unit) => fixed(unit),
             MissingKey::Unit(unit) => Err(RouteError::UnknownUnit { unit: unit.clone() }),
         }
     }
 
-    fn fixed<'a>(&self, unit: &'a UnitId, rule: RuleRef) -> Decision<'a> {
+    fn fixed<'a>(&self, unit: &'a UnitId, rule: RuleRef, source: Source) -> Decision<'a> {
         Decision {
             unit,
-            epoch: self.version,
+            epoch: self.version(),
             rule,
             dimension: None,
+            standing: Standing::Open,
+            source,
         }
     }
 
     fn decision<'a>(&self, found: &Match<'a>, dimension: &'a Name) -> Decision<'a> {
         Decision {
             unit: found.unit,
-            epoch: self.version,
+            epoch: self.rules.version,
             rule: RuleRef::Rule {
                 index: found.rule,
                 kind: found.kind,
             },
             dimension: Some(dimension),
+            standing: Standing::Open,
+            source: Source::Rule,
+        }
+    }
+}
+
+impl<'a> From<Resolved<'a>> for Decision<'a> {
+    fn from(resolved: Resolved<'a>) -> Self {
+        let rule = match (resolved.source, resolved.rule) {
+            (Source::Rule, Some((index, kind))) => RuleRef::Rule { index, kind },
+            (Source::Token | Source::Claim, _) => RuleRef::Claim,
+            _ => RuleRef::Override,
+        };
+        Self {
+            unit: resolved.unit,
+            epoch: resolved.epoch.0,
+            rule,
+            dimension: Some(resolved.dimension),
+            standing: resolved.standing,
+            source: resolved.source,
         }
     }
 }

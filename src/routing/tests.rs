@@ -87,7 +87,7 @@ fn hints(keys: &[(&str, &str)]) -> RouteHints {
 
 fn resolve(table: &RouteTable, hints: &RouteHints, missing_key: &MissingKey) -> Result<String, RouteError> {
     let local = name("a");
-    table.resolve(hints, missing_key, &local).map(|decision| {
+    table.resolve(hints, missing_key, &local, &()).map(|decision| {
         assert_eq!(decision.epoch, 7);
         decision.unit.to_string()
     })
@@ -285,7 +285,7 @@ fn an_explanation_names_the_version_the_rule_and_why_not_the_others() {
     // C-R4
     let table = build(vec![prefix("b", "15"), default("c")]).unwrap();
     let local = name("a");
-    let explanation = table.explain(&hints(&[("uid", "99")]), &MissingKey::Reject, &local);
+    let explanation = table.explain(&hints(&[("uid", "99")]), &MissingKey::Reject, &local, &());
     assert_eq!(explanation.table_version, 7);
     assert_eq!(explanation.owner.as_deref(), Some("c"));
     assert_eq!(explanation.rule.as_deref(), Some("routing.rules[1].default"));
@@ -304,7 +304,7 @@ fn an_explanation_names_the_version_the_rule_and_why_not_the_others() {
         ("default", true),
     ];
     assert_eq!(steps, expected);
-    let refused = table.explain(&RouteHints::default(), &MissingKey::Reject, &local);
+    let refused = table.explain(&RouteHints::default(), &MissingKey::Reject, &local, &());
     assert_eq!(refused.owner, None);
     assert!(refused.error.unwrap().contains("names no key"));
 }

@@ -18,6 +18,9 @@ pub fn code_of(reason: Reason) -> Code {
         Reason::DeadlineExceeded => Code::DeadlineExceeded,
         Reason::Draining
         | Reason::LinkLost
+        | Reason::Moving
+        | Reason::NoLease
+        | Reason::RoutesAway
         | Reason::ServiceLost
         | Reason::ServiceUnavailable
         | Reason::UnitAway
@@ -36,7 +39,12 @@ pub fn http_status_of(reason: Reason) -> u16 {
     match reason {
         Reason::BadInput => 400,
         Reason::DeadlineExceeded => 504,
-        Reason::Draining | Reason::ServiceUnavailable | Reason::UnitAway => 503,
+        Reason::Draining
+        | Reason::Moving
+        | Reason::NoLease
+        | Reason::RoutesAway
+        | Reason::ServiceUnavailable
+        | Reason::UnitAway => 503,
         Reason::Internal => 500,
         Reason::Limited | Reason::Shed => 429,
         Reason::LinkLost | Reason::ServiceLost => 502,

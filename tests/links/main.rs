@@ -264,6 +264,7 @@ fn credentials(dir: &Path, ca: &Ca, unit: &str) -> (PathBuf, PathBuf) {
         trust_domain: Settings::default().trust_domain,
         unit: name(unit),
         relay: name(&format!("{unit}-1")),
+        siblings: false,
         now: time::OffsetDateTime::now_utc(),
         validity: Duration::from_secs(3600),
     };
@@ -336,6 +337,7 @@ fn relay(
         metrics: peer::Metrics::register(&registry, &name(unit)).unwrap(),
         elsewhere: (shard.index, shard.elsewhere),
         roster: Arc::default(),
+        lines: None,
     });
     peers.start(Some(listener.clone()));
     Relay {

@@ -75,6 +75,7 @@ pub fn own() -> Own {
         geo: name("cn-east"),
         unit: name("a"),
         relay: name("a-1"),
+        siblings: false,
     }
 }
 

@@ -344,12 +344,13 @@ fn grpc_head(own: &Metadata) -> Metadata {
     head.build()
 }
 
-/// What the service is told: who calls and about which key, not which way the call took.
+/// What the service is told: who calls, about which key and since when it is ours, not which way the call took.
 fn narrow(request: &mut Request) {
     request.facts = Facts {
         source: request.facts.source.take(),
         request_id: request.facts.request_id,
         attempt: request.facts.attempt,
+        epoch: request.facts.owner_epoch.unwrap_or_default(),
         ..Facts::default()
     };
     request.hints = RouteHints {

@@ -172,7 +172,8 @@ impl Driver {
         let timeout = left.map(TimeoutText::new);
         let source = request.facts.source.as_ref();
         let attempts = (request.facts.attempt > 0).then(|| request.facts.attempt.to_string());
-        let mut added: [(&[u8], &[u8]); 7] = [(b"te", b"trailers"); 7];
+        let owner_epoch = request.facts.owner_epoch.map(|epoch| epoch.to_string());
+        let mut added: [(&[u8], &[u8]); 8] = [(b"te", b"trailers"); 8];
         let mut count = 1;
         let mut add = |name: &'static [u8], value| {
             if let Some(place) = added.get_mut(count) {
@@ -185,6 +186,9 @@ impl Driver {
         }
         if let Some(attempts) = &attempts {
             add(PREVIOUS_ATTEMPTS, attempts.as_bytes());
+        }
+        if let Some(epoch) = &owner_epoch {
+            add(b"strait-owner-epoch", epoch.as_bytes());
         }
         if let Some(source) = source {
             add(b"strait-source-geo", source.geo.as_str().as_bytes());

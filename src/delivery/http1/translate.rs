@@ -74,6 +74,13 @@ pub(super) fn request(
             attempts.as_bytes(),
         );
     }
+    if let Some(epoch) = call.facts.owner_epoch {
+        insert(
+            fields,
+            HeaderName::from_static("strait-owner-epoch"),
+            epoch.to_string().as_bytes(),
+        );
+    }
     if let Some(source) = &call.facts.source {
         insert(
             fields,

@@ -211,7 +211,7 @@ impl Publishers {
             ..RouteHints::default()
         };
         let table = self.routing.table();
-        let decision = table.resolve(&hints, &MissingKey::Reject, &self.place.unit);
+        let decision = table.resolve(&hints, &MissingKey::Reject, &self.place.unit, &());
         let decision = decision.map_err(|error| {
             let mut error = RelayError::from(error);
             error

@@ -68,6 +68,12 @@ fn fixture() -> Fixture {
         peers: unit_b.clone(),
         local: Service::new(),
         policies: ShardPolicies::new(CallPolicies::default()),
+        parking: ParkingLimits {
+            calls: 8,
+            bytes: 1 << 20,
+            calls_of_key: 4,
+        },
+        claims: None,
         budgets: budgets.on_shard(0),
         metrics: CallSeries::register(series.series()).unwrap().on_shard(),
         first_request_id: 1,

@@ -74,6 +74,7 @@ fn facts() -> impl Strategy<Value = Facts> {
             attempt,
             request_id,
             destination: None,
+            owner_epoch: None,
         })
 }
 

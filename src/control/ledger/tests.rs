@@ -1,0 +1,234 @@
+//! The ledger against what it promises, over random asks.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::Name;
+use crate::routing::record::{FreezeAck, KeyBytes, MoveId, NodeId, RelayId, State, Target};
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+fn empty() -> Ledger {
+    let snapshot = Snapshot {
+        epoch: Epoch::new(1, Rev::ZERO),
+        seed: 1,
+        changes: Vec::new(),
+    };
+    Ledger::new(snapshot, [], Duration::ZERO)
+}
+
+fn book() -> Book {
+    Book {
+        units: ["a", "b"].map(name).to_vec(),
+        dimensions: vec![serde_json::from_value(serde_json::json!({ "name": "cid" })).unwrap()],
+        rules: Vec::new(),
+    }
+}
+
+fn key(number: u8) -> NodeId {
+    NodeId::Key {
+        dimension: name("cid"),
+        key: number.to_string().as_str().into(),
+    }
+}
+
+fn node(id: NodeId, unit: &str, state: State) -> Node {
+    Node {
+        id,
+        target: Target::Unit(name(unit)),
+        state,
+        rev: Rev::ZERO,
+        previous: None,
+        op: OpId(0),
+        reason: String::new(),
+    }
+}
+
+fn commit(op: u128, compares: Vec<(RecordId, Rev)>, puts: Vec<Record>) -> Commit {
+    Commit {
+        op: OpId(op),
+        compares,
+        puts,
+        removes: Vec::new(),
+    }
+}
+
+/// With a book, at revision 1.
+fn published() -> Ledger {
+    let mut ledger = empty();
+    let (committed, _) = ledger.commit(commit(1, vec![], vec![Record::Book(book())])).unwrap();
+    assert_eq!(committed, Committed::Done(Rev(1)));
+    ledger
+}
+
+proptest! {
+    // G1, G2, G3, R-I13: whatever is asked and asked again, by however many, compares decide, and the feed tells all of it.
+    #[test]
+    fn commits_are_done_once_where_they_fit_and_the_feed_tells_all(
+        asks in prop::collection::vec((0_u8..3, 0_u64..12, any::<bool>(), 0_usize..4, any::<bool>()), 1..120),
+    ) {
+        let mut ledger = published();
+        let first = ledger.snapshot();
+        let mut model = BTreeMap::<u8, Rev>::new();
+        let mut done: Vec<(Commit, Rev)> = Vec::new();
+        let mut copy = crate::routing::Routes::from_snapshot(&first);
+        for (index, (number, guess, right, again, feed)) in (0_usize..).zip(asks) {
+            if again == 0 && !done.is_empty() {
+                let (commit, rev) = done[index % done.len()].clone();
+                prop_assert_eq!(ledger.commit(commit).unwrap(), (Committed::Done(rev), None));
+                continue;
+            }
+            let id = RecordId::Node(key(number));
+            let is = model.get(&number).copied().unwrap_or_default();
+            let expected = if right { is } else { Rev(guess) };
+            let unit = if index % 2 == 0 { "a" } else { "b" };
+            let put = Record::Node(node(key(number), unit, State::Active));
+            let ask = commit(100 + u128::try_from(index).unwrap(), vec![(id.clone(), expected)], vec![put]);
+            let before = ledger.epoch().rev();
+            match ledger.commit(ask.clone()).unwrap() {
+                (Committed::Done(rev), Some(written)) => {
+                    prop_assert_eq!((expected, rev), (is, before.next()));
+                    prop_assert_eq!((written.batch.prev, written.batch.rev), (before, rev));
+                    model.insert(number, rev);
+                    done.push((ask, rev));
+                }
+                (Committed::Conflict { id: at, found }, None) => {
+                    prop_assert_ne!(expected, is);
+                    prop_assert_eq!((at, found, ledger.epoch().rev()), (id, is, before));
+                }
+                other => prop_assert!(false, "{other:?}"),
+            }
+            if feed {
+                copy = copy.apply(&ledger.since(copy.rev()).unwrap()).unwrap();
+            }
+        }
+        copy = copy.apply(&ledger.since(copy.rev()).unwrap()).unwrap();
+        let whole = crate::routing::Routes::from_snapshot(&ledger.snapshot());
+        prop_assert_eq!((copy.epoch(), copy.digest()), (whole.epoch(), whole.digest()));
+    }
+}
+
+#[test]
+fn a_feed_begins_where_it_is_known_and_nowhere_else() {
+    let mut ledger = published();
+    for number in 0..u128::try_from(LOG_MAX).unwrap() + 10 {
+        let put = Record::Node(node(key(1), "a", State::Active));
+        ledger.commit(commit(10 + number, vec![], vec![put])).unwrap();
+    }
+    assert_eq!(ledger.since(Rev::ZERO), None);
+    let now = ledger.epoch().rev();
+    assert_eq!(ledger.since(now).map(|batch| batch.changes.len()), Some(0));
+    assert_eq!(ledger.since(now.next()), None, "of a future");
+    let kept = ledger.log_from;
+    let batch = ledger.since(kept).unwrap();
+    assert_eq!((batch.prev, batch.rev, batch.changes.len()), (kept, now, LOG_MAX));
+    assert_eq!(batch.changes[0].rev, kept.next());
+}
+
+#[test]
+fn records_that_make_no_sense_are_refused_with_what_to_do() {
+    let mut ledger = published();
+    let mut refused = |record: Record, part: &str| {
+        let error = ledger
+            .commit(commit(fastrand::u128(..), vec![], vec![record]))
+            .unwrap_err();
+        assert!(error.to_string().contains(part), "{error}");
+    };
+    refused(
+        Record::Node(node(key(1), "x", State::Active)),
+        "unit x is not published",
+    );
+    let to = State::Migrating {
+        to: name("x"),
+        by: MoveId(1),
+    };
+    refused(Record::Node(node(key(1), "a", to)), "unit x is not published");
+    let long = NodeId::Key {
+        dimension: name("cid"),
+        key: KeyBytes(vec![b'x'; 257].into()),
+    };
+    refused(Record::Node(node(long, "a", State::Active)), "256 are allowed");
+    let other = NodeId::Key {
+        dimension: name("uid"),
+        key: "1".into(),
+    };
+    refused(
+        Record::Node(node(other, "a", State::Active)),
+        "dimension uid is not published",
+    );
+    let mut swapped = book();
+    swapped.units.reverse();
+    refused(Record::Book(swapped), "only ever added");
+    let gone = Book {
+        dimensions: Vec::new(),
+        ..book()
+    };
+    refused(Record::Book(gone), "dimension cid must stay");
+    assert_eq!(ledger.epoch().rev(), Rev(1));
+}
+
+// G5, R-3.7
+#[test]
+fn what_a_relay_says_counts_while_its_life_lasts() {
+    let mut ledger = published();
+    let relay = RelayId {
+        unit: name("a"),
+        relay: name("a-1"),
+    };
+    let open = |ledger: &mut Ledger, op: u128, at: u64| {
+        let commit = ledger.opening(relay.clone(), OpId(op));
+        let Record::Relay(record) = commit.puts[0].clone() else {
+            panic!()
+        };
+        ledger.commit(commit).unwrap();
+        ledger.opened(record, Duration::from_secs(at))
+    };
+    let first = open(&mut ledger, 50, 10);
+    let frozen = State::Frozen {
+        to: name("b"),
+        by: MoveId(7),
+    };
+    ledger
+        .commit(commit(60, vec![], vec![Record::Node(node(key(1), "a", frozen))]))
+        .unwrap();
+    let rev = ledger.epoch().rev();
+    let ack = |session, rev, drained| FreezeAck {
+        session,
+        by: MoveId(7),
+        node: key(1),
+        rev,
+        drained,
+    };
+    let acks = |ledger: &Ledger| ledger.standing(None, Duration::from_secs(12))[0].acks.clone();
+    ledger.report(vec![ack(first.session, Rev(1), true)]);
+    assert_eq!(acks(&ledger), [], "of another freeze");
+    ledger.report(vec![ack(first.session, rev, true), ack(first.session, rev, false)]);
+    assert_eq!(acks(&ledger), [ack(first.session, rev, true)]);
+    assert_eq!(
+        ledger.standing(None, Duration::from_secs(12))[0].silent_for,
+        Some(Duration::from_secs(2))
+    );
+
+    let second = open(&mut ledger, 51, 20);
+    assert_ne!(first.session, second.session);
+    assert_eq!(acks(&ledger), []);
+    ledger.report(vec![ack(first.session, rev, true)]);
+    assert_eq!(acks(&ledger), [], "of a life that is over");
+    assert_eq!(
+        ledger.renew(first.session, Duration::from_secs(21)),
+        Err(StoreError::SessionOver)
+    );
+    assert_eq!(ledger.renew(second.session, Duration::from_secs(21)), Ok(()));
+
+    // After a restart of the store every life has its full time anew.
+    let again = Ledger::new(ledger.snapshot(), [], Duration::from_secs(100));
+    let standing = again.standing(Some(&name("a")), Duration::from_secs(101));
+    assert_eq!(
+        (standing[0].session, standing[0].silent_for),
+        (second.session, Some(Duration::from_secs(1)))
+    );
+}

@@ -1,0 +1,234 @@
+//! What becomes of calls whose route is not known yet, or whose key is being moved (R-3.8).
+//!
+//! ```text
+//! route -- frozen, unclaimed, behind --> [parked] -- routes changed, or now and then --> route again --> sent
+//!    ^                                       |
+//!    +-- the owner says `moving` ------------+-- time over, or patience: ends with the reason it waits for
+//! ```
+//!
+//! # Invariants
+//! - W4. A call that waits is on no wire and holds no permit for retries.
+//! - W5. No service saw a call that is parked, whatever happened to it before.
+//!
+//! # Not here
+//! How many may wait (`parking`), calls that are tried again because they failed (`retries`).
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::parking::Seat;
+use super::retries::LookAlarm;
+use super::rpc::{Open, Routed, Rpc};
+use crate::model::{CallId, Callee, Reason, Refused, RelayError, Request, Retry};
+use crate::routing::{Decision, RouteError};
+
+/// A call that waits for its route.
+pub(super) struct Parked {
+    /// Its place; held until it goes on.
+    _seat: Seat,
+    /// How it ends if what it waits for does not come.
+    error: RelayError,
+    until: Instant,
+    /// When it looks again of its own accord.
+    look: Option<LookAlarm>,
+}
+
+/// Why a call waits, and until when at most.
+pub(super) struct Wait {
+    /// How it ends if what it waits for does not come.
+    error: RelayError,
+    /// Time until it looks again of its own accord.
+    look: Duration,
+}
+
+impl Wait {
+    /// The key of this decision is frozen.
+    pub(super) fn frozen(decision: &Decision<'_>) -> Self {
+        let detail = format!(
+            "the key is being moved away from unit {}; it is there in a moment",
+            decision.unit
+        );
+        Self {
+            error: RelayError::new(Reason::Moving, Retry::Safe, detail).pushed_back(PUSHBACK),
+            look: LOOK_AGAIN,
+        }
+    }
+
+    /// Another relay has heard of something that this one has not: the owner refused, or named an owner too often.
+    pub(super) fn until_known(error: &RelayError) -> Self {
+        Self {
+            look: error.pushback.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN),
+            error: error.clone(),
+        }
+    }
+
+    /// How the call ends.
+    pub(super) fn into_error(self) -> RelayError {
+        self.error
+    }
+}
+
+impl Parked {
+    /// What it waits for.
+    pub(super) fn why(&self) -> &str {
+        &self.error.detail
+    }
+
+    /// How it ends if that does not come.
+    pub(super) fn into_error(self) -> RelayError {
+        self.error
+    }
+}
+
+impl Rpc {
+    /// What to do about a call that has no route: some wait, others are refused.
+    pub(super) fn without_route(&self, request: &Request, error: RouteError) -> Result<Wait, RelayError> {
+        let look = match &error {
+            RouteError::Unclaimed { .. } => {
+                if let Some(claims) = &self.parts.claims {
+                    claims.ask(&request.hints);
+                }
+                LOOK_AGAIN
+            }
+            RouteError::Behind { .. } => LOOK_AGAIN,
+            _ => return Err(error.into()),
+        };
+        Ok(Wait {
+            error: error.into(),
+            look,
+        })
+    }
+
+    /// Puts a call aside until its route is known.
+    pub(super) fn park(&self, id: CallId, request: Box<Request>, wait: Wait) -> Result<(), Refused> {
+        let parked = match self.parked(id, &request, wait) {
+            Ok(parked) => parked,
+            Err(error) => return Err(Refused { error, request }),
+        };
+        self.calls.with(id, |open| {
+            open.active = None;
+            open.again = Some(request);
+            open.parked = Some(Box::new(parked));
+        });
+        Ok(())
+    }
+
+    fn parked(&self, id: CallId, request: &Request, wait: Wait) -> Result<Parked, Box<RelayError>> {
+        let table = self.parts.routing.table();
+        let key = table.hash_of(&request.hints);
+        let Some(seat) = self.parking.seat(id, key, request.body.chunk.len()) else {
+            let mut error = wait.into_error();
+            error.detail.push_str("; too many calls wait for that already");
+            return Err(Box::new(error.pushed_back(PUSHBACK)));
+        };
+        let now = clock();
+        Ok(Parked {
+            _seat: seat,
+            error: wait.error,
+            until: now + PATIENCE,
+            look: Some(self.retries.look_at(now + wait.look, id)),
+        })
+    }
+
+    /// Parks a call that another relay refused because its key moves; `None` if it is none, or cannot be sent again.
+    pub(super) fn park_refused(&self, id: CallId, open: &mut Open, error: &RelayError) -> Option<()> {
+        let redirected = error.reason == Reason::WrongUnit && error.owner.is_some() && open.redirects > 0;
+        let moves = matches!(error.reason, Reason::Moving | Reason::NoLease) || redirected;
+        if !moves || error.retry != Retry::Safe || !self.parts.routing.table().has_routes() {
+            return None;
+        }
+        let request = open.again.as_ref()?;
+        // Gives up its permit, if it has one (W4).
+        open.turn = None;
+        let parked = self.parked(id, request, Wait::until_known(error)).ok()?;
+        open.parked = Some(Box::new(match open.parked.take() {
+            // It has waited before: the time it has is not given anew.
+            Some(before) => Parked {
+                until: before.until,
+                ..parked
+            },
+            None => parked,
+        }));
+        Some(())
+    }
+
+    /// Lets calls go on whose route is known by now; runs as long as the shard.
+    pub(super) async fn watch_routes(&self) {
+        let mut changes = self.parts.routing.changes();
+        while changes.changed().await.is_ok() {
+            for group in self.parking.calls().chunks(RELEASED_AT_ONCE) {
+                for id in group {
+                    self.look_again(*id);
+                }
+                if group.len() == RELEASED_AT_ONCE {
+                    tokio::time::sleep(STEP).await;
+                }
+            }
+        }
+        // The table is gone, and with it the relay.
+        std::future::pending::<()>().await;
+    }
+
+    /// A call that waits looks whether its route is known.
+    pub(super) fn look_again(&self, id: CallId) {
+        let now = clock();
+        let looked = self.calls.with(id, |open| self.route_again(id, open, now)).flatten();
+        match looked {
+            None | Some(Looked::Wait) => {}
+            Some(Looked::Fail(error)) => {
+                if let Some(open) = self.calls.take(id) {
+                    self.fail(open, error);
+                }
+            }
+            Some(Looked::Go(way, request)) => {
+                if let Err(refused) = self.send_first(way, request, id) {
+                    self.on_failed(id, super::verdict::Failure::Relay(refused.error));
+                }
+            }
+        }
+    }
+
+    fn route_again(&self, id: CallId, open: &mut Open, now: Instant) -> Option<Looked> {
+        let parked = open.parked.as_mut()?;
+        let mut request = open.again.take()?;
+        request.facts.visited.clear();
+        let (until, routed) = (parked.until, self.route(&mut request, &mut open.record));
+        Some(match routed {
+            Ok(Routed::To(way)) => {
+                open.parked = None;
+                open.record.on_sent(now, &self.parts.metrics);
+                Looked::Go(way, request)
+            }
+            Ok(Routed::Wait(wait)) if now < until => {
+                parked.error = wait.error;
+                parked.look = Some(self.retries.look_at(now + wait.look, id));
+                open.again = Some(request);
+                Looked::Wait
+            }
+            Ok(Routed::Wait(wait)) => Looked::Fail(wait.into_error()),
+            Err(error) => Looked::Fail(error),
+        })
+    }
+}
+
+/// What a call that waits has found.
+enum Looked {
+    Fail(RelayError),
+    Go(Rc<dyn Callee>, Box<Request>),
+    Wait,
+}
+
+fn clock() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// When a caller that was refused because its key moves should come back.
+const PUSHBACK: Duration = Duration::from_millis(100);
+/// Longest time a call waits for its route.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// When a call that waits looks again although nothing has changed.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// Calls that go on at once after a change; the others follow in groups of as many, so that their unit is not flooded.
+const RELEASED_AT_ONCE: usize = 200;
+/// Between two groups of calls that go on.
+const STEP: Duration = Duration::from_millis(5);
