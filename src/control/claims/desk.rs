@@ -82,7 +82,7 @@ impl Desk {
             Ask::Write(claim) => ((claim.dimension.clone(), claim.key.clone()), Some(claim)),
         };
         let op = claim.as_ref().map(|claim| claim.op);
-        if let Some(holder) = self.known.get(key.0.as_str(), &key.1.0) {
+        if let Some(holder) = self.known.find(&key) {
             return Some(outcome(holder, op));
         }
         if claim.is_none() && self.free.contains(&key, now) {
@@ -240,7 +240,7 @@ impl Desk {
         for claim in claims {
             let key = (claim.dimension.clone(), claim.key.clone());
             let holder = Holder::from(claim);
-            self.known.insert(key.0.as_str(), &key.1.0, holder.clone());
+            self.known.insert(&key, holder.clone());
             self.free.remove(&key);
             self.land(&key, out, |caller| outcome(holder.clone(), caller.op));
         }

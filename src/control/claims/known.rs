@@ -1,13 +1,13 @@
 //! Who has which key: the positive cache, shared by all shards.
 
 use std::fmt;
-use std::hash::Hasher;
 use std::sync::Arc;
 
 use quick_cache::sync::Cache;
-use siphasher::sip128::{Hasher128, SipHasher24};
 
+use super::ClaimKey;
 use crate::routing::record::{Claim, Epoch, OpId, Target};
+use crate::routing::{KeyHash, key_hash};
 
 /// Who has a key since its birth.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -32,26 +32,26 @@ impl From<Claim> for Holder {
 
 /// Who has which key, as far as this relay has heard and remembers. Clones share it.
 ///
-/// Nothing in it can be out of date (B2), so there is neither a time limit nor a way to remove a key. Keys are kept as hashes
-/// of 128 bits, keyed so that nobody can make two keys that collide.
+/// Nothing in it can be out of date (B2), so there is neither a time limit nor a way to remove a key. Keys are kept as hashes,
+/// as copies of the routes do.
 #[derive(Clone)]
 pub struct Known {
-    cache: Arc<Cache<u128, Holder>>,
-    hash_key: [u8; 16],
+    cache: Arc<Cache<KeyHash, Holder>>,
+    seed: u128,
 }
 
 impl Known {
-    /// Remembers so many keys; those that were not asked for go first. `seed` is the store's, or random.
+    /// Remembers so many keys; those that were not asked for go first. `seed` is that of the store's records.
     pub fn new(keys_max: usize, seed: u128) -> Self {
         Self {
             cache: Arc::new(Cache::new(keys_max)),
-            hash_key: seed.to_be_bytes(),
+            seed,
         }
     }
 
     /// Who has a key.
-    pub fn get(&self, dimension: &str, key: &[u8]) -> Option<Holder> {
-        self.cache.get(&self.hash(dimension, key))
+    pub fn get(&self, hash: KeyHash) -> Option<Holder> {
+        self.cache.get(&hash)
     }
 
     /// How many keys are remembered.
@@ -64,17 +64,13 @@ impl Known {
         self.cache.is_empty()
     }
 
-    pub(super) fn insert(&self, dimension: &str, key: &[u8], holder: Holder) {
-        self.cache.insert(self.hash(dimension, key), holder);
+    pub(super) fn find(&self, (dimension, key): &ClaimKey) -> Option<Holder> {
+        self.get(key_hash(self.seed, dimension.as_str().as_bytes(), &key.0))
     }
 
-    fn hash(&self, dimension: &str, key: &[u8]) -> u128 {
-        let mut hasher = SipHasher24::new_with_key(&self.hash_key);
-        hasher.write(dimension.as_bytes());
-        // No name has this byte, so the border is clear.
-        hasher.write(&[0]);
-        hasher.write(key);
-        hasher.finish128().as_u128()
+    pub(super) fn insert(&self, (dimension, key): &ClaimKey, holder: Holder) {
+        self.cache
+            .insert(key_hash(self.seed, dimension.as_str().as_bytes(), &key.0), holder);
     }
 }
 
