@@ -24,6 +24,7 @@ mod inbox;
 mod log;
 mod look_ups;
 mod outbox;
+mod tokens;
 
 use criterion::{criterion_group, criterion_main};
 
@@ -39,6 +40,7 @@ criterion_group!(
     inbox::bench,
     log::bench,
     look_ups::bench,
-    outbox::bench
+    outbox::bench,
+    tokens::bench
 );
 criterion_main!(parts);

@@ -7,6 +7,7 @@
 //! # Not here
 //! Which unit owns a key by a given copy (`routing`), and what becomes of a call (`outbound`, `inbound`).
 
+pub mod claims;
 pub mod clock;
 pub mod embedded;
 pub mod keeper;

@@ -25,10 +25,12 @@ mod hops;
 mod key_hash;
 pub mod lease;
 mod overrides;
+pub mod placement;
 pub mod record;
 mod settings;
 mod table;
 mod takeover;
+pub mod token;
 #[cfg(test)]
 mod tests;
 
