@@ -14,4 +14,3 @@ pub mod keeper;
 pub mod ledger;
 pub mod operator;
 pub mod store;
-

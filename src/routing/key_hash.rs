@@ -12,7 +12,7 @@ pub struct KeyHash(pub u128);
 pub fn key_hash(seed: u128, dimension: &[u8], key: &[u8]) -> KeyHash {
     let mut hasher = SipHasher24::new_with_key(&seed.to_le_bytes());
     // The length keeps the dimension apart from the key.
-    hasher.write_usize(dimension.len());
+    hasher.write_u64(u64::try_from(dimension.len()).unwrap_or(u64::MAX));
     hasher.write(dimension);
     hasher.write(key);
     KeyHash(hasher.finish128().as_u128())

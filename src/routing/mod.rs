@@ -30,9 +30,9 @@ pub mod record;
 mod settings;
 mod table;
 mod takeover;
-pub mod token;
 #[cfg(test)]
 mod tests;
+pub mod token;
 
 pub use copy::{Gap, Routes, SavedError};
 pub use error::{RouteError, RuleError, RuleProblem};

@@ -32,8 +32,10 @@ fn secrets(lines: &[(u8, &str)]) -> Secrets {
         .iter()
         .map(|(byte, word)| format!("{} {word}", format!("{byte:02x}").repeat(32)))
         .collect();
-    let lines = lines.join("
-");
+    let lines = lines.join(
+        "
+",
+    );
     Secrets::parse(Zeroizing::new(lines)).unwrap()
 }
 

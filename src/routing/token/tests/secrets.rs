@@ -27,8 +27,13 @@ fn the_file_of_secrets_is_read_and_mistakes_are_named() {
     let many: Vec<String> = (0..5)
         .map(|byte| format!("{} verify", format!("{byte:02x}").repeat(32)))
         .collect();
-    check(&many.join("
-"), Err((5, SecretsProblem::Many)));
+    check(
+        &many.join(
+            "
+",
+        ),
+        Err((5, SecretsProblem::Many)),
+    );
 }
 
 // T3
