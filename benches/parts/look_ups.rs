@@ -1,4 +1,4 @@
-//! Which unit owns a key, and the mailbox events wait in.
+//! Which unit owns a key by the rules, and the mailbox events wait in.
 
 use std::hint::black_box;
 

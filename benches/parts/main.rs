@@ -24,6 +24,7 @@ mod inbox;
 mod log;
 mod look_ups;
 mod outbox;
+mod routes;
 mod tokens;
 
 use criterion::{criterion_group, criterion_main};
@@ -41,6 +42,7 @@ criterion_group!(
     log::bench,
     look_ups::bench,
     outbox::bench,
-    tokens::bench
+    routes::bench
+    tokens::bench,
 );
 criterion_main!(parts);

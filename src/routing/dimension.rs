@@ -8,6 +8,8 @@ use crate::model::{Map, Name, UnitId};
 #[derive(Clone, Debug)]
 pub(super) struct Dimension {
     pub(super) name: Name,
+    /// Where its rules stand, for explanations.
+    pub(super) origin: &'static str,
     owners: Vec<Owner>,
     keys: Map<Box<[u8]>, Slot>,
     prefixes: Vec<Prefix>,
@@ -21,6 +23,8 @@ pub(super) struct Match<'a> {
     pub(super) unit: &'a UnitId,
     pub(super) rule: u32,
     pub(super) kind: RuleKind,
+    /// The bucket, of a rule with `hash`.
+    pub(super) bucket: Option<u16>,
 }
 
 /// Index into `owners`.
@@ -53,6 +57,7 @@ impl Dimension {
         let mut builder = Builder {
             dimension: Self {
                 name: name.clone(),
+                origin: "routing.rules",
                 owners: Vec::new(),
                 keys: Map::default(),
                 prefixes: Vec::new(),
@@ -80,13 +85,10 @@ impl Dimension {
         if let Some(found) = self.matched(self.range_of(key), RuleKind::Range, record) {
             return Some(found);
         }
-        let found = if self.buckets.is_empty() {
-            None
-        } else {
-            self.buckets.get(usize::from(bucket(key))).copied().flatten()
-        };
+        let bucket = (!self.buckets.is_empty()).then(|| bucket(key));
+        let found = bucket.and_then(|bucket| self.buckets.get(usize::from(bucket)).copied().flatten());
         if let Some(found) = self.matched(found, RuleKind::Hash, record) {
-            return Some(found);
+            return Some(Match { bucket, ..found });
         }
         self.matched(self.default, RuleKind::Default, record)
     }
@@ -103,13 +105,14 @@ impl Dimension {
             .and_then(|slot| usize::try_from(slot).ok())
             .and_then(|slot| self.owners.get(slot));
         record.step(kind.as_str(), owner.is_some(), || match owner {
-            Some(owner) => format!("routing.rules[{}] gives the key to unit {}", owner.rule, owner.unit),
+            Some(owner) => format!("{}[{}] gives the key to unit {}", self.origin, owner.rule, owner.unit),
             None => format!("no rule of dimension {} with {} matches", self.name, kind.as_str()),
         });
         owner.map(|owner| Match {
             unit: &owner.unit,
             rule: owner.rule,
             kind,
+            bucket: None,
         })
     }
 

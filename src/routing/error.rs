@@ -1,6 +1,6 @@
 //! What can be wrong with a rule, and with a call that is to be routed.
 
-use super::record::Rev;
+use super::record::Epoch;
 use crate::model::{Name, Reason, RelayError, Retry, UnitId};
 
 /// One mistake in the rules; all of them are reported together.
@@ -102,11 +102,17 @@ pub enum RouteError {
         /// Whether the store was asked a moment ago.
         looked_up: bool,
     },
-    /// The call's token speaks of a revision that this relay has not heard of yet.
-    #[error("this relay has not heard yet of revision {needs}, of which the call's token speaks")]
+    /// What is known of the key speaks of a revision that this relay has not heard of yet.
+    #[error("this relay has not heard yet of revision {needs}, of which the call's token or the key's claim speaks")]
     Behind {
         /// The revision.
-        needs: Rev,
+        needs: Epoch,
+    },
+    /// A key belongs to a group that belongs to it.
+    #[error("the key of dimension {dimension} leads to a group that leads back to it; give one of them a unit")]
+    Circle {
+        /// The dimension.
+        dimension: Name,
     },
     /// The key goes where another key of the call goes, and there is none.
     #[error("the key goes where the call's key of dimension {dimension} goes; send that too")]

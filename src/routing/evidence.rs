@@ -1,19 +1,27 @@
 //! What is known of keys that nobody decided about, from tokens and from claims that were looked up.
 //!
 //! A claim is written once, so what is known of it never gets wrong. What can make it count no more is a record about the
-//! key in the control group, and of those each relay has all.
+//! key in the control group, and of those each relay has all; and a store that was restored from a backup, which may have
+//! forgotten it.
 
 use super::KeyHash;
 use super::record::{Epoch, Rev, Target};
-use crate::model::Key;
+use crate::model::Name;
 
-/// Where to look for what is known of a key.
+/// Where to look for what is known of a key. The order is that of this list; one that holds is enough, and all that hold
+/// say the same (R-I6).
 pub trait Evidence {
-    /// What is known of the key.
-    fn find(&self, hash: KeyHash, key: &Key) -> Found;
+    /// What the call's token says of the key, if it has one of this Geo, for this key, and in time.
+    fn token(&self, dimension: &Name, key: &[u8]) -> Option<Known> {
+        let _ = (dimension, key);
+        None
+    }
+
+    /// What was heard of the key's claim.
+    fn claim(&self, dimension: &Name, key: &[u8], hash: KeyHash) -> Found;
 }
 
-/// What is known of a key.
+/// What was heard of a key's claim.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum Found {
     /// This.
@@ -25,17 +33,17 @@ pub enum Found {
     Unasked,
 }
 
-/// Who has a key, by its claim.
+/// Who has a key.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Known {
-    /// The owner since birth.
+    /// The owner; of a claim, the one since birth.
     pub target: Target,
-    /// What the claiming relay's copy was at.
+    /// Of a claim: what the claiming relay's copy was at. Of a token: its epoch.
     pub base: Epoch,
-    /// The revision up to which whoever says so knew of no other decision.
-    pub as_of: Rev,
-    /// Where it comes from.
-    pub source: Source,
+    /// The revision up to which whoever says so knew of all decisions. Of a token: it says so, with the incarnation of its
+    /// epoch. Of a claim that was looked up: where this relay's copy was when it *asked*. Not the claim's `base`: after a
+    /// decision about the key was taken back, that would never hold again.
+    pub as_of: Epoch,
 }
 
 /// What decided, as series and explanations name it.
@@ -62,18 +70,30 @@ pub enum Verdict {
     Current,
     /// The copy knows of a later decision.
     Superseded,
+    /// The store was restored since and may have forgotten the claim; ask it.
+    TooOld,
     /// The copy is behind what the evidence speaks of.
-    Ahead(Rev),
+    Ahead(Epoch),
 }
 
-/// Judges evidence at a copy that has applied `applied` and whose newest record of the key, a tombstone perhaps, is `newest`.
-pub fn judge(as_of: Rev, applied: Rev, newest: Option<Rev>) -> Verdict {
-    if as_of > applied {
+/// Judges evidence as of `as_of` at a copy that has applied `applied` and whose newest record of the key, a tombstone
+/// perhaps, is `newest`.
+pub fn judge(as_of: Epoch, applied: Epoch, newest: Option<Rev>) -> Verdict {
+    if as_of.incarnation() < applied.incarnation() {
+        Verdict::TooOld
+    } else if as_of > applied {
         Verdict::Ahead(as_of)
-    } else if newest.is_some_and(|newest| newest > as_of) {
+    } else if newest.is_some_and(|newest| newest > as_of.rev()) {
         Verdict::Superseded
     } else {
         Verdict::Current
+    }
+}
+
+impl Known {
+    /// How it stands at a copy. Nothing holds before the copy is where the claim was made.
+    pub fn judge(&self, applied: Epoch, newest: Option<Rev>) -> Verdict {
+        judge(self.as_of.max(self.base), applied, newest)
     }
 }
 
@@ -103,7 +123,7 @@ impl Source {
 
 /// Nothing is known of any key.
 impl Evidence for () {
-    fn find(&self, _: KeyHash, _: &Key) -> Found {
+    fn claim(&self, _: &Name, _: &[u8], _: KeyHash) -> Found {
         Found::Unasked
     }
 }
@@ -116,6 +136,7 @@ mod tests {
     #[test]
     fn what_is_judged_current_is_what_the_history_says() {
         const STEPS: u64 = 7;
+        let at = |rev| Epoch::new(1, Rev(rev));
         // Bit n: revision n + 1 decided about the key.
         for history in 0..1_u64 << STEPS {
             let owner = |at: u64| {
@@ -127,14 +148,31 @@ mod tests {
             for as_of in 0..=STEPS {
                 for applied in 0..=STEPS {
                     let said = owner(as_of);
-                    let verdict = judge(Rev(as_of), Rev(applied), owner(applied));
+                    let verdict = judge(at(as_of), at(applied), owner(applied));
                     match verdict {
                         Verdict::Current => assert_eq!(said, owner(applied), "{history:b} {as_of} {applied}"),
                         Verdict::Superseded => assert_ne!(said, owner(applied), "{history:b} {as_of} {applied}"),
-                        Verdict::Ahead(rev) => assert!(rev > Rev(applied)),
+                        Verdict::Ahead(rev) => assert!(rev > at(applied)),
+                        Verdict::TooOld => panic!("{history:b} {as_of} {applied}"),
                     }
                 }
             }
         }
+    }
+
+    // revisions of another incarnation say nothing.
+    #[test]
+    fn what_was_known_before_a_restore_is_too_old_and_what_was_known_after_it_is_ahead() {
+        let (before, after) = (Epoch::new(1, Rev(90)), Epoch::new(2, Rev(40)));
+        for early in [3, 90] {
+            assert_eq!(judge(Epoch::new(1, Rev(early)), after, None), Verdict::TooOld);
+        }
+        assert_eq!(judge(after, before, None), Verdict::Ahead(after));
+        let known = Known {
+            target: Target::Unit(Name::new("a").unwrap()),
+            base: before,
+            as_of: after,
+        };
+        assert_eq!(known.judge(after, Some(Rev(40))), Verdict::Current);
     }
 }

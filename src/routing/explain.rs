@@ -35,7 +35,13 @@ pub struct Step {
 }
 
 impl Explanation {
-    pub(super) fn new(table_version: u64, result: Result<Decision<'_>, RouteError>, steps: Vec<Step>) -> Self {
+    /// `rules` is where rules stand.
+    pub(super) fn new(
+        table_version: u64,
+        rules: &str,
+        result: Result<Decision<'_>, RouteError>,
+        steps: Vec<Step>,
+    ) -> Self {
         let mut explanation = Self {
             table_version,
             owner: None,
@@ -58,7 +64,7 @@ impl Explanation {
                     RuleRef::MissingKey => "missing_key".to_owned(),
                     RuleRef::Override => "what was decided about the key".to_owned(),
                     RuleRef::Claim => "the key's claim".to_owned(),
-                    RuleRef::Rule { index, kind } => format!("routing.rules[{index}].{}", kind.as_str()),
+                    RuleRef::Rule { index, kind } => format!("{rules}[{index}].{}", kind.as_str()),
                 });
             }
             Err(error) => explanation.error = Some(error.to_string()),

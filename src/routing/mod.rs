@@ -34,7 +34,7 @@ mod takeover;
 mod tests;
 pub mod token;
 
-pub use copy::{Gap, Routes, SavedError};
+pub use copy::{Gap, NodeView, Routes, SavedError, Through, Trail};
 pub use error::{RouteError, RuleError, RuleProblem};
 pub use evidence::{Evidence, Found, Known, Source, Verdict, judge};
 pub use explain::{Explanation, Step};
@@ -42,7 +42,6 @@ pub use handle::{Handle, Reader};
 pub use hash::{BUCKETS, bucket};
 pub use hops::{LoopError, check_hops};
 pub use key_hash::{KeyHash, key_hash};
-pub use overrides::Overrides;
 pub use settings::{Rule, Settings};
 pub use table::{Decision, RouteTable, RuleKind, RuleRef, Standing};
 pub use takeover::rendezvous;

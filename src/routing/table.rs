@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::copy::{Resolved, Routes};
+use super::copy::{Resolved, Routes, Trail};
 use super::dimension::{Dimension, Match};
 use super::evidence::{Evidence, Source};
 use super::explain::{Explanation, Recorder, Step};
@@ -39,8 +39,10 @@ pub struct Decision<'a> {
     pub dimension: Option<&'a Name>,
     /// Whether writes are admitted.
     pub standing: Standing,
-    /// What kind of thing decided.
+    /// What decided about the key that the call was routed by.
     pub source: Source,
+    /// What the look-up went through; empty without a route store.
+    pub trail: Trail,
 }
 
 /// Whether the owner of a key admits writes.
@@ -67,7 +69,7 @@ pub enum RuleRef {
     MissingKey,
     /// A rule.
     Rule {
-        /// Position in `routing.rules`, from 0.
+        /// Position in `routing.rules`, from 0; with a route store, in the published book.
         index: u32,
         /// How it matched.
         kind: RuleKind,
@@ -259,7 +261,12 @@ impl RouteTable {
     ) -> Explanation {
         let mut steps: Vec<Step> = Vec::new();
         let result = self.resolve_with(hints, missing_key, local, evidence, &mut steps);
-        Explanation::new(self.version(), result, steps)
+        let rules = if self.has_routes() {
+            "book.rules"
+        } else {
+            "routing.rules"
+        };
+        Explanation::new(self.version(), rules, result, steps)
     }
 
     fn resolve_with<'a>(
@@ -347,6 +354,7 @@ impl RouteTable {
             dimension: None,
             standing: Standing::Open,
             source,
+            trail: Trail::default(),
         }
     }
 
@@ -361,6 +369,7 @@ impl RouteTable {
             dimension: Some(dimension),
             standing: Standing::Open,
             source: Source::Rule,
+            trail: Trail::default(),
         }
     }
 }
@@ -379,6 +388,7 @@ impl<'a> From<Resolved<'a>> for Decision<'a> {
             dimension: Some(resolved.dimension),
             standing: resolved.standing,
             source: resolved.source,
+            trail: resolved.trail,
         }
     }
 }

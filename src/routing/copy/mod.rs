@@ -6,45 +6,65 @@
 //! - C2. It advances only by a batch that begins where it stands (R-I13).
 //! - C3. Two copies at the same revision resolve alike, and have the same digest, however they got there (R-I6).
 //! - C4. Of a key at rest only its hash is kept: 24 bytes each.
+//! - C5. A batch costs what it changes, not what there is: nothing is copied or prepared anew that it does not touch.
 //!
 //! # Not here
 //! Where batches come from (`control`).
 
 mod book;
+mod described;
 mod packed;
 mod resolve;
 mod saved;
+mod take_in;
 #[cfg(test)]
 mod tests;
+mod trail;
+mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub(super) use resolve::Resolved;
 pub use saved::SavedError;
+pub use trail::{Through, Trail};
+pub use view::NodeView;
 
 use self::book::CompiledBook;
-use self::packed::Code;
-use super::record::{
-    Batch, Book, Change, DimensionSpec, Epoch, Move, MoveId, MoveState, Node, NodeId, Record, RecordId, Rev, Snapshot,
-    State,
-};
-use super::{KeyHash, Overrides, key_hash};
-use crate::model::{Map, Name, UnitId};
+use self::packed::Packed;
+use super::key_hash::{Part, node_hash, part_hash};
+use super::overrides::Overrides;
+use super::record::{Batch, Book, DimensionSpec, Epoch, Move, MoveId, Node, NodeId, RecordId, Rev, Snapshot, State};
+use super::{KeyHash, key_hash};
+use crate::model::{Name, UnitId};
 
-/// A copy at one revision.
+/// A copy at one revision. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct Routes {
     epoch: Epoch,
     seed: u128,
     book: Arc<CompiledBook>,
-    overrides: Overrides,
-    /// Keys that are more than an owner at rest: moving, following, in groups.
-    keys: Arc<Map<KeyHash, Node>>,
-    /// Buckets, rules and units that something was decided about.
-    parts: Arc<Map<NodeId, Node>>,
-    moves: Arc<BTreeMap<MoveId, Move>>,
+    /// All keys that something was decided about.
+    overrides: Overrides<Packed>,
+    /// Nodes that are more than a key with an owner at rest: keys that are moving, following, in groups or have a previous
+    /// owner; buckets, rules and units.
+    details: Overrides<Arc<Node>>,
+    counts: Counts,
+    /// Those of `details` that are being moved.
+    moving: Arc<BTreeSet<KeyHash>>,
+    /// Those that have not finished.
+    moves: Arc<BTreeMap<MoveId, Arc<Move>>>,
+    /// Moves and relays, for the digest.
+    others: Arc<BTreeMap<RecordId, Rev>>,
     digest: u64,
+}
+
+/// How many details there are of a kind. A look-up leaves out what nothing was decided about.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Counts {
+    buckets: usize,
+    rules: usize,
+    units: usize,
 }
 
 /// A batch that does not begin where the copy stands.
@@ -58,23 +78,25 @@ pub struct Gap {
 }
 
 impl Routes {
-    /// All records at a revision.
-    pub fn from_snapshot(snapshot: &Snapshot) -> Self {
-        let mut routes = Self {
-            epoch: snapshot.epoch,
-            seed: snapshot.seed,
+    fn empty(epoch: Epoch, seed: u128) -> Self {
+        Self {
+            epoch,
+            seed,
             book: Arc::default(),
             overrides: Overrides::default(),
-            keys: Arc::default(),
-            parts: Arc::default(),
+            details: Overrides::default(),
+            counts: Counts::default(),
+            moving: Arc::default(),
             moves: Arc::default(),
+            others: Arc::default(),
             digest: 0,
-        };
-        // First, because it has the numbers of the units.
-        let (book, rest): (Vec<_>, Vec<_>) = snapshot.changes.iter().partition(|change| change.id == RecordId::Book);
-        for change in book.into_iter().chain(rest) {
-            routes.put(change);
         }
+    }
+
+    /// All records at a revision.
+    pub fn from_snapshot(snapshot: &Snapshot) -> Self {
+        let mut routes = Self::empty(snapshot.epoch, snapshot.seed);
+        routes.take_in(&snapshot.changes);
         routes
     }
 
@@ -83,16 +105,14 @@ impl Routes {
     /// # Errors
     /// [`Gap`]: a snapshot is needed.
     pub fn apply(&self, batch: &Batch) -> Result<Self, Gap> {
-        if batch.prev != self.rev() {
+        if batch.prev != self.rev() || batch.rev < batch.prev {
             return Err(Gap {
                 at: self.rev(),
                 prev: batch.prev,
             });
         }
         let mut next = self.clone();
-        for change in &batch.changes {
-            next.put(change);
-        }
+        next.take_in(&batch.changes);
         next.epoch = Epoch::new(self.epoch.incarnation(), batch.rev);
         Ok(next)
     }
@@ -107,7 +127,12 @@ impl Routes {
         self.epoch.rev()
     }
 
-    /// The same for all copies at this revision (C3). Of relays and moves nothing is in it.
+    /// Of the hash under which keys are kept; the store's.
+    pub fn seed(&self) -> u128 {
+        self.seed
+    }
+
+    /// Of all records and their revisions: the same for all copies at this revision (C3).
     pub fn digest(&self) -> u64 {
         self.digest
     }
@@ -122,23 +147,32 @@ impl Routes {
         self.book().dimensions.iter().find(|dimension| dimension.name == *name)
     }
 
-    /// What was decided about a node, if it is more than an owner at rest of a key.
+    /// The record of a node, if it is more than a key with an owner at rest.
     pub fn node(&self, id: &NodeId) -> Option<&Node> {
-        match id {
-            NodeId::Key { dimension, key } => self.keys.get(&self.hash(dimension.as_str().as_bytes(), &key.0)),
-            _ => self.parts.get(id),
-        }
+        self.details.get(node_hash(self.seed, id)).map(Arc::as_ref)
+    }
+
+    /// What was decided about a node, tombstones included.
+    pub fn view(&self, id: &NodeId) -> Option<NodeView<'_>> {
+        NodeView::of(self, node_hash(self.seed, id))
+    }
+
+    /// Units in the order of their numbers in the book, with what was decided about them; [`State::Active`] if nothing was.
+    pub fn units(&self) -> impl Iterator<Item = (&UnitId, &State)> {
+        let units = self.book().units.iter();
+        units.map(|unit| (unit, self.unit_node(unit).map_or(&State::Active, |node| &node.state)))
     }
 
     /// Nodes that are being moved, in no order.
     pub fn moving(&self) -> impl Iterator<Item = &Node> {
-        let nodes = self.keys.values().chain(self.parts.values());
-        nodes.filter(|node| node.state.work().is_some())
+        self.moving
+            .iter()
+            .filter_map(|hash| self.details.get(*hash).map(Arc::as_ref))
     }
 
     /// Moves that have not finished, by number.
     pub fn moves(&self) -> impl Iterator<Item = &Move> {
-        self.moves.values()
+        self.moves.values().map(Arc::as_ref)
     }
 
     /// The hash of a key in this copy.
@@ -151,9 +185,9 @@ impl Routes {
         self.overrides.len()
     }
 
-    /// Bytes that keys take.
-    pub fn overrides_bytes(&self) -> usize {
-        self.overrides.bytes()
+    /// Bytes that all keys and the table of the other nodes take, without what their records point at.
+    pub fn bytes(&self) -> usize {
+        self.overrides.bytes() + self.details.bytes() + self.details.len() * size_of::<Node>()
     }
 
     /// Who has a bucket or a rule by the rules alone.
@@ -170,76 +204,15 @@ impl Routes {
 
     /// Whether a unit takes keys: it is there, and nothing else was decided.
     pub fn is_active(&self, unit: &UnitId) -> bool {
-        self.book().units.contains(unit)
-            && self
-                .parts
-                .get(&NodeId::Unit(unit.clone()))
-                .is_none_or(|node| node.state == State::Active)
+        self.book().units.contains(unit) && self.unit_node(unit).is_none_or(|node| node.state == State::Active)
     }
 
-    /// Takes in one record.
-    fn put(&mut self, change: &Change) {
-        match (&change.id, &change.record) {
-            (RecordId::Book, Some(Record::Book(book))) => {
-                self.digest ^= mark(0, self.book.rev) ^ mark(0, change.rev);
-                self.book = Arc::new(CompiledBook::new(book.clone(), change.rev));
-            }
-            (RecordId::Node(_), Some(Record::Node(node))) => {
-                let mut node = node.clone();
-                node.rev = change.rev;
-                self.put_node(node);
-            }
-            (RecordId::Move(id), Some(Record::Move(work))) if work.state != MoveState::Finished => {
-                Arc::make_mut(&mut self.moves).insert(*id, work.clone());
-            }
-            (RecordId::Move(id), _) if self.moves.contains_key(id) => {
-                Arc::make_mut(&mut self.moves).remove(id);
-            }
-            // Relays are the store's own concern. Nodes are never removed (K2).
-            _ => {}
+    /// What was decided about a unit.
+    fn unit_node(&self, unit: &UnitId) -> Option<&Node> {
+        if self.counts.units == 0 {
+            return None;
         }
+        let hash = part_hash(self.seed, Part::Unit(unit.as_str()));
+        self.details.get(hash).map(Arc::as_ref)
     }
-
-    fn put_node(&mut self, node: Node) {
-        if let NodeId::Key { dimension, key } = &node.id {
-            let hash = self.hash(dimension.as_str().as_bytes(), &key.0);
-            let before = self.overrides.get(hash).map_or(Rev::ZERO, packed::rev);
-            self.mark(hash.0, before, node.rev);
-            let code = self.book.code(&node);
-            self.overrides.insert(hash, packed::pack(node.rev, code));
-            if code == Code::Details {
-                Arc::make_mut(&mut self.keys).insert(hash, node);
-            } else if self.keys.contains_key(&hash) {
-                Arc::make_mut(&mut self.keys).remove(&hash);
-            }
-        } else {
-            let hash = self.part_hash(&node.id);
-            let before = self.parts.get(&node.id).map_or(Rev::ZERO, |node| node.rev);
-            self.mark(hash.0, before, node.rev);
-            Arc::make_mut(&mut self.parts).insert(node.id.clone(), node);
-        }
-    }
-
-    fn mark(&mut self, hash: u128, before: Rev, after: Rev) {
-        if before != Rev::ZERO {
-            self.digest ^= mark(hash, before);
-        }
-        self.digest ^= mark(hash, after);
-    }
-
-    fn part_hash(&self, id: &NodeId) -> KeyHash {
-        let (kind, name, number) = match id {
-            NodeId::Key { .. } => ("", "", 0),
-            NodeId::Bucket { dimension, bucket } => ("\0bucket", dimension.as_str(), u32::from(*bucket)),
-            NodeId::Rule { dimension, rule } => ("\0rule", dimension.as_str(), *rule),
-            NodeId::Unit(unit) => ("\0unit", unit.as_str(), 0),
-        };
-        let key = [name.as_bytes(), &number.to_le_bytes()].concat();
-        self.hash(kind.as_bytes(), &key)
-    }
-}
-
-/// What one record adds to the digest.
-fn mark(hash: u128, rev: Rev) -> u64 {
-    xxhash_rust::xxh3::xxh3_64_with_seed(&hash.to_le_bytes(), rev.0)
 }

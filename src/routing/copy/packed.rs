@@ -13,12 +13,15 @@ pub(super) enum Code {
     Tombstone,
 }
 
+/// A code and the revision that decided.
+pub(super) type Packed = u64;
+
 /// Units that can be told apart.
 pub(super) const UNITS_MAX: u16 = u16::MAX - 2;
 const DETAILS: u16 = u16::MAX - 1;
 const TOMBSTONE: u16 = u16::MAX;
 
-pub(super) fn pack(rev: Rev, code: Code) -> u64 {
+pub(super) fn pack(rev: Rev, code: Code) -> Packed {
     let code = match code {
         Code::Unit(unit) => unit,
         Code::Details => DETAILS,
@@ -27,11 +30,11 @@ pub(super) fn pack(rev: Rev, code: Code) -> u64 {
     (rev.0 << 16) | u64::from(code)
 }
 
-pub(super) fn rev(packed: u64) -> Rev {
+pub(super) fn rev(packed: Packed) -> Rev {
     Rev(packed >> 16)
 }
 
-pub(super) fn code(packed: u64) -> Code {
+pub(super) fn code(packed: Packed) -> Code {
     match u16::try_from(packed & 0xffff).unwrap_or(TOMBSTONE) {
         TOMBSTONE => Code::Tombstone,
         DETAILS => Code::Details,

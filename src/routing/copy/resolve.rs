@@ -1,15 +1,18 @@
 //! From a key to the unit that owns it.
 
-use super::Routes;
+use super::book::Kind;
+use super::described;
 use super::packed::{self, Code};
-use crate::model::{Key, Name, RouteHints, UnitId};
+use super::trail::{Asked, DEPTH_MAX, Hop, Trail};
+use super::{KeyHash, Routes};
+use crate::model::{Name, RouteHints, UnitId};
 use crate::routing::dimension::Match;
-use crate::routing::evidence::{Evidence, Found, Known, Source, Verdict, judge};
+use crate::routing::evidence::{Evidence, Found, Known, Source, Verdict};
 use crate::routing::explain::Recorder;
-use crate::routing::hash::bucket;
-use crate::routing::record::{DimensionSpec, Epoch, MoveId, Node, NodeId, Placement, Rev, State, Target};
+use crate::routing::key_hash::{Part, part_hash};
+use crate::routing::record::{Epoch, MoveId, Node, Placement, Rev, State, Target};
 use crate::routing::takeover::rendezvous;
-use crate::routing::{KeyHash, RouteError, RuleKind, Standing};
+use crate::routing::{RouteError, RuleKind, Standing};
 
 /// What a key resolves to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -20,12 +23,14 @@ pub(in crate::routing) struct Resolved<'a> {
     pub epoch: Epoch,
     /// Whether writes are admitted.
     pub standing: Standing,
-    /// What decided.
+    /// What decided about the call's key itself.
     pub source: Source,
     /// The rule, if one decided.
     pub rule: Option<(u32, RuleKind)>,
     /// The dimension whose key decided.
     pub dimension: &'a Name,
+    /// What it went through.
+    pub trail: Trail,
 }
 
 /// What a call brings along.
@@ -34,22 +39,22 @@ struct Brought<'h, E> {
     evidence: &'h E,
 }
 
-/// What was seen on the way.
-struct Walk<'w> {
-    rev: Rev,
-    /// A node that somebody asks for, and whether it was met.
-    watched: Option<&'w NodeId>,
-    met: bool,
-    /// The newest freeze.
-    frozen: Option<(MoveId, Rev)>,
-    source: Source,
-    rule: Option<(u32, RuleKind)>,
+/// A key on the way.
+#[derive(Clone, Copy)]
+struct At<'a, 'k> {
+    kind: Kind<'a>,
+    key: &'k [u8],
+    hash: KeyHash,
 }
 
-/// Where the way goes on.
-enum Next<'a> {
-    Unit(&'a UnitId),
-    Key(Key),
+/// What was seen on the way.
+pub(super) struct Walk {
+    rev: Rev,
+    /// The newest freeze.
+    pub(super) frozen: Option<(Rev, MoveId)>,
+    source: Option<Source>,
+    rule: Option<(u32, RuleKind)>,
+    trail: Trail,
 }
 
 impl Routes {
@@ -63,225 +68,236 @@ impl Routes {
         evidence: &impl Evidence,
         record: &mut impl Recorder,
     ) -> Option<Result<Resolved<'a>, RouteError>> {
-        for spec in &self.book.book.dimensions {
-            let name = spec.name.as_str();
+        for kind in self.book.kinds() {
+            let name = kind.spec.name.as_str();
             let Some(key) = hints.keys.iter().find(|key| key.dimension == name) else {
                 record.step(name, false, || "the call has no key of it".to_owned());
                 continue;
             };
-            if key.key.len() > usize::from(spec.key_bytes_max) {
-                return Some(Err(RouteError::KeyTooLong {
-                    dimension: spec.name.clone(),
-                    bytes_max: spec.key_bytes_max,
-                }));
-            }
+            let mut walk = Walk::new(self.rev());
             let brought = Brought { hints, evidence };
-            return Some(self.resolve_key(&spec.name, key, &brought, &mut Walk::new(None), record));
+            let unit = self.owner((kind, &key.key), &brought, &mut walk, record);
+            return Some(unit.map(|unit| {
+                let epoch = Epoch::new(self.epoch.incarnation(), walk.rev);
+                record.step("epoch", true, || described::end(&walk, epoch));
+                walk.end(unit, epoch, &kind.spec.name)
+            }));
         }
         None
     }
 
-    /// Whether the key of these hints is resolved through a node; `None` if it has no owner as far as is known here.
-    pub fn passes(&self, hints: &RouteHints, node: &NodeId, evidence: &impl Evidence) -> Option<bool> {
-        let mut specs = self.book.book.dimensions.iter();
-        let (spec, key) = specs.find_map(|spec| {
-            let key = hints.keys.iter().find(|key| key.dimension == spec.name.as_str())?;
-            Some((spec, key))
-        })?;
-        let mut walk = Walk::new(Some(node));
-        let resolved = self.resolve_key(&spec.name, key, &Brought { hints, evidence }, &mut walk, &mut ());
-        (walk.met || resolved.is_ok()).then_some(walk.met)
-    }
-
-    fn resolve_key<'a>(
+    /// The owner of a key: by its own record, else by its claim or rule. Calls itself for the key that this one follows, at
+    /// most [`DEPTH_MAX`] deep.
+    fn owner<'a>(
         &'a self,
-        dimension: &'a Name,
-        key: &Key,
+        (kind, key): (Kind<'a>, &[u8]),
         brought: &Brought<'_, impl Evidence>,
-        walk: &mut Walk<'_>,
+        walk: &mut Walk,
         record: &mut impl Recorder,
-    ) -> Result<Resolved<'a>, RouteError> {
-        let mut followed;
-        let mut at = key;
-        for _ in 0..DEPTH_MAX {
-            let hash = self.hash(&at.dimension, &at.key);
-            match self.step((at, hash), brought, walk, record)? {
-                Next::Unit(unit) => {
-                    let unit = self.in_place_of(unit, hash, walk, record)?;
-                    return Ok(walk.end(unit, self.epoch, dimension));
-                }
-                Next::Key(key) => {
-                    followed = key;
-                    at = &followed;
-                }
-            }
-        }
-        Err(RouteError::TooDeep {
-            dimension: dimension.clone(),
-        })
-    }
-
-    /// One key: what was decided about it, else its claim or rule.
-    fn step<'a>(
-        &'a self,
-        (key, hash): (&Key, KeyHash),
-        brought: &Brought<'_, impl Evidence>,
-        walk: &mut Walk<'_>,
-        record: &mut impl Recorder,
-    ) -> Result<Next<'a>, RouteError> {
-        let hints = brought.hints;
-        let packed = self.overrides.get(hash);
+    ) -> Result<&'a UnitId, RouteError> {
+        let at = self.enter(kind, key, walk)?;
+        let packed = self.overrides.get(at.hash).copied();
         let newest = packed.map(packed::rev);
         walk.rev = walk.rev.max(newest.unwrap_or_default());
         match packed.map(packed::code) {
             Some(Code::Unit(number)) => {
+                // Numbers that are kept are never without a name.
                 if let Some(unit) = self.book.unit(number) {
-                    walk.source = Source::Override;
+                    walk.decided_by(Source::Override);
                     record.step("key", true, || {
-                        format!("unit {unit} has had the key since revision {}", walk.rev)
+                        let rev = newest.unwrap_or_default();
+                        format!("unit {unit} owns it, since revision {rev}")
                     });
-                    return Ok(Next::Unit(unit));
+                    return self.in_place_of(unit, at.hash, walk, record);
                 }
             }
             Some(Code::Details) => {
-                if let Some(node) = self.keys.get(&hash) {
-                    walk.source = Source::Override;
+                if let Some(node) = self.details.get(at.hash) {
+                    walk.decided_by(Source::Override);
                     walk.see(node);
-                    record.step("key", true, || described(node));
-                    return self.follow(&node.target, hints);
+                    record.step("key", true, || described::node(node));
+                    return self.follow(&node.target, at, brought, walk, record);
                 }
             }
             Some(Code::Tombstone) => record.step("key", false, || {
-                format!("what was decided about the key was taken back at revision {}", walk.rev)
+                let rev = newest.unwrap_or_default();
+                format!("what was decided about it was taken back at revision {rev}")
             }),
             None => record.step("key", false, || "nothing was decided about the key alone".to_owned()),
         }
-        let dimension = String::from_utf8_lossy(&key.dimension);
-        let unknown = || RouteError::UnknownDimension {
-            found: dimension.clone().into_owned(),
-        };
-        let (position, rules) = self.book.dimension(&key.dimension).ok_or_else(unknown)?;
-        let spec = self.book.book.dimensions.get(position).ok_or_else(unknown)?;
-        if let Some(found) = rules.find(&key.key, record) {
-            return self.by_rule(&found, key, hints, walk, record);
+        let found = kind.rules.find(key, record);
+        walk.note_rules(self.asked(found.as_ref()));
+        // Also if none matches: the next book may have one that does, or this one have lost it.
+        walk.rev = walk.rev.max(self.book.rev);
+        if let Some(found) = found {
+            return self.by_rule(&found, at, brought, walk, record);
         }
-        match &spec.placement {
+        match &kind.spec.placement {
             Placement::Claim(_) => {
-                let found = brought.evidence.find(hash, key);
-                let known = self.claimed(&spec.name, found, newest, record)?;
-                walk.source = known.source;
-                walk.rev = walk.rev.max(known.base.rev());
-                self.follow_owned(known.target, hints)
+                let (known, source) = self.known(at, newest, brought, record)?;
+                walk.decided_by(source);
+                // A claim of before a restore is older than all revisions of now.
+                if known.base.incarnation() == self.epoch.incarnation() {
+                    walk.rev = walk.rev.max(known.base.rev());
+                }
+                self.follow(&known.target, at, brought, walk, record)
             }
             Placement::Rules => Err(RouteError::NoRule {
-                dimension: spec.name.clone(),
+                dimension: kind.spec.name.clone(),
             }),
         }
     }
 
+    /// The way reaches a key.
+    fn enter<'a, 'k>(&'a self, kind: Kind<'a>, key: &'k [u8], walk: &mut Walk) -> Result<At<'a, 'k>, RouteError> {
+        let dimension = &kind.spec.name;
+        if key.len() > usize::from(kind.spec.key_bytes_max) {
+            return Err(RouteError::KeyTooLong {
+                dimension: dimension.clone(),
+                bytes_max: kind.spec.key_bytes_max,
+            });
+        }
+        let hash = self.hash(dimension.as_str().as_bytes(), key);
+        if walk.trail.has(hash) {
+            return Err(RouteError::Circle {
+                dimension: dimension.clone(),
+            });
+        }
+        let hop = Hop {
+            hash,
+            dimension: kind.position,
+            rules: Asked::No,
+        };
+        if !walk.trail.push(hop) {
+            return Err(RouteError::TooDeep {
+                dimension: dimension.clone(),
+            });
+        }
+        Ok(At { kind, key, hash })
+    }
+
+    fn asked(&self, found: Option<&Match<'_>>) -> Asked {
+        let Some(found) = found else { return Asked::Unmatched };
+        let rule = || self.book.rule_id(found.rule).map_or(Asked::Unmatched, Asked::Rule);
+        found.bucket.map_or_else(rule, Asked::Bucket)
+    }
+
+    /// By a rule, or by what was decided about all of its keys or the bucket.
     fn by_rule<'a>(
         &'a self,
         found: &Match<'a>,
-        key: &Key,
-        hints: &RouteHints,
-        walk: &mut Walk<'_>,
+        at: At<'a, '_>,
+        brought: &Brought<'_, impl Evidence>,
+        walk: &mut Walk,
         record: &mut impl Recorder,
-    ) -> Result<Next<'a>, RouteError> {
-        walk.source = Source::Rule;
-        walk.rule = Some((found.rule, found.kind));
-        walk.rev = walk.rev.max(self.book.rev);
-        let named = self.book.dimension(&key.dimension);
-        let named = named.and_then(|(position, _)| self.book.book.dimensions.get(position));
-        let (false, Some(DimensionSpec { name: dimension, .. })) = (self.parts.is_empty(), named) else {
-            return Ok(Next::Unit(found.unit));
+    ) -> Result<&'a UnitId, RouteError> {
+        if walk.decided_by(Source::Rule) {
+            walk.rule = Some((found.rule, found.kind));
+        }
+        let name = at.kind.spec.name.as_str();
+        let part = match walk.trail.last_mut().map(|hop| hop.rules) {
+            Some(Asked::Bucket(bucket)) if self.counts.buckets > 0 => Some(Part::Bucket(name, bucket)),
+            Some(Asked::Rule(rule)) if self.counts.rules > 0 => Some(Part::Rule(name, rule)),
+            _ => None,
         };
-        let id = if found.kind == RuleKind::Hash {
-            NodeId::Bucket {
-                dimension: dimension.clone(),
-                bucket: bucket(&key.key),
-            }
-        } else {
-            NodeId::Rule {
-                dimension: dimension.clone(),
-                rule: self.book.rule_id(found.rule).unwrap_or(u32::MAX),
-            }
-        };
-        let Some(node) = self.parts.get(&id) else {
-            return Ok(Next::Unit(found.unit));
+        let node = part.and_then(|part| self.details.get(part_hash(self.seed, part)));
+        let Some(node) = node else {
+            return self.in_place_of(found.unit, at.hash, walk, record);
         };
         walk.see(node);
-        if node.state == State::Tombstone {
-            return Ok(Next::Unit(found.unit));
+        let is_there = node.state != State::Tombstone;
+        record.step(described::part_name(&node.id), is_there, || described::node(node));
+        if is_there {
+            self.follow(&node.target, at, brought, walk, record)
+        } else {
+            self.in_place_of(found.unit, at.hash, walk, record)
         }
-        record.step(part_name(&id), true, || described(node));
-        self.follow(&node.target, hints)
     }
 
-    /// What is known of a key's claim.
-    fn claimed(
+    /// What is known of a key's claim and holds at this copy; the first of all that do (R-I6).
+    fn known(
         &self,
-        dimension: &Name,
-        found: Found,
+        at: At<'_, '_>,
         newest: Option<Rev>,
+        brought: &Brought<'_, impl Evidence>,
         record: &mut impl Recorder,
-    ) -> Result<Known, RouteError> {
-        let unclaimed = |looked_up| RouteError::Unclaimed {
-            dimension: dimension.clone(),
-            looked_up,
+    ) -> Result<(Known, Source), RouteError> {
+        let dimension = &at.kind.spec.name;
+        let mut needs: Option<Epoch> = None;
+        let mut judged = |source, known: Known| {
+            let verdict = known.judge(self.epoch, newest);
+            record.step(source_name(source), verdict == Verdict::Current, || {
+                described::evidence(source, &known, verdict)
+            });
+            match verdict {
+                Verdict::Current => return Some((known, source)),
+                Verdict::Ahead(epoch) => needs = Some(needs.map_or(epoch, |other| other.min(epoch))),
+                Verdict::Superseded | Verdict::TooOld => {}
+            }
+            None
         };
-        let known = match found {
-            Found::Known(known) => known,
-            Found::Nothing => {
-                record.step("claim", false, || "nobody has claimed the key".to_owned());
-                return Err(unclaimed(true));
-            }
-            Found::Unasked => {
-                record.step("claim", false, || {
-                    "this relay has not asked the store for its claim yet".to_owned()
-                });
-                return Err(unclaimed(false));
-            }
-        };
-        match judge(known.as_of, self.rev(), newest) {
-            Verdict::Current => {
-                record.step("claim", true, || {
-                    format!(
-                        "the key was claimed, by its {}, as of revision {}",
-                        known.source.as_str(),
-                        known.as_of
-                    )
-                });
-                Ok(known)
-            }
-            // What was decided later was taken back since: only the store knows what holds.
-            Verdict::Superseded => Err(unclaimed(false)),
-            Verdict::Ahead(needs) => Err(RouteError::Behind { needs }),
+        let token = brought.evidence.token(dimension, at.key);
+        if let Some(current) = token.and_then(|known| judged(Source::Token, known)) {
+            return Ok(current);
         }
+        let claim = brought.evidence.claim(dimension, at.key, at.hash);
+        let looked_up = claim == Found::Nothing;
+        if let Found::Known(known) = claim {
+            if let Some(current) = judged(Source::Claim, known) {
+                return Ok(current);
+            }
+        } else {
+            record.step("claim", false, || {
+                let why = if looked_up {
+                    "nobody has claimed the key"
+                } else {
+                    "this relay has not asked the store for its claim yet"
+                };
+                why.to_owned()
+            });
+        }
+        Err(match needs {
+            Some(needs) => RouteError::Behind { needs },
+            None => RouteError::Unclaimed {
+                dimension: dimension.clone(),
+                looked_up,
+            },
+        })
     }
 
-    fn follow<'a>(&'a self, target: &'a Target, hints: &RouteHints) -> Result<Next<'a>, RouteError> {
-        match target {
-            Target::Unit(unit) => Ok(Next::Unit(unit)),
-            other => self.follow_owned(other.clone(), hints),
-        }
-    }
-
-    fn follow_owned(&self, target: Target, hints: &RouteHints) -> Result<Next<'_>, RouteError> {
-        match target {
-            Target::Unit(unit) => self
-                .book
-                .known(&unit)
-                .map(Next::Unit)
-                .ok_or(RouteError::UnknownUnit { unit }),
+    fn follow<'a>(
+        &'a self,
+        target: &Target,
+        at: At<'a, '_>,
+        brought: &Brought<'_, impl Evidence>,
+        walk: &mut Walk,
+        record: &mut impl Recorder,
+    ) -> Result<&'a UnitId, RouteError> {
+        let (dimension, key) = match target {
+            Target::Unit(unit) => {
+                let known = self.book.known(unit);
+                let known = known.ok_or_else(|| RouteError::UnknownUnit { unit: unit.clone() })?;
+                return self.in_place_of(known, at.hash, walk, record);
+            }
             Target::Follow(dimension) => {
-                let key = hints.keys.iter().find(|key| key.dimension == dimension.as_str());
-                key.cloned().map(Next::Key).ok_or(RouteError::NoParent { dimension })
+                let key = brought
+                    .hints
+                    .keys
+                    .iter()
+                    .find(|key| key.dimension == dimension.as_str());
+                let key = key.ok_or_else(|| RouteError::NoParent {
+                    dimension: dimension.clone(),
+                })?;
+                (dimension, &key.key)
             }
-            Target::Group { dimension, key } => Ok(Next::Key(Key {
-                dimension: bytes::Bytes::copy_from_slice(dimension.as_str().as_bytes()),
-                key: key.0,
-            })),
-        }
+            Target::Group { dimension, key } => (dimension, &key.0),
+        };
+        let kind = self.book.kind(dimension.as_str().as_bytes());
+        let kind = kind.ok_or_else(|| RouteError::UnknownDimension {
+            found: dimension.to_string(),
+        })?;
+        record.step("follow", true, || format!("the key of {dimension} decides"));
+        self.owner((kind, key), brought, walk, record)
     }
 
     /// The unit itself, or who has its keys while it is evacuated.
@@ -289,33 +305,26 @@ impl Routes {
         &'a self,
         unit: &'a UnitId,
         hash: KeyHash,
-        walk: &mut Walk<'_>,
+        walk: &mut Walk,
         record: &mut impl Recorder,
     ) -> Result<&'a UnitId, RouteError> {
         let mut unit = unit;
         for _ in 0..DEPTH_MAX {
-            if self.parts.is_empty() {
-                return Ok(unit);
-            }
-            let Some(node) = self.parts.get(&NodeId::Unit(unit.clone())) else {
+            let Some(node) = self.unit_node(unit) else {
                 return Ok(unit);
             };
             walk.see(node);
             let State::Evacuated { takeover } = &node.state else {
+                record.step("unit", true, || described::node(node));
                 return Ok(unit);
             };
-            let candidates = takeover
-                .iter()
-                .map(|(unit, weight)| (u64::from(self.book.number(unit).unwrap_or(u16::MAX)), *weight));
-            let winner = rendezvous(hash, candidates).and_then(|index| takeover.get(index));
-            let Some((next, _)) = winner else {
+            let candidates = takeover.iter().map(|(unit, weight)| (unit, *weight));
+            let Some(next) = rendezvous(hash, candidates) else {
                 return Err(RouteError::NobodyTookOver { unit: unit.clone() });
             };
             record.step("unit", true, || {
-                format!(
-                    "unit {unit} was evacuated at revision {}; unit {next} has the key in its place",
-                    node.rev
-                )
+                let rev = node.rev;
+                format!("unit {unit} was evacuated at revision {rev}; unit {next} has the key in its place")
             });
             unit = next;
         }
@@ -323,65 +332,57 @@ impl Routes {
     }
 }
 
-impl<'w> Walk<'w> {
-    fn new(watched: Option<&'w NodeId>) -> Self {
+impl Walk {
+    fn new(at: Rev) -> Self {
         Self {
             rev: Rev::ZERO,
-            watched,
-            met: false,
             frozen: None,
-            source: Source::Rule,
+            source: None,
             rule: None,
+            trail: Trail::new(at),
+        }
+    }
+
+    /// Whether this is the first that decides: about the call's key itself.
+    fn decided_by(&mut self, source: Source) -> bool {
+        let is_first = self.source.is_none();
+        self.source = self.source.or(Some(source));
+        is_first
+    }
+
+    fn note_rules(&mut self, asked: Asked) {
+        if let Some(hop) = self.trail.last_mut() {
+            hop.rules = asked;
         }
     }
 
     /// A record is on the way.
     fn see(&mut self, node: &Node) {
         self.rev = self.rev.max(node.rev);
-        self.met |= self.watched == Some(&node.id);
         if let (true, Some(by)) = (node.state.is_frozen(), node.state.work()) {
-            self.frozen = self.frozen.max(Some((by, node.rev)));
+            self.frozen = self.frozen.max(Some((node.rev, by)));
         }
     }
 
-    fn end<'a>(&self, unit: &'a UnitId, at: Epoch, dimension: &'a Name) -> Resolved<'a> {
+    fn end<'a>(&self, unit: &'a UnitId, epoch: Epoch, dimension: &'a Name) -> Resolved<'a> {
         Resolved {
             unit,
-            epoch: Epoch::new(at.incarnation(), self.rev),
+            epoch,
             standing: match self.frozen {
-                Some((by, rev)) => Standing::Frozen { by, rev },
+                Some((rev, by)) => Standing::Frozen { by, rev },
                 None => Standing::Open,
             },
-            source: self.source,
+            source: self.source.unwrap_or(Source::Rule),
             rule: self.rule,
             dimension,
+            trail: self.trail,
         }
     }
 }
 
-fn part_name(id: &NodeId) -> &'static str {
-    match id {
-        NodeId::Key { .. } => "key",
-        NodeId::Bucket { .. } => "bucket",
-        NodeId::Rule { .. } => "rule",
-        NodeId::Unit(_) => "unit",
+fn source_name(source: Source) -> &'static str {
+    match source {
+        Source::Token => "strait-token",
+        _ => "claim",
     }
 }
-
-fn described(node: &Node) -> String {
-    let owner = match &node.target {
-        Target::Unit(unit) => format!("unit {unit} owns it"),
-        Target::Follow(dimension) => format!("it goes where the call's key of {dimension} goes"),
-        Target::Group { dimension, .. } => format!("it belongs to a group of {dimension}"),
-    };
-    let state = match &node.state {
-        State::Active | State::Tombstone | State::Evacuated { .. } => String::new(),
-        State::Migrating { to, by } => format!("; move {by} copies it to unit {to}"),
-        State::Frozen { to, by } => format!("; move {by} has frozen it on its way to unit {to}"),
-        State::Fencing { by } => format!("; evacuation {by} waits for its relays to stop"),
-    };
-    format!("{owner}, since revision {}{state}", node.rev)
-}
-
-/// Keys that lead from one to the next, and units that stand in for each other.
-const DEPTH_MAX: usize = 3;

@@ -1,16 +1,20 @@
 //! A copy as bytes in a file, so that a relay can route after a restart while the store is away (R-3.12).
 //!
 //! ```text
-//! "strait-routes\n"  version u32  length u64  crc32c u32  body
+//! "strait-routes\n"  version u32  overrides u64  body u64  crc32c u32  overrides  body
 //! ```
-//! The body is postcard; keys are there as hashes only. All numbers are little-endian.
+//! All numbers are little-endian. The checksum is of all that follows it. An override is 24 bytes, its hash and what is kept
+//! of it, sorted by hash: keys are there as hashes only. The body is postcard, with the records as JSON: that knows fields that
+//! may be left out.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::book::CompiledBook;
+use super::packed::{self, Code};
 use super::{KeyHash, Overrides, Routes};
+use crate::model::UnitId;
 use crate::routing::record::{Book, Epoch, Move, Node, Rev};
 
 /// Why bytes are no copy.
@@ -30,43 +34,57 @@ struct Body {
     epoch: Epoch,
     seed: u128,
     book_rev: Rev,
-    /// Records are JSON here too: they know fields that may be left out.
     book: String,
+    /// By the numbers that overrides have.
+    units: Vec<UnitId>,
     nodes: Vec<String>,
     moves: Vec<String>,
-    overrides: Vec<(u128, u64)>,
+    others: Vec<(String, Rev)>,
     digest: u64,
 }
 
 impl Routes {
     /// The copy as bytes.
     pub fn save(&self) -> Vec<u8> {
-        let json = |node: &Node| serde_json::to_string(node).unwrap_or_default();
-        let body = Body {
-            epoch: self.epoch,
-            seed: self.seed,
-            book_rev: self.book.rev,
-            book: serde_json::to_string(&self.book.book).unwrap_or_default(),
-            nodes: self.keys.values().chain(self.parts.values()).map(json).collect(),
-            moves: self
-                .moves
-                .values()
-                .map(|work| serde_json::to_string(work).unwrap_or_default())
-                .collect(),
-            overrides: self.overrides.iter().map(|(hash, packed)| (hash.0, packed)).collect(),
-            digest: self.digest,
-        };
-        let body = postcard::to_allocvec(&body).unwrap_or_default();
-        let length = u64::try_from(body.len()).unwrap_or_default();
-        let mut out = MAGIC.to_vec();
+        let body = postcard::to_allocvec(&self.body()).unwrap_or_default();
+        let mut out = Vec::with_capacity(HEAD + self.overrides.len() * OVERRIDE + body.len());
+        out.extend_from_slice(MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
-        out.extend_from_slice(&length.to_le_bytes());
-        out.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
+        for length in [self.overrides.len(), body.len()] {
+            out.extend_from_slice(&u64::try_from(length).unwrap_or(u64::MAX).to_le_bytes());
+        }
+        out.extend_from_slice(&[0; SUM]);
+        for (hash, packed) in self.overrides.iter() {
+            out.extend_from_slice(&hash.0.to_le_bytes());
+            out.extend_from_slice(&packed.to_le_bytes());
+        }
         out.extend_from_slice(&body);
+        if let Some((head, rest)) = out.split_at_mut_checked(HEAD)
+            && let Some(sum) = head.last_chunk_mut::<SUM>()
+        {
+            *sum = crc32c::crc32c(rest).to_le_bytes();
+        }
         out
     }
 
-    /// Reads what [`save`](Self::save) wrote.
+    fn body(&self) -> Body {
+        fn json(value: &impl Serialize) -> String {
+            serde_json::to_string(value).unwrap_or_default()
+        }
+        Body {
+            epoch: self.epoch,
+            seed: self.seed,
+            book_rev: self.book.rev,
+            book: json(&self.book.book),
+            units: self.book.units().to_vec(),
+            nodes: self.details.iter().map(|(_, node)| json(node.as_ref())).collect(),
+            moves: self.moves.values().map(|work| json(work.as_ref())).collect(),
+            others: self.others.iter().map(|(id, rev)| (json(id), *rev)).collect(),
+            digest: self.digest,
+        }
+    }
+
+    /// Reads what [`save`](Self::save) wrote. Takes memory in proportion to the bytes only.
     ///
     /// # Errors
     /// [`SavedError`].
@@ -76,43 +94,70 @@ impl Routes {
         if u32::from_le_bytes(*version) != VERSION {
             return Err(SavedError::Foreign);
         }
-        let (length, rest) = rest.split_first_chunk().ok_or(SavedError::Damaged)?;
-        let (sum, body) = rest.split_first_chunk().ok_or(SavedError::Damaged)?;
-        let is_whole = usize::try_from(u64::from_le_bytes(*length)) == Ok(body.len());
-        if !is_whole || crc32c::crc32c(body) != u32::from_le_bytes(*sum) {
-            return Err(SavedError::Damaged);
-        }
+        let (overrides, body) = parts(rest).ok_or(SavedError::Damaged)?;
         let body: Body = postcard::from_bytes(body).map_err(|_| SavedError::Damaged)?;
-        Self::of(body).ok_or(SavedError::Damaged)
+        Self::of(&body, overrides).ok_or(SavedError::Damaged)
     }
 
-    fn of(body: Body) -> Option<Self> {
+    fn of(body: &Body, overrides: &[[u8; OVERRIDE]]) -> Option<Self> {
+        let mut routes = Self::empty(body.epoch, body.seed);
         let book: Book = serde_json::from_str(&body.book).ok()?;
-        let mut overrides = Overrides::default();
-        for (hash, packed) in body.overrides {
-            overrides.insert(KeyHash(hash), packed);
+        routes.book = Arc::new(CompiledBook::loaded(book, body.book_rev, &body.units));
+        for text in &body.nodes {
+            let node: Node = serde_json::from_str(text).ok()?;
+            let rev = node.rev;
+            routes.put_node(&node, rev);
         }
-        let mut routes = Self {
-            epoch: body.epoch,
-            seed: body.seed,
-            book: Arc::new(CompiledBook::new(book, body.book_rev)),
-            overrides,
-            keys: Arc::default(),
-            parts: Arc::default(),
-            moves: Arc::default(),
-            digest: 0,
+        let moves = body.moves.iter().map(|text| serde_json::from_str::<Move>(text));
+        let moves = moves.map(|work| work.map(|work| (work.id, Arc::new(work))));
+        routes.moves = Arc::new(moves.collect::<Result<_, _>>().ok()?);
+        let others = body
+            .others
+            .iter()
+            .map(|(text, rev)| Ok((serde_json::from_str(text)?, *rev)));
+        routes.others = Arc::new(others.collect::<serde_json::Result<_>>().ok()?);
+        let read: Vec<_> = overrides.iter().map(read).collect();
+        let is_sorted = read.is_sorted_by(|(a, _), (b, _)| a < b);
+        let makes_sense = |(hash, packed): &(KeyHash, u64)| {
+            packed::rev(*packed) <= body.epoch.rev()
+                && match packed::code(*packed) {
+                    Code::Unit(number) => routes.book.unit(number).is_some(),
+                    Code::Details => routes.details.get(*hash).is_some(),
+                    Code::Tombstone => true,
+                }
         };
-        for text in body.nodes {
-            routes.put_node(serde_json::from_str(&text).ok()?);
+        if !is_sorted || !read.iter().all(makes_sense) {
+            return None;
         }
-        for text in body.moves {
-            let work: Move = serde_json::from_str(&text).ok()?;
-            Arc::make_mut(&mut routes.moves).insert(work.id, work);
-        }
+        routes.overrides = Overrides::from_sorted(read.into_iter());
         routes.digest = body.digest;
         Some(routes)
     }
 }
 
+/// Overrides and body, if the sum is right.
+fn parts(bytes: &[u8]) -> Option<(&[[u8; OVERRIDE]], &[u8])> {
+    let (overrides, rest) = bytes.split_first_chunk()?;
+    let (body, rest) = rest.split_first_chunk()?;
+    let (sum, rest) = rest.split_first_chunk()?;
+    let length = |bytes: &[u8; 8]| usize::try_from(u64::from_le_bytes(*bytes)).ok();
+    let (overrides, body) = rest
+        .split_at_checked(length(overrides)?.checked_mul(OVERRIDE)?)
+        .filter(|(_, rest)| length(body) == Some(rest.len()))?;
+    let (overrides, _) = overrides.as_chunks();
+    (crc32c::crc32c(rest) == u32::from_le_bytes(*sum)).then_some((overrides, body))
+}
+
+fn read(bytes: &[u8; OVERRIDE]) -> (KeyHash, u64) {
+    let (hash, rest) = bytes.split_first_chunk().unwrap_or((&[0; 16], &[]));
+    let packed = rest.first_chunk().unwrap_or(&[0; 8]);
+    (KeyHash(u128::from_le_bytes(*hash)), u64::from_le_bytes(*packed))
+}
+
 const MAGIC: &[u8] = b"strait-routes\n";
 const VERSION: u32 = 1;
+/// Hash and what is kept of it.
+const OVERRIDE: usize = 24;
+const SUM: usize = 4;
+/// All before the overrides.
+const HEAD: usize = MAGIC.len() + 4 + 8 + 8 + SUM;

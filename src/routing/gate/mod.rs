@@ -1,10 +1,11 @@
 //! The owner's gate: which calls of keys its unit owns a relay lets through, and which of them are still running.
 //!
-//! Each shard has one, and only its thread uses it: so what is registered before a table is looked at is seen by whoever
-//! asks the shard later, with a newer table.
+//! Each shard has one, and only its thread uses it: so what was let through by a table is seen by whoever asks the shard later,
+//! with a newer table.
 //!
 //! # Invariants
-//! - G1. A call is registered before its route is looked at, and until it has ended (R-I2).
+//! - G1. A call is registered in the turn of the shard in which its route is looked at, and until it has ended: nothing that
+//!   the shard is asked comes in between (R-I2).
 //! - G2. A freeze is reported as drained only when no call runs that was let through before and goes through the frozen
 //!   node; it says which revision froze it (R-R6).
 //! - G3. What runs is bounded.
@@ -13,16 +14,15 @@ use std::time::Duration;
 
 use slotmap::{DefaultKey, SlotMap};
 
-use super::evidence::Evidence;
 use super::lease::LeaseState;
 use super::record::{Lease, MoveId, NodeId, Rev};
-use super::{Decision, RouteTable, Standing};
-use crate::model::{RouteHints, UnitId};
+use super::{Decision, RouteTable, Standing, Trail};
+use crate::model::UnitId;
 
 /// The gate of a shard.
 #[derive(Debug, Default)]
 pub struct Gate {
-    running: SlotMap<DefaultKey, RouteHints>,
+    running: SlotMap<DefaultKey, Trail>,
     drains: Vec<Drain>,
 }
 
@@ -70,14 +70,10 @@ pub enum Closed {
 }
 
 impl Gate {
-    /// Registers a call; before its route is looked at (G1). `None`: as many run as may (G3).
-    pub fn register(&mut self, hints: &RouteHints) -> Option<Registered> {
-        (self.running.len() < RUNNING_MAX).then(|| {
-            Registered(self.running.insert(RouteHints {
-                keys: hints.keys.clone(),
-                ..RouteHints::default()
-            }))
-        })
+    /// Registers a call with what its route went through, on the same turn of the shard in which it was looked up (G1).
+    /// `None`: as many run as may (G3).
+    pub fn register(&mut self, trail: Trail) -> Option<Registered> {
+        (self.running.len() < RUNNING_MAX).then(|| Registered(self.running.insert(trail)))
     }
 
     /// Whether a registered call is let through, as its route was found to be.
@@ -105,18 +101,18 @@ impl Gate {
     }
 
     /// A call has ended, or was not let through. Freezes that wait for nothing more are to be reported.
-    pub fn release(&mut self, call: Registered, table: &RouteTable, evidence: &impl Evidence) -> Vec<Drain> {
+    pub fn release(&mut self, call: Registered, table: &RouteTable) -> Vec<Drain> {
         self.running.remove(call.0);
-        self.drained(table, evidence)
+        self.drained(table)
     }
 
     /// A freeze is to be waited for; `table` has applied it. It is reported by this or a later call of the gate, once. One of
     /// the same node and work before is forgotten.
-    pub fn drain(&mut self, drain: Drain, table: &RouteTable, evidence: &impl Evidence) -> Vec<Drain> {
+    pub fn drain(&mut self, drain: Drain, table: &RouteTable) -> Vec<Drain> {
         self.drains
             .retain(|other| (other.by, &other.node) != (drain.by, &drain.node));
         self.drains.push(drain);
-        self.drained(table, evidence)
+        self.drained(table)
     }
 
     /// Calls that run.
@@ -124,7 +120,7 @@ impl Gate {
         self.running.len()
     }
 
-    fn drained(&mut self, table: &RouteTable, evidence: &impl Evidence) -> Vec<Drain> {
+    fn drained(&mut self, table: &RouteTable) -> Vec<Drain> {
         let Some(routes) = table.routes() else {
             self.drains.clear();
             return Vec::new();
@@ -137,9 +133,8 @@ impl Gate {
                 // The freeze is over: a report of it is worth nothing.
                 return false;
             }
-            // A key that is not known to go another way is waited for.
-            let passes = |hints: &RouteHints| routes.passes(hints, &drain.node, evidence) != Some(false);
-            let waits = running.values().any(passes);
+            let through = routes.through(&drain.node, drain.rev);
+            let waits = running.values().any(|trail| through.passes(trail));
             if !waits {
                 drained.push(drain.clone());
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::*;
-use crate::model::{Key, MissingKey, Name};
+use crate::model::{Key, MissingKey, Name, RouteHints};
 use crate::routing::record::{
     Batch, Book, Change, Epoch, Node, OpId, Record, RecordId, SessionId, Snapshot, State, Target,
 };
@@ -90,6 +90,11 @@ fn hints(key: &str) -> RouteHints {
     }
 }
 
+fn trail(table: &RouteTable, key: &str) -> Trail {
+    let unit = name("a");
+    table.resolve(&hints(key), &MissingKey::Reject, &unit, &()).unwrap().trail
+}
+
 fn knock(table: &RouteTable, gate: &Gate, key: &str, (reads, min_epoch, now): (bool, u64, u64)) -> Result<(), Closed> {
     let mut lease = LeaseState::default();
     lease.opened(SessionId(1), Rev(1), Duration::ZERO);
@@ -127,26 +132,26 @@ fn the_gate_is_open_for_owned_keys_at_rest_while_the_lease_lasts() {
 fn a_freeze_is_drained_when_its_calls_have_ended() {
     let mut gate = Gate::default();
     let table = table();
-    let mine = gate.register(&hints("k")).unwrap();
-    let other = gate.register(&hints("other")).unwrap();
+    let mine = gate.register(trail(&table, "k")).unwrap();
+    let other = gate.register(trail(&table, "other")).unwrap();
     let first = decide(&table, "k", "a", frozen(7));
     let drain = Drain {
         by: MoveId(7),
         node: id("k"),
         rev: Rev(2),
     };
-    assert_eq!(gate.drain(drain.clone(), &first, &()), []);
-    assert_eq!(gate.release(other, &first, &()), []);
-    assert_eq!(gate.release(mine, &first, &()), std::slice::from_ref(&drain));
+    assert_eq!(gate.drain(drain.clone(), &first), []);
+    assert_eq!(gate.release(other, &first), []);
+    assert_eq!(gate.release(mine, &first), std::slice::from_ref(&drain));
     assert_eq!(
-        gate.drain(drain.clone(), &first, &()),
+        gate.drain(drain.clone(), &first),
         std::slice::from_ref(&drain),
         "nothing runs"
     );
 
     // Given up, and frozen again: what was asked for the first time is never answered.
-    let mine = gate.register(&hints("k")).unwrap();
-    assert_eq!(gate.drain(drain.clone(), &first, &()), []);
+    let mine = gate.register(trail(&table, "k")).unwrap();
+    assert_eq!(gate.drain(drain.clone(), &first), []);
     let back = decide(&first, "k", "a", State::Active);
     let again = decide(&back, "k", "a", frozen(8));
     let second = Drain {
@@ -154,7 +159,7 @@ fn a_freeze_is_drained_when_its_calls_have_ended() {
         rev: Rev(4),
         ..drain
     };
-    assert_eq!(gate.drain(second.clone(), &again, &()), []);
-    assert_eq!(gate.release(mine, &again, &()), [second]);
+    assert_eq!(gate.drain(second.clone(), &again), []);
+    assert_eq!(gate.release(mine, &again), [second]);
     assert_eq!(gate.running(), 0);
 }

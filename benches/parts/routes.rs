@@ -1,0 +1,202 @@
+//! Which unit owns a key by a copy of the route store with millions of keys that were moved, and what such a copy costs.
+
+use std::fs;
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use criterion::Criterion;
+use strait::model::{Key, MissingKey, Name, RouteHints};
+use strait::routing::record::{
+    Batch, Book, Change, DimensionSpec, Epoch, Node, NodeId, OpId, Record, RecordId, Rev, Snapshot, State, Target,
+};
+use strait::routing::{RouteTable, Routes, Rule, Settings};
+
+pub fn bench(criterion: &mut Criterion) {
+    // Millions take a minute to make, which a run of other parts should not wait for.
+    if std::env::args().any(|argument| argument.starts_with("overrides")) {
+        for millions in [1, 10] {
+            overrides(criterion, millions);
+        }
+    }
+}
+
+fn overrides(criterion: &mut Criterion, millions: u32) {
+    let before = resident();
+    let began = Instant::now();
+    let routes = copy(millions * 1_000_000);
+    let took = began.elapsed();
+    let keys = routes.overrides_len();
+    println!(
+        "overrides, {millions} million: {} bytes each by count, {} by resident memory, {:.2} us to apply",
+        routes.bytes() / keys,
+        resident().saturating_sub(before) / keys,
+        took.as_secs_f64() * 1e6 / f64::from(millions * 1_000_000),
+    );
+    let began = Instant::now();
+    let saved = routes.save();
+    let (wrote, bytes) = (began.elapsed(), saved.len());
+    let began = Instant::now();
+    let loaded = Routes::load(&saved).unwrap();
+    println!(
+        "overrides, {millions} million: {} bytes each in a file, written in {wrote:.1?}, read in {:.1?}",
+        bytes / keys,
+        began.elapsed()
+    );
+    drop((saved, loaded));
+
+    let local = Name::new("a").unwrap();
+    let table = RouteTable::build(&Settings::default(), &local, []).unwrap();
+    let table = table.with_routes(Some(Arc::new(routes)));
+    let mut group = criterion.benchmark_group("overrides");
+    for (what, first) in [("moved", 0), ("not moved", u32::MAX / 2)] {
+        let hints = spread(first, millions * 1_000_000);
+        percentiles(&format!("{what}, {millions} million"), &table, &local, &hints);
+        let mut next = hints.iter().cycle();
+        group.bench_function(format!("{what}, {millions} million"), |bencher| {
+            bencher.iter(|| {
+                let decision = table.resolve(next.next().unwrap(), &MissingKey::Reject, &local, &());
+                decision.map(|decision| decision.epoch).unwrap()
+            });
+        });
+    }
+    group.finish();
+}
+
+/// Times single look-ups of keys that no cache of the processor has.
+fn percentiles(what: &str, table: &RouteTable, local: &Name, hints: &[RouteHints]) {
+    let clock = (0..1000).map(|_| {
+        let began = Instant::now();
+        began.elapsed()
+    });
+    let clock = clock.min().unwrap_or_default();
+    let mut times: Vec<_> = hints
+        .iter()
+        .map(|hints| {
+            // What the keys themselves cost is not what is measured.
+            black_box(
+                hints
+                    .keys
+                    .iter()
+                    .map(|key| key.key.iter().map(|b| u32::from(*b)).sum::<u32>())
+                    .sum::<u32>(),
+            );
+            let began = Instant::now();
+            let decision = table.resolve(black_box(hints), &MissingKey::Reject, local, &());
+            let took = began.elapsed();
+            black_box(decision.map(|decision| decision.epoch).unwrap());
+            took.saturating_sub(clock)
+        })
+        .collect();
+    times.sort();
+    let at = |share: f64| -> Duration {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::as_conversions,
+            clippy::cast_precision_loss,
+            reason = "a position"
+        )]
+        let index = (times.len() as f64 * share) as usize;
+        times.get(index).copied().unwrap_or_default()
+    };
+    println!(
+        "overrides, {what}: p50 {:?}, p99 {:?}, p99.9 {:?}",
+        at(0.5),
+        at(0.99),
+        at(0.999)
+    );
+}
+
+/// Keys from all over the copy, more than the caches of a processor hold.
+fn spread(first: u32, count: u32) -> Vec<RouteHints> {
+    let keys = (0..500_000_u32).map(|n| first + n.wrapping_mul(2_654_435_761) % count);
+    let hints = keys.map(|number| RouteHints {
+        keys: vec![Key {
+            dimension: Bytes::from_static(DIMENSION.as_bytes()),
+            key: text(number).into(),
+        }],
+        ..RouteHints::default()
+    });
+    hints.collect()
+}
+
+/// As many keys moved as a relay would hear of them, in batches.
+fn copy(count: u32) -> Routes {
+    let mut routes = Routes::from_snapshot(&Snapshot {
+        epoch: Epoch::new(1, Rev(1)),
+        seed: 0x5eed,
+        changes: vec![Change {
+            rev: Rev(1),
+            id: RecordId::Book,
+            record: Some(Record::Book(book())),
+        }],
+    });
+    for first in (0..count).step_by(1000) {
+        let rev = routes.rev().next();
+        let changes = (first..first + 1000).map(|number| Change {
+            rev,
+            id: RecordId::Node(node(number).id),
+            record: Some(Record::Node(node(number))),
+        });
+        let batch = Batch {
+            prev: routes.rev(),
+            rev,
+            changes: changes.collect(),
+        };
+        routes = routes.apply(&batch).unwrap();
+    }
+    routes
+}
+
+fn node(number: u32) -> Node {
+    Node {
+        id: NodeId::Key {
+            dimension: Name::new(DIMENSION).unwrap(),
+            key: text(number).as_str().into(),
+        },
+        target: Target::Unit(Name::new(["a", "b"][usize::from(number % 3 == 0)]).unwrap()),
+        state: State::Active,
+        rev: Rev(0),
+        previous: None,
+        op: OpId(0),
+        reason: String::new(),
+    }
+}
+
+fn text(number: u32) -> String {
+    format!("cid:{number}")
+}
+
+fn book() -> Book {
+    let unit = |name| Name::new(name).unwrap();
+    let share = |id, name, share| {
+        let rule = Rule {
+            dimension: unit(DIMENSION),
+            unit: unit(name),
+            keys: Vec::new(),
+            prefix: None,
+            range: None,
+            hash: Some(share),
+            default: false,
+        };
+        (id, rule)
+    };
+    let spec: DimensionSpec = serde_json::from_value(serde_json::json!({ "name": DIMENSION })).unwrap();
+    Book {
+        units: vec![unit("a"), unit("b")],
+        dimensions: vec![spec],
+        rules: vec![share(1, "a", [0.0, 50.0]), share(2, "b", [50.0, 100.0])],
+    }
+}
+
+/// Bytes of memory this process has.
+fn resident() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok());
+    kilobytes.unwrap_or_default() * 1024
+}
+
+const DIMENSION: &str = "im.conversation";
