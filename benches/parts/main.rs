@@ -25,6 +25,7 @@ mod log;
 mod look_ups;
 mod outbox;
 mod routes;
+mod tokens;
 
 use criterion::{criterion_group, criterion_main};
 
@@ -42,5 +43,6 @@ criterion_group!(
     look_ups::bench,
     outbox::bench,
     routes::bench
+    tokens::bench,
 );
 criterion_main!(parts);

@@ -19,7 +19,6 @@ use super::policies::policies;
 use super::shard::{Command, Reloaded};
 use super::watch::Watch;
 use super::{AppError, Shared, queue_thread};
-use crate::control;
 use crate::delivery::Services;
 use crate::ingress;
 use crate::peer;
@@ -124,7 +123,7 @@ impl Reload {
             geo: self.shared.geo.clone(),
             unit: self.shared.place.unit.clone(),
             relay: self.shared.place.relay.clone(),
-            siblings: self.shared.settings.routes.store == control::StoreKind::Embedded,
+            siblings: false,
         };
         let credentials = Credentials::load(&next.peer, &next.units, &own, wall_clock())?;
         if next.log.level != self.settings.log.level {

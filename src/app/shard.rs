@@ -280,7 +280,7 @@ fn outbound(
 fn parking(shared: &Shared) -> outbound::ParkingLimits {
     let shards = shared.status.shards().max(1);
     outbound::ParkingLimits {
-        calls: shared.settings.routes.parked_max.div_ceil(shards),
+        calls: PARKED_MAX.div_ceil(shards),
         bytes: PARKED_BYTES_MAX.div_ceil(shards),
         calls_of_key: PARKED_OF_KEY_MAX,
     }
@@ -410,6 +410,8 @@ async fn until(end: &CancellationToken, task: impl Future<Output = ()>) {
 const TICK: Duration = Duration::from_millis(100);
 const COMMANDS_MAX: usize = 1024;
 const END_WAIT: Duration = Duration::from_secs(2);
+/// Calls that wait for their route, in all.
+const PARKED_MAX: usize = 10_000;
 /// Requests of calls that wait for their route, in all.
 const PARKED_BYTES_MAX: usize = 64 << 20;
 /// Calls of one key that wait for their route, per shard.

@@ -19,7 +19,7 @@ use crate::peer::refusals::Refusals;
 use crate::settings::{Checked, Settings};
 use crate::telemetry::Registry;
 use crate::telemetry::calls::CallSeries;
-use crate::{admin, admission, control, delivery, ingress, peer, queue, routing};
+use crate::{admin, admission, delivery, ingress, peer, queue, routing};
 
 /// All that shards share, made once.
 pub(super) struct Shared {
@@ -89,7 +89,7 @@ pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, En
         geo: geo.clone(),
         unit: unit.clone(),
         relay: relay.clone(),
-        siblings: settings.routes.store == control::StoreKind::Embedded,
+        siblings: false,
     };
     let credentials = Credentials::load(&settings.peer, &settings.units, &own, peer::credentials::wall_clock())?;
     let credentials = CredentialsHandle::register(credentials, series)?;

@@ -7,11 +7,10 @@
 //! # Not here
 //! Which unit owns a key by a given copy (`routing`), and what becomes of a call (`outbound`, `inbound`).
 
+pub mod claims;
 pub mod clock;
 pub mod embedded;
+pub mod keeper;
 pub mod ledger;
 pub mod operator;
-mod settings;
 pub mod store;
-
-pub use settings::{EtcdSettings, Settings, StoreKind};

@@ -18,17 +18,21 @@ mod dimension;
 mod error;
 mod evidence;
 mod explain;
+pub mod gate;
 mod handle;
 mod hash;
 mod hops;
 mod key_hash;
+pub mod lease;
 mod overrides;
+pub mod placement;
 pub mod record;
 mod settings;
 mod table;
 mod takeover;
 #[cfg(test)]
 mod tests;
+pub mod token;
 
 pub use copy::{Gap, NodeView, Routes, SavedError, Through, Trail};
 pub use error::{RouteError, RuleError, RuleProblem};

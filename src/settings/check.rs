@@ -97,7 +97,6 @@ impl Settings {
         self.check_retry(&mut problems);
         self.check_log(&mut problems);
         self.check_messages(&mut problems, &mut warnings);
-        self.check_routes(&mut problems);
         if self.routing.hops_max < 2 {
             problems.add(
                 None,
@@ -131,7 +130,6 @@ impl Settings {
         settings.peer.resolve_paths(base);
         settings.ingress.token_file = access::resolved(base, &self.ingress.token_file);
         settings.admin.resolve_paths(base);
-        settings.routes.resolve_paths(base);
         let data_dir = base.join(&self.relay.data_dir);
         problems.or(Checked {
             settings,

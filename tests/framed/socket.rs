@@ -226,6 +226,7 @@ async fn what_a_client_says_about_its_source_and_path_is_ignored() {
         visited: vec![name("evil")],
         epoch: 666,
         attempt: 6,
+        owner_epoch: None,
         destination: None,
         request_id: 666,
     };

@@ -5,6 +5,8 @@
 mod logs;
 #[path = "http2.rs"]
 mod sessions;
+#[path = "token.rs"]
+mod tokens;
 
 use std::time::Instant;
 
@@ -19,12 +21,13 @@ use strait::wire::hello::{self, Hello, Purpose, Register, Registered};
 
 pub use self::logs::{log_checkpoint, log_damage, log_segment};
 pub use self::sessions::http2;
+pub use self::tokens::token;
 
 /// A function that takes bytes from an enemy.
 pub type Target = fn(&[u8]);
 
 /// All targets by name; the name is that of the corpus folder and of the fuzz binary.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("attributes", attributes),
     ("envelope", envelope),
     ("frame_decoder", frame_decoder),
@@ -36,6 +39,7 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("log_segment", log_segment),
     ("metadata", metadata),
     ("queue_record", queue_record),
+    ("token", token),
 ];
 
 /// Longest frame in these tests.

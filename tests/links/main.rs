@@ -264,7 +264,6 @@ fn credentials(dir: &Path, ca: &Ca, unit: &str) -> (PathBuf, PathBuf) {
         trust_domain: Settings::default().trust_domain,
         unit: name(unit),
         relay: name(&format!("{unit}-1")),
-        siblings: false,
         now: time::OffsetDateTime::now_utc(),
         validity: Duration::from_secs(3600),
     };
@@ -313,6 +312,7 @@ fn relay(
         geo: geo(unit),
         unit: name(unit),
         relay: name(&format!("{unit}-1")),
+        siblings: false,
     };
     let registry = prometheus::Registry::new();
     let credentials = Credentials::load(&settings, &units, &own, rustls::pki_types::UnixTime::now()).unwrap();

@@ -183,7 +183,11 @@ impl Storage for DirStorage {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
-            let about = entry.metadata()?;
+            let about = match entry.metadata() {
+                // The writer has given it another name meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                about => about?,
+            };
             if let (true, Ok(name)) = (about.is_file(), entry.file_name().into_string()) {
                 files.push((name, about.len()));
             }

@@ -246,9 +246,13 @@ impl Routes {
                 return Ok(current);
             }
         } else {
-            record.step("claim", false, || match looked_up {
-                true => "nobody has claimed the key".to_owned(),
-                false => "this relay has not asked the store for its claim yet".to_owned(),
+            record.step("claim", false, || {
+                let why = if looked_up {
+                    "nobody has claimed the key"
+                } else {
+                    "this relay has not asked the store for its claim yet"
+                };
+                why.to_owned()
             });
         }
         Err(match needs {

@@ -67,8 +67,8 @@ impl Default for MoveOptions {
             mirror: false,
             parallel: 8,
             freeze_budget: Duration::from_secs(2),
-            copy_limit: Duration::from_hours(1),
-            trail: Duration::from_hours(1),
+            copy_limit: Duration::from_secs(3600),
+            trail: Duration::from_secs(3600),
         }
     }
 }

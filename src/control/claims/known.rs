@@ -1,0 +1,82 @@
+//! Who has which key: the positive cache, shared by all shards.
+
+use std::fmt;
+use std::sync::Arc;
+
+use quick_cache::sync::Cache;
+
+use super::ClaimKey;
+use crate::routing::record::{Claim, Epoch, OpId, Target};
+use crate::routing::{KeyHash, key_hash};
+
+/// Who has a key since its birth.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Holder {
+    /// The owner since birth.
+    pub target: Target,
+    /// The epoch it was claimed at. Evidence as of this revision: what was decided later stands in the copy.
+    pub base: Epoch,
+    /// The operation that won.
+    pub op: OpId,
+}
+
+impl From<Claim> for Holder {
+    fn from(claim: Claim) -> Self {
+        Self {
+            target: claim.target,
+            base: claim.base,
+            op: claim.op,
+        }
+    }
+}
+
+/// Who has which key, as far as this relay has heard and remembers. Clones share it.
+///
+/// Nothing in it can be out of date (B2), so there is neither a time limit nor a way to remove a key. Keys are kept as hashes,
+/// as copies of the routes do.
+#[derive(Clone)]
+pub struct Known {
+    cache: Arc<Cache<KeyHash, Holder>>,
+    seed: u128,
+}
+
+impl Known {
+    /// Remembers so many keys; those that were not asked for go first. `seed` is that of the store's records.
+    pub fn new(keys_max: usize, seed: u128) -> Self {
+        Self {
+            cache: Arc::new(Cache::new(keys_max)),
+            seed,
+        }
+    }
+
+    /// Who has a key.
+    pub fn get(&self, hash: KeyHash) -> Option<Holder> {
+        self.cache.get(&hash)
+    }
+
+    /// How many keys are remembered.
+    pub fn len(&self) -> usize {
+        self.cache.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.cache.is_empty()
+    }
+
+    pub(super) fn find(&self, (dimension, key): &ClaimKey) -> Option<Holder> {
+        self.get(key_hash(self.seed, dimension.as_str().as_bytes(), &key.0))
+    }
+
+    pub(super) fn insert(&self, (dimension, key): &ClaimKey, holder: Holder) {
+        self.cache
+            .insert(key_hash(self.seed, dimension.as_str().as_bytes(), &key.0), holder);
+    }
+}
+
+impl fmt::Debug for Known {
+    /// How many.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{} keys]", self.len())
+    }
+}

@@ -1,0 +1,328 @@
+//! Keeps a relay's copy of the routes: what to ask of the store, and what to tell it and the shards (R-3.7). Pure.
+//!
+//! ```text
+//! store: snapshot, feed, session  -->  Keeper  -->  table for shards, freezes to wait for, reports, renewals
+//! ```
+//!
+//! # Invariants
+//! - P1. The copy advances only by batches that fit (R-I13); anything else begins again with a snapshot.
+//! - P2. The feed and a session are asked for one at a time each: an answer belongs to the last question.
+//! - P3. A freeze of a node that this unit owns is waited for by everyone who admits, and reported with the revision that
+//!   froze it (R-R6); again in each new session.
+//! - P4. A table is handed to the shards before they are asked to wait for what is frozen in it.
+//!
+//! # Not here
+//! Doing it (`worker`), what a report is good for (`mover`).
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::store::{Opened, StoreError};
+use crate::model::UnitId;
+use crate::routing::Routes;
+use crate::routing::gate::Drain;
+use crate::routing::lease::LeaseState;
+use crate::routing::record::{Batch, FreezeAck, MoveId, NodeId, Rev, SessionId, Snapshot, Target};
+
+/// Keeps the copy of one relay.
+#[derive(Debug)]
+pub struct Keeper {
+    unit: UnitId,
+    routes: Option<Arc<Routes>>,
+    lease: LeaseState,
+    feed: Asking,
+    session: Asking,
+    renewing: Option<Duration>,
+    renew_at: Duration,
+    progress_at: Duration,
+    stale: bool,
+    freezes: BTreeMap<(MoveId, NodeId), Freeze>,
+    /// Who admits writes: shards by number, and the queue.
+    gates: BTreeSet<GateId>,
+    wishes: Vec<Wish>,
+}
+
+/// Whoever admits writes of keys: a shard, or the queue.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum GateId {
+    /// A shard.
+    Shard(usize),
+    /// The queue of messages.
+    Queue,
+}
+
+/// Something that is asked of the store.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Asking {
+    /// Not now; again then.
+    Not(Duration),
+    /// The answer is awaited.
+    Under,
+    /// It is there.
+    Has,
+}
+
+#[derive(Clone, Debug)]
+struct Freeze {
+    rev: Rev,
+    /// Who still has calls or messages of it.
+    waiting: BTreeSet<GateId>,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Wish {
+    /// Ask the store for a snapshot; answer with [`Keeper::on_snapshot`] or [`Keeper::on_feed_ended`].
+    Snapshot,
+    /// Read the feed from there; answer with [`Keeper::on_batch`] and at its end [`Keeper::on_feed_ended`].
+    Watch(Rev),
+    /// Open a session; answer with [`Keeper::on_opened`].
+    Open,
+    /// Renew the session; answer with [`Keeper::on_renewed`].
+    Renew(SessionId),
+    /// Put this copy in force.
+    Publish(Arc<RoutesRef>),
+    /// What the session allows has changed.
+    Lease(LeaseState),
+    /// Wait until nothing runs that goes through a node; answer with [`Keeper::on_drained`].
+    Drain(GateId, Drain),
+    /// Report to the store.
+    Report(Vec<FreezeAck>),
+    /// The copy is behind, or no longer.
+    Stale(bool),
+}
+
+/// A copy that can be compared: two are the same if they are at the same epoch and have the same digest.
+#[derive(Clone, Debug)]
+pub struct RoutesRef(pub Arc<Routes>);
+
+impl PartialEq for RoutesRef {
+    fn eq(&self, other: &Self) -> bool {
+        (self.0.epoch(), self.0.digest()) == (other.0.epoch(), other.0.digest())
+    }
+}
+
+impl Keeper {
+    /// For a relay of this unit with these gates; `saved` is what it had before a restart, good for routing only.
+    pub fn new(unit: UnitId, gates: BTreeSet<GateId>, saved: Option<Routes>, now: Duration) -> Self {
+        let routes = saved.map(Arc::new);
+        let mut keeper = Self {
+            unit,
+            lease: LeaseState::default(),
+            feed: Asking::Not(now),
+            session: Asking::Not(now),
+            renewing: None,
+            renew_at: now,
+            progress_at: now,
+            stale: true,
+            freezes: BTreeMap::new(),
+            gates,
+            wishes: vec![Wish::Stale(true)],
+            routes: None,
+        };
+        if let Some(routes) = routes {
+            keeper.adopt(routes);
+        }
+        keeper
+    }
+
+    /// What is to be done, in this order.
+    pub fn take_wishes(&mut self) -> Vec<Wish> {
+        std::mem::take(&mut self.wishes)
+    }
+
+    /// The copy.
+    pub fn routes(&self) -> Option<&Arc<Routes>> {
+        self.routes.as_ref()
+    }
+
+    /// What the session allows.
+    pub fn lease(&self) -> LeaseState {
+        self.lease
+    }
+
+    /// Time has passed. To be called every [`TICK`].
+    pub fn tick(&mut self, now: Duration) {
+        if self.feed.is_due(now) {
+            self.feed = Asking::Under;
+            let wish = self
+                .routes
+                .as_ref()
+                .map_or(Wish::Snapshot, |routes| Wish::Watch(routes.rev()));
+            self.wishes.push(wish);
+        }
+        if self.session.is_due(now) {
+            self.session = Asking::Under;
+            self.renewing = Some(now);
+            self.wishes.push(Wish::Open);
+        }
+        let may_renew = self.session == Asking::Has && self.renewing.is_none() && now >= self.renew_at;
+        if let Some(session) = self.lease.session().filter(|_| may_renew) {
+            self.renewing = Some(now);
+            self.wishes.push(Wish::Renew(session));
+        }
+        self.set_stale(now.saturating_sub(self.progress_at) >= STALE_AFTER);
+    }
+
+    /// A snapshot came; the feed is read from there.
+    pub fn on_snapshot(&mut self, snapshot: &Snapshot, now: Duration) {
+        let routes = Routes::from_snapshot(snapshot);
+        let rev = routes.rev();
+        self.progress_at = now;
+        self.adopt(Arc::new(routes));
+        self.feed = Asking::Under;
+        self.wishes.push(Wish::Watch(rev));
+        self.set_stale(false);
+    }
+
+    /// A batch came.
+    pub fn on_batch(&mut self, batch: &Batch, now: Duration) {
+        let applied = self.routes.as_ref().map(|routes| routes.apply(batch));
+        let Some(Ok(routes)) = applied else {
+            // Something is missing in between (P1).
+            self.feed = Asking::Under;
+            return self.wishes.push(Wish::Snapshot);
+        };
+        self.feed = Asking::Has;
+        self.progress_at = now;
+        self.set_stale(false);
+        if batch.rev != batch.prev {
+            self.adopt(Arc::new(routes));
+        }
+    }
+
+    /// The feed has ended, or a snapshot or feed was not given.
+    pub fn on_feed_ended(&mut self, error: &StoreError, now: Duration, dice: f64) {
+        if *error == StoreError::Compacted {
+            self.feed = Asking::Under;
+            return self.wishes.push(Wish::Snapshot);
+        }
+        self.feed = Asking::Not(now + pause(dice));
+    }
+
+    /// A session was opened, or not.
+    pub fn on_opened(&mut self, opened: &Result<Opened, StoreError>, now: Duration, dice: f64) {
+        let sent = self.renewing.take().unwrap_or(now);
+        match opened {
+            &Ok(Opened { session, epoch }) => {
+                self.session = Asking::Has;
+                self.lease.opened(session, epoch.rev(), sent);
+                self.renew_at = sent + RENEW_EVERY;
+                self.wishes.push(Wish::Lease(self.lease));
+                // What was reported in another life counts no more (P3).
+                self.report(|_| true);
+            }
+            Err(_) => self.session = Asking::Not(now + pause(dice)),
+        }
+    }
+
+    /// A renewal of this session was answered.
+    pub fn on_renewed(&mut self, session: SessionId, renewed: &Result<(), StoreError>, now: Duration) {
+        let Some(sent) = self.renewing.take() else { return };
+        match renewed {
+            Ok(()) => {
+                self.lease.renewed(session, sent);
+                self.renew_at = sent + RENEW_EVERY;
+            }
+            Err(StoreError::SessionOver) => {
+                self.lease.over(session);
+                self.session = Asking::Not(now);
+            }
+            Err(_) => self.renew_at = now + RENEW_EVERY / 2,
+        }
+        self.wishes.push(Wish::Lease(self.lease));
+    }
+
+    /// Nothing runs any more at a gate that goes through a node that was frozen at this revision.
+    pub fn on_drained(&mut self, gate: GateId, drain: &Drain) {
+        let key = (drain.by, drain.node.clone());
+        let Some(freeze) = self.freezes.get_mut(&key).filter(|freeze| freeze.rev == drain.rev) else {
+            return;
+        };
+        freeze.waiting.remove(&gate);
+        if freeze.waiting.is_empty() {
+            self.report(|other| *other == key);
+        }
+    }
+
+    /// Puts a copy in force, and everybody on to wait for what it has frozen (P4).
+    fn adopt(&mut self, routes: Arc<Routes>) {
+        self.wishes
+            .push(Wish::Publish(Arc::new(RoutesRef(Arc::clone(&routes)))));
+        let mut frozen = BTreeMap::new();
+        for node in routes.moving().filter(|node| node.state.is_frozen()) {
+            if let (Some(by), Target::Unit(owner)) = (node.state.work(), &node.target)
+                && *owner == self.unit
+            {
+                frozen.insert((by, node.id.clone()), node.rev);
+            }
+        }
+        self.routes = Some(routes);
+        self.freezes.retain(|key, freeze| frozen.get(key) == Some(&freeze.rev));
+        let mut fresh = BTreeSet::new();
+        for (key, rev) in frozen {
+            if self.freezes.contains_key(&key) {
+                continue;
+            }
+            let waiting = self.gates.clone();
+            for gate in &waiting {
+                let (by, node) = key.clone();
+                self.wishes.push(Wish::Drain(*gate, Drain { by, node, rev }));
+            }
+            self.freezes.insert(key.clone(), Freeze { rev, waiting });
+            fresh.insert(key);
+        }
+        if !fresh.is_empty() {
+            self.report(|key| fresh.contains(key));
+        }
+    }
+
+    /// Reports freezes, as they stand, in the present session.
+    fn report(&mut self, which: impl Fn(&(MoveId, NodeId)) -> bool) {
+        let Some(session) = self.lease.session() else { return };
+        let chosen = self.freezes.iter().filter(|(key, _)| which(key));
+        let acks: Vec<_> = chosen
+            .map(|((by, node), freeze)| FreezeAck {
+                session,
+                by: *by,
+                node: node.clone(),
+                rev: freeze.rev,
+                drained: freeze.waiting.is_empty(),
+            })
+            .collect();
+        if !acks.is_empty() {
+            self.wishes.push(Wish::Report(acks));
+        }
+    }
+
+    fn set_stale(&mut self, stale: bool) {
+        if self.stale != stale {
+            self.stale = stale;
+            self.wishes.push(Wish::Stale(stale));
+        }
+    }
+}
+
+impl Asking {
+    fn is_due(self, now: Duration) -> bool {
+        matches!(self, Self::Not(at) if at <= now)
+    }
+}
+
+/// Until the store is asked again.
+fn pause(dice: f64) -> Duration {
+    AGAIN_MIN + AGAIN_SPREAD.mul_f64(dice.clamp(0.0, 1.0))
+}
+
+/// How often [`Keeper::tick`] is to be called.
+pub const TICK: Duration = Duration::from_millis(100);
+/// Between two renewals.
+const RENEW_EVERY: Duration = Duration::from_secs(1);
+/// Without progress for so long a copy is behind.
+const STALE_AFTER: Duration = Duration::from_secs(2);
+const AGAIN_MIN: Duration = Duration::from_millis(100);
+const AGAIN_SPREAD: Duration = Duration::from_millis(400);

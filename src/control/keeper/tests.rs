@@ -1,0 +1,214 @@
+//! A keeper and a ledger, with answers that are lost, late and in any order.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::control::ledger::Ledger;
+use crate::model::Name;
+use crate::routing::record::{Book, Commit, Epoch, Node, OpId, Record, RelayId, State};
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+fn key(number: u64) -> NodeId {
+    NodeId::Key {
+        dimension: name("cid"),
+        key: number.to_string().as_str().into(),
+    }
+}
+
+fn ledger() -> Ledger {
+    let empty = Snapshot {
+        epoch: Epoch::new(0, Rev::ZERO),
+        seed: 1,
+        changes: Vec::new(),
+    };
+    let mut ledger = Ledger::new(empty, [], Duration::ZERO);
+    let book = Book {
+        units: ["a", "b"].map(name).to_vec(),
+        dimensions: vec![serde_json::from_value(serde_json::json!({ "name": "cid" })).unwrap()],
+        rules: Vec::new(),
+    };
+    commit(&mut ledger, Record::Book(book));
+    ledger
+}
+
+fn commit(ledger: &mut Ledger, record: Record) -> Rev {
+    ledger
+        .commit(Commit {
+            op: OpId(fastrand::u128(..)),
+            compares: Vec::new(),
+            puts: vec![record],
+            removes: Vec::new(),
+        })
+        .unwrap();
+    ledger.epoch().rev()
+}
+
+fn put(ledger: &mut Ledger, number: u64, unit: &str, state: State) -> Rev {
+    let node = Node {
+        id: key(number),
+        target: Target::Unit(name(unit)),
+        state,
+        rev: Rev::ZERO,
+        previous: None,
+        op: OpId(0),
+        reason: String::new(),
+    };
+    commit(ledger, Record::Node(node))
+}
+
+fn frozen(by: u64) -> State {
+    State::Frozen {
+        to: name("b"),
+        by: MoveId(by),
+    }
+}
+
+fn keeper() -> Keeper {
+    let gates = BTreeSet::from([GateId::Shard(0), GateId::Queue]);
+    Keeper::new(name("a"), gates, None, Duration::ZERO)
+}
+
+fn at(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// Answers what a keeper asks of a store that is there.
+fn serve(keeper: &mut Keeper, ledger: &mut Ledger, now: Duration) -> Vec<Wish> {
+    let mut others = Vec::new();
+    for _ in 0..10 {
+        for wish in keeper.take_wishes() {
+            match wish {
+                Wish::Snapshot => keeper.on_snapshot(&ledger.snapshot(), now),
+                Wish::Watch(rev) => match ledger.since(rev) {
+                    Some(batch) => keeper.on_batch(&batch, now),
+                    None => keeper.on_feed_ended(&StoreError::Compacted, now, 0.0),
+                },
+                Wish::Open => {
+                    let relay = RelayId {
+                        unit: name("a"),
+                        relay: name("a-1"),
+                    };
+                    let open = ledger.opening(relay, OpId(fastrand::u128(..)));
+                    let Record::Relay(record) = open.puts[0].clone() else {
+                        panic!()
+                    };
+                    ledger.commit(open).unwrap();
+                    let opened = ledger.opened(record, now);
+                    keeper.on_opened(&Ok(opened), now, 0.0);
+                }
+                Wish::Renew(session) => keeper.on_renewed(session, &ledger.renew(session, now), now),
+                other => others.push(other),
+            }
+        }
+    }
+    others
+}
+
+fn acks(wishes: &[Wish]) -> Vec<(u64, bool)> {
+    let reports = wishes.iter().filter_map(|wish| match wish {
+        Wish::Report(acks) => Some(acks),
+        _ => None,
+    });
+    reports.flatten().map(|ack| (ack.rev.0, ack.drained)).collect()
+}
+
+// P3, P4, R-R6
+#[test]
+fn a_freeze_is_reported_with_its_revision_when_every_gate_is_done_and_again_in_a_new_life() {
+    let (mut keeper, mut ledger) = (keeper(), ledger());
+    keeper.tick(at(0));
+    serve(&mut keeper, &mut ledger, at(0));
+    let rev = put(&mut ledger, 1, "a", frozen(7));
+    put(&mut ledger, 2, "b", frozen(8));
+    let batch = ledger.since(keeper.routes().unwrap().rev()).unwrap();
+    keeper.on_batch(&batch, at(10));
+    let wishes = serve(&mut keeper, &mut ledger, at(10));
+    let position = |fits: fn(&Wish) -> bool| wishes.iter().position(fits).unwrap();
+    let published = position(|wish| matches!(wish, Wish::Publish(_)));
+    assert!(
+        published < position(|wish| matches!(wish, Wish::Drain(..))),
+        "{wishes:?}"
+    );
+    assert_eq!(acks(&wishes), [(rev.0, false)], "only of keys that unit a owns");
+
+    let drain = Drain {
+        by: MoveId(7),
+        node: key(1),
+        rev,
+    };
+    keeper.on_drained(GateId::Shard(0), &drain);
+    keeper.on_drained(
+        GateId::Queue,
+        &Drain {
+            rev: Rev(1),
+            ..drain.clone()
+        },
+    );
+    assert_eq!(
+        acks(&serve(&mut keeper, &mut ledger, at(20))),
+        [],
+        "the queue has not answered for this freeze"
+    );
+    keeper.on_drained(GateId::Queue, &drain);
+    assert_eq!(acks(&serve(&mut keeper, &mut ledger, at(20))), [(rev.0, true)]);
+
+    // The store has forgotten the session.
+    let session = keeper.lease().session().unwrap();
+    let relay = ledger.relay_of(session).unwrap();
+    ledger.forgotten(&relay);
+    keeper.tick(at(2000));
+    serve(&mut keeper, &mut ledger, at(2000));
+    keeper.tick(at(2100));
+    let wishes = serve(&mut keeper, &mut ledger, at(2100));
+    assert_ne!(keeper.lease().session(), Some(session));
+    assert_eq!(acks(&wishes), [(rev.0, true)]);
+}
+
+proptest! {
+    // P1, R-I13: whatever of the feed is lost, repeated or comes late, the copy is that of some revision, never goes back,
+    // and is the newest in the end.
+    #[test]
+    fn a_copy_is_always_of_one_revision_and_catches_up(
+        steps in prop::collection::vec((0_u64..4, 0_u8..5, any::<prop::sample::Index>()), 1..80),
+    ) {
+        let (mut keeper, mut ledger) = (keeper(), ledger());
+        let mut digests = BTreeMap::new();
+        let mut batches = vec![];
+        let mut now = 0;
+        for (number, kind, which) in steps {
+            now += 100;
+            let from = ledger.epoch().rev();
+            let unit = if kind == 0 { "a" } else { "b" };
+            put(&mut ledger, number, unit, if kind == 1 { frozen(now) } else { State::Active });
+            batches.push(ledger.since(from).unwrap());
+            let whole = Routes::from_snapshot(&ledger.snapshot());
+            digests.insert(whole.rev(), whole.digest());
+            let before = keeper.routes().map(|routes| routes.rev());
+            match kind {
+                0 | 1 => keeper.on_batch(&batches[which.index(batches.len())].clone(), at(now)),
+                2 => keeper.on_feed_ended(&StoreError::Away(String::new()), at(now), 0.5),
+                3 => {
+                    keeper.tick(at(now));
+                    serve(&mut keeper, &mut ledger, at(now));
+                    let whole = Routes::from_snapshot(&ledger.snapshot());
+                    digests.insert(whole.rev(), whole.digest());
+                }
+                _ => {}
+            }
+            if let Some(routes) = keeper.routes() {
+                prop_assert_eq!(digests.get(&routes.rev()), Some(&routes.digest()));
+                prop_assert!(before.is_none_or(|before| before <= routes.rev()));
+            }
+        }
+        for _ in 0..20 {
+            now += 1000;
+            keeper.on_feed_ended(&StoreError::Compacted, at(now), 0.0);
+            keeper.tick(at(now));
+            serve(&mut keeper, &mut ledger, at(now));
+        }
+        prop_assert_eq!(keeper.routes().unwrap().rev(), ledger.epoch().rev());
+    }
+}

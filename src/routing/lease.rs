@@ -1,0 +1,148 @@
+//! How long a relay may decide by its copy that it owns a key (R-3.7, R-D7).
+//!
+//! Whoever takes keys over by force waits until every relay that could still admit writes has stopped. So a relay stops
+//! before: after four fifths of the lease, counted from when it *sent* the last renewal that was answered.
+//!
+//! # Invariants
+//! - S1. What is given is never longer than what the store counts: it counts from when the renewal came, which is later, and
+//!   the whole lease.
+//! - S2. A new session admits nothing before the copy is at the revision at which it was granted (R-I14).
+
+use std::time::Duration;
+
+use super::record::{Lease, Rev, SessionId};
+
+/// What a relay's session allows. Times are of a clock that goes on while the machine sleeps.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct LeaseState {
+    session: Option<Session>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Session {
+    id: SessionId,
+    granted_at: Rev,
+    /// When the last renewal was sent that was answered.
+    renewed: Duration,
+}
+
+impl LeaseState {
+    /// A session was granted; its request was sent at `sent`.
+    pub fn opened(&mut self, id: SessionId, granted_at: Rev, sent: Duration) {
+        self.session = Some(Session {
+            id,
+            granted_at,
+            renewed: sent,
+        });
+    }
+
+    /// A renewal of this session that was sent at `sent` was answered. One of another session is ignored.
+    pub fn renewed(&mut self, id: SessionId, sent: Duration) {
+        if let Some(session) = self.session.as_mut().filter(|session| session.id == id) {
+            session.renewed = session.renewed.max(sent);
+        }
+    }
+
+    /// The store has given the session up.
+    pub fn over(&mut self, id: SessionId) {
+        self.session = self.session.filter(|session| session.id != id);
+    }
+
+    /// The present session.
+    pub fn session(&self) -> Option<SessionId> {
+        self.session.map(|session| session.id)
+    }
+
+    /// Whether writes of a dimension with this lease are admitted now, by a copy at `applied`.
+    pub fn admits(&self, lease: Lease, applied: Rev, now: Duration) -> bool {
+        let Some(session) = self.session else { return false };
+        if applied < session.granted_at {
+            return false;
+        }
+        match lease.length() {
+            None => true,
+            Some(length) => now.saturating_sub(session.renewed) < usable(length),
+        }
+    }
+}
+
+/// The part of a lease that a relay uses.
+fn usable(lease: Duration) -> Duration {
+    lease.saturating_mul(4) / 5
+}
+
+/// Whether the store may count a relay as stopped for a lease: it has been silent for all of it, and what it had admitted is
+/// over too.
+pub fn is_expired(silent_for: Option<Duration>, lease: Lease, in_flight_max: Duration) -> bool {
+    let Some(length) = lease.length() else { return false };
+    silent_for.is_none_or(|silent| silent >= length.saturating_add(in_flight_max))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    proptest! {
+        // S1, R-I14, R-I15: whatever is sent, lost and answered late, once the store counts the relay as stopped, it has
+        // stopped, and all that it had admitted has had its time.
+        #[test]
+        fn who_is_counted_as_stopped_has_stopped(
+            renewals in prop::collection::vec((1_u64..4000, 0_u64..2000, 0_u64..2000, any::<bool>(), any::<bool>()), 0..20),
+            asked in 0_u64..120_000, seconds in 7_u32..30,
+        ) {
+            let (lease, in_flight) = (Lease::Seconds(seconds), at(10_000));
+            let mut state = LeaseState::default();
+            let id = SessionId(1);
+            state.opened(id, Rev(0), at(0));
+            let (mut now, mut heard) = (0, 0);
+            let mut answers = Vec::new();
+            for (pause, there, back, arrives, answered) in renewals {
+                now += pause;
+                if arrives {
+                    heard = heard.max(now + there);
+                    if answered {
+                        answers.push((now + there + back, now));
+                    }
+                }
+            }
+            let asked = asked.max(heard);
+            for (_, sent) in answers.iter().filter(|(came, _)| *came <= asked) {
+                state.renewed(id, at(*sent));
+            }
+            if is_expired(Some(at(asked - heard)), lease, in_flight) {
+                // The last moment at which a write can have been admitted.
+                let last = (0..=asked).rev().find(|time| state.admits(lease, Rev(0), at(*time)));
+                prop_assert!(last.is_none_or(|last| at(last) + in_flight <= at(asked)), "{last:?} {asked}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_session_counts_from_what_was_granted_to_what_was_sent() {
+        let mut state = LeaseState::default();
+        let lease = Lease::Seconds(20);
+        assert!(!state.admits(lease, Rev(9), at(0)));
+        state.opened(SessionId(1), Rev(5), at(1000));
+        assert!(!state.admits(lease, Rev(4), at(1000)), "R-I14: it has not caught up");
+        assert!(state.admits(lease, Rev(5), at(16_999)));
+        assert!(!state.admits(lease, Rev(5), at(17_000)));
+        assert!(state.admits(Lease::Infinite, Rev(5), at(1_000_000)));
+        state.renewed(SessionId(2), at(16_000));
+        assert!(!state.admits(lease, Rev(5), at(17_000)), "of another session");
+        state.renewed(SessionId(1), at(2000));
+        state.renewed(SessionId(1), at(1500));
+        assert!(state.admits(lease, Rev(5), at(17_999)));
+        state.over(SessionId(1));
+        assert!(!state.admits(Lease::Infinite, Rev(5), at(2000)));
+        assert!(!is_expired(None, Lease::Infinite, at(0)));
+        assert!(is_expired(None, lease, at(0)));
+        assert!(!is_expired(Some(at(29_999)), lease, at(10_000)));
+        assert!(is_expired(Some(at(30_000)), lease, at(10_000)));
+    }
+}
