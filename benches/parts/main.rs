@@ -4,6 +4,7 @@
 //! cargo bench --bench parts                   all; about three minutes
 //! cargo bench --bench parts -- --quick        a few seconds
 //! cargo bench --bench parts -- frame/         those whose name has this in it
+//! cargo bench --bench parts -- overrides      millions of moved keys; not among all
 //! ```
 //! Each prints the time of one operation: bounds of the confidence interval around the estimate, and what changed since
 //! the last run on this machine. Where a part works in batches, one iteration is one call of a full batch.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::hint::black_box;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ pub fn bench(criterion: &mut Criterion) {
     }
 }
 
-pub fn overrides(criterion: &mut Criterion, millions: u32) {
+fn overrides(criterion: &mut Criterion, millions: u32) {
     let before = resident();
     let began = Instant::now();
     let routes = copy(millions * 1_000_000);
@@ -33,6 +34,12 @@ pub fn overrides(criterion: &mut Criterion, millions: u32) {
         routes.bytes() / keys,
         resident().saturating_sub(before) / keys,
         took.as_secs_f64() * 1e6 / f64::from(millions * 1_000_000),
+    );
+    let began = Instant::now();
+    black_box((0..1000).fold(routes.clone(), |routes, number| moved(&routes, number..number + 1)));
+    println!(
+        "overrides, {millions} million: {:.2} us for a batch of one change",
+        began.elapsed().as_secs_f64() * 1e6 / 1000.0
     );
     let began = Instant::now();
     let saved = routes.save();
@@ -134,20 +141,25 @@ fn copy(count: u32) -> Routes {
         }],
     });
     for first in (0..count).step_by(1000) {
-        let rev = routes.rev().next();
-        let changes = (first..first + 1000).map(|number| Change {
-            rev,
-            id: RecordId::Node(node(number).id),
-            record: Some(Record::Node(node(number))),
-        });
-        let batch = Batch {
-            prev: routes.rev(),
-            rev,
-            changes: changes.collect(),
-        };
-        routes = routes.apply(&batch).unwrap();
+        routes = moved(&routes, first..first + 1000);
     }
     routes
+}
+
+/// The copy after a batch that moves these keys.
+fn moved(routes: &Routes, numbers: Range<u32>) -> Routes {
+    let rev = routes.rev().next();
+    let changes = numbers.map(|number| Change {
+        rev,
+        id: RecordId::Node(node(number).id),
+        record: Some(Record::Node(node(number))),
+    });
+    let batch = Batch {
+        prev: routes.rev(),
+        rev,
+        changes: changes.collect(),
+    };
+    routes.apply(&batch).unwrap()
 }
 
 fn node(number: u32) -> Node {

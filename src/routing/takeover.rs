@@ -30,10 +30,13 @@ mod tests {
             rest.filter_map(move |(index, unit)| (index != left).then_some(*unit))
         };
         let mut counts = [0_u32; 4];
-        for key in keys() {
+        for (number, key) in keys().enumerate() {
             let winner = rendezvous(key, units.iter().copied()).unwrap();
             let position = names.iter().position(|name| name == winner).unwrap();
             counts[position] += 1;
+            if number % 20 != 0 {
+                continue;
+            }
             let mut later: Vec<_> = units.clone();
             later.reverse();
             assert_eq!(
