@@ -22,7 +22,7 @@ pub fn bench(criterion: &mut Criterion) {
     }
 }
 
-fn overrides(criterion: &mut Criterion, millions: u32) {
+pub fn overrides(criterion: &mut Criterion, millions: u32) {
     let before = resident();
     let began = Instant::now();
     let routes = copy(millions * 1_000_000);

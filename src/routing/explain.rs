@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Decision, RouteError, RuleRef, Standing};
+use super::{Decision, RouteError, RuleRef, Standing, Trail};
 
 /// The answer of `strait explain` and `GET /explain`.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -77,6 +77,9 @@ impl Explanation {
 pub(super) trait Recorder {
     /// Something was looked at. `why` runs only if somebody listens.
     fn step(&mut self, looked_at: &str, matched: bool, why: impl FnOnce() -> String);
+
+    /// What a look-up that found a unit in a copy of the route store went through.
+    fn went(&mut self, _: &Trail) {}
 }
 
 impl Recorder for () {
@@ -90,5 +93,14 @@ impl Recorder for Vec<Step> {
             matched,
             why: why(),
         });
+    }
+}
+
+/// Keeps what the look-up went through.
+impl Recorder for Trail {
+    fn step(&mut self, _: &str, _: bool, _: impl FnOnce() -> String) {}
+
+    fn went(&mut self, trail: &Trail) {
+        *self = *trail;
     }
 }

@@ -41,8 +41,6 @@ pub struct Decision<'a> {
     pub standing: Standing,
     /// What decided about the key that the call was routed by.
     pub source: Source,
-    /// What the look-up went through; empty without a route store.
-    pub trail: Trail,
 }
 
 /// Whether the owner of a key admits writes.
@@ -251,6 +249,22 @@ impl RouteTable {
         self.resolve_with(hints, missing_key, local, evidence, &mut ())
     }
 
+    /// [`resolve`](Self::resolve), and what it went through; empty if no key decided by a copy of the route store.
+    ///
+    /// # Errors
+    /// [`RouteError`].
+    pub fn resolve_with_trail<'a>(
+        &'a self,
+        hints: &RouteHints,
+        missing_key: &'a MissingKey,
+        local: &'a UnitId,
+        evidence: &impl Evidence,
+    ) -> Result<(Decision<'a>, Trail), RouteError> {
+        let mut trail = Trail::default();
+        let decision = self.resolve_with(hints, missing_key, local, evidence, &mut trail)?;
+        Ok((decision, trail))
+    }
+
     /// What [`resolve`](Self::resolve) does with this call, step by step (C-R4).
     pub fn explain(
         &self,
@@ -354,7 +368,6 @@ impl RouteTable {
             dimension: None,
             standing: Standing::Open,
             source,
-            trail: Trail::default(),
         }
     }
 
@@ -369,7 +382,6 @@ impl RouteTable {
             dimension: Some(dimension),
             standing: Standing::Open,
             source: Source::Rule,
-            trail: Trail::default(),
         }
     }
 }
@@ -388,7 +400,6 @@ impl<'a> From<Resolved<'a>> for Decision<'a> {
             dimension: Some(resolved.dimension),
             standing: resolved.standing,
             source: resolved.source,
-            trail: resolved.trail,
         }
     }
 }

@@ -29,8 +29,6 @@ pub(in crate::routing) struct Resolved<'a> {
     pub rule: Option<(u32, RuleKind)>,
     /// The dimension whose key decided.
     pub dimension: &'a Name,
-    /// What it went through.
-    pub trail: Trail,
 }
 
 /// What a call brings along.
@@ -80,6 +78,7 @@ impl Routes {
             return Some(unit.map(|unit| {
                 let epoch = Epoch::new(self.epoch.incarnation(), walk.rev);
                 record.step("epoch", true, || described::end(&walk, epoch));
+                record.went(&walk.trail);
                 walk.end(unit, epoch, &kind.spec.name)
             }));
         }
@@ -375,7 +374,6 @@ impl Walk {
             source: self.source.unwrap_or(Source::Rule),
             rule: self.rule,
             dimension,
-            trail: self.trail,
         }
     }
 }

@@ -92,7 +92,8 @@ fn hints(key: &str) -> RouteHints {
 
 fn trail(table: &RouteTable, key: &str) -> Trail {
     let unit = name("a");
-    table.resolve(&hints(key), &MissingKey::Reject, &unit, &()).unwrap().trail
+    let found = table.resolve_with_trail(&hints(key), &MissingKey::Reject, &unit, &());
+    found.unwrap().1
 }
 
 fn knock(table: &RouteTable, gate: &Gate, key: &str, (reads, min_epoch, now): (bool, u64, u64)) -> Result<(), Closed> {

@@ -6,6 +6,7 @@
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::model::{Name, UnitId};
+use crate::routing::KeyHash;
 
 /// What all draws of a key come from. The same in all versions of Strait.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -27,6 +28,13 @@ impl KeyDice {
 
     fn draw(self, unit: &UnitId) -> u64 {
         mixed(self.0 ^ mixed(xxh3_64(unit.as_str().as_bytes())))
+    }
+}
+
+/// Of a key that a copy of the routes knows by its hash only.
+impl From<KeyHash> for KeyDice {
+    fn from(hash: KeyHash) -> Self {
+        Self(u64::try_from((hash.0 >> 64) ^ (hash.0 & u128::from(u64::MAX))).unwrap_or_default())
     }
 }
 
