@@ -60,11 +60,6 @@ impl<V: Clone> Overrides<V> {
         self.len
     }
 
-    /// Whether there is none.
-    pub(super) fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// The value of a key.
     pub(super) fn get(&self, hash: KeyHash) -> Option<&V> {
         let (high, low) = halves(hash);

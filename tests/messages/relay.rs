@@ -266,6 +266,12 @@ fn outbound(place: &Place, routing: routing::Handle, delivery: &Rc<Delivery>) ->
         peers: Rc::new(Nowhere),
         local,
         policies,
+        parking: outbound::ParkingLimits {
+            calls: 8,
+            bytes: 1 << 20,
+            calls_of_key: 8,
+        },
+        claims: None,
         budgets: RetryBudgets::new([name("a"), name("b"), name("c")], 1, RetrySettings::default()).on_shard(0),
         metrics: CallMetrics::detached().unwrap(),
         first_request_id: 1,
