@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Verdict;
 use super::lane::Batch;
-use super::later::Later;
+use super::later::{Behind, Later};
 use crate::model::{Seq, UnitId};
 use crate::queue::lanes::{GAP_SPAN_MAX, LaneId, Sent, ToSender};
 use crate::queue::line::{Settled, StreamId};
@@ -92,20 +92,28 @@ impl Stream {
         sent.message.key.is_some() && self.later.is_before(&sent.message.topic, sent.seq)
     }
 
+    /// Whether a message has to wait for an earlier one of its key, which must come again.
+    pub(super) fn is_behind_key(&self, sent: &Sent) -> bool {
+        let key = sent.message.key.as_ref();
+        key.is_some_and(|key| self.later.is_before_of_key(&sent.message.topic, key, sent.seq))
+    }
+
     /// Enters what is to become of a message that came on a lane.
     pub(super) fn book(&mut self, verdict: Verdict, sent: &Sent, lane: LaneId) -> Verdict {
-        let topic = &sent.message.topic;
-        match &verdict {
-            Verdict::Later { ordered, .. } => {
-                let counts = *ordered && sent.message.key.is_some();
-                if counts && !self.later.expect(topic, sent.seq, lane) {
-                    return Verdict::Busy { pushback: CROWDED };
-                }
+        let (topic, key) = (&sent.message.topic, sent.message.key.as_ref());
+        let behind = match &verdict {
+            Verdict::Later { ordered: true, .. } => key.map(|_| Behind::Topic),
+            Verdict::Frozen { ordered: true, .. } | Verdict::Moved { ordered: true, .. } => key.map(Behind::Key),
+            Verdict::Refuse { .. } | Verdict::Store { .. } => {
+                self.later.came(topic, key, sent.seq);
+                None
             }
-            Verdict::Refuse { .. } | Verdict::Store { .. } => self.later.came(topic, sent.seq),
-            Verdict::Busy { .. } => {}
+            Verdict::Busy { .. } | Verdict::Frozen { .. } | Verdict::Later { .. } | Verdict::Moved { .. } => None,
+        };
+        match behind {
+            Some(behind) if !self.later.expect(topic, behind, sent.seq, lane) => Verdict::Busy { pushback: CROWDED },
+            _ => verdict,
         }
-        verdict
     }
 
     /// A message is on its way to the disk.
@@ -153,6 +161,7 @@ impl Batch {
             inbox,
             only: None,
             redriven: None,
+            rerouted: None,
             mirror,
         }
     }

@@ -11,6 +11,7 @@ fn plan(seed: u64) -> Plan {
         relays: 2 + usize::try_from(seed % 2).unwrap(),
         millis: 8_000 + seed % 5 * 3_000,
         faults: true,
+        moves: seed % 3 > 0,
         traced: false,
     }
 }
@@ -29,6 +30,7 @@ fn without_faults_every_message_arrives_once() {
         relays: 3,
         millis: 5_000,
         faults: false,
+        moves: false,
         traced: false,
     };
     World::new(plan).run().unwrap();

@@ -37,6 +37,7 @@ fn message(number: Seq) -> Message {
         deadline: None,
         visited: vec![name("a")],
         redrives: 0,
+        routed: 0,
         attributes: Metadata::default(),
         body: Bytes::new(),
     }
@@ -169,7 +170,7 @@ impl World {
                     self.apply(&record);
                     self.log.push(record);
                 }
-                Some(Write::Dead(_)) => panic!("arrivals give nothing up"),
+                Some(Write::Dead(_) | Write::Reroute(_)) => panic!("arrivals give nothing up"),
                 None => return,
             }
         }

@@ -124,6 +124,7 @@ impl World {
             deadline: ttl.map(|ttl| UnixMillis(self.now.wall.0 + ttl)),
             visited: Vec::new(),
             redrives: 0,
+            routed: 0,
             attributes: Metadata::default(),
             body: Bytes::from(vec![0; size]),
         }
