@@ -49,7 +49,8 @@ impl Outbox {
     /// behind them.
     pub fn home(&self, hash: u64) -> Option<(u64, bool)> {
         match self.leaving(hash).filter(|leaving| leaving.begun) {
-            Some(leaving) => Some((leaving.epoch, true)),
+            // An earlier epoch than that of the next owner: should a crash undo the move, this unit says once more where to.
+            Some(leaving) => Some((leaving.epoch.saturating_sub(1).max(1), true)),
             None => Some((self.homes.epoch(hash)?, false)),
         }
     }
@@ -87,6 +88,10 @@ impl Outbox {
     fn look_for_moved(&mut self, now: Duration, fx: &mut Effects, wake: &mut Wake) {
         if now < self.moving.rest_until {
             return wake.at(self.moving.rest_until);
+        }
+        if let Some(run) = self.moving.run.take_if(|run| run.reading.is_none()) {
+            // The last number of a key may be lower by now: the disk failed.
+            self.moving.run = self.looked(run);
         }
         if self.moving.run.is_none() {
             self.moving.run = self.next_run();
@@ -148,6 +153,12 @@ impl Outbox {
             }
         }
         run.next = end;
+        self.moving.run = self.looked(run);
+    }
+
+    /// Keys of which all numbers were looked at are taken out of a way; `None`: none is left.
+    fn looked(&mut self, mut run: Run) -> Option<Run> {
+        let end = run.next;
         let through = |stop: &Stop| match &stop.state {
             State::Leaves(leaving) => leaving.last < end,
             State::Tries | State::Waits(_) => true,
@@ -163,7 +174,7 @@ impl Outbox {
                 run.ids.insert(id);
             }
         }
-        self.moving.run = (!run.ids.is_empty()).then_some(run);
+        (!run.ids.is_empty()).then_some(run)
     }
 
     fn wish_elsewhere(&mut self, ids: &BTreeSet<u64>, seq: Seq, message: Message) {
