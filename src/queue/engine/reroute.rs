@@ -71,7 +71,9 @@ impl Engine {
         let mut unit = unit.clone();
         let home = if settings.ordered { self.home_of(message, &unit) } else { None };
         if let Some((home, epoch)) = home {
-            (unit, message.routed) = (home, message.routed.min(epoch));
+            // Earlier than what the publisher knows: if that unit is not the owner, this is news that it can tell (V4 of `judge`).
+            let before = if home == unit { message.routed } else { (message.routed - 1).max(1) };
+            (unit, message.routed) = (home, before.min(epoch));
         } else if unit == *own {
             match self.setup.neighbours.owner(message) {
                 Owner::Frozen => {
@@ -102,7 +104,9 @@ impl Engine {
                 Some((epoch, true)) => return Some((name.clone(), epoch)),
                 // Straight to it, by the epoch of the publisher.
                 Some((_, false)) if name == unit => found = Some((name.clone(), u64::MAX)),
-                Some((epoch, false)) => _ = found.get_or_insert((name.clone(), epoch)),
+                // A key that had no owner before is nowhere else, though keys may not be told apart there.
+                Some((epoch, false)) if message.routed > 1 => _ = found.get_or_insert((name.clone(), epoch)),
+                Some(_) => {}
                 None => {}
             }
         }
