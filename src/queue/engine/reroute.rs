@@ -55,7 +55,7 @@ impl Engine {
     /// Where a message goes (N1): `units` by its rule, but behind what is still on its way.
     ///
     /// # Errors
-    /// If its key is this unit's and about to move.
+    /// If its key is this unit's and about to move, or it cannot be told which line has earlier messages of it.
     pub(super) fn way(
         &self,
         message: &mut Message,
@@ -69,7 +69,7 @@ impl Engine {
             return Ok(Way { outs, own });
         };
         let mut unit = unit.clone();
-        let home = if settings.ordered { self.home_of(message, &unit) } else { None };
+        let home = if settings.ordered { self.home_of(message, &unit)? } else { None };
         if let Some((home, epoch)) = home {
             // Earlier than what the publisher knows: if that unit is not the owner, this is news that it can tell (V4 of `judge`).
             let before = if home == unit { message.routed } else { (message.routed - 1).max(1) };
@@ -91,26 +91,31 @@ impl Engine {
         })
     }
 
-    /// The line that has earlier messages of a key, and the epoch they were routed by: that which the key is leaving, else that of the
-    /// unit it is for, else any.
-    fn home_of(&self, message: &Message, unit: &UnitId) -> Option<(UnitId, u64)> {
-        if planted(Bug::NewBeforeMoved) {
-            return None;
-        }
-        let hash = key_hash(message)?;
-        let mut found: Option<(UnitId, u64)> = None;
+    /// The line that has earlier messages of a key, and the epoch they were routed by: that which the key is leaving, else one of
+    /// another unit than the one it is for. The latter may have none in truth (H1 of `outbox::homes`): then the message makes a
+    /// detour, and comes behind the others all the same.
+    ///
+    /// # Errors
+    /// If it may be any of several: the wrong one would change the order.
+    fn home_of(&self, message: &Message, unit: &UnitId) -> Result<Option<(UnitId, u64)>, RelayError> {
+        let hash = key_hash(message).filter(|_| !planted(Bug::NewBeforeMoved));
+        let Some(hash) = hash else { return Ok(None) };
+        let mut found = None;
         for (name, outbox) in &self.places.outboxes {
             match outbox.home(hash) {
-                Some((epoch, true)) => return Some((name.clone(), epoch)),
-                // Straight to it, by the epoch of the publisher.
-                Some((_, false)) if name == unit => found = Some((name.clone(), u64::MAX)),
+                Some((epoch, true)) => return Ok(Some((name.clone(), epoch))),
                 // A key that had no owner before is nowhere else, though keys may not be told apart there.
-                Some((epoch, false)) if message.routed > 1 => _ = found.get_or_insert((name.clone(), epoch)),
-                Some(_) => {}
-                None => {}
+                Some((epoch, false)) if name != unit && message.routed > 1 => {
+                    if found.replace((name.clone(), epoch)).is_some() {
+                        let detail = "the key of the message has moved, and earlier messages of it may wait for several units";
+                        let error = RelayError::new(Reason::Limited, Retry::Safe, detail);
+                        return Err(error.pushed_back(UNKNOWN_PUSHBACK));
+                    }
+                }
+                Some(_) | None => {}
             }
         }
-        found
+        Ok(found)
     }
 
     /// A message of a publisher has a number in the line of a unit.
@@ -221,3 +226,5 @@ impl Engine {
 const AGAIN: Duration = Duration::from_millis(50);
 /// Pushback of a publisher whose key is about to move.
 const FROZEN_PUSHBACK: Duration = Duration::from_millis(200);
+/// Pushback of a publisher whose key may be in several lines: one of them must get empty.
+const UNKNOWN_PUSHBACK: Duration = Duration::from_secs(1);
