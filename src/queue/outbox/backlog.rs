@@ -173,15 +173,22 @@ impl Cursor {
         self.buffer.push_back(waiting);
     }
 
-    /// A message that did not arrive, in front of the others; unless it will be read anyway.
+    /// A message that did not arrive, in front of the others; unless it will be read anyway. Going up, some before it may have
+    /// been left out, and come to the front again meanwhile.
     pub(super) fn put_back(&mut self, waiting: Waiting) {
-        let ahead = match &self.place {
-            Place::Up(next) => waiting.seq >= *next,
-            Place::Down(ranges, _) => ranges.iter().any(|(from, to)| (*from..=*to).contains(&waiting.seq)),
+        let (ahead, at) = match &self.place {
+            Place::Up(next) => {
+                let at = self.buffer.partition_point(|other| other.seq < waiting.seq);
+                (waiting.seq >= *next, at)
+            }
+            Place::Down(ranges, _) => {
+                let ahead = ranges.iter().any(|(from, to)| (*from..=*to).contains(&waiting.seq));
+                (ahead, 0)
+            }
         };
         if !ahead {
             self.buffer_bytes += waiting.bytes;
-            self.buffer.push_front(waiting);
+            self.buffer.insert(at, waiting);
         }
     }
 
