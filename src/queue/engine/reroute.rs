@@ -14,7 +14,7 @@ use super::Engine;
 use super::upkeep::Level;
 use crate::model::{Message, Reason, RelayError, Retry, Seq, UnitId};
 use crate::queue::effects::{Now, RerouteWish};
-use crate::queue::outbox::key_hash;
+use crate::queue::outbox::{Stay, key_hash};
 use crate::queue::planted::{Bug, planted};
 use crate::queue::record::{Record, Stored};
 use crate::queue::{Owner, TopicRule, TopicSettings};
@@ -91,36 +91,38 @@ impl Engine {
         })
     }
 
-    /// The line that has earlier messages of a key, and the epoch they were routed by: that which the key is leaving, else one of
-    /// another unit than the one it is for. The latter may have none in truth (H1 of `outbox::homes`): then the message makes a
-    /// detour, and comes behind the others all the same.
+    /// The line that has earlier messages of a key, and the epoch they were routed by; `None`: no other than that of the unit it is
+    /// for. A line that perhaps has some is as good, if it is the only one: then the message makes a detour at most.
     ///
     /// # Errors
     /// If it may be any of several: the wrong one would change the order.
     fn home_of(&self, message: &Message, unit: &UnitId) -> Result<Option<(UnitId, u64)>, RelayError> {
         let hash = key_hash(message).filter(|_| !planted(Bug::NewBeforeMoved));
         let Some(hash) = hash else { return Ok(None) };
-        let mut found = None;
+        let (mut sure, mut perhaps, mut others) = (None, None, 0);
         for (name, outbox) in &self.places.outboxes {
             match outbox.home(hash) {
-                Some((epoch, true)) => return Ok(Some((name.clone(), epoch))),
+                Some((epoch, Stay::Leaves)) => return Ok(Some((name.clone(), epoch))),
+                Some((epoch, Stay::Surely)) => sure = Some((name, epoch)),
                 // A key that had no owner before is nowhere else, though keys may not be told apart there.
-                Some((epoch, false)) if name != unit && message.routed > 1 => {
-                    if found.replace((name.clone(), epoch)).is_some() {
-                        let detail = "the key of the message has moved, and earlier messages of it may wait for several units";
-                        let error = RelayError::new(Reason::Limited, Retry::Safe, detail);
-                        return Err(error.pushed_back(UNKNOWN_PUSHBACK));
-                    }
+                Some((epoch, Stay::Perhaps)) if name == unit || message.routed > 1 => {
+                    perhaps = Some((name, epoch));
+                    others += 1;
                 }
                 Some(_) | None => {}
             }
         }
-        Ok(found)
+        if sure.is_none() && others > 1 {
+            let detail = "the key of the message has moved, and earlier messages of it may wait for several units";
+            return Err(RelayError::new(Reason::Limited, Retry::Safe, detail).pushed_back(UNKNOWN_PUSHBACK));
+        }
+        let found = sure.or(perhaps).filter(|(name, _)| *name != unit);
+        Ok(found.map(|(name, epoch)| (name.clone(), epoch)))
     }
 
     /// A message of a publisher has a number in the line of a unit.
     pub(super) fn at_home(&mut self, message: &Message, settings: &TopicSettings, outs: &[(UnitId, Seq)]) {
-        if message.routed == 0 || !settings.ordered {
+        if message.routed == 0 || message.redrives > 0 || !settings.ordered {
             return;
         }
         let Some(hash) = key_hash(message) else { return };

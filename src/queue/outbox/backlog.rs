@@ -29,7 +29,11 @@ pub(super) struct Waiting {
 impl Waiting {
     /// What it counts as in `homes`.
     pub(super) fn home(&self) -> u64 {
-        if self.message.routed > 0 { self.hash } else { NO_KEY }
+        if self.message.routed > 0 && self.message.redrives == 0 {
+            self.hash
+        } else {
+            NO_KEY
+        }
     }
 }
 

@@ -4,9 +4,9 @@
 //! moves, and nothing is to be known here.
 //!
 //! # Invariants
-//! - H1. A key with a message in the line that is not done, or on its way to the line, is at home here. The other way round, a key
-//!   may be at home without need: when two have the same hash, after a restart, or while keys are not told apart. Then its next
-//!   message makes the detour over this line, and its unit answers that the key has moved.
+//! - H1. A key with a message in the line that is not done, or on its way to the line, is at home here, surely or perhaps. A key that is
+//!   surely here has such a message. Perhaps is said of keys that a restart found, of those that were here when a message ended whose key
+//!   was not known, and of all while there are too many to be told apart.
 
 use std::collections::VecDeque;
 
@@ -20,10 +20,11 @@ pub(super) struct Homes {
     keys: Map<u64, Home>,
     /// Keys of messages that have a number and are not on disk yet.
     coming: VecDeque<(Seq, u64)>,
-    /// All keys are at home: there were too many.
+    /// All keys are at home perhaps: there were too many.
     coarse: bool,
-    /// Some are counted too high.
-    stale: bool,
+    /// Keys that came so early may be counted too high; and how many have come.
+    unsure: u64,
+    came: u64,
 }
 
 /// A key that is at home.
@@ -32,15 +33,30 @@ pub(super) struct Home {
     count: u32,
     /// The highest epoch that one of them was routed by.
     epoch: u64,
+    /// As the how-manieth it came.
+    came: u64,
+}
+
+/// What is known of a key that is at home.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Stay {
+    /// It leaves for another line; what comes now comes behind it.
+    Leaves,
+    /// It may have nothing here in truth.
+    Perhaps,
+    /// It has messages here.
+    Surely,
 }
 
 impl Homes {
     /// As a snapshot has it.
     pub(super) fn restored(keys: Vec<(u64, Home)>, coarse: bool) -> Self {
+        let came = keys.iter().map(|(_, home)| home.came).max().unwrap_or_default();
         Self {
-            stale: !keys.is_empty(),
             keys: keys.into_iter().collect(),
             coarse,
+            unsure: came,
+            came,
             coming: VecDeque::new(),
         }
     }
@@ -63,9 +79,12 @@ impl Homes {
     }
 
     /// The epoch by which messages of a key are in the line, if some are.
-    pub(super) fn epoch(&self, hash: u64) -> Option<u64> {
-        let home = self.keys.get(&hash).map(|home| home.epoch);
-        home.or(self.coarse.then_some(LOWEST))
+    pub(super) fn find(&self, hash: u64) -> Option<(u64, Stay)> {
+        match self.keys.get(&hash) {
+            Some(home) if home.came > self.unsure => Some((home.epoch, Stay::Surely)),
+            Some(home) => Some((home.epoch, Stay::Perhaps)),
+            None => self.coarse.then_some((LOWEST, Stay::Perhaps)),
+        }
     }
 
     /// A message of a key gets a number.
@@ -104,7 +123,7 @@ impl Homes {
 
     /// A message is done whose key is not known.
     pub(super) fn remove_some(&mut self) {
-        self.stale |= !self.keys.is_empty();
+        self.unsure = self.came;
     }
 
     /// A key has nothing here, as is known otherwise.
@@ -114,7 +133,7 @@ impl Homes {
 
     /// Whether there is something to be put right as soon as the line is empty.
     pub(super) fn wants_clear(&self) -> bool {
-        self.coarse || self.stale
+        self.coarse || (self.unsure > 0 && !self.keys.is_empty())
     }
 
     /// The line is empty.
@@ -130,7 +149,9 @@ impl Homes {
             home.count = home.count.saturating_add(1);
             home.epoch = home.epoch.max(epoch);
         } else if self.keys.len() < room {
-            self.keys.insert(hash, Home { count: 1, epoch });
+            self.came += 1;
+            let (count, came) = (1, self.came);
+            self.keys.insert(hash, Home { count, epoch, came });
         } else {
             self.coarse = true;
             self.keys = Map::default();

@@ -98,7 +98,9 @@ impl Outbox {
         let home = self.home_key(topic, message);
         if home != NO_KEY {
             self.homes.on_stored(seq, home, message.routed, self.config.keys_max);
-            self.on_key_stored(seq, home, message.routed);
+        }
+        if !self.stops.is_empty() {
+            self.on_key_stored(seq, self.topics.at(topic).key_of(message), message);
         }
         let state = self.topics.at_mut(topic);
         state.books.accepted += 1;
@@ -133,9 +135,9 @@ impl Outbox {
         id
     }
 
-    /// What a message counts as in `homes`.
+    /// What a message counts as in `homes`. One that was redriven has lost its place among the others of its key (M-C4).
     pub(super) fn home_key(&self, topic: TopicId, message: &Message) -> u64 {
-        if message.routed > 0 {
+        if message.routed > 0 && message.redrives == 0 {
             self.topics.at(topic).key_of(message)
         } else {
             NO_KEY

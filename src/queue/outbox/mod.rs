@@ -51,6 +51,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use homes::Stay;
 pub use intake::Full;
 pub use keys::key_hash;
 pub use snapshot::OutboxSnapshot;

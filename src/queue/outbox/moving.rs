@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use super::backlog::MOVING;
 use super::ends::{End, Ending, From};
+use super::homes::Stay;
 use super::keys::NO_KEY;
 use super::reads::WISHES_MAX;
 use super::send::Wake;
@@ -45,13 +46,12 @@ struct Run {
 }
 
 impl Outbox {
-    /// By which epoch messages of a key are in the line, if some are, and whether the key is leaving. What comes now belongs
-    /// behind them.
-    pub fn home(&self, hash: u64) -> Option<(u64, bool)> {
+    /// By which epoch messages of a key are in the line, if some are. What comes now belongs behind them.
+    pub fn home(&self, hash: u64) -> Option<(u64, Stay)> {
         match self.leaving(hash).filter(|leaving| leaving.begun) {
             // An earlier epoch than that of the next owner: should a crash undo the move, this unit says once more where to.
-            Some(leaving) => Some((leaving.epoch.saturating_sub(1).max(1), true)),
-            None => Some((self.homes.epoch(hash)?, false)),
+            Some(leaving) => Some((leaving.epoch.saturating_sub(1).max(1), Stay::Leaves)),
+            None => self.homes.find(hash),
         }
     }
 
@@ -241,9 +241,9 @@ impl Outbox {
     }
 
     /// A message of a key was stored here. Later epochs say that it has left and come back.
-    pub(super) fn on_key_stored(&mut self, seq: Seq, hash: u64, epoch: u64) {
+    pub(super) fn on_key_stored(&mut self, seq: Seq, hash: u64, message: &Message) {
         let Some(leaving) = self.leaving_mut(hash) else { return };
-        if epoch > leaving.epoch {
+        if message.routed > leaving.epoch && message.redrives == 0 {
             self.stops.remove(&hash);
         } else {
             leaving.last = leaving.last.max(seq);

@@ -217,7 +217,7 @@ impl Outbox {
             return;
         }
         let hash = self.topics.at(topic).key_of(message);
-        self.homes.remove(hash);
+        self.homes.remove(self.home_key(topic, message));
         let id = id_of(hash, seq);
         if self.stops.get(&id).is_some_and(|stop| matches!(stop.state, State::Tries)) {
             self.stops.remove(&id);
