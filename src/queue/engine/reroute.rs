@@ -147,7 +147,7 @@ impl Engine {
 
     /// Gives numbers to what has left its line. Returns when to try again.
     pub(super) fn reroute_all(&mut self, now: Now) -> Option<Duration> {
-        let mut behind = BTreeSet::new();
+        let (mut behind, mut stays) = (BTreeSet::new(), None);
         for wish in std::mem::take(&mut self.rerouting.waiting) {
             let key = key_hash(&wish.message);
             if key.is_some_and(|key| behind.contains(&key)) {
@@ -160,6 +160,7 @@ impl Engine {
                     if let Some(outbox) = self.places.outboxes.get_mut(&wish.from.0) {
                         outbox.stay(wish.from.1);
                     }
+                    stays = Some(now.mono);
                 }
                 Next::Waits => {
                     behind.extend(key);
@@ -167,7 +168,7 @@ impl Engine {
                 }
             }
         }
-        (!self.rerouting.waiting.is_empty()).then_some(now.mono + AGAIN)
+        stays.or((!self.rerouting.waiting.is_empty()).then_some(now.mono + AGAIN))
     }
 
     fn next_unit(&self, wish: &RerouteWish) -> Next {

@@ -3,6 +3,7 @@
 mod damage;
 mod groups;
 mod lives;
+mod moves;
 mod operate;
 mod peers;
 mod publish;
