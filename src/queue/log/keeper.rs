@@ -25,6 +25,8 @@ pub struct Keeper<S: Storage> {
     dice: fastrand::Rng,
     filling: Option<Filling<S::File>>,
     spares: Spares,
+    /// The highest generation of a merge that was tried.
+    tried: u32,
 }
 
 /// A file that is being filled with zeros.
@@ -42,6 +44,7 @@ impl<S: Storage> Keeper<S> {
             dice,
             filling: None,
             spares: Spares::default(),
+            tried: 0,
         }
     }
 
@@ -115,11 +118,14 @@ impl<S: Storage> Keeper<S> {
             return Ok(Freed::default());
         }
         drop(table);
+        // Higher than that of a merge that failed, too: its file may be there all the same, and after a crash it must not be
+        // taken for one that is as good as this (L9).
         let generations = chosen.iter().map(|segment| segment.identity.generation);
+        self.tried = generations.fold(self.tried, u32::max).saturating_add(1);
         let identity = Identity {
             first,
             last,
-            generation: generations.max().unwrap_or_default() + 1,
+            generation: self.tried,
             nonce: self.dice.u128(..),
         };
         self.mark_released()?;
