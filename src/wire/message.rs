@@ -214,7 +214,12 @@ mod tests {
         let ids = (any_name(), any_name(), any::<u64>(), any::<u64>());
         let key = proptest::option::of((any_name(), proptest::collection::vec(any::<u8>(), 0..300)));
         let visited = proptest::collection::vec(any_name(), 0..VISITED_MAX);
-        let rest = (any::<u64>(), proptest::option::of(any::<u64>()), any::<u32>(), any::<u64>());
+        let rest = (
+            any::<u64>(),
+            proptest::option::of(any::<u64>()),
+            any::<u32>(),
+            any::<u64>(),
+        );
         let bytes = (any::<bool>(), proptest::collection::vec(any::<u8>(), 0..2000));
         (ids, any_name(), key, visited, rest, bytes).prop_map(|(ids, topic, key, visited, rest, bytes)| {
             let mut attributes = MetadataBuilder::new();

@@ -263,12 +263,7 @@ impl Arrivals {
             return Ok(false);
         };
         if let Some((seqs, reason)) = batch.gap.take() {
-            stream.check(seqs)?;
-            stream.later.gone(seqs);
-            if stream.lacks(seqs) && !planted(Bug::GapForgotten) {
-                let stream = stream_id.clone();
-                fx.record(Record::Skipped { stream, seqs, reason });
-            }
+            stream.skip(&stream_id, seqs, reason, fx)?;
         }
         while let Some(sent) = batch.messages.pop_front() {
             stream.check((sent.seq, sent.seq))?;
@@ -286,13 +281,8 @@ impl Arrivals {
             if sent.message.visited.last() != Some(&lane.unit) {
                 return Err(format!("message {} was not in unit {} last", sent.seq, lane.unit));
             }
-            let verdict = if stream.is_behind(&sent) {
-                Verdict::behind()
-            } else if stream.is_behind_key(&sent) {
-                Verdict::behind_key()
-            } else {
-                judge.judge(now, &lane.unit, &lane.geo, &sent.message)
-            };
+            let verdict = stream.behind(&sent);
+            let verdict = verdict.unwrap_or_else(|| judge.judge(now, &lane.unit, &lane.geo, &sent.message));
             let verdict = stream.book(verdict, &sent, id);
             if let Some(reason) = verdict.is_elsewhere() {
                 let unit = lane.unit.clone();

@@ -104,7 +104,8 @@ impl Judge for Bench<'_> {
             }
             Owner::Other { unit, epoch } if message.routed > 0 => {
                 let newer = message.routed;
-                let detail = format!("here the key is unit {unit}'s since epoch {epoch}, epoch {newer} is not known yet");
+                let detail =
+                    format!("here the key is unit {unit}'s since epoch {epoch}, epoch {newer} is not known yet");
                 Some(Verdict::Frozen { detail, ordered })
             }
             Owner::Other { .. } | Owner::Ours | Owner::Settings(_) | Owner::Unknown => None,

@@ -10,7 +10,6 @@ use std::time::Duration;
 use super::Engine;
 use super::upkeep::Level;
 use crate::model::{Message, Seq, UnixMillis};
-use crate::queue::{Owner, TopicSettings};
 use crate::queue::codec;
 use crate::queue::dead::redrive::{State, Task, Tasks};
 use crate::queue::effects::Now;
@@ -20,6 +19,7 @@ use crate::queue::line::LineId;
 use crate::queue::log::Scanned;
 use crate::queue::operator::{Answer, RedriveRequest};
 use crate::queue::record::{DeadLetter, DeadSource, Kept, Pausable, Record, Stored};
+use crate::queue::{Owner, TopicSettings};
 
 /// Letters on their way back.
 #[derive(Debug, Default)]

@@ -69,15 +69,24 @@ impl Engine {
             return Ok(Way { outs, own });
         };
         let mut unit = unit.clone();
-        let home = if settings.ordered { self.home_of(message, &unit)? } else { None };
+        let home = if settings.ordered {
+            self.home_of(message, &unit)?
+        } else {
+            None
+        };
         if let Some((home, epoch)) = home {
             // Earlier than what the publisher knows: if that unit is not the owner, this is news that it can tell (V4 of `judge`).
-            let before = if home == unit { message.routed } else { (message.routed - 1).max(1) };
+            let before = if home == unit {
+                message.routed
+            } else {
+                (message.routed - 1).max(1)
+            };
             (unit, message.routed) = (home, before.min(epoch));
         } else if unit == *own {
             match self.setup.neighbours.owner(message) {
                 Owner::Frozen => {
-                    let detail = "the key of the message is about to move to another unit; publish it again in a moment";
+                    let detail =
+                        "the key of the message is about to move to another unit; publish it again in a moment";
                     return Err(RelayError::new(Reason::Limited, Retry::Safe, detail).pushed_back(FROZEN_PUSHBACK));
                 }
                 Owner::Other { unit: other, epoch } => (unit, message.routed) = (other, epoch),
@@ -217,7 +226,9 @@ impl Engine {
         let message = &stored.message;
         let inbox = stored.inbox.map(|seq| (message.topic.clone(), seq));
         let from = (unit.clone(), seq);
-        let tell = self.waits.on_rerouted(&from, stored.outs.first(), inbox, &mut self.outputs);
+        let tell = self
+            .waits
+            .on_rerouted(&from, stored.outs.first(), inbox, &mut self.outputs);
         let to = stored.outs.first().map_or(&self.setup.place.unit, |(to, _)| to).clone();
         let outbox = self.places.outbox(unit, &self.setup);
         outbox.on_rerouted(now, seq, message, &to, &mut self.fx);

@@ -63,7 +63,11 @@ impl Engine {
             ticket: question.ticket,
             keys: question.keys,
             until_none: question.until_none,
-            lines: if planted(Bug::BarrierOpen) { VecDeque::new() } else { lines.collect() },
+            lines: if planted(Bug::BarrierOpen) {
+                VecDeque::new()
+            } else {
+                lines.collect()
+            },
             reading: false,
             left: BTreeMap::new(),
         };

@@ -173,8 +173,8 @@ pub struct GroupStatus {
     pub pause: Option<Pause>,
 }
 
-/// One line of the books (M-G8): `accepted = relayed + pending + expired + dropped + dead_lettered + purged + corrupted
-/// + rerouted`.
+/// One line of the books (M-G8):
+/// `accepted = relayed + pending + expired + dropped + dead_lettered + purged + corrupted + rerouted`.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct AuditRow {
     /// Topic.

@@ -185,7 +185,13 @@ impl Outbox {
 
     /// A message will not be sent.
     pub(super) fn end(&mut self, ending: Ending, from: From, end: End) {
-        let Ending { seq, topic, bytes, home, .. } = ending;
+        let Ending {
+            seq,
+            topic,
+            bytes,
+            home,
+            ..
+        } = ending;
         let flies = from == From::Backlog && self.flying.remove(&seq);
         let state = self.topics.at_mut(topic);
         state.ending += 1;

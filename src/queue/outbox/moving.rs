@@ -69,7 +69,10 @@ impl Outbox {
     /// Keys on their way into other lines.
     pub fn moves(&self) -> impl Iterator<Item = u64> {
         let begun = |stop: &Stop| matches!(&stop.state, State::Leaves(leaving) if leaving.begun);
-        self.stops.iter().filter(move |(_, stop)| begun(stop)).map(|(id, _)| *id)
+        self.stops
+            .iter()
+            .filter(move |(_, stop)| begun(stop))
+            .map(|(id, _)| *id)
     }
 
     /// Takes what has moved out of the line. `begun` are the keys on their way out of any line (M2). Call it after `poll`, unless
@@ -184,7 +187,11 @@ impl Outbox {
         let topic = self.known(&message.topic);
         let hash = self.topics.at(topic).key_of(&message);
         let id = id_of(hash, seq);
-        let Some(State::Leaves(leaving)) = self.stops.get_mut(&id).filter(|_| ids.contains(&id)).map(|stop| &mut stop.state)
+        let Some(State::Leaves(leaving)) = self
+            .stops
+            .get_mut(&id)
+            .filter(|_| ids.contains(&id))
+            .map(|stop| &mut stop.state)
         else {
             return;
         };
@@ -254,7 +261,12 @@ impl Outbox {
     /// Keys of which nothing is left go straight to their units from now on.
     fn end_moves(&mut self, begun: &mut BTreeSet<u64>) {
         let left = |stop: &Stop| matches!(&stop.state, State::Leaves(leaving) if leaving.through && leaving.open == 0);
-        let ids: Vec<u64> = self.stops.iter().filter(|(_, stop)| left(stop)).map(|(id, _)| *id).collect();
+        let ids: Vec<u64> = self
+            .stops
+            .iter()
+            .filter(|(_, stop)| left(stop))
+            .map(|(id, _)| *id)
+            .collect();
         for id in ids {
             self.stops.remove(&id);
             self.homes.forget(id);

@@ -286,7 +286,9 @@ impl Outbox {
                 self.cursors.get_mut(&number).and_then(super::Cursor::pop);
                 continue;
             }
-            let Some(cursor) = self.cursors.get_mut(&number) else { break };
+            let Some(cursor) = self.cursors.get_mut(&number) else {
+                break;
+            };
             let Some(head) = cursor.head() else { break };
             if head.seq > barrier || cursor.flying >= cursor.window {
                 break;

@@ -18,13 +18,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::Outbox;
 use super::backlog::Waiting;
 use super::keys::NO_KEY;
 use super::later::Later;
 use super::live::Entry;
 use super::send::Wake;
 use super::topics::TopicId;
-use super::Outbox;
 use crate::model::{Message, Seq, UnitId};
 use crate::queue::lanes::{FROZEN, FULL, LaneKind, MOVED, Refused};
 
@@ -94,7 +94,11 @@ pub(super) struct Stopped {
 
 /// What a key is known by here: its hash, or a number for the one message whose order does not matter (S3).
 pub(super) fn id_of(hash: u64, seq: Seq) -> u64 {
-    if hash == NO_KEY { xxh3_64(&seq.to_be_bytes()) } else { hash }
+    if hash == NO_KEY {
+        xxh3_64(&seq.to_be_bytes())
+    } else {
+        hash
+    }
 }
 
 impl Outbox {
@@ -113,7 +117,13 @@ impl Outbox {
     /// A live message was not taken. It goes on in time, but for those of which the unit has said that it will never take them.
     pub(super) fn stop_live(&mut self, now: Duration, entry: Entry, refused: &Refused, stopped: &mut Stopped) {
         let hash = self.topics.at(entry.topic).key_of(&entry.message);
-        match self.stop(now, (id_of(hash, entry.seq), entry.seq), entry.topic, refused, &entry.message) {
+        match self.stop(
+            now,
+            (id_of(hash, entry.seq), entry.seq),
+            entry.topic,
+            refused,
+            &entry.message,
+        ) {
             Some(id) => {
                 stopped.ids.insert(id);
                 stopped.live.push(entry);
@@ -136,12 +146,21 @@ impl Outbox {
         matches!(refused.reason.as_str(), FROZEN | FULL | MOVED)
     }
 
-    fn stop(&mut self, now: Duration, (id, seq): (u64, Seq), topic: TopicId, refused: &Refused, message: &Message) -> Option<u64> {
+    fn stop(
+        &mut self,
+        now: Duration,
+        (id, seq): (u64, Seq),
+        topic: TopicId,
+        refused: &Refused,
+        message: &Message,
+    ) -> Option<u64> {
         if refused.reason == FULL {
             return None;
         }
         // Only what is news leads elsewhere (W1 of `ownership`).
-        let owner = refused.owner().filter(|(epoch, unit)| *epoch > message.routed && *unit != self.unit);
+        let owner = refused
+            .owner()
+            .filter(|(epoch, unit)| *epoch > message.routed && *unit != self.unit);
         if !self.stops.contains_key(&id) && self.stops.len() >= STOPS_MAX {
             return None;
         }
@@ -154,7 +173,7 @@ impl Outbox {
         });
         stop.first = stop.first.min(seq);
         match (&stop.state, owner) {
-            (State::Leaves(_), _) => {}
+            (State::Leaves(_), _) | (State::Waits(_), None) => {}
             (_, Some((epoch, to))) => {
                 stop.state = State::Leaves(Leaving {
                     to,
@@ -169,7 +188,6 @@ impl Outbox {
                 stop.state = State::Waits(now + (PAUSE * 2_u32.saturating_pow(stop.tries.min(5))).min(PAUSE_MAX));
                 stop.tries += 1;
             }
-            (State::Waits(_), None) => {}
         }
         Some(id)
     }
@@ -219,7 +237,11 @@ impl Outbox {
         let hash = self.topics.at(topic).key_of(message);
         self.homes.remove(self.home_key(topic, message));
         let id = id_of(hash, seq);
-        if self.stops.get(&id).is_some_and(|stop| matches!(stop.state, State::Tries)) {
+        if self
+            .stops
+            .get(&id)
+            .is_some_and(|stop| matches!(stop.state, State::Tries))
+        {
             self.stops.remove(&id);
         }
     }
@@ -232,7 +254,9 @@ impl Outbox {
 
     /// Whether a cursor has left out something.
     pub(super) fn stops_on(&self, cursor: u32) -> bool {
-        self.stops.values().any(|stop| self.topics.at(stop.topic).cursor == cursor)
+        self.stops
+            .values()
+            .any(|stop| self.topics.at(stop.topic).cursor == cursor)
     }
 
     /// Keys on lanes.
@@ -242,7 +266,9 @@ impl Outbox {
             id_of(hash, entry.seq)
         });
         let lanes = self.lanes().filter(|lane| lane.kind == LaneKind::Backlog);
-        let backlog = lanes.flat_map(super::Lane::waiting).map(|waiting| id_of(waiting.hash, waiting.seq));
+        let backlog = lanes
+            .flat_map(super::Lane::waiting)
+            .map(|waiting| id_of(waiting.hash, waiting.seq));
         live.chain(backlog).collect()
     }
 }

@@ -96,7 +96,11 @@ impl Ledger {
             .key
             .as_ref()
             .map(|key| String::from_utf8_lossy(&key.key).into_owned());
-        let here = if of.moves { self.owner == Some(relay) } else { of.units.contains(&relay) };
+        let here = if of.moves {
+            self.owner == Some(relay)
+        } else {
+            of.units.contains(&relay)
+        };
         if of.topic != topic || of.key != key || !here {
             self.blame(format!(
                 "event {event} came to relay {relay} as {message:?}, was {of:?} (M-G4)"
@@ -112,15 +116,7 @@ impl Ledger {
         if message.deadline.is_some_and(|deadline| deadline.0 + 1000 < wall.0) {
             self.blame(format!("event {event} was delivered after its deadline (M-E2)"));
         }
-        let mut is_first = self.shares.get(&(relay, group, topic, event)).is_none_or(|share| share.deliveries == 0);
-        let mut place_of_order = relay;
-        if of.moves && message.redrives == 0 {
-            let first = self.firsts.get(&(group, topic, event)).copied();
-            (is_first, place_of_order) = (first.is_none(), EVERYWHERE);
-            if *self.firsts.entry((group, topic, event)).or_insert(relay) != relay {
-                self.blame(format!("event {event} is delivered at relay {relay} and was at {first:?} (M-B2)"));
-            }
-        }
+        let (is_first, place_of_order) = self.first_of((relay, topic, group), event, of.moves && message.redrives == 0);
         if message.redrives == 0 {
             self.check_share((relay, life, topic, group), event, deliver);
         }
@@ -132,7 +128,10 @@ impl Ledger {
             && let Some(key) = key
         {
             let place = (message.id.epoch, message.id.number);
-            let last = self.order.entry((place_of_order, group, topic, key, of.relay)).or_default();
+            let last = self
+                .order
+                .entry((place_of_order, group, topic, key, of.relay))
+                .or_default();
             if *last > place {
                 let text = format!(
                     "event {event} ({}) came to relay {relay} behind number {} (M-C1)",
@@ -146,6 +145,26 @@ impl Ledger {
             share.deliveries += 1;
         }
         Some(event)
+    }
+
+    /// Whether it is the first delivery of an event, and where the order of its key counts.
+    fn first_of(
+        &mut self,
+        (relay, topic, group): (usize, &'static str, &'static str),
+        event: u64,
+        moves: bool,
+    ) -> (bool, usize) {
+        if !moves {
+            let share = self.shares.get(&(relay, group, topic, event));
+            return (share.is_none_or(|share| share.deliveries == 0), relay);
+        }
+        let first = self.firsts.get(&(group, topic, event)).copied();
+        if *self.firsts.entry((group, topic, event)).or_insert(relay) != relay {
+            self.blame(format!(
+                "event {event} is delivered at relay {relay} and was at {first:?} (M-B2)"
+            ));
+        }
+        (first.is_none(), EVERYWHERE)
     }
 
     fn check_share(&mut self, (relay, life, topic, group): Home, event: u64, deliver: &Deliver) {
@@ -284,7 +303,8 @@ impl World {
             !acked && !is_dead(group) && of.topic != "small"
         };
         let lost = groups(of.topic).iter().copied().filter(lost);
-        lost.map(|group| format!("event {event} ({id}) of {} is lost for {group} (M-A4)", of.topic)).collect()
+        lost.map(|group| format!("event {event} ({id}) of {} is lost for {group} (M-A4)", of.topic))
+            .collect()
     }
 
     fn check_events(&mut self, dead: &[Vec<Peeked>]) {

@@ -106,7 +106,11 @@ impl Ownership for View {
                 Some(_) => Owner::Ours,
             };
         }
-        let owner = if self.old { Some(0) } else { first_owner(text, self.relays) };
+        let owner = if self.old {
+            Some(0)
+        } else {
+            first_owner(text, self.relays)
+        };
         match owner {
             Some(owner) if owner == self.own => Owner::Ours,
             Some(owner) => Owner::Settings(unit(owner)),
@@ -141,12 +145,17 @@ impl World {
     /// Whose a key that can move is, in truth.
     pub(super) fn true_owner(&self, key: &str) -> Option<usize> {
         let last = self.moves.steps.iter().rev().find(|step| step.key == key);
-        last.map(|step| step.owner).or_else(|| first_owner(key, self.relays.len()))
+        last.map(|step| step.owner)
+            .or_else(|| first_owner(key, self.relays.len()))
     }
 
     pub(super) fn moves_under_way(&self) -> bool {
         let all = self.moves.steps.len();
-        !self.moves.open.is_empty() || self.relays.iter().any(|relay| relay.view.heard.lock().unwrap().steps < all)
+        !self.moves.open.is_empty()
+            || self
+                .relays
+                .iter()
+                .any(|relay| relay.view.heard.lock().unwrap().steps < all)
     }
 
     fn begin_move(&mut self) {
@@ -164,7 +173,15 @@ impl World {
         let to = (from + self.dice.usize(1..self.relays.len())) % self.relays.len();
         let frozen = self.take_step(&key, from, true);
         let ticket = 0;
-        self.moves.open.insert(key.clone(), Move { from, to, frozen, ticket });
+        self.moves.open.insert(
+            key.clone(),
+            Move {
+                from,
+                to,
+                frozen,
+                ticket,
+            },
+        );
         let time = self.dice.u64(500_000..6_000_000);
         self.plan_in(time, WorldEvent::Move(Event::Abort(key, frozen)));
     }
@@ -235,11 +252,16 @@ impl World {
     pub(super) fn on_none_left(&mut self, ticket: Ticket, messages: u64) {
         let key = self.moves.tickets.get(&ticket.number).cloned();
         let open = key.and_then(|key| Some((key.clone(), self.moves.open.get(&key)?)));
-        let Some((key, to)) = open.filter(|(_, open)| open.ticket == ticket.number).map(|(key, open)| (key, open.to)) else {
+        let Some((key, to)) = open
+            .filter(|(_, open)| open.ticket == ticket.number)
+            .map(|(key, open)| (key, open.to))
+        else {
             return;
         };
         if messages > 0 {
-            return self.ledger.blame(format!("{messages} messages are left though none should be"));
+            return self
+                .ledger
+                .blame(format!("{messages} messages are left though none should be"));
         }
         self.moves.open.remove(&key);
         self.moves.done += 1;

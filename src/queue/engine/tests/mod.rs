@@ -27,8 +27,8 @@ use crate::queue::log::{Faults, Log, MemoryStorage, Options, Space};
 use crate::queue::operator::{Answer, Command, Filter, Line, RedriveRequest};
 use crate::queue::record::{Pausable, Pause};
 use crate::queue::{
-    GroupSettings, Metrics, Neighbours, OnExpiry, Overflow, Owner, Ownership, Priority, ReplaySettings, Settings, Setup,
-    TopicRule, TopicSettings,
+    GroupSettings, Metrics, Neighbours, OnExpiry, Overflow, Owner, Ownership, Priority, ReplaySettings, Settings,
+    Setup, TopicRule, TopicSettings,
 };
 
 #[derive(Debug)]

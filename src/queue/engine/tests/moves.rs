@@ -108,13 +108,27 @@ fn what_has_moved_follows_its_key_in_order_and_new_messages_come_behind_it() {
     world.publish_routed("c", 9, AckLevel::Accepted);
     let moved = |seq| vec![Refused::moved(seq, &name("c"), 9)];
     world.ack(lane, 2, moved(2));
-    assert_eq!(world.row("b"), (4, 0, 0, 0), "nothing leaves while some of it is on its way (M1)");
+    assert_eq!(
+        world.row("b"),
+        (4, 0, 0, 0),
+        "nothing leaves while some of it is on its way (M1)"
+    );
     world.ack(lane, 3, moved(3));
     assert_eq!((world.row("b"), world.row("c")), ((4, 0, 4, 0), (4, 0, 0, 0)));
     world.publish_routed("c", 9, AckLevel::Accepted);
-    assert_eq!(world.row("c"), (5, 0, 0, 0), "nothing is left there: straight to the new unit");
-    let (live, backlog) = (world.lane_up(3, "c", LaneKind::Live), world.lane_up(4, "c", LaneKind::Backlog));
-    assert_eq!((world.numbers(live), world.numbers(backlog)), (vec![], vec![1, 2, 3, 4, 5]));
+    assert_eq!(
+        world.row("c"),
+        (5, 0, 0, 0),
+        "nothing is left there: straight to the new unit"
+    );
+    let (live, backlog) = (
+        world.lane_up(3, "c", LaneKind::Live),
+        world.lane_up(4, "c", LaneKind::Backlog),
+    );
+    assert_eq!(
+        (world.numbers(live), world.numbers(backlog)),
+        (vec![], vec![1, 2, 3, 4, 5])
+    );
     world.ack(backlog, 1, Vec::new());
     world.input(Input::FromReceiver {
         lane: backlog,
@@ -122,7 +136,14 @@ fn what_has_moved_follows_its_key_in_order_and_new_messages_come_behind_it() {
     });
     let levels = |number| -> Vec<AckLevel> { world.told(number).into_iter().map(|told| told.unwrap().0).collect() };
     use AckLevel::{Accepted, Delivered, Relayed};
-    assert_eq!(tickets.map(levels), [vec![Accepted, Relayed, Delivered], vec![Accepted, Relayed], vec![Accepted]]);
+    assert_eq!(
+        tickets.map(levels),
+        [
+            vec![Accepted, Relayed, Delivered],
+            vec![Accepted, Relayed],
+            vec![Accepted]
+        ]
+    );
     let gaps = world.outputs.iter().any(|output| {
         matches!(output, Output::ToReceiver { frame: ToReceiver::Gap { seqs, reason, .. }, .. }
             if seqs.0 == 1 && *reason == crate::model::GapReason::Rerouted)
@@ -186,7 +207,11 @@ fn what_has_moved_to_this_unit_is_delivered_here_when_the_routes_here_say_so() {
     assert_eq!(first.len(), 1);
     for (consumer, delivery, _) in first {
         let outcome = Settlement::Ack;
-        world.input(Input::Settle { consumer, delivery, outcome });
+        world.input(Input::Settle {
+            consumer,
+            delivery,
+            outcome,
+        });
     }
     assert_eq!(world.delivered().len(), 1, "the second one, behind it");
     let last = world.told(ticket).pop().unwrap().unwrap();
@@ -265,14 +290,22 @@ fn the_owner_says_when_nothing_of_a_key_is_left() {
     let delivered = world.delivered();
     for (consumer, delivery, _) in delivered {
         let outcome = Settlement::Ack;
-        world.input(Input::Settle { consumer, delivery, outcome });
+        world.input(Input::Settle {
+            consumer,
+            delivery,
+            outcome,
+        });
     }
     assert_eq!(world.left(), [], "another topic has one that nobody takes");
     world.consume("loose");
     for (consumer, delivery, _) in world.delivered() {
         let outcome = Settlement::Ack;
         world.waits = true;
-        world.input(Input::Settle { consumer, delivery, outcome });
+        world.input(Input::Settle {
+            consumer,
+            delivery,
+            outcome,
+        });
     }
     assert_eq!(world.left(), [], "not before a restart knows it, too");
     world.waits = false;

@@ -100,9 +100,15 @@ impl Receiver {
     /// As `engine::judge` and `arrivals::later` have it.
     fn elsewhere(&mut self, sent: &Sent) -> Option<Refused> {
         let message = &sent.message;
-        let key = message.key.as_ref().filter(|_| message.routed > 0 && !self.seen.contains(sent.seq))?;
+        let key = message
+            .key
+            .as_ref()
+            .filter(|_| message.routed > 0 && !self.seen.contains(sent.seq))?;
         let key = key.key.to_vec();
-        let later = self.later_of_key.entry((message.topic.clone(), key.clone())).or_default();
+        let later = self
+            .later_of_key
+            .entry((message.topic.clone(), key.clone()))
+            .or_default();
         let behind = later.first().is_some_and(|lowest| *lowest < sent.seq);
         let (epoch, ours) = self.owners.get(&key).copied().unwrap_or((1, true));
         let refused = match (ours, epoch > message.routed) {

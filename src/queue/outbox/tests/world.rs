@@ -146,7 +146,9 @@ impl World {
         let (epoch, ours) = self.receiver.owner(&key.key);
         message.routed = epoch;
         let ordered = !UNORDERED.contains(&message.topic.as_str());
-        let home = key_hash(message).filter(|_| ordered).and_then(|hash| self.outbox.home(hash));
+        let home = key_hash(message)
+            .filter(|_| ordered)
+            .and_then(|hash| self.outbox.home(hash));
         match home {
             Some((home, Stay::Leaves)) => message.routed = home.min(epoch),
             Some((home, _)) if !ours && epoch > 1 => message.routed = home.min(epoch - 1),
