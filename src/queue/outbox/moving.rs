@@ -247,11 +247,14 @@ impl Outbox {
         self.stops.insert(id, stop);
     }
 
-    /// A message of a key was stored here. Later epochs say that it has left and come back.
+    /// A message of a key was stored here. A later epoch says that it has come back: after it had left, as a restart reads it, or
+    /// before it began to.
     pub(super) fn on_key_stored(&mut self, seq: Seq, hash: u64, message: &Message) {
         let Some(leaving) = self.leaving_mut(hash) else { return };
         if message.routed > leaving.epoch && message.redrives == 0 {
-            self.stops.remove(&hash);
+            if let Some(stop) = self.stops.remove(&hash) {
+                self.take_up(stop.topic, stop.first);
+            }
         } else {
             leaving.last = leaving.last.max(seq);
             leaving.through = false;
