@@ -252,9 +252,7 @@ impl Outbox {
     pub(super) fn on_key_stored(&mut self, seq: Seq, hash: u64, message: &Message) {
         let Some(leaving) = self.leaving_mut(hash) else { return };
         if message.routed > leaving.epoch && message.redrives == 0 {
-            if let Some(stop) = self.stops.remove(&hash) {
-                self.take_up(stop.topic, stop.first);
-            }
+            self.go_on(hash);
         } else {
             leaving.last = leaving.last.max(seq);
             leaving.through = false;
@@ -287,7 +285,7 @@ impl Outbox {
         let cursor = self.cursor_of(wish.topic);
         cursor.ending = cursor.ending.saturating_sub(1);
         cursor.pending += 1;
-        self.stops.remove(&id_of(wish.hash, seq));
+        self.go_on(id_of(wish.hash, seq));
         self.take_up(wish.topic, seq);
     }
 
@@ -298,6 +296,16 @@ impl Outbox {
             if let State::Leaves(leaving) = &mut stop.state {
                 leaving.last = leaving.last.min(stored);
             }
+        }
+    }
+
+    /// A key does not leave after all. Should it have to once more, it is looked for from its first message on.
+    fn go_on(&mut self, id: u64) {
+        if let Some(run) = &mut self.moving.run {
+            run.ids.remove(&id);
+        }
+        if let Some(stop) = self.stops.remove(&id) {
+            self.take_up(stop.topic, stop.first);
         }
     }
 
