@@ -129,7 +129,6 @@ mod tests {
             deadline: None,
             visited: Vec::new(),
             redrives: 0,
-            routed: 0,
             attributes: attributes.build(),
             body: Bytes::new(),
         }

@@ -230,7 +230,6 @@ fn books(rows: &[AuditRow], out: &mut impl Write) -> io::Result<()> {
         "DEAD>",
         "PURGED>",
         "CORRUPTED>",
-        "REROUTED>",
         "DIFFERENCE>",
     ]);
     for row in rows {
@@ -243,7 +242,6 @@ fn books(rows: &[AuditRow], out: &mut impl Write) -> io::Result<()> {
             row.dead_lettered,
             row.purged,
             row.corrupted,
-            row.rerouted,
         ];
         let mut texts = vec![row.topic.clone(), row.to.clone()];
         texts.extend(numbers.map(number));

@@ -89,7 +89,6 @@ impl World {
             deadline: None,
             visited: vec![name("b")],
             redrives: 0,
-            routed: 0,
             attributes: Metadata::default(),
             body: Bytes::from_static(b"from b"),
         };
@@ -138,7 +137,6 @@ impl World {
                 deadline: None,
                 visited: vec![name("b")],
                 redrives: 0,
-                routed: 0,
                 attributes: Metadata::default(),
                 body: Bytes::from_static(b"from b"),
             };
