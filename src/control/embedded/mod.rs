@@ -2,7 +2,7 @@
 //!
 //! # Path
 //! [`Embedded`] puts questions into a bounded channel; a thread of its own takes all that wait, asks the
-//! [`Ledger`], writes what changed in one transaction, and answers.
+//! [`Ledger`](super::ledger::Ledger), writes what changed in one transaction, and answers.
 //!
 //! # Invariants
 //! - E1. Nothing is answered, and nothing goes into a feed, before it is on disk.
