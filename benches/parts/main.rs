@@ -43,7 +43,7 @@ criterion_group!(
     log::bench,
     look_ups::bench,
     outbox::bench,
-    routes::bench
-    tokens::bench,
+    routes::bench,
+    tokens::bench
 );
 criterion_main!(parts);

@@ -168,7 +168,7 @@ fn node(number: u32) -> Node {
             dimension: Name::new(DIMENSION).unwrap(),
             key: text(number).as_str().into(),
         },
-        target: Target::Unit(Name::new(["a", "b"][usize::from(number % 3 == 0)]).unwrap()),
+        target: Target::Unit(Name::new(if number.is_multiple_of(3) { "b" } else { "a" }).unwrap()),
         state: State::Active,
         rev: Rev(0),
         previous: None,
