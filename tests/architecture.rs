@@ -48,7 +48,10 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("axum::", &["admin/", "delivery/http1/tests.rs"]),
     ("hyper::", &["admin/messages.rs", "cli/queue/ask.rs", "delivery/http1/"]),
     ("rustix::", &["control/clock.rs", "queue/log/"]),
-    ("crc32c::", &["queue/log/", "routing/copy/saved.rs", "routing/copy/tests/saved.rs"]),
+    (
+        "crc32c::",
+        &["queue/log/", "routing/copy/saved.rs", "routing/copy/tests/saved.rs"],
+    ),
     ("clap::", &["cli/", "main.rs"]),
     // Early data can be replayed by whoever saw it (D9, D16).
     ("into_0rtt", &[]),

@@ -44,6 +44,6 @@ criterion_group!(
     look_ups::bench,
     outbox::bench,
     routes::bench,
-    tokens::bench
+    tokens::bench,
 );
 criterion_main!(parts);
