@@ -85,6 +85,7 @@ proptest! {
             matches!(&change.record, Some(Record::Node(node)) if node.state.work().is_some())
         });
         prop_assert_eq!(by_batches.moving().count(), expected.count());
+        prop_assert_eq!(by_batches.moving.len(), by_batches.moving().count());
     }
 
     // R-I13

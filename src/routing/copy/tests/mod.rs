@@ -88,7 +88,7 @@ fn bucket_id(number: u8) -> NodeId {
 #[derive(Clone, Debug)]
 enum Step {
     Put(NodeId, Target, State),
-    /// A rule for a range of conversations comes or goes.
+    /// A rule for a range of rooms and one for a company come or go.
     Publish(bool),
     Work(MoveId, Option<MoveState>),
     Relay(u8, bool),
@@ -105,7 +105,7 @@ fn some_node() -> impl Strategy<Value = NodeId> {
         2 => (0_u8..2).prop_map(|number| key_id("org", number)),
         2 => (0_u8..2).prop_map(|number| key_id("room", number)),
         2 => (0_u8..3).prop_map(bucket_id),
-        1 => Just(NodeId::Rule { dimension: name("org"), rule: 1 }),
+        2 => prop::sample::select(vec![1, 8]).prop_map(|rule| NodeId::Rule { dimension: name("org"), rule }),
         1 => unit().prop_map(NodeId::Unit),
     ]
 }
@@ -148,7 +148,7 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     prop_oneof![
         20 => put(),
-        1 => any::<bool>().prop_map(Step::Publish),
+        2 => any::<bool>().prop_map(Step::Publish),
         1 => (0_u64..3, state).prop_map(|(id, state)| Step::Work(MoveId(id), state)),
         1 => (0_u8..3, any::<bool>()).prop_map(|(relay, is_there)| Step::Relay(relay, is_there)),
         2 => Just(Step::Progress),
@@ -190,15 +190,20 @@ fn written(step: &Step, rev: Rev) -> Option<(RecordId, Option<Record>)> {
             };
             (RecordId::Node(id.clone()), Some(Record::Node(node)))
         }
-        Step::Publish(with_range) => {
+        Step::Publish(with_more) => {
             let mut book = book();
-            if *with_range {
+            if *with_more {
                 let range = Rule {
                     range: Some(["0".to_owned(), "1".to_owned()]),
                     default: false,
                     ..rule("room", "c", None)
                 };
-                book.rules.push((7, range));
+                let listed = Rule {
+                    keys: vec!["1".to_owned()],
+                    default: false,
+                    ..rule("org", "a", None)
+                };
+                book.rules.extend([(7, range), (8, listed)]);
             }
             (RecordId::Book, Some(Record::Book(book)))
         }
