@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Clock;
 use super::feeds::Feeds;
 use super::file::RoutesFile;
-use crate::control::ledger::{Ledger, Written};
+use crate::control::ledger::{Ledger, Written, check_asked, check_claims};
 use crate::control::store::{Feed, Opened, PROGRESS, Reading, RelayStanding, StoreError};
 use crate::model::{Name, UnitId};
 use crate::routing::record::{
@@ -147,23 +147,29 @@ impl Worker {
                     pending.then.push(committed);
                 }
             }
-            Ask::Claim(claims, reply) => {
-                let from = pending.claims.len();
-                pending.claims.extend(claims);
-                pending.then.push(Then::Claimed(reply, from..pending.claims.len()));
-            }
+            Ask::Claim(claims, reply) => match check_claims(self.ledger.book(), &claims) {
+                Ok(()) => {
+                    let from = pending.claims.len();
+                    pending.claims.extend(claims);
+                    pending.then.push(Then::Claimed(reply, from..pending.claims.len()));
+                }
+                Err(error) => answer(reply, Err(error)),
+            },
             Ask::Open(relay, reply) => self.open(relay, pending, reply),
-            Ask::Close(session, reply) => match self.ledger.relay_of(session) {
-                Some(relay) => self.forget(relay, pending, reply),
+            Ask::Close(session, reply) => match self.ledger.closing(session, OpId(fastrand::u128(..))) {
+                Some((relay, commit)) => self.forget(relay, commit, pending, reply),
                 None => answer(reply, Err(StoreError::SessionOver)),
             },
-            Ask::Forget(relay, reply) => self.forget(relay, pending, reply),
+            Ask::Forget(relay, reply) => {
+                let commit = Ledger::forgetting(relay.clone(), OpId(fastrand::u128(..)));
+                self.forget(relay, commit, pending, reply);
+            }
         }
         Ok(())
     }
 
     fn commit(&mut self, commit: Commit, pending: &mut Pending, reply: Reply<Committed>) -> Option<Then> {
-        match self.ledger.commit(commit) {
+        match check_asked(&commit).and_then(|()| self.ledger.commit(commit)) {
             Ok((committed, written)) => {
                 pending.written.extend(written);
                 Some(Then::Committed(reply, committed))
@@ -191,11 +197,8 @@ impl Worker {
         }
     }
 
-    fn forget(&mut self, relay: RelayId, pending: &mut Pending, reply: Reply<()>) {
-        match self
-            .ledger
-            .commit(Ledger::forgetting(relay.clone(), OpId(fastrand::u128(..))))
-        {
+    fn forget(&mut self, relay: RelayId, commit: Commit, pending: &mut Pending, reply: Reply<()>) {
+        match self.ledger.commit(commit) {
             Ok((_, written)) => {
                 pending.written.extend(written);
                 pending.then.push(Then::Forgotten(relay, reply));

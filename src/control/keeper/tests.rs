@@ -157,7 +157,8 @@ fn a_freeze_is_reported_with_its_revision_when_every_gate_is_done_and_again_in_a
 
     // The store has forgotten the session.
     let session = keeper.lease().session().unwrap();
-    let relay = ledger.relay_of(session).unwrap();
+    let (relay, closing) = ledger.closing(session, OpId(9)).unwrap();
+    ledger.commit(closing).unwrap();
     ledger.forgotten(&relay);
     keeper.tick(at(2000));
     serve(&mut keeper, &mut ledger, at(2000));

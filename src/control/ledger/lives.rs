@@ -69,9 +69,17 @@ impl Ledger {
         Ok(())
     }
 
-    /// Which relay lives this life.
-    pub fn relay_of(&mut self, session: SessionId) -> Option<RelayId> {
-        self.lives.find(session).map(|(relay, _)| relay.clone())
+    /// The commit that ends this life, if it is still its relay's present one; tell [`forgotten`](Self::forgotten) when it is
+    /// done.
+    pub fn closing(&self, session: SessionId, op: OpId) -> Option<(RelayId, Commit)> {
+        let mut lives = self.records.values().filter_map(|change| match &change.record {
+            Some(Record::Relay(life)) if life.session == session => Some((life.relay.clone(), change.rev)),
+            _ => None,
+        });
+        let (relay, rev) = lives.next()?;
+        let mut commit = Self::forgetting(relay.clone(), op);
+        commit.compares.push((RecordId::Relay(relay.clone()), rev));
+        Some((relay, commit))
     }
 
     /// The commit that forgets a relay; tell [`forgotten`](Self::forgotten) when it is done.
@@ -84,9 +92,11 @@ impl Ledger {
         }
     }
 
-    /// A relay is forgotten.
+    /// A relay is forgotten, if no other life of it has begun since.
     pub fn forgotten(&mut self, relay: &RelayId) {
-        self.lives.0.remove(relay);
+        if !self.records.contains_key(&RecordId::Relay(relay.clone())) {
+            self.lives.0.remove(relay);
+        }
     }
 
     /// Takes reports of freezes that were applied; what comes from a life that is over is ignored (G5).

@@ -6,7 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::Name;
-use crate::routing::record::{FreezeAck, KeyBytes, MoveId, NodeId, RelayId, State, Target};
+use crate::routing::record::{
+    FreezeAck, KeyBytes, Move, MoveId, MoveOptions, MoveState, NodeId, RelayId, State, Target,
+};
 
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()
@@ -168,7 +170,145 @@ fn records_that_make_no_sense_are_refused_with_what_to_do() {
         ..book()
     };
     refused(Record::Book(gone), "dimension cid must stay");
+    let mut twice = book();
+    twice.units.push(name("a"));
+    refused(Record::Book(twice), "stands twice");
+    refused(
+        Record::Node(node(NodeId::Unit(name("b")), "a", State::Active)),
+        "the target of unit b is itself",
+    );
+    let takeover = vec![(name("a"), 1)];
+    refused(
+        Record::Node(node(NodeId::Unit(name("a")), "a", State::Evacuated { takeover })),
+        "from itself",
+    );
+    let bucket = NodeId::Bucket {
+        dimension: name("cid"),
+        bucket: 4096,
+    };
+    refused(Record::Node(node(bucket, "a", State::Active)), "no bucket 4096");
+    refused(
+        Record::Node(node(key(1), "a", State::Fencing { by: MoveId(1) })),
+        "only units",
+    );
+    let mut group = node(key(1), "a", State::Active);
+    group.target = Target::Group {
+        dimension: name("org"),
+        key: "1".into(),
+    };
+    refused(Record::Node(group), "dimension org is not published");
+    let nodes = vec![key(1); Move::NODES_MAX + 1];
+    refused(
+        Record::Move(work(nodes, MoveState::Running)),
+        "10001 nodes; 10000 are allowed",
+    );
+    let twice = Record::Node(node(key(1), "a", State::Active));
+    let error = ledger
+        .commit(commit(7, vec![], vec![twice.clone(), twice]))
+        .unwrap_err();
+    assert!(error.to_string().contains("each record once"), "{error}");
     assert_eq!(ledger.epoch().rev(), Rev(1));
+}
+
+fn work(nodes: Vec<NodeId>, state: MoveState) -> Move {
+    Move {
+        id: MoveId(1),
+        nodes,
+        to: name("b"),
+        options: MoveOptions::default(),
+        state,
+        driver: RelayId {
+            unit: name("a"),
+            relay: name("a-1"),
+        },
+        next: 0,
+        moved: 0,
+        aborted: 0,
+        asked_at: 0,
+        reason: String::new(),
+    }
+}
+
+// G4
+#[test]
+fn only_what_nobody_needs_is_removed() {
+    let mut ledger = published();
+    let running = Record::Move(work(vec![key(1)], MoveState::Running));
+    ledger.commit(commit(2, vec![], vec![running])).unwrap();
+    let remove = |ledger: &mut Ledger, op, id| {
+        ledger.commit(Commit {
+            op: OpId(op),
+            compares: Vec::new(),
+            puts: Vec::new(),
+            removes: vec![id],
+        })
+    };
+    for (op, id) in [RecordId::Book, RecordId::Node(key(1)), RecordId::Move(MoveId(1))]
+        .into_iter()
+        .enumerate()
+    {
+        remove(&mut ledger, 10 + u128::try_from(op).unwrap(), id).unwrap_err();
+    }
+    let finished = Record::Move(work(vec![key(1)], MoveState::Finished));
+    ledger.commit(commit(3, vec![], vec![finished])).unwrap();
+    remove(&mut ledger, 20, RecordId::Move(MoveId(1))).unwrap();
+    let batch = ledger.since(Rev(3)).unwrap();
+    assert_eq!(batch.changes[0].record, None);
+}
+
+// G2, R12: a retry that comes after thousands of others is no lost race.
+#[test]
+fn a_node_remembers_who_wrote_it() {
+    let mut ledger = published();
+    let mut put = node(key(1), "a", State::Active);
+    put.op = OpId(500);
+    let ask = commit(500, vec![(RecordId::Node(key(1)), Rev::ZERO)], vec![Record::Node(put)]);
+    let done = ledger.commit(ask.clone()).unwrap().0;
+    for number in 0..u128::try_from(DONE_MAX).unwrap() + 1 {
+        let put = Record::Node(node(key(2), "a", State::Active));
+        ledger.commit(commit(1000 + number, vec![], vec![put])).unwrap();
+    }
+    assert!(!ledger.done.contains_key(&OpId(500)));
+    assert_eq!(ledger.commit(ask.clone()).unwrap(), (done, None));
+    let other = Commit { op: OpId(501), ..ask };
+    assert!(matches!(ledger.commit(other).unwrap().0, Committed::Conflict { .. }));
+}
+
+// G5: a good-bye of an earlier life that comes late does not end the present one.
+#[test]
+fn a_late_goodbye_ends_no_later_life() {
+    let mut ledger = published();
+    let relay = RelayId {
+        unit: name("a"),
+        relay: name("a-1"),
+    };
+    let begin = |ledger: &mut Ledger, op| {
+        let commit = ledger.opening(relay.clone(), OpId(op));
+        let Record::Relay(record) = commit.puts[0].clone() else {
+            panic!()
+        };
+        ledger.commit(commit).unwrap();
+        record
+    };
+    let first = begin(&mut ledger, 40);
+    let first = ledger.opened(first, Duration::ZERO);
+    // The next life is being written when the good-bye comes, and is opened when it is on disk.
+    let (_, late) = ledger.closing(first.session, OpId(41)).unwrap();
+    let second = begin(&mut ledger, 42);
+    assert!(ledger.closing(first.session, OpId(43)).is_none());
+    assert!(matches!(ledger.commit(late).unwrap().0, Committed::Conflict { .. }));
+    let second = ledger.opened(second, Duration::ZERO);
+    ledger.forgotten(&relay);
+    assert_eq!(ledger.renew(second.session, Duration::ZERO), Ok(()));
+
+    let (relay, goodbye) = ledger.closing(second.session, OpId(44)).unwrap();
+    ledger.commit(goodbye).unwrap();
+    ledger.forgotten(&relay);
+    assert_eq!(
+        ledger.renew(second.session, Duration::ZERO),
+        Err(StoreError::SessionOver)
+    );
+    assert_eq!(ledger.standing(None, Duration::ZERO), []);
 }
 
 // G5, R-3.7

@@ -96,6 +96,13 @@ pub struct Commit {
     pub removes: Vec<RecordId>,
 }
 
+impl Commit {
+    /// Whether it writes this record.
+    pub fn writes(&self, id: &RecordId) -> bool {
+        self.puts.iter().any(|record| record.id() == *id)
+    }
+}
+
 /// How a commit ended.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub enum Committed {
