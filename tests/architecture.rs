@@ -45,6 +45,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("unsafe impl", &["wire/http2"]),
     ("unsafe extern", &["wire/http2"]),
     ("prost::", &["wire/"]),
+    ("redb::", &["control/embedded/"]),
     ("axum::", &["admin/", "delivery/http1/tests.rs"]),
     ("hyper::", &["admin/messages.rs", "cli/queue/ask.rs", "delivery/http1/"]),
     ("rustix::", &["control/clock.rs", "queue/log/"]),

@@ -8,6 +8,7 @@
 
 use prost::Message;
 use protox::prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage, Value};
+use strait::wire::authority::{Piece, Question};
 use strait::wire::hello::{Hello, Purpose, RefusedService, RefusedSubscription, Register, Registered, Subscription};
 use strait::wire::messages::{
     Ack, AckLevel, Attribute, Durability, Extend, MessageKey, Nack, PublishBatchReply, PublishBatchRequest,
@@ -17,6 +18,7 @@ use strait::wire::messages::{
 fn pool() -> DescriptorPool {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/proto");
     let files = [
+        "strait/control/v1/control.proto",
         "strait/v1/frame.proto",
         "strait/v1/messages.proto",
         "strait/v1/peer.proto",
@@ -102,6 +104,30 @@ fn the_hello_of_the_document_is_the_hello_of_the_code() {
         "software=s",
     ];
     assert_eq!(read("strait.v1.Hello", &hello.encode_to_vec()), expected);
+}
+
+#[test]
+fn questions_to_the_route_store_of_the_document_are_those_of_the_code() {
+    let question = Question { json: "q".into() };
+    assert_eq!(
+        read("strait.control.v1.Question", &question.encode_to_vec()),
+        ["json=b\"q\""]
+    );
+    let piece = Piece {
+        json: "p".into(),
+        last: true,
+    };
+    assert_eq!(
+        read("strait.control.v1.Piece", &piece.encode_to_vec()),
+        ["json=b\"p\"", "last=Bool(true)"]
+    );
+    let service = pool().get_service_by_name(strait::wire::authority::SERVICE);
+    let methods: Vec<_> = service.expect("it is there").methods().collect();
+    let paths = methods
+        .iter()
+        .map(|method| format!("/{}/{}", method.parent_service().full_name(), method.name()));
+    let ours = [strait::wire::authority::ASK, strait::wire::authority::WATCH];
+    assert_eq!(paths.collect::<Vec<_>>(), ours);
 }
 
 #[test]

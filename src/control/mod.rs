@@ -7,10 +7,13 @@
 //! # Not here
 //! Which unit owns a key by a given copy (`routing`), and what becomes of a call (`outbound`, `inbound`).
 
+pub mod authority;
 pub mod claims;
 pub mod clock;
 pub mod embedded;
 pub mod keeper;
 pub mod ledger;
 pub mod operator;
+mod question;
+pub mod remote;
 pub mod store;

@@ -5,6 +5,7 @@
 //! - W2. A decoder never panics and never loops without consuming input, whatever the bytes are.
 
 pub mod attributes;
+pub mod authority;
 pub mod envelope;
 pub mod frame;
 pub mod hello;

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
 
 use crate::control::ledger::{DONE_MAX, Ledger, Written};
+use crate::control::store::StoreError;
 use crate::model::Name;
 use crate::routing::record::{Change, Claim, Epoch, KeyBytes, OpId, RecordId, Rev, Snapshot};
 
@@ -44,6 +45,12 @@ pub enum FileError {
         /// Its version.
         found: u128,
     },
+    /// Something else made it.
+    #[error("{path} is no file of routes; put it elsewhere, or name another data directory")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
     /// A record in it is no record.
     #[error("{path} holds a record that cannot be read; put a backup in its place")]
     Record {
@@ -66,6 +73,9 @@ impl RoutesFile {
         };
         let database = Database::create(path).map_err(|error| failed(error.into()))?;
         let file = Self(database);
+        if file.is_foreign().map_err(failed)? {
+            return Err(FileError::Foreign { path: path.to_owned() });
+        }
         file.prepare(seed).map_err(failed)?;
         let (meta, records, done) = file.read().map_err(failed)?;
         if meta.version != VERSION {
@@ -84,6 +94,13 @@ impl RoutesFile {
             })?,
         };
         Ok((file, Ledger::new(snapshot, done, now)))
+    }
+
+    /// Whether it has tables, but not those of a route store.
+    fn is_foreign(&self) -> Result<bool, redb::Error> {
+        let read = self.0.begin_read()?;
+        let names: Vec<_> = read.list_tables()?.map(|table| table.name().to_owned()).collect();
+        Ok(!names.is_empty() && !names.iter().any(|name| name == META.name()))
     }
 
     /// Makes what a new file lacks.
@@ -126,7 +143,7 @@ impl RoutesFile {
     }
 
     /// Writes commits and claims, durably, as a whole. Answers who has each claimed key.
-    pub(super) fn write(&self, epoch: Epoch, written: &[Written], claims: &[Claim]) -> Result<Vec<Claim>, redb::Error> {
+    pub(super) fn write(&self, epoch: Epoch, written: &[Written], claims: &[Claim]) -> Result<Vec<Owner>, redb::Error> {
         let write = self.0.begin_write()?;
         let mut owners = Vec::with_capacity(claims.len());
         {
@@ -152,18 +169,20 @@ impl RoutesFile {
     }
 
     /// Who has these keys.
-    pub(super) fn claims(&self, keys: &[(Name, KeyBytes)]) -> Result<Vec<Option<Claim>>, redb::Error> {
+    pub(super) fn claims(&self, keys: &[(Name, KeyBytes)]) -> Result<Vec<Option<Owner>>, redb::Error> {
         let read = self.0.begin_read()?;
         let table = read.open_table(CLAIMS)?;
         let mut found = Vec::with_capacity(keys.len());
         for (dimension, key) in keys {
             let claim = table.get(claim_key(dimension, key).as_slice())?;
-            found.push(claim.and_then(|claim| serde_json::from_slice(claim.value()).ok()));
+            found.push(claim.map(|claim| read_claim(claim.value())));
         }
         Ok(found)
     }
 }
 
+/// Who has a key, if that can be read.
+type Owner = Result<Claim, StoreError>;
 /// What the file holds, claims left aside: what there is once, records as JSON, and operations.
 type Held = (Meta, Vec<Vec<u8>>, Vec<(OpId, Rev)>);
 
@@ -185,15 +204,19 @@ fn put(records: &mut redb::Table<'_, &str, &[u8]>, change: &Change) -> Result<()
 }
 
 /// The first to ask has the key; asked again, it is still who has it (R-I5).
-fn claim_or_get(table: &mut redb::Table<'_, &[u8], &[u8]>, claim: &Claim) -> Result<Claim, redb::Error> {
+fn claim_or_get(table: &mut redb::Table<'_, &[u8], &[u8]>, claim: &Claim) -> Result<Owner, redb::Error> {
     let key = claim_key(&claim.dimension, &claim.key);
-    let found = table.get(key.as_slice())?;
-    if let Some(found) = found.and_then(|found| serde_json::from_slice(found.value()).ok()) {
-        return Ok(found);
+    if let Some(found) = table.get(key.as_slice())? {
+        return Ok(read_claim(found.value()));
     }
     let bytes = serde_json::to_vec(claim).unwrap_or_default();
     table.insert(key.as_slice(), bytes.as_slice())?;
-    Ok(claim.clone())
+    Ok(Ok(claim.clone()))
+}
+
+/// A claim that cannot be read is somebody's all the same: it is not overwritten.
+fn read_claim(bytes: &[u8]) -> Owner {
+    serde_json::from_slice(bytes).map_err(|error| StoreError::Broken(format!("a claim cannot be read: {error}")))
 }
 
 fn record_key(id: &RecordId) -> String {

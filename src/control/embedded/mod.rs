@@ -17,6 +17,7 @@ mod file;
 mod thread;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -34,8 +35,8 @@ use crate::routing::record::{
 #[derive(Clone)]
 pub struct Embedded(mpsc::Sender<Ask>);
 
-/// Reads the clock of leases.
-pub type Clock = fn() -> Duration;
+/// Reads the clock of leases, such as [`boot_time`](super::clock::boot_time).
+pub type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 impl Embedded {
     /// Opens or makes the file, and starts its thread. `seed` is for a new file: random bits.

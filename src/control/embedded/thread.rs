@@ -1,9 +1,8 @@
 //! The thread of the embedded store.
 
-use std::time::Duration;
-
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::Clock;
 use super::feeds::Feeds;
@@ -57,7 +56,7 @@ pub(super) struct Worker {
     ledger: Ledger,
     feeds: Feeds,
     clock: Clock,
-    told_at: Duration,
+    told_at: Instant,
 }
 
 impl Worker {
@@ -66,8 +65,8 @@ impl Worker {
             file,
             ledger,
             feeds: Feeds::default(),
+            told_at: Instant::now(),
             clock,
-            told_at: clock(),
         }
     }
 
@@ -91,10 +90,9 @@ impl Worker {
                 }
                 Err(_) => {}
             }
-            let now = (self.clock)();
-            let progress = now.saturating_sub(self.told_at) >= PROGRESS;
+            let progress = self.told_at.elapsed() >= PROGRESS;
             if progress {
-                self.told_at = now;
+                self.told_at = Instant::now();
             }
             self.feeds.tell(&self.ledger, progress);
         }
@@ -134,7 +132,8 @@ impl Worker {
             Ask::History(id, limit, reply) => answer(reply, Ok(self.ledger.history(&id, limit))),
             Ask::Claims(keys, reply) => {
                 let found = self.file.claims(&keys)?;
-                answer(reply, Ok((self.ledger.epoch().rev(), found)));
+                let found: Result<_, _> = found.into_iter().map(Option::transpose).collect();
+                answer(reply, found.map(|found| (self.ledger.epoch().rev(), found)));
             }
             Ask::Renew(session, reply) => answer(reply, self.ledger.renew(session, now)),
             Ask::Report(acks, reply) => {
@@ -219,7 +218,8 @@ impl Worker {
             match then {
                 Then::Committed(reply, committed) => answer(reply, Ok(committed)),
                 Then::Claimed(reply, range) => {
-                    answer(reply, Ok(owners.get(range).map(<[Claim]>::to_vec).unwrap_or_default()));
+                    let owners = owners.get(range).unwrap_or_default();
+                    answer(reply, owners.iter().cloned().collect());
                 }
                 Then::Opened(relay, reply) => answer(reply, Ok(self.ledger.opened(relay, now))),
                 Then::Forgotten(relay, reply) => {

@@ -125,7 +125,7 @@ impl Ledger {
                 relay: relay.clone(),
                 session: life.session,
                 silent_for: Some(now.saturating_sub(life.heard_at)),
-                acks: life.acks.values().cloned().collect(),
+                acks: life.acks.values().filter(|ack| self.is_held(ack)).cloned().collect(),
             })
             .collect()
     }
@@ -134,11 +134,14 @@ impl Ledger {
     fn forget_old_acks(&mut self) {
         let mut lives = std::mem::take(&mut self.lives);
         for life in lives.0.values_mut() {
-            life.acks.retain(|(by, node), ack| {
-                let node = self.node(&RecordId::Node(node.clone()));
-                node.is_some_and(|node| node.rev == ack.rev && node.state.work() == Some(*by))
-            });
+            life.acks.retain(|_, ack| self.is_held(ack));
         }
         self.lives = lives;
+    }
+
+    /// Whether the freeze that it is about is not over.
+    fn is_held(&self, ack: &FreezeAck) -> bool {
+        let node = self.node(&RecordId::Node(ack.node.clone()));
+        node.is_some_and(|node| node.rev == ack.rev && node.state.work() == Some(ack.by))
     }
 }

@@ -1,0 +1,14 @@
+//! Route stores, each held to the same: the embedded one, one over a stream, and etcd with three members.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test ends where it finds something unexpected"
+)]
+
+mod conformance;
+mod embedded;
+mod make;
+mod remote;
