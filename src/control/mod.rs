@@ -11,6 +11,7 @@ pub mod authority;
 pub mod claims;
 pub mod clock;
 pub mod embedded;
+pub mod etcd;
 pub mod keeper;
 pub mod ledger;
 pub mod operator;

@@ -7,6 +7,7 @@
 pub mod attributes;
 pub mod authority;
 pub mod envelope;
+pub mod etcd;
 pub mod frame;
 pub mod hello;
 pub mod http2;

@@ -10,5 +10,6 @@
 
 mod conformance;
 mod embedded;
+mod etcd;
 mod make;
 mod remote;

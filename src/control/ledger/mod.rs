@@ -19,7 +19,7 @@ mod tests;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use self::lives::Lives;
-pub(in crate::control) use self::rules::{check_asked, check_claims};
+pub(in crate::control) use self::rules::{check_asked, check_claims, check_commit};
 use super::store::{Reading, StoreError};
 use crate::routing::record::{
     Batch, Book, Change, Commit, Committed, Epoch, Node, OpId, Record, RecordId, Rev, Snapshot,

@@ -170,6 +170,18 @@ fn records_that_make_no_sense_are_refused_with_what_to_do() {
         ..book()
     };
     refused(Record::Book(gone), "dimension cid must stay");
+    assert_eq!(ledger.epoch().rev(), Rev(1));
+}
+
+#[test]
+fn records_that_contradict_themselves_are_refused() {
+    let mut ledger = published();
+    let mut refused = |record: Record, part: &str| {
+        let error = ledger
+            .commit(commit(fastrand::u128(..), vec![], vec![record]))
+            .unwrap_err();
+        assert!(error.to_string().contains(part), "{error}");
+    };
     let mut twice = book();
     twice.units.push(name("a"));
     refused(Record::Book(twice), "stands twice");
@@ -264,7 +276,7 @@ fn a_node_remembers_who_wrote_it() {
     put.op = OpId(500);
     let ask = commit(500, vec![(RecordId::Node(key(1)), Rev::ZERO)], vec![Record::Node(put)]);
     let done = ledger.commit(ask.clone()).unwrap().0;
-    for number in 0..u128::try_from(DONE_MAX).unwrap() + 1 {
+    for number in 0..=u128::try_from(DONE_MAX).unwrap() {
         let put = Record::Node(node(key(2), "a", State::Active));
         ledger.commit(commit(1000 + number, vec![], vec![put])).unwrap();
     }
