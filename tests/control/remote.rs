@@ -182,7 +182,7 @@ async fn a_stream_that_broke_is_opened_again_and_nothing_is_done_twice() {
 }
 
 // W1
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_relay_that_says_nothing_is_away_after_a_while() {
     let (near, far) = tokio::io::duplex(64 << 10);
     let near = std::sync::Mutex::new(Some(near));

@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
-use tonic::transport::Endpoint;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use self::api::Api;
 use self::commits::Operations;
@@ -55,38 +55,68 @@ pub struct Etcd {
     book: Arc<Mutex<Option<Arc<Book>>>>,
 }
 
-/// An address of etcd is none.
+/// Where etcd is, and how to get in.
+pub struct Parts {
+    /// Members, `https://host:port` or, for tests, `http://host:port` each.
+    pub addresses: Vec<String>,
+    /// All keys begin with it, such as `/strait/eu`.
+    pub prefix: String,
+    /// For `https`.
+    pub tls: Option<Tls>,
+    /// For a new store: random bits.
+    pub seed: u128,
+}
+
+/// Whom to trust, and who we are, in PEM.
+pub struct Tls {
+    /// Authorities that sign certificates of members.
+    pub authorities: Vec<u8>,
+    /// Our certificate chain.
+    pub chain: Vec<u8>,
+    /// Its key.
+    pub key: Vec<u8>,
+}
+
+/// An address of etcd cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("{address:?} is no address of etcd; expected http://host:port")]
-pub struct AddressError {
-    address: String,
-    source: tonic::transport::Error,
+#[non_exhaustive]
+pub enum AddressError {
+    /// It is none.
+    #[error("{address:?} is no address of etcd; expected https://host:port")]
+    Address {
+        /// The text.
+        address: String,
+        /// What is wrong.
+        source: tonic::transport::Error,
+    },
+    /// Certificate and key, or authorities, cannot be used.
+    #[error("the certificates for etcd at {address} cannot be used")]
+    Tls {
+        /// For which.
+        address: String,
+        /// What is wrong.
+        source: tonic::transport::Error,
+    },
+    /// There are no certificates.
+    #[error("{0} needs certificates: authorities, and one of this relay with its key")]
+    NoTls(String),
 }
 
 impl Etcd {
-    /// With these members, `http://host:port` each, and all keys under `prefix`, such as `/strait/eu`. Connects when something
-    /// is asked. Feeds are read on `tasks`, and end with their reader. `seed` is for a new store: random bits. Needs a tokio
-    /// runtime.
+    /// Connects when something is asked. Feeds are read on `tasks`, and end with their reader. Needs a tokio runtime.
     ///
     /// # Errors
     /// [`AddressError`].
-    pub fn new(addresses: &[String], prefix: &str, seed: u128, tasks: TaskTracker) -> Result<Self, AddressError> {
-        let member = |address: &String| {
-            let endpoint = Endpoint::from_shared(address.clone()).map_err(|source| AddressError {
-                address: address.clone(),
-                source,
-            })?;
-            Ok(endpoint
-                .connect_timeout(CONNECT_LIMIT)
-                .http2_keep_alive_interval(KEEP_ALIVE)
-                .keep_alive_timeout(KEEP_ALIVE)
-                .connect_lazy())
-        };
-        let members: Result<_, AddressError> = addresses.iter().map(member).collect();
+    pub fn new(parts: &Parts, tasks: TaskTracker) -> Result<Self, AddressError> {
+        let members = parts
+            .addresses
+            .iter()
+            .map(|address| member(address, parts.tls.as_ref()));
+        let members: Result<_, _> = members.collect();
         Ok(Self {
             api: Api::new(members?),
-            keys: Keys::new(prefix),
-            seed,
+            keys: Keys::new(&parts.prefix),
+            seed: parts.seed,
             tasks,
             operations: Arc::default(),
             book: Arc::default(),
@@ -146,6 +176,29 @@ impl Store for Etcd {
     fn standing(&self, unit: Option<UnitId>) -> Answer<'_, Vec<RelayStanding>> {
         Box::pin(self.read_standing(unit))
     }
+}
+
+/// A connection to a member, when it is needed.
+fn member(address: &str, tls: Option<&Tls>) -> Result<Channel, AddressError> {
+    let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|source| AddressError::Address {
+        address: address.to_owned(),
+        source,
+    })?;
+    let mut endpoint = endpoint
+        .connect_timeout(CONNECT_LIMIT)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE);
+    if endpoint.uri().scheme_str() == Some("https") {
+        let tls = tls.ok_or_else(|| AddressError::NoTls(address.to_owned()))?;
+        let config = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(&tls.authorities))
+            .identity(Identity::from_pem(&tls.chain, &tls.key));
+        endpoint = endpoint.tls_config(config).map_err(|source| AddressError::Tls {
+            address: address.to_owned(),
+            source,
+        })?;
+    }
+    Ok(endpoint.connect_lazy())
 }
 
 fn broken<T>(text: &str) -> Result<T, StoreError> {

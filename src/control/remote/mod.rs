@@ -87,12 +87,7 @@ impl Remote {
         let (sender, feed) = mpsc::channel(BATCHES_MAX);
         // Room for it there is.
         let _ = sender.try_send(Ok(first));
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = sender.closed() => {}
-                () = pieces.pump(&sender) => {}
-            }
-        });
+        self.tasks.spawn(async move { pieces.pump(&sender).await });
         Ok(feed)
     }
 }
@@ -116,6 +111,7 @@ impl Pieces {
         }
     }
 
+    /// Ends with the reader: what comes next, be it only progress, finds that it is gone.
     async fn pump(&mut self, sender: &mpsc::Sender<Result<Batch, StoreError>>) {
         loop {
             let answer = self.next().await.and_then(|answer| answer);

@@ -1,7 +1,7 @@
 //! Three members of etcd on loopback, which end with their value.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::certificates::Authority;
 use crate::make::Folder;
 
 pub(crate) struct Cluster {
@@ -19,6 +20,7 @@ pub(crate) struct Cluster {
 struct Member {
     client: u16,
     peer: u16,
+    scheme: &'static str,
     process: Child,
 }
 
@@ -40,6 +42,7 @@ impl Cluster {
         let members = (0..pairs.len()).map(|at| Member {
             client: pairs[at].0,
             peer: pairs[at].1,
+            scheme: "http",
             process: spawn(&folder, &pairs, at),
         });
         let cluster = Self {
@@ -50,28 +53,52 @@ impl Cluster {
         cluster
     }
 
-    pub(crate) fn addresses(&self) -> Vec<String> {
-        let clients = self.members.iter().map(|member| member.client);
-        clients.map(|port| format!("http://127.0.0.1:{port}")).collect()
+    /// One member that asks for certificates of this authority.
+    pub(crate) async fn start_secured(name: &str, authority: &Authority) -> Self {
+        let folder = Folder::new(&format!("etcd-{name}"));
+        let held: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let ports: Vec<_> = held.iter().map(|held| held.local_addr().unwrap().port()).collect();
+        drop(held);
+        let (chain, key) = authority.issue();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let mut command = command(&folder, &[(ports[0], ports[1])], 0, "https");
+        let process = command
+            .arg("--cert-file")
+            .arg(file("chain.pem", &chain))
+            .arg("--key-file")
+            .arg(file("key.pem", &key))
+            .arg("--trusted-ca-file")
+            .arg(file("authority.pem", &authority.pem()))
+            .args(["--client-cert-auth", "--listen-metrics-urls"])
+            .arg(format!("http://127.0.0.1:{}", ports[2]))
+            .spawn();
+        let member = Member {
+            client: ports[0],
+            peer: ports[1],
+            scheme: "https",
+            process: process.unwrap(),
+        };
+        lead(&[ports[2]], folder.path()).await;
+        Self {
+            members: vec![member],
+            folder,
+        }
     }
 
-    /// Which member says that it leads. The measure of it is among its metrics.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        let members = self.members.iter();
+        members
+            .map(|member| format!("{}://127.0.0.1:{}", member.scheme, member.client))
+            .collect()
+    }
+
     async fn leader(&self) -> usize {
-        let until = Instant::now() + Duration::from_secs(30);
-        loop {
-            for (at, member) in self.members.iter().enumerate() {
-                let metrics = metrics(member.client).await.unwrap_or_default();
-                if metrics.lines().any(|line| line == "etcd_server_is_leader 1") {
-                    return at;
-                }
-            }
-            assert!(
-                Instant::now() < until,
-                "no leader; see the logs in {}",
-                self.folder.path().display()
-            );
-            tokio::task::yield_now().await;
-        }
+        let ports: Vec<_> = self.members.iter().map(|member| member.client).collect();
+        lead(&ports, self.folder.path()).await
     }
 
     /// As SIGKILL does. Which one it was.
@@ -90,6 +117,25 @@ impl Cluster {
     }
 }
 
+/// Which member says that it leads. The measure of it is among its metrics.
+async fn lead(ports: &[u16], folder: &Path) -> usize {
+    let until = Instant::now() + Duration::from_secs(30);
+    loop {
+        for (at, port) in ports.iter().enumerate() {
+            let metrics = metrics(*port).await.unwrap_or_default();
+            if metrics.lines().any(|line| line == "etcd_server_is_leader 1") {
+                return at;
+            }
+        }
+        assert!(
+            Instant::now() < until,
+            "no leader; see the logs in {}",
+            folder.display()
+        );
+        tokio::task::yield_now().await;
+    }
+}
+
 async fn metrics(port: u16) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
@@ -99,13 +145,18 @@ async fn metrics(port: u16) -> std::io::Result<String> {
 }
 
 fn spawn(folder: &Folder, pairs: &[(u16, u16)], at: usize) -> Child {
+    command(folder, pairs, at, "http").spawn().unwrap()
+}
+
+fn command(folder: &Folder, pairs: &[(u16, u16)], at: usize, scheme: &str) -> Command {
     let url = |port: u16| format!("http://127.0.0.1:{port}");
     let all = pairs.iter().enumerate();
     let all: Vec<_> = all.map(|(at, (_, peer))| format!("m{at}={}", url(*peer))).collect();
-    let (client, peer) = (url(pairs[at].0), url(pairs[at].1));
+    let (client, peer) = (format!("{scheme}://127.0.0.1:{}", pairs[at].0), url(pairs[at].1));
     let log = folder.path().join(format!("m{at}.log"));
     let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
-    Command::new(binary())
+    let mut command = Command::new(binary());
+    command
         .args([
             "--name",
             &format!("m{at}"),
@@ -121,9 +172,8 @@ fn spawn(folder: &Folder, pairs: &[(u16, u16)], at: usize) -> Child {
         .args(["--initial-cluster", &all.join(",")])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .unwrap()
+        .stderr(log);
+    command
 }
 
 fn binary() -> PathBuf {

@@ -1,5 +1,6 @@
 //! The store in etcd: three real members, one of which is killed.
 
+mod certificates;
 mod cluster;
 mod raw;
 
@@ -8,18 +9,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use strait::control::etcd::Etcd;
+use strait::control::etcd::{Etcd, Parts, Tls};
 use strait::control::store::{Store, StoreError};
 use strait::routing::Routes;
 use strait::routing::record::{Claim, Commit, Committed, Record, RecordId, Rev};
 use tokio_util::task::TaskTracker;
 
+use self::certificates::Authority;
 use self::cluster::Cluster;
 use crate::conformance::{self, Copy, done};
 use crate::make::{active, claim, claim_key, commit, key, name, relay};
 
 fn store(cluster: &Cluster, prefix: &str) -> Etcd {
-    Etcd::new(&cluster.addresses(), prefix, fastrand::u128(..), TaskTracker::new()).unwrap()
+    Etcd::new(&parts(cluster.addresses(), prefix, None), TaskTracker::new()).unwrap()
+}
+
+fn parts(addresses: Vec<String>, prefix: &str, tls: Option<Tls>) -> Parts {
+    Parts {
+        addresses,
+        prefix: prefix.to_owned(),
+        tls,
+        seed: fastrand::u128(..),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -115,14 +126,38 @@ async fn limits(store: &Etcd) {
 
 #[tokio::test]
 async fn an_etcd_that_is_not_there_is_away() {
-    let nowhere = ["http://127.0.0.1:1".to_owned()];
-    let store = Etcd::new(&nowhere, "/strait/eu", 1, TaskTracker::new()).unwrap();
+    let nowhere = parts(vec!["http://127.0.0.1:1".to_owned()], "/strait/eu", None);
+    let store = Etcd::new(&nowhere, TaskTracker::new()).unwrap();
     let error = store.snapshot().await.unwrap_err();
     assert!(matches!(error, StoreError::Away(_)), "{error}");
-    let error = Etcd::new(&["not an address".to_owned()], "/", 1, TaskTracker::new())
-        .err()
-        .unwrap();
-    assert!(error.to_string().contains("expected http://host:port"), "{error}");
+    let refused = |address: &str| {
+        let parts = parts(vec![address.to_owned()], "/", None);
+        Etcd::new(&parts, TaskTracker::new()).err().unwrap().to_string()
+    };
+    let text = refused("not an address");
+    assert!(text.contains("expected https://host:port"), "{text}");
+    let text = refused("https://etcd:2379");
+    assert!(text.contains("needs certificates"), "{text}");
+}
+
+// Both sides show certificates; one of another authority is worth nothing, on either side.
+#[tokio::test]
+async fn members_and_relays_know_each_other_by_certificates() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let cluster = Cluster::start_secured("secured", &ours).await;
+    let open = |trusted: &Authority, issued: &Authority| {
+        let parts = parts(cluster.addresses(), "/strait/eu", Some(issued.tls(trusted)));
+        Etcd::new(&parts, TaskTracker::new()).unwrap()
+    };
+    let store = open(&ours, &ours);
+    conformance::publish(&store).await;
+    let rev = done(&store, commit(vec![], vec![active("k", "a")])).await;
+    Copy::new(&store).await.until(rev).await;
+    let (stranger, fooled) = (open(&ours, &theirs), open(&theirs, &ours));
+    let (a, b) = tokio::join!(stranger.snapshot(), fooled.snapshot());
+    for error in [a.unwrap_err(), b.unwrap_err()] {
+        assert!(matches!(error, StoreError::Away(_)), "{error}");
+    }
 }
 
 /// Asks until there is an answer, with the same operation.
@@ -169,7 +204,14 @@ async fn write_and_claim(store: Etcd, task: u128, acknowledged: Arc<AtomicUsize>
 async fn follow(store: Etcd, mut routes: Routes, until: tokio::sync::watch::Receiver<Option<Rev>>) -> Routes {
     loop {
         let mut feed = insist(|| store.watch(routes.rev())).await;
-        while let Some(Ok(batch)) = feed.recv().await {
+        while let Some(batch) = feed.recv().await {
+            let batch = match batch {
+                Ok(batch) => batch,
+                Err(error) => {
+                    assert!(matches!(error, StoreError::Away(_)), "{error}");
+                    break;
+                }
+            };
             assert_eq!(batch.prev, routes.rev(), "a gap");
             routes = routes.apply(&batch).unwrap();
             if until.borrow().is_some_and(|until| routes.rev() >= until) {
