@@ -20,7 +20,8 @@ pub trait Store: Send + Sync + 'static {
     /// All records.
     fn snapshot(&self) -> Answer<'_, Snapshot>;
     /// What changes after `from`, without a gap: each batch begins where the one before ended. There is progress at least every
-    /// [`PROGRESS`]. The feed ends with an error; [`StoreError::Compacted`] if it cannot begin at `from` any more.
+    /// [`PROGRESS`]. The feed ends with an error, [`StoreError::Compacted`] if it cannot begin at `from` any more; or without
+    /// one, if the store itself has ended or the reader was too slow.
     fn watch(&self, from: Rev) -> Answer<'_, Feed>;
     /// Writes as a whole or not at all.
     fn commit(&self, commit: Commit) -> Answer<'_, Committed>;

@@ -1,5 +1,8 @@
 //! The embedded store: the same as all, and what only a file can go through.
 
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -159,3 +162,58 @@ async fn a_slow_reader_misses_nothing() {
     copy.until(last).await;
     copy.agrees_with(&store.snapshot().await.unwrap());
 }
+
+/// Writes until somebody kills it, and tells what was acknowledged.
+#[tokio::test]
+#[ignore = "the next test starts and kills it"]
+async fn a_writer_to_be_killed() {
+    let Ok(folder) = std::env::var(FOLDER) else { return };
+    let store = Embedded::open(&PathBuf::from(folder).join("routes"), Hand::default().clock(), 7).unwrap();
+    conformance::publish(&store).await;
+    let mut round = 0_u64;
+    loop {
+        round += 1;
+        let text = format!("k{round}");
+        let (wrote, claimed) = (commit(vec![], vec![active(&text, "a")]), vec![claim(&text, "b", 1)]);
+        let (rev, won) = tokio::join!(done(&store, wrote), store.claim(claimed));
+        assert_eq!(won.unwrap().len(), 1);
+        println!("{ACKNOWLEDGED}{round} {rev}");
+    }
+}
+
+// E1: killed at any moment under load, it has all that was acknowledged, and opens at once.
+#[tokio::test]
+async fn a_relay_that_is_killed_has_all_it_acknowledged() {
+    let folder = Folder::new("sigkill");
+    let mut writer = Command::new(std::env::current_exe().unwrap())
+        .args(["embedded::a_writer_to_be_killed", "--exact", "--ignored", "--nocapture"])
+        .env(FOLDER, folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut acknowledged = Vec::new();
+    for line in BufReader::new(writer.stdout.take().unwrap()).lines() {
+        // What it said before it was killed comes to the end.
+        let line = line.unwrap();
+        if let Some((_, told)) = line.split_once(ACKNOWLEDGED) {
+            let (round, rev) = told.split_once(' ').unwrap();
+            acknowledged.push((format!("k{round}"), Rev(rev.parse().unwrap())));
+            if acknowledged.len() == 50 {
+                writer.kill().unwrap();
+            }
+        }
+    }
+    writer.wait().unwrap();
+    assert!(acknowledged.len() >= 50);
+    let store = open(&folder, &Hand::default()).unwrap();
+    for (text, rev) in acknowledged {
+        let read = store.read(vec![RecordId::Node(key(&text))]).await.unwrap();
+        assert_eq!(read.found[0].as_ref().map(|change| change.rev), Some(rev));
+        let (_, claims) = store.claims(vec![claim_key(&text)]).await.unwrap();
+        assert_eq!(claims, [Some(claim(&text, "b", 1))]);
+    }
+}
+
+const FOLDER: &str = "STRAIT_TEST_FOLDER";
+const ACKNOWLEDGED: &str = "acknowledged ";

@@ -2,6 +2,7 @@
 //!
 //! # Invariants
 //! - A1. Who asks comes from the transport. A relay opens, renews, closes and reports for itself only, and claims for its unit.
+//!   Commits, and forgetting relays, are open to all: any relay may drive a move, and serve an operator.
 //! - A2. A stream that ends, on either side, leaves nothing running.
 //!
 //! # Not here

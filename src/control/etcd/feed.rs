@@ -62,7 +62,7 @@ impl Reader {
     }
 
     async fn tell(&mut self) -> Result<(), StoreError> {
-        let mut ticks = interval(PROGRESS / 2);
+        let mut ticks = interval(PROGRESS * 3 / 4);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut caught_up = Instant::now();
         loop {

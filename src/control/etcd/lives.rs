@@ -30,6 +30,9 @@ impl Etcd {
             let before = keys::change_of(found.ranges.first().map_or(&[], Vec::as_slice))?;
             let before = before.and_then(life_of);
             let compared = before.as_ref().map_or(Rev::ZERO, |life| life.rev);
+            if let Some(before) = before {
+                self.api.revoke(lease_of(before.relay.session)).await?;
+            }
             let relay = relay.clone();
             let commit = Commit {
                 op: OpId(fastrand::u128(..)),
@@ -38,9 +41,6 @@ impl Etcd {
                 removes: Vec::new(),
             };
             if let Committed::Done(rev) = self.do_commit(commit).await? {
-                if let Some(before) = before {
-                    self.api.revoke(lease_of(before.relay.session)).await?;
-                }
                 let epoch = Epoch::new(found.meta.incarnation, rev);
                 return Ok(Opened { session, epoch });
             }
