@@ -6,7 +6,7 @@ use strait::routing::record::{Rev, SessionId};
 use strait::wire::etcd::{LEASE_REVOKE, LeaseId, Nothing, Put};
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
 
 use super::cluster::Cluster;
@@ -17,10 +17,13 @@ struct Compact {
     revision: i64,
 }
 
-async fn call<Q: Message + 'static>(cluster: &Cluster, path: &'static str, question: Q) {
-    let channel = Endpoint::from_shared(cluster.addresses()[0].clone())
-        .unwrap()
-        .connect_lazy();
+/// A connection to the first member.
+pub(crate) fn connect(cluster: &Cluster) -> Channel {
+    let endpoint = Endpoint::from_shared(cluster.addresses()[0].clone());
+    endpoint.unwrap().connect_lazy()
+}
+
+async fn call<Q: Message + 'static>(channel: Channel, path: &'static str, question: Q) {
     let mut grpc = Grpc::new(channel);
     grpc.ready().await.unwrap();
     let codec = ProstCodec::<Q, Nothing>::default();
@@ -28,22 +31,22 @@ async fn call<Q: Message + 'static>(cluster: &Cluster, path: &'static str, quest
     grpc.unary(tonic::Request::new(question), path, codec).await.unwrap();
 }
 
-pub(crate) async fn put(cluster: &Cluster, key: &str, value: &[u8]) {
+pub(crate) async fn put(channel: Channel, key: &str, value: &[u8]) {
     let put = Put {
         key: Bytes::copy_from_slice(key.as_bytes()),
         value: Bytes::copy_from_slice(value),
         lease: 0,
     };
-    call(cluster, "/etcdserverpb.KV/Put", put).await;
+    call(channel, "/etcdserverpb.KV/Put", put).await;
 }
 
 /// Forgets what was before this revision.
 pub(crate) async fn compact(cluster: &Cluster, rev: Rev) {
     let revision = i64::try_from(rev.0).unwrap();
-    call(cluster, "/etcdserverpb.KV/Compact", Compact { revision }).await;
+    call(connect(cluster), "/etcdserverpb.KV/Compact", Compact { revision }).await;
 }
 
 pub(crate) async fn revoke(cluster: &Cluster, session: SessionId) {
     let id = i64::try_from(session.0).unwrap();
-    call(cluster, LEASE_REVOKE, LeaseId { id }).await;
+    call(connect(cluster), LEASE_REVOKE, LeaseId { id }).await;
 }
