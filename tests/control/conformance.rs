@@ -352,7 +352,8 @@ async fn lives_and_reports(store: &dyn Store) {
     assert_eq!(acks().await, []);
     store.report(vec![ack(first.session, freeze, false)]).await.unwrap();
     assert_eq!(acks().await, [ack(first.session, freeze, false)]);
-    store.report(vec![ack(first.session, freeze, true)]).await.unwrap();
+    let both = [true, false].map(|drained| ack(first.session, freeze, drained));
+    store.report(both.to_vec()).await.unwrap();
     store.report(vec![ack(first.session, freeze, false)]).await.unwrap();
     assert_eq!(
         acks().await,

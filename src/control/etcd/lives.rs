@@ -85,8 +85,18 @@ impl Etcd {
     }
 
     pub(super) async fn report_all(&self, acks: Vec<FreezeAck>) -> Result<(), StoreError> {
-        let mut sessions: BTreeMap<SessionId, Vec<FreezeAck>> = BTreeMap::new();
+        // A transaction writes a key once.
+        let mut newest: BTreeMap<_, FreezeAck> = BTreeMap::new();
         for ack in acks {
+            let known = newest
+                .entry((ack.session, ack.by, ack.node.clone()))
+                .or_insert_with(|| ack.clone());
+            if (known.rev, known.drained) < (ack.rev, ack.drained) {
+                *known = ack;
+            }
+        }
+        let mut sessions: BTreeMap<SessionId, Vec<FreezeAck>> = BTreeMap::new();
+        for ack in newest.into_values() {
             sessions.entry(ack.session).or_default().push(ack);
         }
         for (session, acks) in sessions {

@@ -10,7 +10,7 @@
 //! - T2. A feed follows the chain of heads. Where a link is missing, it ends: nothing is trusted to be complete (R-I13).
 //! - T3. A feed says that there is nothing new only after a linearizable read of the head has said so.
 //! - T4. A lease ends before the record of its life goes or names another: no relay goes on that nobody waits for.
-//! - T5. The time a relay was silent is never said too long: see [`SLACK`](lives::SLACK).
+//! - T5. The time a relay was silent is never said too long: see `SLACK` in `lives`.
 //!
 //! # Limits
 //! A commit of 120 records and, all together, 1.5 MiB, unless etcd is configured for more. etcd keeps all that ever was: it
