@@ -17,4 +17,8 @@ pub mod ledger;
 pub mod operator;
 mod question;
 pub mod remote;
+mod settings;
 pub mod store;
+pub mod worker;
+
+pub use settings::{DimensionSettings, EtcdSettings, PlacementKind, Settings, StoreKind};
