@@ -6,8 +6,8 @@ use super::Ledger;
 use crate::control::store::StoreError;
 use crate::model::{Name, UnitId};
 use crate::routing::record::{
-    Book, Claim, Commit, DimensionSpec, KeyBytes, Move, MoveId, MoveKind, MoveState, Node, NodeId, Record, RecordId, State,
-    Target,
+    Book, Claim, Commit, DimensionSpec, KeyBytes, Move, MoveId, MoveKind, MoveState, Node, NodeId, Record, RecordId,
+    State, Target,
 };
 
 impl Ledger {
@@ -173,7 +173,10 @@ fn check_node(book: &Book, node: &Node) -> Result<(), StoreError> {
                 "the target of unit {unit} is itself; its state says who takes over"
             ));
         }
-        if matches!(node.state, State::Migrating { .. } | State::Frozen { .. } | State::Tombstone) {
+        if matches!(
+            node.state,
+            State::Migrating { .. } | State::Frozen { .. } | State::Tombstone
+        ) {
             return broken("a unit is not moved; it is drained, fenced, evacuated and given back");
         }
     } else if matches!(

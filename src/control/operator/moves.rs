@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::{Answer, MoveAsk, MoveRow, Operator, OperatorError, Plan, PlannedNode, Which};
 use crate::model::UnitId;
 use crate::routing::record::{
-    Change, Commit, Committed, Move, MoveId, MoveKind, MoveState, Node, NodeId, OpId, Record, RecordId, RelayId, Rev, State,
-    Target,
+    Change, Commit, Committed, Move, MoveId, MoveKind, MoveState, Node, NodeId, OpId, Record, RecordId, RelayId, Rev,
+    State, Target,
 };
 use crate::routing::{BUCKETS, RouteTable};
 

@@ -30,7 +30,9 @@ pub enum Unmovable {
     #[error("it goes where another key goes; move that one")]
     Follows,
     /// Its unit is evacuated, and each of its keys may be at another one.
-    #[error("unit {0} is evacuated, and its keys are at several units; give it its keys back first, or move single keys")]
+    #[error(
+        "unit {0} is evacuated, and its keys are at several units; give it its keys back first, or move single keys"
+    )]
     Scattered(UnitId),
     /// It is a unit.
     #[error("a unit is not moved; drain or evacuate it")]
@@ -64,7 +66,9 @@ impl Routes {
             NodeId::Bucket { .. } | NodeId::Rule { .. } => self.origin_of_part(id, view)?,
             NodeId::Unit(_) => return Err(Unmovable::Unit),
         };
-        origin.path.push((RecordId::Node(id.clone()), self.rev_of(&RecordId::Node(id.clone()))));
+        origin
+            .path
+            .push((RecordId::Node(id.clone()), self.rev_of(&RecordId::Node(id.clone()))));
         self.units_on(&mut origin)?;
         Ok(origin)
     }
@@ -130,7 +134,11 @@ impl Routes {
         let mut heirs = takeover.unwrap_or_default().iter().filter(|(_, weight)| *weight > 0);
         let unit = match (takeover.is_some(), heirs.next(), heirs.next()) {
             (false, ..) => unit,
-            (true, Some((heir, _)), None) if self.unit_node(heir).is_none_or(|node| node.state.takeover().is_none()) => heir,
+            (true, Some((heir, _)), None)
+                if self.unit_node(heir).is_none_or(|node| node.state.takeover().is_none()) =>
+            {
+                heir
+            }
             _ => return Err(Unmovable::Scattered(unit.clone())),
         };
         Ok(Origin {

@@ -92,9 +92,10 @@ impl State {
     /// The work that moves the node, if some does.
     pub fn work(&self) -> Option<MoveId> {
         match self {
-            Self::Migrating { by, .. } | Self::Frozen { by, .. } | Self::Fencing { by } | Self::Returning { by, .. } => {
-                Some(*by)
-            }
+            Self::Migrating { by, .. }
+            | Self::Frozen { by, .. }
+            | Self::Fencing { by }
+            | Self::Returning { by, .. } => Some(*by),
             Self::Active | Self::Draining | Self::Evacuated { .. } | Self::Tombstone => None,
         }
     }
