@@ -225,8 +225,12 @@ impl Keeper {
         let Some(sent) = self.renewing.take() else { return };
         match renewed {
             Ok(()) => {
-                self.lease.renewed(session, sent);
+                self.lease.renewed(session, sent, now);
                 self.renew_at = sent + RENEW_EVERY;
+                if self.lease.session().is_none() {
+                    // It was silent for so long that others may have its keys by now.
+                    self.session = Asking::Not(now);
+                }
             }
             Err(StoreError::SessionOver) => {
                 self.lease.over(session);
