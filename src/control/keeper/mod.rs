@@ -26,7 +26,7 @@ use crate::model::UnitId;
 use crate::routing::Routes;
 use crate::routing::gate::Drain;
 use crate::routing::lease::LeaseState;
-use crate::routing::record::{Batch, FreezeAck, MoveId, NodeId, Rev, SessionId, Snapshot, Target};
+use crate::routing::record::{Batch, FreezeAck, MoveId, NodeId, Rev, SessionId, Snapshot};
 
 /// Keeps the copy of one relay.
 #[derive(Debug)]
@@ -244,8 +244,12 @@ impl Keeper {
         let Some(sent) = self.renewing.take() else { return };
         match renewed {
             Ok(()) => {
-                self.lease.renewed(session, sent);
+                self.lease.renewed(session, sent, now);
                 self.renew_at = sent + RENEW_EVERY;
+                if self.lease.session().is_none() {
+                    // It was silent for so long that others may have its keys by now.
+                    self.session = Asking::Not(now);
+                }
             }
             Err(StoreError::SessionOver) => {
                 self.lease.over(session);
@@ -274,9 +278,7 @@ impl Keeper {
             .push(Wish::Publish(Arc::new(RoutesRef(Arc::clone(&routes)))));
         let mut frozen = BTreeMap::new();
         for node in routes.moving().filter(|node| node.state.is_frozen()) {
-            if let (Some(by), Target::Unit(owner)) = (node.state.work(), &node.target)
-                && *owner == self.unit
-            {
+            if let Some(by) = node.state.work().filter(|_| node.is_served_by(&self.unit)) {
                 frozen.insert((by, node.id.clone()), node.rev);
             }
         }
