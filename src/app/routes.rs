@@ -2,7 +2,7 @@
 //!
 //! # Path
 //! [`ways`] makes the channels that shards hold; [`start`] opens the store, or the way to it, and lets the keeper of the copy, the
-//! desk of claims and, at the relay that has the routes, the lines of other relays work until [`Running::stop`].
+//! desk of claims, the driver of moves and, at the relay that has the routes, the lines of other relays work until [`Running::stop`].
 //!
 //! # Invariants
 //! - R3. A store that cannot be opened ends the start of the relay, with the reason; one that is away does not.
@@ -26,6 +26,7 @@ use crate::control::clock::boot_time;
 use crate::control::embedded::Embedded;
 use crate::control::etcd::{self, Etcd};
 use crate::control::keeper::GateId;
+use crate::control::mover;
 use crate::control::remote::Remote;
 use crate::control::store::Store;
 use crate::control::worker::{self, Worker};
@@ -142,12 +143,24 @@ async fn live(
         Err(error) => return drop(up.send(Err(error))),
     };
     let place = &shared.place;
+    let relay = RelayId {
+        unit: place.unit.clone(),
+        relay: place.relay.clone(),
+    };
+    let limits = mover::Limits {
+        in_flight_max: shared.settings.routes.in_flight_max,
+        ..mover::Limits::default()
+    };
+    let moves = mover::Driver::new(
+        Arc::clone(&store),
+        relay.clone(),
+        shared.routing.clone(),
+        Arc::new(mover::NoHooks),
+        limits,
+    );
     let worker = Worker::new(worker::Parts {
         store: Arc::clone(&store),
-        relay: RelayId {
-            unit: place.unit.clone(),
-            relay: place.relay.clone(),
-        },
+        relay,
         routing: shared.routing.clone(),
         gates: ends.gates,
         drained: ends.drained,
@@ -167,6 +180,7 @@ async fn live(
         return;
     }
     tasks.spawn(claims.run(stop.clone()));
+    tasks.spawn(moves.run(stop.clone()));
     let (lines, taken, geo) = (ends.lines, tasks.clone(), shared.geo.clone());
     tasks.spawn(serve_lines(lines, geo, Authority::new(store), taken, stop.clone()));
     worker.run(stop).await;

@@ -148,7 +148,10 @@ fn write(writer: &mut Writer<Between>, known: &Mutex<Known>) {
     let positions = writer.append(&batch, false).unwrap();
     let mut known = known.lock().unwrap();
     assert_eq!(known.acked + 1, first);
-    known.acked = batch.iter().filter(|entry| entry.lines[0].0 == LINE).count() as u64 + first - 1;
+    known.acked = batch
+        .iter()
+        .filter(|entry| entry.lines[0].0 == LINE)
+        .fold(first - 1, |number, _| number + 1);
     known.last = *positions.last().unwrap();
 }
 
@@ -282,8 +285,8 @@ fn check_lives(seed: u64) -> u64 {
         disk.set_turn(Some(Box::new(turn)));
         let steps = known.lock().unwrap().roll(300);
         for _ in 0..steps {
-            let writes = known.lock().unwrap().roll(2) == 0;
-            if writes {
+            let is_write = known.lock().unwrap().roll(2) == 0;
+            if is_write {
                 write(&mut writer.lock().unwrap(), &known);
             } else {
                 other.lock().unwrap().act();
