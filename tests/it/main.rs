@@ -36,6 +36,7 @@ mod lives;
 mod local;
 mod logs;
 mod messages;
+mod moves;
 mod operate;
 mod owners;
 mod relays;

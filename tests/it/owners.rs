@@ -11,7 +11,7 @@ use tonic::Status;
 use crate::harness::{Cluster, http_get, wait_for};
 use crate::services::{Client, Echo, request};
 
-const UNITS: [&str; 3] = ["a", "b", "c"];
+pub const UNITS: [&str; 3] = ["a", "b", "c"];
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Relays of units `a`, `b` and `c` of one Geo with an echo service each. Relay `a-1` has the routes, `a-2` asks for them as those
@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub struct World {
     pub cluster: Cluster,
     clients: BTreeMap<&'static str, Client>,
-    _echoes: Vec<Echo>,
+    echoes: Vec<Echo>,
 }
 
 impl World {
@@ -49,8 +49,18 @@ impl World {
         Self {
             cluster,
             clients,
-            _echoes: echoes,
+            echoes,
         }
+    }
+
+    /// A client of the relay of a unit.
+    pub fn client(&self, unit: &str) -> Client {
+        self.clients[unit].clone()
+    }
+
+    /// Calls that services have served.
+    pub fn served(&self) -> u64 {
+        self.echoes.iter().map(|echo| echo.seen.get(|seen| &seen.opened)).sum()
     }
 
     /// Calls with a key at the relay of a unit; answers which unit served it.
