@@ -27,6 +27,9 @@ impl Mover {
             let Some(from) = node.previous.as_ref().filter(|_| is_ours) else {
                 continue;
             };
+            if clean.iter().any(|other: &&Node| other.id == node.id) {
+                continue;
+            }
             match self.hook(sight, job, id, (Hook::Cleanup, from), plan) {
                 HookState::Done | HookState::Refused => clean.push(node),
                 HookState::Due(_) | HookState::Waits => waits = true,

@@ -1,5 +1,6 @@
 //! The steps of a whole unit.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::barrier::{Barrier, longest_lease};
@@ -46,6 +47,12 @@ impl Mover {
         };
         let mut planned = Planned::of_node(sight, job, id, put, Step::Freeze);
         planned.compare_at(RecordId::Move(job.work.id), job.rev);
+        if let MoveKind::Evacuate { takeover, .. } = &job.work.kind {
+            // Units that are evacuated to each other at once would wait for ever.
+            for (heir, _) in heirs(sight, unit, takeover) {
+                planned = planned.compare_unit(sight, &heir);
+            }
+        }
         self.commit(plan, planned);
     }
 
@@ -142,7 +149,7 @@ impl Mover {
             },
         );
         let mut planned = Planned::of_node(sight, job, &node.id, put, Step::Commit);
-        for (heir, _) in &heirs {
+        for (heir, _) in heirs.iter().chain(takeover) {
             planned = planned.compare_unit(sight, heir);
         }
         let op = planned.commit.op;
@@ -182,12 +189,28 @@ fn without(state: &State, gone: &UnitId, heirs: &Shares) -> Option<State> {
     })
 }
 
-/// Those of the units that can take over now.
+/// Those of the units that can take over now. For one that was evacuated itself those stand in who have its keys: all that is
+/// given away is frozen, so it may go to anybody.
 fn heirs(sight: &Sight<'_>, unit: &UnitId, takeover: &[(UnitId, u16)]) -> Shares {
-    let able = takeover
-        .iter()
-        .filter(|(heir, weight)| *weight > 0 && heir != unit && sight.routes.is_active(heir));
-    able.cloned().collect()
+    let mut heirs = BTreeMap::new();
+    for (heir, weight) in takeover {
+        let id = NodeId::Unit(heir.clone());
+        let state = sight.routes.view(&id).map_or(&State::Active, |view| view.state());
+        let own = [(heir.clone(), *weight)];
+        for (heir, weight) in state.takeover().unwrap_or(&own) {
+            if *weight > 0 && heir != unit && takes_keys(sight, heir) {
+                heirs.insert(heir.clone(), *weight);
+            }
+        }
+    }
+    heirs.into_iter().collect()
+}
+
+/// Whether a unit serves what it has. One that is drained does.
+fn takes_keys(sight: &Sight<'_>, unit: &UnitId) -> bool {
+    let view = sight.routes.view(&NodeId::Unit(unit.clone()));
+    let is_there = sight.routes.book().units.contains(unit);
+    is_there && view.is_none_or(|view| matches!(view.state(), State::Active | State::Draining))
 }
 
 fn at_rest(unit: &UnitId, state: State) -> Put {

@@ -40,8 +40,8 @@ pub(super) struct World {
     pub(super) relays: Vec<Relay>,
     pub(super) pilots: Vec<Pilot>,
     pub(super) ops: u128,
-    /// The newest epoch under which a write of a key was admitted.
-    terms: BTreeMap<NodeId, u64>,
+    /// Who admitted the last write of a key, and the newest epoch under which that unit did.
+    terms: BTreeMap<NodeId, (UnitId, u64)>,
     /// Every revision of every node, in order.
     pub(super) history: Vec<Node>,
 }
@@ -135,7 +135,8 @@ impl World {
     }
 
     pub(super) fn op(&mut self) -> OpId {
-        self.ops += 1;
+        // What is done in parts numbers them from here.
+        self.ops += 100;
         OpId(self.ops)
     }
 
@@ -272,9 +273,11 @@ impl World {
                 relay.id
             );
         }
-        let term = self.terms.entry(node.clone()).or_insert(epoch);
-        assert!(*term <= epoch, "R-I1: {term} then {epoch} at {:?}", relay.id);
-        *term = epoch;
+        let term = self.terms.entry(node.clone()).or_insert((owner.clone(), epoch));
+        // Relays of one unit may be behind each other; a unit that got the key has it under a later epoch.
+        let is_later = term.0 == owner || term.1 < epoch;
+        assert!(is_later, "R-I1: {term:?} then {epoch} at {:?}", relay.id);
+        *term = (owner.clone(), if term.0 == owner { epoch.max(term.1) } else { epoch });
         let write = Write {
             node: node.clone(),
             at: relay.routes.rev(),
