@@ -57,7 +57,8 @@ impl Operator {
 
     /// What a move would do.
     async fn plan(&self, ask: &MoveAsk) -> Result<Plan, OperatorError> {
-        let table = self.caught_up(Epoch::default()).await?;
+        let published = self.store().read(vec![RecordId::Book]).await?;
+        let table = self.caught_up(published.epoch).await?;
         let Some(routes) = table.routes() else {
             return Err(OperatorError::Refused(
                 "this relay has nothing of the route store yet".to_owned(),
@@ -66,7 +67,7 @@ impl Operator {
         takes_keys(routes, &ask.to).map_err(OperatorError::Refused)?;
         let nodes = expand(&ask.what, routes.book())?;
         let mut found = Vec::with_capacity(nodes.len());
-        let mut newest = Epoch::default();
+        let mut newest = published.epoch;
         for some in nodes.chunks(READ_AT_ONCE) {
             let reading = self
                 .store()
