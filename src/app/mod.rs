@@ -87,6 +87,7 @@ async fn serve(source: Source, checked: Checked, log: LogHandle) -> Result<(), A
             change: contexts::token(&settings.admin.change_token_file)?,
         },
         queue: Some(Arc::new(admin::Desk::new(shared.queue.handle.clone(), ends.admin))),
+        routes: None,
     };
     let admin = admin_address.map(|address| Admin::start(address, parts)).transpose()?;
     // Readiness waits for it: it takes a while if much is on disk.

@@ -7,7 +7,7 @@ use super::looked::Looked;
 use super::{Answer, MoveAsk, MoveRow, Operator, OperatorError, Plan, PlannedNode, READ_AT_ONCE, Which};
 use crate::model::{Name, UnitId};
 use crate::routing::record::{
-    Book, Change, Commit, Committed, Epoch, Move, MoveId, MoveState, Node, NodeId, OpId, Record, RecordId, RelayId,
+    Book, Change, Commit, Committed, Move, MoveId, MoveState, Node, NodeId, OpId, Record, RecordId, RelayId,
     Rev, State, Target,
 };
 use crate::routing::{BUCKETS, RouteTable, Rule};
