@@ -15,7 +15,12 @@ pub mod embedded;
 pub mod etcd;
 pub mod keeper;
 pub mod ledger;
+pub mod mover;
 pub mod operator;
 mod question;
 pub mod remote;
+mod settings;
 pub mod store;
+pub mod worker;
+
+pub use settings::{DimensionSettings, EtcdSettings, PlacementKind, Settings, StoreKind};

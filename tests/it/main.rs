@@ -37,6 +37,7 @@ mod local;
 mod logs;
 mod messages;
 mod operate;
+mod owners;
 mod relays;
 mod reload;
 mod retries;

@@ -74,8 +74,10 @@ pub(super) fn state(state: &State) -> &'static str {
         State::Active => "active",
         State::Migrating { .. } => "migrating",
         State::Frozen { .. } => "frozen",
+        State::Draining => "draining",
         State::Fencing { .. } => "fencing",
         State::Evacuated { .. } => "evacuated",
+        State::Returning { .. } => "returning",
         State::Tombstone => "tombstone",
     }
 }

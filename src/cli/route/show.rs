@@ -249,6 +249,7 @@ fn move_state(row: &MoveRow) -> &'static str {
     match row.state {
         MoveState::Running => "running",
         MoveState::Aborting => "aborting",
+        MoveState::Trailing => "moved",
         MoveState::Finished => "finished",
     }
 }

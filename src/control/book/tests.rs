@@ -299,7 +299,7 @@ fn table(book: &Book, nodes: &[Node]) -> RouteTable {
         changes,
     };
     let rules = RouteTable::build(&Settings::default(), &name("a"), &[name("b"), name("c")]).unwrap();
-    rules.with_routes(Some(Arc::new(Routes::from_snapshot(&snapshot))))
+    rules.with_routes(Arc::new(Routes::from_snapshot(&snapshot)))
 }
 
 fn owner(table: &RouteTable, key: &str) -> Option<UnitId> {

@@ -336,7 +336,7 @@ impl MoveRow {
     pub(super) fn new(work: Move, under_way: Vec<(NodeId, State)>, now: u64) -> Self {
         let done = usize::try_from(work.moved.saturating_add(work.aborted)).unwrap_or(usize::MAX);
         let left = match work.state {
-            MoveState::Finished => 0,
+            MoveState::Trailing | MoveState::Finished => 0,
             _ => work.nodes.len().saturating_sub(done),
         };
         let since = now.saturating_sub(work.asked_at);

@@ -7,7 +7,7 @@ use super::looked::Looked;
 use super::{Answer, MoveAsk, MoveRow, Operator, OperatorError, Plan, PlannedNode, READ_AT_ONCE, Which};
 use crate::model::{Name, UnitId};
 use crate::routing::record::{
-    Book, Change, Commit, Committed, Move, MoveId, MoveState, Node, NodeId, OpId, Record, RecordId, RelayId,
+    Book, Change, Commit, Committed, Move, MoveId, MoveKind, MoveState, Node, NodeId, OpId, Record, RecordId, RelayId,
     Rev, State, Target,
 };
 use crate::routing::{BUCKETS, RouteTable, Rule};
@@ -15,7 +15,7 @@ use crate::routing::{BUCKETS, RouteTable, Rule};
 impl Operator {
     /// Begins a move, or only says what it would do.
     pub(super) async fn start(&self, ask: MoveAsk, now: u64, dice: u128) -> Result<Answer, OperatorError> {
-        let mut plan = self.plan(&ask).await?;
+        let (mut plan, since) = self.plan(&ask).await?;
         if ask.dry_run || plan.nodes.is_empty() {
             return Ok(Answer::Plan(plan));
         }
@@ -23,8 +23,10 @@ impl Operator {
         let id = MoveId(number);
         let work = Move {
             id,
+            kind: MoveKind::Nodes,
             nodes: plan.nodes.iter().map(|node| node.id.clone()).collect(),
             to: ask.to,
+            since,
             options: ask.options,
             state: MoveState::Running,
             driver: RelayId {
@@ -55,8 +57,8 @@ impl Operator {
         }
     }
 
-    /// What a move would do.
-    async fn plan(&self, ask: &MoveAsk) -> Result<Plan, OperatorError> {
+    /// What a move would do, and the revision up to which all that was decided is in it.
+    async fn plan(&self, ask: &MoveAsk) -> Result<(Plan, Rev), OperatorError> {
         let published = self.store().read(vec![RecordId::Book]).await?;
         let table = self.caught_up(published.epoch).await?;
         let Some(routes) = table.routes() else {
@@ -99,7 +101,7 @@ impl Operator {
                 plan.nodes.push(PlannedNode { id, from });
             }
         }
-        Ok(plan)
+        Ok((plan, published.epoch.rev()))
     }
 
     /// Stops a move.
@@ -119,7 +121,7 @@ impl Operator {
             match work.state {
                 MoveState::Running => work.state = MoveState::Aborting,
                 MoveState::Aborting => return Ok(Answer::Done),
-                MoveState::Finished => {
+                MoveState::Trailing | MoveState::Finished => {
                     let text = format!("move {id} has finished; move the keys back with another one");
                     return Err(OperatorError::Refused(text));
                 }

@@ -164,9 +164,6 @@ async fn a_relay_with_an_endless_lease_is_never_forgotten_by_time() {
 #[tokio::test(start_paused = true)]
 async fn a_copy_that_is_behind_is_waited_for_and_then_told() {
     let relay = Relay::with("behind", book()).await;
-    relay
-        .routing
-        .replace(RouteTable::build(&Settings::default(), &unit("a"), []).unwrap());
     relay.tasks.close();
     let nothing = relay.operator.caught_up(Epoch(1 << 40)).await.err().unwrap();
     assert!(matches!(nothing, OperatorError::Away(_)), "{nothing}");

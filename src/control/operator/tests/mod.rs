@@ -144,7 +144,7 @@ async fn feed(store: Arc<dyn Store>, routing: routing::Handle) {
 }
 
 fn put(routing: &routing::Handle, routes: &Routes) {
-    routing.replace(routing.table().with_routes(Some(Arc::new(routes.clone()))));
+    routing.replace_routes(&Arc::new(routes.clone()));
 }
 
 fn unit(text: &str) -> UnitId {
