@@ -148,6 +148,7 @@ fn admin_parts(
             change: contexts::token(&settings.admin.change_token_file)?,
         },
         queue: Some(Arc::new(admin::Desk::new(shared.queue.handle.clone(), answers))),
+        routes: None,
     })
 }
 

@@ -8,6 +8,7 @@
 //! Which unit owns a key by a given copy (`routing`), and what becomes of a call (`outbound`, `inbound`).
 
 pub mod authority;
+pub mod book;
 pub mod claims;
 pub mod clock;
 pub mod embedded;
