@@ -105,14 +105,9 @@ async fn a_driver_moves_keys_in_the_store_of_a_file() {
     let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
     let kept = tracker.spawn(keep(Arc::clone(&store), routing.clone(), relay("a-1")));
     let hooks = Arc::new(Notes(parking_lot::Mutex::default()));
-    let driver = Driver::new(
-        Arc::clone(&store),
-        relay("a-1"),
-        routing,
-        Arc::clone(&hooks) as Arc<dyn Hooks>,
-        Limits::default(),
-    );
-    let driven = tracker.spawn(driver.run(stop.clone()));
+    let asked: Arc<dyn Hooks> = Arc::<Notes>::clone(&hooks);
+    let driver = Driver::new(Arc::clone(&store), relay("a-1"), routing, asked, Limits::default());
+    let driving = tracker.spawn(driver.run(stop.clone()));
 
     let world = World::new(&["a-1"], &[]);
     for (id, hooked, count) in [(5, true, 3), (6, false, 40)] {
@@ -137,7 +132,7 @@ async fn a_driver_moves_keys_in_the_store_of_a_file() {
     assert!(asked.get(&Hook::Lag) > Some(&3) && !asked.contains_key(&Hook::Cleanup));
 
     stop.cancel();
-    driven.await.unwrap();
+    driving.await.unwrap();
     kept.abort();
     assert!(store.snapshot().await.unwrap().epoch.rev() > Rev(40));
     std::fs::remove_dir_all(&folder).unwrap();
