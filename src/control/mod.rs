@@ -8,6 +8,7 @@
 //! Which unit owns a key by a given copy (`routing`), and what becomes of a call (`outbound`, `inbound`).
 
 pub mod authority;
+pub mod book;
 pub mod claims;
 pub mod clock;
 pub mod embedded;
@@ -18,4 +19,8 @@ pub mod mover;
 pub mod operator;
 mod question;
 pub mod remote;
+mod settings;
 pub mod store;
+pub mod worker;
+
+pub use settings::{DimensionSettings, EtcdSettings, PlacementKind, Settings, StoreKind};

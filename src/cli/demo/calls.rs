@@ -47,7 +47,8 @@ pub(super) async fn lose(stage: &mut Stage, staying: &[Caller]) -> Outage {
             .all(|tally| tally.errors.keys().all(|said| said.starts_with("unit_away;")));
         outage.before.merge(round);
         outage.known_after = begun.elapsed();
-        if known {
+        // Each shard of a relay has a link of its own, and finds out by itself.
+        if known && links_to_away(stage.world.relays()).await == 0 {
             break;
         }
     }
@@ -88,6 +89,18 @@ pub(super) async fn bring_back(stage: &mut Stage, staying: &[Caller], steady: St
     back.calls = traffic::calls(&stage.callers, &UNITS, 5, PATIENCE).await;
     back.others = steady.stop().await;
     Ok(back)
+}
+
+/// Links that relays still have to the unit that went away.
+async fn links_to_away(relays: &[Relay]) -> u64 {
+    let up = |metrics: &str, relay: Unit, owner: Unit| {
+        if owner != AWAY {
+            return 0;
+        }
+        let labels = [("src_unit", relay.name), ("dst_unit", owner.name)];
+        scrape::sum(metrics, "strait_peer_links_up", &labels)
+    };
+    read(relays, up).await.into_values().sum()
 }
 
 /// Reads one figure of each relay about each unit.
