@@ -56,8 +56,7 @@ async fn keep(store: Arc<dyn Store>, routing: routing::Handle, id: RelayId) {
 }
 
 fn publish(routing: &routing::Handle, routes: &Routes) {
-    let table = routing.table().with_routes(Some(Arc::new(routes.clone())));
-    routing.replace(table);
+    routing.replace_routes(&Arc::new(routes.clone()));
 }
 
 async fn put(store: &dyn Store, op: u128, record: Record) {
