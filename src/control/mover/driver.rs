@@ -116,8 +116,8 @@ impl Driver {
                     Ok(answered) => self.take(answered),
                     Err(error) => self.begin_anew(&error),
                 },
-                changed = changes.changed() => {
-                    if changed.is_err() {
+                heard = changes.changed() => {
+                    if heard.is_err() {
                         return;
                     }
                     self.standing_at = Instant::now();
@@ -149,7 +149,7 @@ impl Driver {
 
     /// Starts what waits; answers when to look again.
     fn ask(&mut self, routes: Option<&Routes>, plan: &Plan) -> Option<Instant> {
-        let Some(routes) = routes else { return None };
+        let routes = routes?;
         let now = Instant::now();
         while self.asked.len() < ASKED_MAX
             && let Some(act) = self.waiting.pop_front()
@@ -237,14 +237,14 @@ fn tell(planned: &Planned, committed: &Result<Committed, StoreError>) {
     let (work, step) = (planned.by, planned.step.as_str());
     match (committed, planned.step) {
         (Ok(Committed::Conflict { .. }), _) => {
-            tracing::debug!(%work, step, "somebody else was quicker; a move looks again")
+            tracing::debug!(%work, step, "somebody else was quicker; a move looks again");
         }
         (Err(error @ (StoreError::Broken(_) | StoreError::Denied(_))), _) => {
             tracing::warn!(%work, step, error = %Chain(error), "the route store refused a step of a move");
         }
         (Err(error), _) => tracing::debug!(%work, step, error = %Chain(error), "a step of a move was not answered"),
         (Ok(Committed::Done(rev)), Step::Abort(_)) => {
-            tracing::info!(%work, %rev, step, "a node of a move stays where it is")
+            tracing::info!(%work, %rev, step, "a node of a move stays where it is");
         }
         (Ok(Committed::Done(rev)), Step::End | Step::Stop | Step::TakeOver) => {
             let ended = planned.commit.puts.iter().find_map(|record| match record {

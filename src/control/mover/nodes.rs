@@ -68,7 +68,7 @@ impl Mover {
         }
         match (&node.state, &node.target) {
             (State::Migrating { to, .. }, Target::Unit(from)) => {
-                let why = self.obstacle(sight, job, (from, to), None);
+                let why = obstacle(sight, job, (from, to), None);
                 let why = why.or((age >= job.work.options.copy_limit).then_some(Why::CopyLimit));
                 match why {
                     Some(why) => self.abort(sight, job, node, why, plan),
@@ -78,7 +78,7 @@ impl Mover {
             (State::Frozen { to, .. }, Target::Unit(from)) => {
                 plan.look_again(LOOK_FROZEN);
                 plan.want_standing();
-                let why = self.obstacle(sight, job, (from, to), Some(node.rev));
+                let why = obstacle(sight, job, (from, to), Some(node.rev));
                 let why = why.or((age >= job.work.options.freeze_budget).then_some(Why::Budget));
                 match why {
                     Some(why) => self.abort(sight, job, node, why, plan),
@@ -88,28 +88,6 @@ impl Mover {
             (State::Fencing { .. } | State::Returning { .. }, _) => self.advance_unit(sight, job, (node, age), plan),
             // What follows another key is never begun.
             _ => self.abort(sight, job, node, Why::Unit, plan),
-        }
-    }
-
-    /// Why a node cannot go on; a frozen one also if something was decided about a unit since (V3).
-    fn obstacle(
-        &self,
-        sight: &Sight<'_>,
-        job: &Job<'_>,
-        (from, to): (&UnitId, &UnitId),
-        frozen_at: Option<Rev>,
-    ) -> Option<Why> {
-        let unit = |unit: &UnitId| sight.routes.view(&NodeId::Unit(unit.clone()));
-        let is_source = unit(from).is_none_or(|view| matches!(view.state(), State::Active | State::Draining));
-        let is_newer = |name| unit(name).is_some_and(|view| frozen_at.is_some_and(|rev| view.rev() > rev));
-        if job.work.state == MoveState::Aborting {
-            Some(Why::Stopped)
-        } else if !sight.routes.is_active(to) {
-            Some(Why::Destination)
-        } else if !is_source || is_newer(from) || is_newer(to) {
-            Some(Why::Unit)
-        } else {
-            None
         }
     }
 
@@ -219,5 +197,21 @@ impl Mover {
             NodeId::Key { .. } => 1,
             _ => self.limits.frozen_max,
         }
+    }
+}
+
+/// Why a node cannot go on; a frozen one also if something was decided about a unit since (V3).
+fn obstacle(sight: &Sight<'_>, job: &Job<'_>, (from, to): (&UnitId, &UnitId), frozen_at: Option<Rev>) -> Option<Why> {
+    let unit = |unit: &UnitId| sight.routes.view(&NodeId::Unit(unit.clone()));
+    let is_source = unit(from).is_none_or(|view| matches!(view.state(), State::Active | State::Draining));
+    let is_newer = |name| unit(name).is_some_and(|view| frozen_at.is_some_and(|rev| view.rev() > rev));
+    if job.work.state == MoveState::Aborting {
+        Some(Why::Stopped)
+    } else if !sight.routes.is_active(to) {
+        Some(Why::Destination)
+    } else if !is_source || is_newer(from) || is_newer(to) {
+        Some(Why::Unit)
+    } else {
+        None
     }
 }

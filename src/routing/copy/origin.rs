@@ -121,13 +121,12 @@ impl Routes {
     fn origin_of_part(&self, id: &NodeId, view: Option<NodeView<'_>>) -> Result<Origin, Unmovable> {
         let decided = view.filter(|view| *view.state() != State::Tombstone);
         let mut path = Vec::new();
-        let unit = match decided {
-            Some(view) => view.unit().ok_or(Unmovable::Follows)?,
-            None => {
-                path.push((RecordId::Book, self.book.rev));
-                let dimension = id.dimension().cloned().ok_or(Unmovable::Unit)?;
-                self.rule_owner(id).ok_or(RouteError::NoRule { dimension })?
-            }
+        let unit = if let Some(view) = decided {
+            view.unit().ok_or(Unmovable::Follows)?
+        } else {
+            path.push((RecordId::Book, self.book.rev));
+            let dimension = id.dimension().cloned().ok_or(Unmovable::Unit)?;
+            self.rule_owner(id).ok_or(RouteError::NoRule { dimension })?
         };
         // Its keys are shared out one by one.
         let takeover = self.unit_node(unit).and_then(|node| node.state.takeover());

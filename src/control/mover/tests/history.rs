@@ -60,8 +60,8 @@ fn unit(number: u8) -> &'static str {
     ["a", "b", "c"][usize::from(number)]
 }
 
-fn take(world: &mut World, step: Step) {
-    match step {
+fn take(world: &mut World, step: &Step) {
+    match *step {
         Step::Feed(at) => world.feed(at),
         Step::Renew(at) => world.renew(at),
         Step::Write(at, number) => world.write(at, &key(number)),
@@ -136,7 +136,7 @@ proptest! {
     fn a_key_has_one_owner_and_every_move_ends(steps in prop::collection::vec(step(), 1..400)) {
         let mut world = World::new(&["a-1", "b-1", "c-1", "a-2"], &[0, 1, 3]);
         for step in steps {
-            take(&mut world, step);
+            take(&mut world, &step);
         }
         for at in 0..world.relays.len() {
             world.relays[at].is_cut = false;

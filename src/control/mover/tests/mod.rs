@@ -1,5 +1,7 @@
 //! Movers and a ledger: whatever is lost, late or repeated, and whoever dies.
 
+mod driver;
 mod history;
+mod rules;
 mod scripted;
 mod world;
