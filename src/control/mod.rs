@@ -17,4 +17,6 @@ pub mod ledger;
 pub mod operator;
 mod question;
 pub mod remote;
+#[cfg(test)]
+mod sim;
 pub mod store;
