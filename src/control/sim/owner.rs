@@ -70,7 +70,7 @@ impl World {
         self.issue_token(life, subject, &decision, request.token);
         let request = request.clone();
         match registered {
-            Some(registered) => self.run(life, shard, registered, &request, at),
+            Some(registered) => self.serve(life, shard, registered, &request, at),
             None => {
                 let time = self.dice.u64(100..20_000);
                 let late = Late { request, shard, trail };
@@ -109,7 +109,7 @@ impl World {
     }
 
     /// The service has the call; it ends at its limit at the latest.
-    fn run(&mut self, life: Life, shard: usize, registered: Registered, request: &Request, at: Rev) {
+    fn serve(&mut self, life: Life, shard: usize, registered: Registered, request: &Request, at: Rev) {
         let limit = self.relays[life.relay].really(IN_FLIGHT_MAX);
         let time = request.takes.min(limit);
         self.plan_for(life, time, Input::Ended(shard, registered));
@@ -137,7 +137,7 @@ impl World {
     pub(super) fn on_late(&mut self, life: Life, late: Late) {
         let Late { request, shard, trail } = late;
         if let Some(registered) = self.at(life).gates[shard].register(trail) {
-            self.run(life, shard, registered, &request, trail.at());
+            self.serve(life, shard, registered, &request, trail.at());
         }
     }
 
