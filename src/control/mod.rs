@@ -14,6 +14,7 @@ pub mod embedded;
 pub mod etcd;
 pub mod keeper;
 pub mod ledger;
+pub mod mover;
 pub mod operator;
 mod question;
 pub mod remote;

@@ -26,7 +26,7 @@ use crate::model::UnitId;
 use crate::routing::Routes;
 use crate::routing::gate::Drain;
 use crate::routing::lease::LeaseState;
-use crate::routing::record::{Batch, FreezeAck, MoveId, NodeId, Rev, SessionId, Snapshot, Target};
+use crate::routing::record::{Batch, FreezeAck, MoveId, NodeId, Rev, SessionId, Snapshot};
 
 /// Keeps the copy of one relay.
 #[derive(Debug)]
@@ -255,9 +255,7 @@ impl Keeper {
             .push(Wish::Publish(Arc::new(RoutesRef(Arc::clone(&routes)))));
         let mut frozen = BTreeMap::new();
         for node in routes.moving().filter(|node| node.state.is_frozen()) {
-            if let (Some(by), Target::Unit(owner)) = (node.state.work(), &node.target)
-                && *owner == self.unit
-            {
+            if let Some(by) = node.state.work().filter(|_| node.is_served_by(&self.unit)) {
                 frozen.insert((by, node.id.clone()), node.rev);
             }
         }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::{Answer, MoveAsk, MoveRow, Operator, OperatorError, Plan, PlannedNode, Which};
 use crate::model::UnitId;
 use crate::routing::record::{
-    Change, Commit, Committed, Move, MoveId, MoveState, Node, NodeId, OpId, Record, RecordId, RelayId, Rev, State,
-    Target,
+    Change, Commit, Committed, Move, MoveId, MoveKind, MoveState, Node, NodeId, OpId, Record, RecordId, RelayId, Rev,
+    State, Target,
 };
 use crate::routing::{BUCKETS, RouteTable};
 
@@ -28,9 +28,11 @@ impl Operator {
             );
             return Err(OperatorError::Refused(text));
         }
+        let mut since = None;
         for group in nodes.chunks(READ_AT_ONCE) {
             let ids = group.iter().cloned().map(RecordId::Node).collect();
             let reading = self.store.read(ids).await?;
+            since = since.or(Some(reading.epoch.rev()));
             for (id, found) in group.iter().zip(reading.found) {
                 let from = owner(&table, id, found)?;
                 if from == ask.to {
@@ -47,8 +49,10 @@ impl Operator {
         let id = MoveId(number);
         let work = Move {
             id,
+            kind: MoveKind::Nodes,
             nodes: plan.nodes.iter().map(|node| node.id.clone()).collect(),
             to: ask.to,
+            since: since.unwrap_or_default(),
             options: ask.options,
             state: MoveState::Running,
             driver: RelayId {
@@ -93,7 +97,7 @@ impl Operator {
                 let text = format!("there is no move {id}; `strait route moves` lists them");
                 return Err(OperatorError::Refused(text));
             };
-            if work.state == MoveState::Finished {
+            if matches!(work.state, MoveState::Trailing | MoveState::Finished) {
                 let text = format!("move {id} has finished; move the keys back with another one");
                 return Err(OperatorError::Refused(text));
             }
