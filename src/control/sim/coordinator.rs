@@ -1,225 +1,244 @@
-//! Moves, driven step by step from relays; any of them may go on with what another one began, and two at once do no harm.
+//! Moves: the real mover at each relay, its driver in small, and operators who begin, stop and repeat work.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::keys::{UNITS, name};
-use super::owner::IN_FLIGHT_MAX;
-use super::relay::{Asked, Life};
+use super::relay::{Asked, Input, Life};
 use super::store::{Answer, Ask};
 use super::{Event, World};
-use crate::control::store::RelayStanding;
-use crate::model::UnitId;
-use crate::routing::lease::is_expired;
+use crate::control::mover::{Act, HookCall, Hooked, Limits, Mover, Sight, Standing, units};
+use crate::control::store::StoreError;
 use crate::routing::record::{
-    Commit, Committed, Lease, MoveId, Node, NodeId, OpId, Record, RecordId, Rev, State, Target,
+    Commit, Move, MoveId, MoveKind, MoveOptions, MoveState, NodeId, OpId, Record, RecordId, RelayId, Rev, State,
 };
+use crate::routing::Routes;
 
-/// What a relay drives.
-#[derive(Clone, Debug)]
-pub(super) struct Job {
-    id: NodeId,
-    to: UnitId,
-    step: Step,
-    asks: bool,
-    until: Duration,
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    /// Read what the store has of it.
-    Read,
-    /// It is frozen: wait until its relays are done.
-    Wait(Box<Node>),
-    /// The last commit is under way.
-    Ending,
+/// The mover of one life, and what its driver remembers.
+pub(super) struct Driver {
+    mover: Mover,
+    standing: Option<Standing>,
+    asks_standing: bool,
+    /// When it looks again.
+    look_at: Option<Duration>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Coordinators {
     begun: u64,
-    moved: u64,
-    aborted: u64,
-    last: BTreeMap<NodeId, UnitId>,
+    last: u64,
+}
+
+impl Driver {
+    pub(super) fn new(relay: RelayId) -> Self {
+        Self {
+            mover: Mover::new(relay, Limits::default()),
+            standing: None,
+            asks_standing: false,
+            look_at: None,
+        }
+    }
 }
 
 impl Coordinators {
     pub(super) fn stats(&self) -> String {
-        let Self { begun, moved, aborted, .. } = self;
-        format!("{begun} moves begun, {moved} moved, {aborted} aborted")
+        format!("{} moves begun", self.begun)
     }
 }
 
 impl World {
-    /// An operator moves something, or somebody goes on with what was left behind.
+    /// An operator at some relay begins work, or stops some.
     pub(super) fn work(&mut self) {
-        let time = if self.calm { 400_000 } else { self.dice.u64(50_000..900_000) };
+        let time = self.dice.u64(50_000..1_500_000);
         self.plan_in(time, Event::Work);
         let relay = self.dice.usize(..self.relays.len());
         let Some(number) = self.relays[relay].life() else { return };
         let life = Life { relay, number };
-        let now = self.relays[relay].clock(self.now);
-        if self.at(life).job.is_some() {
-            return;
-        }
-        let left: Vec<_> = self.store.moving();
-        let id = if !left.is_empty() && (self.calm || self.dice.bool()) {
-            self.dice.choice(left).unwrap()
-        } else if self.is_settling() {
-            return;
-        } else {
-            let subject = self.dice.choice(&self.subjects).unwrap().clone();
-            if self.dice.u8(..3) == 0 { subject.wider_node() } else { subject.node() }
+        let routes = self.at(life).table.routes().cloned();
+        let Some(routes) = routes.filter(|_| !self.is_settling()) else { return };
+        let commit = match self.dice.u8(..20) {
+            0 => self.some_evacuation(life, &routes),
+            1 => self.some_return(life, &routes),
+            2..5 => self.some_stop(&routes),
+            _ => Some(self.some_move(life, &routes)),
         };
-        let to = name(self.dice.choice(UNITS).unwrap());
-        let to = self.coordinators.last.get(&id).filter(|_| self.calm).cloned().unwrap_or(to);
-        let patience = Duration::from_millis(self.dice.u64(500..6_000));
-        self.at(life).job = Some(Job {
-            id,
-            to,
-            step: Step::Read,
-            asks: false,
-            until: now + patience,
-        });
-        self.coordinators.begun += 1;
-        self.on_job_tick(life);
-    }
-
-    /// The next question of a job, if none is open.
-    pub(super) fn on_job_tick(&mut self, life: Life) {
-        let Some(job) = self.at(life).job.as_mut().filter(|job| !job.asks) else {
-            return;
-        };
-        job.asks = true;
-        let ask = match &job.step {
-            Step::Read => Ask::Read(vec![RecordId::Node(job.id.clone())]),
-            Step::Wait(_) => Ask::Standing(None),
-            Step::Ending => return,
-        };
-        self.ask_store(life, Asked::Job, ask);
-    }
-
-    pub(super) fn on_job_answer(&mut self, life: Life, answer: Answer) {
-        let Some(mut job) = self.at(life).job.take() else { return };
-        job.asks = false;
-        let kept = match (&job.step, answer) {
-            (Step::Read, Answer::Read(reading)) => {
-                let found = reading.found.into_iter().flatten().next();
-                let node = found.and_then(|change| match change.record {
-                    Some(Record::Node(node)) => Some(node),
-                    _ => None,
-                });
-                self.begin(life, &mut job, node)
-            }
-            (Step::Read, Answer::Committed(Committed::Done(rev))) => {
-                let node = self.store.ledger.node(&RecordId::Node(job.id.clone())).cloned();
-                job.step = node.filter(|node| node.rev == rev).map_or(Step::Read, |node| Step::Wait(Box::new(node)));
-                true
-            }
-            (Step::Wait(node), Answer::Standing(standing)) => {
-                let node = node.clone();
-                self.look_at_barrier(life, &mut job, *node, &standing)
-            }
-            _ => false,
-        };
-        if kept {
-            self.at(life).job = Some(job);
+        if let Some(commit) = commit {
+            self.coordinators.begun += 1;
+            self.ask_store(life, Asked::Nothing, Ask::Commit(Box::new(commit)));
         }
     }
 
-    /// Freezes what is at rest, or goes on with what is frozen.
-    fn begin(&mut self, life: Life, job: &mut Job, node: Option<Node>) -> bool {
-        let rev = node.as_ref().map_or(Rev::ZERO, |node| node.rev);
-        let by = MoveId(self.dice.u64(..));
-        if let Some(node) = node.as_ref().filter(|node| node.state.is_frozen()) {
-            if let State::Frozen { to, .. } = &node.state {
-                job.to = to.clone();
-            }
-            job.step = Step::Wait(Box::new(node.clone()));
-            return true;
+    fn some_options(&mut self) -> MoveOptions {
+        MoveOptions {
+            hooks: self.dice.u8(..3) == 0,
+            freeze_budget: Duration::from_millis(self.dice.u64(200..5_000)),
+            copy_limit: Duration::from_secs(self.dice.u64(1..20)),
+            trail: Duration::from_secs(self.dice.u64(1..10)),
+            ..MoveOptions::default()
         }
-        let Some((from, mut compares)) = self.source(life, &job.id) else { return false };
-        if from == job.to {
-            return false;
+    }
+
+    fn some_move(&mut self, life: Life, routes: &Routes) -> Commit {
+        let count = self.dice.usize(1..4);
+        let mut nodes: Vec<NodeId> = Vec::new();
+        for _ in 0..count {
+            let subject = self.dice.choice(&self.subjects).unwrap();
+            let (alone, wider) = (subject.node(), subject.wider_node());
+            nodes.push(if self.dice.u8(..3) == 0 { wider } else { alone });
         }
-        compares.retain(|(id, _)| *id != RecordId::Node(job.id.clone()));
-        compares.push((RecordId::Node(job.id.clone()), rev));
-        let state = State::Frozen { to: job.to.clone(), by };
-        let commit = self.commit_of(job, Target::Unit(from), state, compares);
-        job.asks = true;
-        self.coordinators.last.insert(job.id.clone(), job.to.clone());
-        self.ask_store(life, Asked::Job, Ask::Commit(Box::new(commit)));
-        true
-    }
-
-    /// Who has a node by this relay's copy, and the records that say so.
-    fn source(&mut self, life: Life, id: &NodeId) -> Option<(UnitId, Vec<(RecordId, Rev)>)> {
-        let subject = self.subjects.iter().position(|subject| subject.node() == *id);
-        let table = self.at(life).table.clone();
-        let routes = table.routes()?;
-        let mut path = vec![id.clone()];
-        let owner = match subject {
-            Some(subject) => {
-                let wider = self.subjects[subject].wider_node();
-                let company = self.subjects.iter().find(|other| other.node() == wider);
-                path.extend(company.map(super::keys::Subject::wider_node));
-                path.push(wider);
-                self.owner_by(life, subject)?
-            }
-            None => table.owner_of(id)?.clone(),
-        };
-        let rev = |id: NodeId| {
-            let rev = routes.view(&id).map_or(Rev::ZERO, |view| view.rev());
-            (RecordId::Node(id), rev)
-        };
-        Some((owner, path.into_iter().map(rev).collect()))
-    }
-
-    fn look_at_barrier(&mut self, life: Life, job: &mut Job, node: Node, standing: &[RelayStanding]) -> bool {
-        let now = self.relays[life.relay].clock(self.now);
-        let Target::Unit(from) = node.target.clone() else { return false };
-        let leases = self.store.ledger.book().unwrap();
-        let lease = leases.dimensions.iter().find(|spec| Some(&spec.name) == node.id.dimension());
-        let lease = lease.map_or(Lease::Infinite, |spec| spec.owner_lease);
-        let mut relays = standing.iter().filter(|relay| relay.relay.unit == from);
-        let is_done = relays.all(|relay| {
-            let drained = |ack: &crate::routing::record::FreezeAck| {
-                ack.node == node.id && ack.rev == node.rev && Some(ack.by) == node.state.work() && ack.drained
-            };
-            relay.acks.iter().any(drained) || is_expired(relay.silent_for, lease, IN_FLIGHT_MAX)
-        });
-        let gives_up = now >= job.until || self.dice.u8(..60) == 0;
-        let owner = match (is_done, gives_up) {
-            (true, _) => job.to.clone(),
-            (false, true) => from,
-            (false, false) => return true,
-        };
-        let count = if is_done { &mut self.coordinators.moved } else { &mut self.coordinators.aborted };
-        *count += 1;
-        let compares = vec![(RecordId::Node(node.id.clone()), node.rev)];
-        let commit = self.commit_of(job, Target::Unit(owner), State::Active, compares);
-        job.step = Step::Ending;
-        job.asks = true;
-        self.ask_store(life, Asked::Job, Ask::Commit(Box::new(commit)));
-        true
-    }
-
-    fn commit_of(&mut self, job: &Job, target: Target, state: State, compares: Vec<(RecordId, Rev)>) -> Commit {
-        let op = OpId(self.dice.u128(..));
-        let node = Node {
-            id: job.id.clone(),
-            target,
-            state,
-            rev: Rev::ZERO,
-            previous: None,
-            op,
+        nodes.sort();
+        nodes.dedup();
+        self.coordinators.last += 1;
+        let work = Move {
+            id: MoveId(self.coordinators.last),
+            kind: MoveKind::Nodes,
+            nodes,
+            to: name(self.dice.choice(UNITS).unwrap()),
+            since: routes.rev(),
+            options: self.some_options(),
+            state: MoveState::Running,
+            driver: self.relays[life.relay].id.clone(),
+            next: 0,
+            moved: 0,
+            aborted: 0,
+            asked_at: self.now / 1_000_000,
             reason: String::new(),
         };
         Commit {
-            op,
-            compares,
-            puts: vec![Record::Node(node)],
+            op: OpId(self.dice.u128(..)),
+            compares: vec![(RecordId::Move(work.id), Rev::ZERO)],
+            puts: vec![Record::Move(work)],
             removes: Vec::new(),
         }
     }
+
+    fn asked(&mut self, life: Life) -> units::Asked {
+        units::Asked {
+            op: OpId(self.dice.u128(..)),
+            driver: self.relays[life.relay].id.clone(),
+            at: self.now / 1_000_000,
+            reason: String::new(),
+        }
+    }
+
+    fn some_evacuation(&mut self, life: Life, routes: &Routes) -> Option<Commit> {
+        let unit = self.dice.usize(..UNITS.len());
+        let heirs = UNITS.iter().enumerate().filter(|(number, _)| *number != unit);
+        let heirs: Vec<_> = heirs.map(|(number, unit)| (name(unit), u16::try_from(number).unwrap() + 1)).collect();
+        let heirs: Vec<_> = heirs.into_iter().filter(|(unit, _)| routes.is_active(unit)).collect();
+        let asked = self.asked(life);
+        units::evacuate(routes, &name(UNITS[unit]), &heirs, false, &asked).ok()
+    }
+
+    fn some_return(&mut self, life: Life, routes: &Routes) -> Option<Commit> {
+        let mut all = routes.units();
+        let (unit, _) = all.find(|(_, state)| matches!(state, State::Evacuated { .. }))?;
+        let (asked, options) = (self.asked(life), self.some_options());
+        units::give_back(routes, unit, options, &asked).ok()
+    }
+
+    fn some_stop(&mut self, routes: &Routes) -> Option<Commit> {
+        let running: Vec<_> = routes.moves().filter(|work| work.state == MoveState::Running).collect();
+        let work = *self.dice.choice(&running)?;
+        let id = RecordId::Move(work.id);
+        let rev = routes.rev_of(&id);
+        let work = Move {
+            state: MoveState::Aborting,
+            ..work.clone()
+        };
+        Some(Commit {
+            op: OpId(self.dice.u128(..)),
+            compares: vec![(id, rev)],
+            puts: vec![Record::Move(work)],
+            removes: Vec::new(),
+        })
+    }
+
+    /// The mover says what is to be done; it is done.
+    pub(super) fn drive(&mut self, life: Life) {
+        let now = self.relays[life.relay].clock(self.now);
+        let running = self.at(life);
+        let Some(routes) = running.table.routes().cloned() else { return };
+        let driver = &mut running.driver;
+        let standing = driver.standing.take();
+        let sight = Sight {
+            routes: &routes,
+            standing: standing.as_ref(),
+            now,
+        };
+        let plan = driver.mover.look(&sight);
+        let asks = plan.wants_standing && !driver.asks_standing && driver.look_at.is_none_or(|at| at <= now);
+        if asks {
+            driver.asks_standing = true;
+        }
+        if let Some(again) = plan.again {
+            let again = again.max(LOOK_LEAST);
+            let is_sooner = driver.look_at.is_none_or(|at| at <= now || now + again < at);
+            if is_sooner {
+                driver.look_at = Some(now + again);
+                let time = self.relays[life.relay].really(again) + 1;
+                self.plan_for(life, time, Input::Drive);
+            }
+        }
+        if asks {
+            self.ask_store(life, Asked::Standing(routes.rev()), Ask::Standing(None));
+        }
+        for act in plan.acts {
+            match act {
+                Act::Commit(planned) => {
+                    self.note(&(life, planned.by, planned.step, &planned.about));
+                    let op = planned.commit.op;
+                    self.ask_store(life, Asked::Commit(op), Ask::Commit(Box::new(planned.commit)));
+                }
+                Act::Hook(call) => {
+                    let time = self.dice.u64(1_000..200_000);
+                    self.plan_for(life, time, Input::Hook(Box::new(call)));
+                }
+                Act::Claims(by, keys) => {
+                    let ask = Ask::Claims(keys.clone());
+                    self.ask_store(life, Asked::Claims(by, keys, routes.epoch()), ask);
+                }
+            }
+        }
+    }
+
+    /// An application has answered.
+    pub(super) fn on_hook(&mut self, life: Life, call: &HookCall) {
+        let hooked = match self.dice.u8(..20) {
+            0 if !self.calm => Hooked::Refused,
+            0..6 => Hooked::NotYet,
+            _ => Hooked::Done,
+        };
+        let now = self.relays[life.relay].clock(self.now);
+        self.at(life).driver.mover.on_hook(call, hooked, now);
+        self.drive(life);
+    }
+
+    pub(super) fn on_driver_answer(&mut self, life: Life, asked: Asked, answer: Answer) {
+        let now = self.relays[life.relay].clock(self.now);
+        let driver = &mut self.at(life).driver;
+        let other = || StoreError::Broken("another answer".to_owned());
+        match (asked, answer) {
+            (Asked::Commit(op), Answer::Committed(committed)) => driver.mover.on_committed(op, &Ok(committed), now),
+            (Asked::Commit(op), Answer::Failed(error)) => driver.mover.on_committed(op, &Err(error), now),
+            (Asked::Claims(by, keys, epoch), answer) => {
+                let found = match answer {
+                    Answer::Found(found) => Ok((epoch.rev(), found)),
+                    Answer::Failed(error) => Err(error),
+                    _ => Err(other()),
+                };
+                driver.mover.on_claims(by, &keys, epoch, &found);
+            }
+            (Asked::Standing(at), answer) => {
+                driver.asks_standing = false;
+                if let Answer::Standing(relays) = answer {
+                    driver.standing = Some(Standing { at, relays });
+                }
+            }
+            _ => {}
+        }
+        self.drive(life);
+    }
 }
+
+/// Between two looks; the real driver looks more often, which costs time here.
+const LOOK_LEAST: Duration = Duration::from_millis(20);

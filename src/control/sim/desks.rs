@@ -9,7 +9,7 @@ use super::relay::{Asked, Input, Life};
 use super::store::{Answer, Ask};
 use crate::control::claims::{self, Ask as Wanted, Batch, BatchId, Known as Cache, Outcome, Output, Waiter};
 use crate::control::store::StoreError;
-use crate::model::{MissingKey, Name, UnitId};
+use crate::model::Name;
 use crate::routing::record::{Claim, Epoch, Target};
 use crate::routing::token::Text;
 use crate::routing::{Evidence, Found, KeyHash, Known};
@@ -57,15 +57,6 @@ impl World {
             claims: running.desk.known().clone(),
             asked_at: running.heard.asked_at.get(&subject).copied().unwrap_or_default(),
         }
-    }
-
-    pub(super) fn owner_by(&mut self, life: Life, subject: usize) -> Option<UnitId> {
-        let evidence = self.evidence(life, subject, None);
-        let here = self.relays[life.relay].unit().clone();
-        let hints = self.subjects[subject].hints();
-        let table = self.at(life).table.clone();
-        let decision = table.resolve(&hints, &MissingKey::Reject, &here, &evidence);
-        decision.ok().map(|decision| decision.unit.clone())
     }
 
     /// A call claims its key.

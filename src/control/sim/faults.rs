@@ -6,7 +6,7 @@ use super::net::Spot;
 use super::relay::Life;
 use super::store::Store;
 use super::{Event, World};
-use crate::routing::record::{NodeId, Record};
+use crate::routing::record::{MoveState, Record, RecordId};
 
 /// A trouble that is over some time later.
 #[derive(Clone, Debug)]
@@ -133,12 +133,14 @@ impl World {
 }
 
 impl Store {
-    pub(super) fn moving(&self) -> Vec<NodeId> {
+    /// Moves that have not ended, and nodes that are on their way.
+    pub(super) fn moving(&self) -> Vec<RecordId> {
         let records = self.snapshot().changes.into_iter().filter_map(|change| change.record);
-        let moving = records.filter_map(|record| match record {
-            Record::Node(node) if node.state.work().is_some() => Some(node.id),
-            _ => None,
+        let moving = records.filter(|record| match record {
+            Record::Node(node) => node.state.work().is_some(),
+            Record::Move(work) => work.state != MoveState::Finished,
+            _ => false,
         });
-        moving.collect()
+        moving.map(|record| record.id()).collect()
     }
 }

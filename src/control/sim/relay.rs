@@ -5,20 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::calls::{Call, Reply, Request};
-use super::coordinator::Job;
+use super::coordinator::Driver;
 use super::desks::Heard;
 use super::keys::{UNITS, name, unit};
 use super::net::Spot;
 use super::planted::Planted;
 use super::store::{Answer, Ask, Question};
 use super::{Event, World};
-use crate::control::claims::{BatchId, Desk, Known, Limits};
+use crate::control::claims::{BatchId, ClaimKey, Desk, Known, Limits};
 use crate::control::keeper::{GateId, Keeper, RoutesRef, TICK, Wish};
+use crate::control::mover::HookCall;
 use crate::control::store::{Opened, StoreError};
 use crate::model::UnitId;
 use crate::routing::gate::{Drain, Gate, Registered};
 use crate::routing::lease::LeaseState;
-use crate::routing::record::{Batch, RelayId, Rev};
+use crate::routing::record::{Batch, Epoch, MoveId, OpId, RelayId, Rev, SessionId};
 use crate::routing::{RouteTable, Routes, Settings};
 
 /// Which life of which relay.
@@ -35,8 +36,12 @@ pub(super) enum Input {
     Batch(u64, Box<Batch>),
     Desk,
     Drain(usize, Drain),
+    /// The mover looks again.
+    Drive,
     /// A call that was let through is over.
     Ended(usize, Registered),
+    /// An application answers a mover.
+    Hook(Box<HookCall>),
     /// A call that waits looks whether it can go on.
     Look(u64),
     /// The time for an answer is over.
@@ -77,18 +82,21 @@ pub(super) struct Running {
     /// The feed that is read, and when it last said something.
     feed: Option<(u64, Duration)>,
     pub calls: BTreeMap<u64, Call>,
-    pub job: Option<Job>,
+    pub driver: Driver,
 }
 
 /// What an answer is for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Asked {
     Batch(BatchId),
+    Claims(MoveId, Vec<ClaimKey>, Epoch),
+    Commit(OpId),
     Feed,
-    Job,
+    /// Nobody waits for it.
+    Nothing,
     Open,
-    Renew(crate::routing::record::SessionId),
-    Report,
+    Renew(SessionId),
+    Standing(Rev),
 }
 
 pub(super) const SHARDS: usize = 2;
@@ -159,7 +167,7 @@ impl World {
             questions: 0,
             feed: None,
             calls: BTreeMap::new(),
-            job: None,
+            driver: Driver::new(relay.id.clone()),
         });
         let life = Life {
             relay: number,
@@ -184,7 +192,9 @@ impl World {
             Input::Batch(question, batch) => self.on_batch(life, question, &batch),
             Input::Desk => self.on_desk(life),
             Input::Drain(shard, drain) => self.on_drain(life, shard, drain),
+            Input::Drive => self.drive(life),
             Input::Ended(shard, call) => self.on_ended(life, shard, call),
+            Input::Hook(call) => self.on_hook(life, &call),
             Input::Look(call) => self.on_look(life, call),
             Input::Overdue(question) => {
                 let away = Answer::Failed(StoreError::Away("no answer".to_owned()));
@@ -217,7 +227,6 @@ impl World {
         }
         self.at(life).keeper.tick(now);
         self.on_desk(life);
-        self.on_job_tick(life);
         let again = self.relays[life.relay].really(TICK);
         self.plan_for(life, again, Input::Tick);
     }
@@ -268,8 +277,8 @@ impl World {
             (Asked::Renew(session), Answer::Failed(error)) => keeper.on_renewed(session, &Err(error), now),
             (Asked::Renew(session), _) => keeper.on_renewed(session, &Ok(()), now),
             (Asked::Batch(batch), answer) => self.on_desk_answer(life, batch, answer),
-            (Asked::Job, answer) => self.on_job_answer(life, answer),
-            _ => {}
+            (Asked::Open | Asked::Feed | Asked::Nothing, _) => {}
+            (asked, answer) => self.on_driver_answer(life, asked, answer),
         }
     }
 
@@ -312,7 +321,7 @@ impl World {
                     self.plan_for(life, time, Input::Drain(shard, drain));
                 }
                 Wish::Report(acks) => {
-                    self.ask_store(life, Asked::Report, Ask::Report(acks));
+                    self.ask_store(life, Asked::Nothing, Ask::Report(acks));
                 }
                 Wish::Drain(GateId::Queue, _) | Wish::Stale(_) => {}
             }
@@ -339,6 +348,7 @@ impl World {
         for call in waiting {
             self.on_look(life, call);
         }
+        self.drive(life);
     }
 }
 
