@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::keys::{UNITS, name};
+use super::planted::Planted;
 use super::relay::{Asked, Input, Life};
 use super::store::{Answer, Ask};
 use super::{Event, World};
@@ -29,9 +30,13 @@ pub(super) struct Coordinators {
 }
 
 impl Driver {
-    pub(super) fn new(relay: RelayId) -> Self {
+    pub(super) fn new(relay: RelayId, planted: Option<Planted>) -> Self {
+        let mut limits = Limits::default();
+        if planted == Some(Planted::ExpiryIgnoresCalls) {
+            limits.in_flight_max = Duration::ZERO;
+        }
         Self {
-            mover: Mover::new(relay, Limits::default()),
+            mover: Mover::new(relay, limits),
             standing: None,
             asks_standing: false,
             look_at: None,

@@ -226,6 +226,6 @@ impl World {
 }
 
 const PROGRESS_EVERY: u64 = 200_000;
-const LOOK_EVERY: u64 = 150_000;
+const LOOK_EVERY: u64 = 250_000;
 /// So long it may take until all has come to rest after the last fault.
 const PATIENCE_MICROS: u64 = 300_000_000;

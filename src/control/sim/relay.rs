@@ -167,7 +167,7 @@ impl World {
             questions: 0,
             feed: None,
             calls: BTreeMap::new(),
-            driver: Driver::new(relay.id.clone()),
+            driver: Driver::new(relay.id.clone(), self.plan.planted),
         });
         let life = Life {
             relay: number,

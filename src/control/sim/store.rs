@@ -14,7 +14,7 @@ use crate::control::ledger::{Ledger, check_asked, check_claims};
 use crate::control::store::{Opened, Reading, RelayStanding, StoreError};
 use crate::model::UnitId;
 use crate::routing::record::{
-    Claim, Commit, Committed, Epoch, FreezeAck, Lease, OpId, Record, RecordId, RelayId, Rev, SessionId, Snapshot,
+    Claim, Commit, Committed, Epoch, FreezeAck, Lease, NodeId, OpId, Record, RecordId, RelayId, Rev, SessionId, Snapshot,
 };
 
 pub(super) struct Store {
@@ -29,6 +29,8 @@ pub(super) struct Store {
     pub stalled: BTreeSet<usize>,
     /// How fast its clock goes.
     rate: f64,
+    /// Nodes that a session ever reported as drained, for a planted mistake.
+    drained: BTreeSet<(SessionId, NodeId)>,
 }
 
 struct Reader {
@@ -101,6 +103,7 @@ impl Store {
             is_away: false,
             stalled: BTreeSet::new(),
             rate: 0.99 + 0.02 * dice.f64(),
+            drained: BTreeSet::new(),
         }
     }
 
@@ -110,6 +113,22 @@ impl Store {
 
     pub(super) fn rev(&self) -> Rev {
         self.ledger.epoch().rev()
+    }
+
+    /// Planted: what a session reported, as if it were about the freezes of now.
+    fn said(&self, session: SessionId) -> Vec<FreezeAck> {
+        let said = self.drained.iter().filter(|(of, _)| *of == session);
+        let nodes = said.filter_map(|(_, id)| self.ledger.node(&RecordId::Node(id.clone())));
+        let acks = nodes.filter_map(|node| {
+            Some(FreezeAck {
+                session,
+                by: node.state.work()?,
+                node: node.id.clone(),
+                rev: node.rev,
+                drained: true,
+            })
+        });
+        acks.collect()
     }
 }
 
@@ -161,7 +180,9 @@ impl World {
                 Answer::Fine
             }
             Ask::Report(acks) => {
-                let acks = acks.into_iter().map(|ack| self.as_reported(ack)).collect();
+                let acks: Vec<_> = acks.into_iter().map(|ack| self.as_reported(ack)).collect();
+                let drained = acks.iter().filter(|ack| ack.drained);
+                self.store.drained.extend(drained.map(|ack| (ack.session, ack.node.clone())));
                 self.store.ledger.report(acks);
                 Answer::Fine
             }
@@ -260,9 +281,9 @@ impl World {
         if self.has(Planted::SessionsNotWaitedFor) {
             standing.retain(|relay| relay.silent_for.is_some_and(|silent| silent < Duration::from_secs(1)));
         }
-        if self.has(Planted::ExpiryIgnoresCalls) {
+        if self.has(Planted::ReportWithoutRevision) {
             for relay in &mut standing {
-                relay.silent_for = relay.silent_for.map(|silent| silent + super::owner::IN_FLIGHT_MAX);
+                relay.acks.extend(self.store.said(relay.session));
             }
         }
         standing
@@ -271,12 +292,6 @@ impl World {
     fn as_reported(&self, mut ack: FreezeAck) -> FreezeAck {
         if self.has(Planted::NotDrained) {
             ack.drained = true;
-        }
-        if self.has(Planted::ReportWithoutRevision)
-            && let Some(node) = self.store.ledger.node(&RecordId::Node(ack.node.clone()))
-            && let Some(by) = node.state.work()
-        {
-            (ack.rev, ack.by) = (node.rev, by);
         }
         ack
     }

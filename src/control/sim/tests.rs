@@ -73,7 +73,9 @@ fn planted_mistakes_are_found() {
                 planted: Some(planted),
                 ..plan(seed)
             };
-            World::new(plan).run().err().map(|wrong| (seed, wrong))
+            let wrong = World::new(plan).run().err();
+            // Not that it stands still.
+            wrong.filter(|wrong| wrong.starts_with("R-")).map(|wrong| (seed, wrong))
         });
         match found {
             Some((seed, wrong)) => println!("{planted:?}: seed {seed}: {wrong:.200}"),

@@ -1,8 +1,9 @@
 //! Who has each key at each revision: the history of the store, resolved with all that was ever claimed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use super::keys::Subject;
+use super::keys::{Subject, UNITS, name, unit};
 use crate::control::claims::ClaimKey;
 use crate::model::{MissingKey, Name, UnitId};
 use crate::routing::record::{Batch, Claim, Rev, Snapshot};
@@ -11,7 +12,9 @@ use crate::routing::{Evidence, Found, KeyHash, Known, RouteTable, Routes, Settin
 pub(super) struct Truth {
     subjects: Vec<Subject>,
     /// The copy at each revision, and when it was written.
-    copies: BTreeMap<Rev, (Routes, u64)>,
+    copies: BTreeMap<Rev, (Arc<Routes>, u64)>,
+    /// Without a copy.
+    table: RouteTable,
     claims: BTreeMap<ClaimKey, Claim>,
     /// By key: what is so from which revision on.
     owners: BTreeMap<usize, Vec<(Rev, Owner)>>,
@@ -46,10 +49,13 @@ impl Evidence for Told<'_> {
 
 impl Truth {
     pub(super) fn new(snapshot: &Snapshot, subjects: Vec<Subject>) -> Self {
-        let routes = Routes::from_snapshot(snapshot);
+        let routes = Arc::new(Routes::from_snapshot(snapshot));
+        let units: Vec<_> = UNITS.map(name).to_vec();
+        let table = RouteTable::build(&Settings::default(), &unit(0), &units).unwrap();
         let mut truth = Self {
             subjects,
             copies: BTreeMap::from([(routes.rev(), (routes, 0))]),
+            table,
             claims: BTreeMap::new(),
             owners: BTreeMap::new(),
         };
@@ -64,7 +70,7 @@ impl Truth {
     pub(super) fn on_commit(&mut self, now: u64, batch: &Batch) -> Vec<(usize, Rev)> {
         let (_, (last, _)) = self.copies.last_key_value().unwrap();
         let next = last.apply(batch).unwrap();
-        self.copies.insert(batch.rev, (next, now));
+        self.copies.insert(batch.rev, (Arc::new(next), now));
         for subject in 0..self.subjects.len() {
             self.extend(subject, batch.rev);
         }
@@ -92,10 +98,8 @@ impl Truth {
     /// Looks who has a key at a revision, behind all that was looked at.
     fn extend(&mut self, subject: usize, rev: Rev) {
         let (routes, _) = &self.copies[&rev];
-        let here = super::keys::unit(0);
-        let units: Vec<_> = super::keys::UNITS.map(super::keys::name).to_vec();
-        let table = RouteTable::build(&Settings::default(), &here, &units).unwrap();
-        let table = table.with_routes(Some(std::sync::Arc::new(routes.clone())));
+        let here = unit(0);
+        let table = self.table.with_routes(Some(Arc::clone(routes)));
         let hints = self.subjects[subject].hints();
         let told = Told(&self.claims, routes);
         let Ok(decision) = table.resolve(&hints, &MissingKey::Reject, &here, &told) else {
