@@ -18,6 +18,10 @@ pub mod mover;
 pub mod operator;
 mod question;
 pub mod remote;
+mod settings;
 #[cfg(test)]
 mod sim;
 pub mod store;
+pub mod worker;
+
+pub use settings::{DimensionSettings, EtcdSettings, PlacementKind, Settings, StoreKind};

@@ -24,6 +24,7 @@ mod hash;
 mod hops;
 mod key_hash;
 pub mod lease;
+pub mod metrics;
 mod overrides;
 pub mod placement;
 pub mod record;

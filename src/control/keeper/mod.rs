@@ -39,8 +39,9 @@ pub struct Keeper {
     session: Asking,
     renewing: Option<Duration>,
     renew_at: Duration,
-    progress_at: Duration,
+    /// When to report again.
     report_at: Duration,
+    progress_at: Duration,
     stale: bool,
     freezes: BTreeMap<(MoveId, NodeId), Freeze>,
     /// Who admits writes: shards by number, and the queue.
@@ -92,7 +93,7 @@ pub enum Wish {
     Lease(LeaseState),
     /// Wait until nothing runs that goes through a node; answer with [`Keeper::on_drained`].
     Drain(GateId, Drain),
-    /// Report to the store.
+    /// Report to the store; answer with [`Keeper::on_reported`].
     Report(Vec<FreezeAck>),
     /// The copy is behind, or no longer.
     Stale(bool),
@@ -119,8 +120,8 @@ impl Keeper {
             session: Asking::Not(now),
             renewing: None,
             renew_at: now,
-            progress_at: now,
             report_at: now,
+            progress_at: now,
             stale: true,
             freezes: BTreeMap::new(),
             gates,
@@ -173,6 +174,18 @@ impl Keeper {
             self.report(|_| true);
         }
         self.set_stale(now.saturating_sub(self.progress_at) >= STALE_AFTER);
+    }
+
+    /// A report was answered; what the store did not hear is reported again soon.
+    pub fn on_reported(&mut self, reported: &Result<(), StoreError>, now: Duration) {
+        if reported.is_err() {
+            self.report_at = self.report_at.min(now + AGAIN_MIN);
+        }
+    }
+
+    /// Freezes of keys of this unit.
+    pub fn frozen(&self) -> usize {
+        self.freezes.len()
     }
 
     /// A snapshot came; the feed is read from there.
@@ -232,8 +245,12 @@ impl Keeper {
         let Some(sent) = self.renewing.take() else { return };
         match renewed {
             Ok(()) => {
-                self.lease.renewed(session, sent);
+                self.lease.renewed(session, sent, now);
                 self.renew_at = sent + RENEW_EVERY;
+                if self.lease.session().is_none() {
+                    // It was silent for so long that others may have its keys by now.
+                    self.session = Asking::Not(now);
+                }
             }
             Err(StoreError::SessionOver) => {
                 self.lease.over(session);

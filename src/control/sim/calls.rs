@@ -100,7 +100,7 @@ impl World {
         let table = self.at(life).table.clone();
         let decision = match table.resolve(&hints, &MissingKey::Reject, &here, &evidence) {
             Ok(decision) => decision,
-            Err(RouteError::Unclaimed { .. }) if table.has_routes() => {
+            Err(RouteError::Unclaimed { .. }) if table.routes().is_some() => {
                 self.claim_for(life, id);
                 return self.look_later(life, id);
             }

@@ -42,7 +42,7 @@ impl World {
         let resolved = table.resolve_with_trail(&hints, &MissingKey::Reject, &unit, &evidence);
         let (decision, trail) = match resolved {
             Ok(resolved) => resolved,
-            Err(RouteError::Unclaimed { .. }) if table.has_routes() => {
+            Err(RouteError::Unclaimed { .. }) if table.routes().is_some() => {
                 self.look_up(life, subject);
                 return Err(Said::Later);
             }
@@ -159,7 +159,7 @@ impl World {
 
     fn release(&mut self, life: Life, shard: usize, call: Registered) {
         let running = self.at(life);
-        let drained = running.gates[shard].release(call, &running.table);
+        let drained = running.gates[shard].release(call, || &running.table);
         self.tell_keeper(life, shard, drained);
     }
 

@@ -96,6 +96,7 @@ pub(super) enum Asked {
     Nothing,
     Open,
     Renew(SessionId),
+    Report,
     Standing(Rev),
 }
 
@@ -276,8 +277,9 @@ impl World {
             (Asked::Open, Answer::Failed(error)) => keeper.on_opened(&Err(error), now, dice),
             (Asked::Renew(session), Answer::Failed(error)) => keeper.on_renewed(session, &Err(error), now),
             (Asked::Renew(session), _) => keeper.on_renewed(session, &Ok(()), now),
+            (Asked::Report, Answer::Failed(error)) => keeper.on_reported(&Err(error), now),
             (Asked::Batch(batch), answer) => self.on_desk_answer(life, batch, answer),
-            (Asked::Open | Asked::Feed | Asked::Nothing, _) => {}
+            (Asked::Open | Asked::Feed | Asked::Nothing | Asked::Report, _) => {}
             (asked, answer) => self.on_driver_answer(life, asked, answer),
         }
     }
@@ -321,7 +323,7 @@ impl World {
                     self.plan_for(life, time, Input::Drain(shard, drain));
                 }
                 Wish::Report(acks) => {
-                    self.ask_store(life, Asked::Nothing, Ask::Report(acks));
+                    self.ask_store(life, Asked::Report, Ask::Report(acks));
                 }
                 Wish::Drain(GateId::Queue, _) | Wish::Stale(_) => {}
             }
@@ -342,7 +344,7 @@ impl World {
         }
         self.witness.on_published(life, &routes.0);
         let running = self.at(life);
-        running.table = running.table.with_routes(Some(Arc::clone(&routes.0)));
+        running.table = running.table.with_routes(Arc::clone(&routes.0));
         let waiting: Vec<_> = running.calls.iter().filter(|(_, call)| call.waits).collect();
         let waiting: Vec<u64> = waiting.into_iter().map(|(id, _)| *id).collect();
         for call in waiting {

@@ -99,7 +99,7 @@ impl Truth {
     fn extend(&mut self, subject: usize, rev: Rev) {
         let (routes, _) = &self.copies[&rev];
         let here = unit(0);
-        let table = self.table.with_routes(Some(Arc::clone(routes)));
+        let table = self.table.with_routes(Arc::clone(routes));
         let hints = self.subjects[subject].hints();
         let told = Told(&self.claims, routes);
         let Ok(decision) = table.resolve(&hints, &MissingKey::Reject, &here, &told) else {

@@ -26,8 +26,8 @@ mod view;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-pub(super) use resolve::Resolved;
 pub use origin::{Origin, Unmovable};
+pub(super) use resolve::Resolved;
 pub use saved::SavedError;
 pub use trail::{Through, Trail};
 pub use view::NodeView;

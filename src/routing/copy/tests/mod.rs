@@ -15,7 +15,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::{Key, RouteHints};
 use crate::routing::evidence::Evidence;
-use crate::routing::record::{Change, MoveKind, MoveOptions, MoveState, OpId, Record, RelayId, RelayRecord, SessionId, Target};
+use crate::routing::record::{
+    Change, MoveKind, MoveOptions, MoveState, OpId, Record, RelayId, RelayRecord, SessionId, Target,
+};
 use crate::routing::{RouteError, Rule, Standing};
 
 fn name(text: &str) -> Name {
