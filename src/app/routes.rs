@@ -237,6 +237,7 @@ fn operator(shared: &Shared, store: Arc<dyn Store>, book: Book) -> Operator {
         configured: Arc::new(move || book.clone()),
         view: Arc::new(view),
         in_flight_max: settings.routes.in_flight_max,
+        copy_wait: operator::COPY_WAIT,
     })
 }
 
