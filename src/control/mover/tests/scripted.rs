@@ -202,6 +202,27 @@ fn a_unit_is_evacuated_and_gets_its_keys_back() {
     assert!((1..40).all(|number| owner_now(&world, number) == "a"));
 }
 
+// S0: the rule by which a key has its owner is moved before the key's own move is written.
+#[test]
+fn a_key_is_not_begun_by_what_has_changed_since() {
+    let mut world = World::new(&["a-1", "a-2", "b-1", "c-1"], &[0, 1]);
+    let work = world.work(5, "b", vec![key(1)]);
+    world.put(Record::Move(work));
+    world.feed(0);
+    world.look(0);
+    let late = std::mem::take(&mut world.pilots[0].acts);
+    world.pilots[0].at = 1;
+    world.kill(0);
+    let mut work = world.work(6, "c", vec![rule("cid")]);
+    work.driver = relay("a-2");
+    world.put(Record::Move(work));
+    world.rounds(10);
+    assert_eq!(owner_now(&world, 1), "c");
+    world.pilots[0].acts = late;
+    world.act(0, 0, true);
+    assert_eq!((owner_now(&world, 1), world.node(&key(1))), ("c".into(), None));
+}
+
 // V6, R-I18: a unit that took over is evacuated to one that did not: what others took over stays with them.
 #[test]
 fn no_key_moves_between_units_that_were_not_fenced() {
