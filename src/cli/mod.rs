@@ -321,4 +321,44 @@ mod tests {
             assert!(Cli::try_parse_from(words).map_or_else(help, |_| true), "{line}");
         }
     }
+
+    /// Whether the words after `strait` name a command.
+    fn exists(words: &str) -> bool {
+        let mut command = Cli::command();
+        for word in words.split_whitespace() {
+            if !command.has_subcommands() || !word.starts_with(|first: char| first.is_ascii_lowercase()) {
+                break;
+            }
+            match command.find_subcommand(word) {
+                Some(found) => command = found.clone(),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    // Advice that names a command which is not there is worse than none.
+    #[test]
+    fn every_command_that_a_text_of_the_relay_names_exists() {
+        assert!(exists("route moves") && !exists("status") && !exists("route burn"));
+        let mut folders = vec![PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
+        let mut count = 0;
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|extension| extension == "rs") {
+                    let text = std::fs::read_to_string(&path).unwrap();
+                    for (at, _) in text.match_indices("`strait ") {
+                        let rest = text[at + "`strait ".len()..].replace(['\\', '\n'], " ");
+                        let span = rest.split('`').next().unwrap_or_default();
+                        assert!(exists(span), "{}: strait {span}", path.display());
+                        count += 1;
+                    }
+                }
+            }
+        }
+        assert!(count > 20, "{count}");
+    }
 }

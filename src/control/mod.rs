@@ -20,6 +20,8 @@ pub mod operator;
 mod question;
 pub mod remote;
 mod settings;
+#[cfg(test)]
+mod sim;
 pub mod store;
 pub mod worker;
 

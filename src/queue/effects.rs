@@ -10,7 +10,7 @@ use super::line::LineId;
 use super::log::Scan;
 use super::metrics::Seen;
 use super::record::{DeadSource, Record};
-use crate::model::{DeadPlace, GapReason, GroupName, Message, Seq, Topic, UnitId, UnixMillis};
+use crate::model::{DeadPlace, GapReason, Message, Seq, Topic, UnitId, UnixMillis};
 
 /// The moment, twice: since the start of the process, for pauses and rates, and by the calendar, for deadlines.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -147,19 +147,15 @@ pub enum Reader {
         /// Which cursor.
         cursor: u32,
     },
-    /// A group.
+    /// A group, by its place in the inbox. Not by its name: that may be another group's when the answer comes.
     Group {
-        /// Its topic.
-        topic: Topic,
-        /// Its name.
-        group: GroupName,
+        /// The place.
+        place: usize,
     },
     /// A single message of a group, for its next attempt.
     Retry {
-        /// Its topic.
-        topic: Topic,
-        /// The group's name.
-        group: GroupName,
+        /// The group's place.
+        place: usize,
         /// Number in the inbox.
         seq: Seq,
     },

@@ -138,12 +138,9 @@ async fn keys_move_under_writes_of_all_units() {
     let before = world.served();
     let writers = Writers::start(&world);
     let mut moves = Vec::new();
-    for round in 0..3_usize {
-        for key in 0..KEYS {
-            let to = UNITS[(key + round + 1) % 3];
-            let at = ["a-1", "a-2", "b-1", "c-1"][(key + round) % 4];
-            moves.push(move_key(&world, at, key, to).await);
-        }
+    for key in 0..KEYS {
+        let at = ["a-1", "a-2", "b-1", "c-1"][key % 4];
+        moves.push(move_key(&world, at, key, UNITS[(key + 1) % 3]).await);
     }
     let (acks, errors) = writers.end().await;
     check(&acks);

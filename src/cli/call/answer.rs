@@ -376,7 +376,7 @@ fn advice(reason: Reason) -> &'static str {
         Reason::LinkLost => "call again if calling twice does no harm: the service may have acted",
         Reason::Loop => "compare [routing] of the units: they send the key in circles",
         Reason::Moving => "call again; `strait route moves` shows how far the move is",
-        Reason::NoLease => "see why that relay cannot reach the route store; `strait status` shows since when",
+        Reason::NoLease => "see why that relay cannot reach the route store; `strait route status` shows how it stands",
         Reason::NoRoute => "name a key with --key or a unit with --unit; `strait explain` shows which rules there are",
         Reason::Policy => "this crossing is forbidden; ask those who run the unit",
         Reason::RoutesAway => "see whether the route store of [routes] runs and can be reached, then call again",

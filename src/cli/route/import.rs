@@ -99,7 +99,7 @@ impl Part {
         self.rows.len() >= ROWS_MAX || self.bytes >= BYTES_MAX
     }
 
-    fn add(&mut self, line: usize, (dimension, key): super::csv::Key, unit: crate::model::UnitId) {
+    fn add(&mut self, line: usize, (dimension, key): csv::Key, unit: crate::model::UnitId) {
         self.bytes += key.0.len() + ROW_BYTES;
         self.lines.push(line);
         self.rows.push(ImportRow { dimension, key, unit });

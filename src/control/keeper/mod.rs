@@ -8,7 +8,8 @@
 //! - P1. The copy advances only by batches that fit (R-I13); anything else begins again with a snapshot.
 //! - P2. The feed and a session are asked for one at a time each: an answer belongs to the last question.
 //! - P3. A freeze of a node that this unit owns is waited for by everyone who admits, and reported with the revision that
-//!   froze it (R-R6); again in each new session.
+//!   froze it (R-R6); again in each new session, and now and then: a report can be lost, and a store that gets another leader
+//!   forgets what was reported.
 //! - P4. A table is handed to the shards before they are asked to wait for what is frozen in it.
 //!
 //! # Not here
@@ -38,8 +39,8 @@ pub struct Keeper {
     session: Asking,
     renewing: Option<Duration>,
     renew_at: Duration,
-    /// When to report again what the store did not hear.
-    report_at: Option<Duration>,
+    /// When to report again.
+    report_at: Duration,
     progress_at: Duration,
     stale: bool,
     freezes: BTreeMap<(MoveId, NodeId), Freeze>,
@@ -119,7 +120,7 @@ impl Keeper {
             session: Asking::Not(now),
             renewing: None,
             renew_at: now,
-            report_at: None,
+            report_at: now,
             progress_at: now,
             stale: true,
             freezes: BTreeMap::new(),
@@ -168,17 +169,17 @@ impl Keeper {
             self.renewing = Some(now);
             self.wishes.push(Wish::Renew(session));
         }
-        if self.report_at.is_some_and(|at| at <= now) {
-            self.report_at = None;
+        if now >= self.report_at {
+            self.report_at = now + REPORT_EVERY;
             self.report(|_| true);
         }
         self.set_stale(now.saturating_sub(self.progress_at) >= STALE_AFTER);
     }
 
-    /// A report was answered; what the store did not hear is reported again.
+    /// A report was answered; what the store did not hear is reported again soon.
     pub fn on_reported(&mut self, reported: &Result<(), StoreError>, now: Duration) {
         if reported.is_err() {
-            self.report_at = Some(now + AGAIN_MIN);
+            self.report_at = self.report_at.min(now + AGAIN_MIN);
         }
     }
 
@@ -343,6 +344,8 @@ fn pause(dice: f64) -> Duration {
 pub const TICK: Duration = Duration::from_millis(100);
 /// Between two renewals.
 const RENEW_EVERY: Duration = Duration::from_secs(1);
+/// Between two reports of freezes that are not over.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// Without progress for so long a copy is behind.
 const STALE_AFTER: Duration = Duration::from_secs(2);
 const AGAIN_MIN: Duration = Duration::from_millis(100);

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::{Operator, OperatorError, READ_AT_ONCE};
 use crate::model::{Key, MissingKey, Name, RouteHints, UnitId};
@@ -77,7 +76,7 @@ impl Operator {
                 }
             }
         };
-        tokio::time::timeout(CATCH_UP, wait).await.map_err(|_| {
+        tokio::time::timeout(self.0.copy_wait, wait).await.map_err(|_| {
             let at = self.0.routing.table();
             let at = at.routes().map_or_else(|| "nothing".to_owned(), |routes| format!("revision {}", routes.epoch()));
             OperatorError::Away(format!(
@@ -159,5 +158,3 @@ fn hints(dimension: &Name, key: &KeyBytes) -> RouteHints {
 
 /// Keys that lead from one to the next.
 const GROUPS_MAX: usize = 3;
-/// Longest wait for this relay's copy.
-const CATCH_UP: Duration = Duration::from_secs(3);

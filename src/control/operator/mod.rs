@@ -51,6 +51,8 @@ pub struct Parts {
     pub view: Arc<dyn Fn() -> View + Send + Sync>,
     /// Longest time an admitted write may still run after its relay lost the store.
     pub in_flight_max: Duration,
+    /// Longest wait for this relay's copy to be as new as the store, such as [`COPY_WAIT`].
+    pub copy_wait: Duration,
 }
 
 /// How a relay stands with its route store.
@@ -283,6 +285,8 @@ fn node_of(change: Change) -> Option<NodeRow> {
     }
 }
 
+/// How long the copy of a relay that reads the feed may be behind, and more.
+pub const COPY_WAIT: Duration = Duration::from_secs(3);
 /// Most rows of a history.
 const HISTORY_MAX: usize = 1000;
 /// A relay that was heard of in this time is alive.

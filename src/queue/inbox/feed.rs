@@ -180,10 +180,7 @@ impl Group {
             usize::try_from(gap).map_or(messages_max, |gap| gap.min(messages_max))
         });
         self.feed.reading = Some(stored);
-        let reader = Reader::Group {
-            topic: scene.topic.name.clone(),
-            group: self.name.clone(),
-        };
+        let reader = Reader::Group { place: scene.place };
         fx.read(reader, scene.topic.line, cursor, wanted.max(1), READ_BYTES);
         false
     }

@@ -57,6 +57,8 @@ pub(super) struct Group {
 /// What all methods of a group get to see.
 pub(super) struct Scene<'a> {
     pub now: Now,
+    /// The group's place in the inbox, which no other group ever has.
+    pub place: usize,
     pub topic: &'a TopicState,
     pub parked_max: usize,
 }

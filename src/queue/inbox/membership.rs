@@ -292,7 +292,13 @@ impl Inbox {
         let group = self.groups.get(at)?.as_ref()?;
         let topic = self.topics.get(group.topic)?;
         let parked_max = self.parked_max;
-        Some(look(group, &Scene { now, topic, parked_max }))
+        let scene = Scene {
+            now,
+            place: at,
+            topic,
+            parked_max,
+        };
+        Some(look(group, &scene))
     }
 }
 

@@ -220,15 +220,11 @@ impl Inbox {
     /// What was to be read is there.
     pub fn on_read(&mut self, now: Now, reader: &Reader, back: ReadBack, fx: &mut Effects) {
         match reader {
-            Reader::Group { topic, group } => {
-                if let Some(at) = self.find(topic, group) {
-                    self.act(at, now, |group, scene| group.on_read_line(scene, back, fx));
-                }
+            Reader::Group { place } => {
+                self.act(*place, now, |group, scene| group.on_read_line(scene, back, fx));
             }
-            Reader::Retry { topic, group, seq } => {
-                if let Some(at) = self.find(topic, group) {
-                    self.act(at, now, |group, scene| group.on_read_one(scene, *seq, back, fx));
-                }
+            Reader::Retry { place, seq } => {
+                self.act(*place, now, |group, scene| group.on_read_one(scene, *seq, back, fx));
             }
             Reader::Outbox { .. } | Reader::Job(_) => {}
         }
@@ -334,7 +330,13 @@ impl Inbox {
         let topic = self.topics.get(group.topic)?;
         let parked_max = self.parked_max;
         let before = group.unsaved.len();
-        let result = act(group, &Scene { now, topic, parked_max });
+        let scene = Scene {
+            now,
+            place: at,
+            topic,
+            parked_max,
+        };
+        let result = act(group, &scene);
         if !group.given_up.is_empty() {
             let topic = &topic.name;
             let told = group.given_up.drain(..).map(|(seq, why)| Told::GivenUp {

@@ -132,8 +132,7 @@ impl Group {
                 span = open.facts.key.map_or(1, |key| self.keys.span(key, seq));
             }
             let reader = Reader::Retry {
-                topic: scene.topic.name.clone(),
-                group: self.name.clone(),
+                place: scene.place,
                 seq,
             };
             fx.read(reader, scene.topic.line, seq, span, RETRY_BYTES);

@@ -161,15 +161,25 @@ async fn a_relay_with_an_endless_lease_is_never_forgotten_by_time() {
 }
 
 // O4, and what a person is told when there is nothing to judge by.
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_copy_that_is_behind_is_waited_for_and_then_told() {
     let relay = Relay::with("behind", book()).await;
-    relay.tasks.close();
-    let nothing = relay.operator.caught_up(Epoch(1 << 40)).await.err().unwrap();
+    let operator = Operator::new(Parts {
+        store: Arc::clone(&relay.store),
+        routing: relay.routing.clone(),
+        place: relay.operator.0.place.clone(),
+        configured: Arc::clone(&relay.operator.0.configured),
+        view: Arc::clone(&relay.operator.0.view),
+        in_flight_max: Duration::ZERO,
+        copy_wait: Duration::ZERO,
+    });
+    let nothing = operator.caught_up(Epoch(1 << 40)).await.err().unwrap();
     assert!(matches!(nothing, OperatorError::Away(_)), "{nothing}");
     let text = nothing.to_string();
     assert!(
         text.contains("has heard of") && text.contains("strait route status"),
         "{text}"
     );
+    let away = Answer::from(nothing);
+    assert_eq!(away.outcome(), "failed");
 }

@@ -70,6 +70,7 @@ impl Relay {
                 now: Duration::ZERO,
             }),
             in_flight_max: Duration::from_secs(10),
+            copy_wait: COPY_WAIT * 10,
         });
         let tasks = TaskTracker::new();
         tasks.spawn(feed(Arc::clone(&store), routing.clone()));

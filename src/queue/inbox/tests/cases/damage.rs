@@ -40,6 +40,41 @@ fn what_came_after_a_read_was_asked_for_is_not_lost_if_the_read_misses_it() {
     assert_eq!(world.row("g").corrupted, 0);
 }
 
+// Symptom: messages of a group that an operator had removed, and that came again at once, could be told to be lost. Cause: the
+// answer to the last read of the group before was taken for that of the next group with its name. Fix: reads are of places.
+#[test]
+fn an_answer_for_a_group_that_was_removed_says_nothing_to_the_next_one_of_its_name() {
+    // M-A4, F2
+    let mut world = World::new(TopicSettings::default());
+    world.subscribe(1, "h", 10);
+    world.subscribe(2, "g", 10);
+    world.settle_down();
+    world.unsubscribe(2);
+    for _ in 0..3 {
+        world.store(None);
+    }
+    world.subscribe(2, "g", 10);
+    world.poll();
+    let mut fx = Effects::default();
+    world.inbox.forget_group(&topic(), &name("g"), &mut fx);
+    world.absorb(fx);
+    for _ in 0..2 {
+        world.store(None);
+    }
+    world.subscribe(3, "g", 10);
+    world.poll();
+    assert_eq!(world.reads.len(), 2);
+    // What the first group asked for: 4 was not there yet.
+    world.answer(0, false);
+    let handed_out = world.handed_out();
+    let to_the_next = handed_out.iter().filter(|deliver| deliver.consumer == ConsumerId(3));
+    assert_eq!(
+        to_the_next.map(|deliver| deliver.delivery.seq).collect::<Vec<_>>(),
+        [1, 2, 3, 4, 5]
+    );
+    assert_eq!(world.row("g").corrupted, 0);
+}
+
 #[test]
 fn what_was_purged_before_any_group_came_is_not_counted_as_damaged() {
     // M-A4, M-G8: the first record that is read of the topic is that of the purge.

@@ -1,0 +1,39 @@
+//! The mistakes of R-5 that a run can have, each in what stands between the real parts: to see that they are found.
+
+/// A mistake.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Planted {
+    /// The barrier does not wait for relays that have not been heard of for a second.
+    SessionsNotWaitedFor,
+    /// A relay takes a key that has been frozen for two seconds for its own again (R-D4).
+    UnfreezesAlone,
+    /// What ends a freeze is written whatever became of the node meanwhile (R-I10).
+    RevisionNotCompared,
+    /// A freeze is reported as drained when it was applied (R-I2).
+    NotDrained,
+    /// A new session admits before the copy has caught up (R-I14).
+    NotCaughtUp,
+    /// A report counts for whichever freeze the node is in when it comes (R-R6).
+    ReportWithoutRevision,
+    /// A silent relay counts as stopped when its lease is over, with calls that it let through before still running.
+    ExpiryIgnoresCalls,
+    /// Who claims a key gets it, whoever has it.
+    BlindClaim,
+    /// A call is registered some time after its route was looked at.
+    RegistersLate,
+}
+
+impl Planted {
+    /// All of them.
+    pub(super) const ALL: [Self; 9] = [
+        Self::SessionsNotWaitedFor,
+        Self::UnfreezesAlone,
+        Self::RevisionNotCompared,
+        Self::NotDrained,
+        Self::NotCaughtUp,
+        Self::ReportWithoutRevision,
+        Self::ExpiryIgnoresCalls,
+        Self::BlindClaim,
+        Self::RegistersLate,
+    ];
+}

@@ -1,0 +1,186 @@
+//! What people see, word for word: `tests/golden/cli/`. `STRAIT_BLESS=1` writes the files.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::json;
+use strait::control::operator::Answer;
+
+use crate::fake::{Relay, Scripted, err, out};
+
+/// 2026-11-25T10:00:00Z
+const MOMENT: u64 = 1_795_600_800;
+
+#[track_caller]
+fn check(name: &str, line: &str, answer: serde_json::Value) {
+    let answer: Answer = serde_json::from_value(answer).unwrap();
+    let relay = Relay::start(Some(Scripted::new(move |_| answer.clone())));
+    let ran = relay.strait(line);
+    assert!(ran.stderr.is_empty(), "{line}: {}", err(&ran));
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/cli/{name}.txt"));
+    if std::env::var_os("STRAIT_BLESS").is_some() {
+        fs::write(&file, out(&ran)).unwrap();
+    }
+    assert_eq!(out(&ran), fs::read_to_string(&file).unwrap(), "strait {line}");
+}
+
+fn key(text: &str) -> serde_json::Value {
+    json!({"key": {"dimension": "im.conversation", "key": text}})
+}
+
+fn node(id: &serde_json::Value, unit: &str, state: &serde_json::Value) -> serde_json::Value {
+    json!({"id": id, "target": {"unit": unit}, "state": state, "rev": 17, "previous": "a", "reason": "ann: hall 3 closes"})
+}
+
+fn migrating() -> serde_json::Value {
+    json!({"migrating": {"to": "c", "by": "00000000000000ff"}})
+}
+
+#[test]
+fn the_status_says_whether_the_relay_may_write() {
+    let status = |is_stale: bool| {
+        json!({"status": {
+            "store": "embedded at a/a-1", "epoch": 1_234, "is_stale": is_stale, "session": 12, "overrides": 12_345,
+            "moves": ["00000000000000ff"], "under_way": 8,
+            "dimensions": [
+                {"dimension": "im.conversation", "lease": "infinite", "admits": true},
+                {"dimension": "im.user", "lease": "20s", "admits": !is_stale},
+            ],
+        }})
+    };
+    check("route_status", "route status", status(false));
+    check("route_status_stale", "route status", status(true));
+    let nothing = json!({"status": {
+        "store": "etcd", "epoch": null, "is_stale": true, "session": null, "overrides": 0, "moves": [], "under_way": 0,
+        "dimensions": [],
+    }});
+    check("route_status_nothing", "route status", nothing);
+}
+
+#[test]
+fn a_key_is_shown_with_the_way_to_its_owner() {
+    let explanation = json!({
+        "table_version": 18, "owner": "b", "epoch": 17, "frozen": null, "rule": "what was decided about the key",
+        "error": null,
+        "steps": [
+            {"looked_at": "strait-unit", "matched": false, "why": "the call names no unit"},
+            {"looked_at": "key", "matched": true, "why": "unit b owns it, since revision 17"},
+        ],
+    });
+    let claim = json!({"target": {"unit": "a"}, "by": "a", "base": 3});
+    let row = json!({"key": {
+        "dimension": "im.conversation", "key": "cid:1", "node": node(&key("cid:1"), "b", &migrating()), "claim": claim,
+        "explanation": explanation,
+    }});
+    check("route_get", "route get --key im.conversation=cid:1", row);
+    let history = json!({"history": {"nodes": [node(&key("cid:1"), "b", &json!("active"))], "claim": claim}});
+    check("route_history", "route history --key im.conversation=cid:1", history);
+    let nothing = json!({"history": {"nodes": [], "claim": null}});
+    check(
+        "route_history_none",
+        "route history --key im.conversation=cid:1",
+        nothing,
+    );
+}
+
+#[test]
+fn an_export_is_a_table_for_programs() {
+    let follows = json!({
+        "id": key("cid:2, \"x\""), "target": {"group": {"dimension": "im.org", "key": "acme"}}, "state": "active", "rev": 3,
+        "previous": null, "reason": "",
+    });
+    let nodes = json!({"nodes": [
+        node(&key("cid:1"), "b", &migrating()), follows,
+        node(&json!({"bucket": {"dimension": "im.user", "bucket": 7}}), "c", &json!("active")),
+        node(&json!({"rule": {"dimension": "im.user", "rule": 3}}), "c", &json!("tombstone")),
+        node(&json!({"unit": "b"}), "b", &json!({"evacuated": {"takeover": [["c", 1]]}})),
+    ]});
+    check("route_export", "route export", nodes);
+}
+
+#[test]
+fn the_book_shows_ids_and_who_has_the_keys_now() {
+    let book = json!({"book": {
+        "rev": 9,
+        "book": {
+            "units": ["a", "b", "c"],
+            "dimensions": [
+                {"name": "im.conversation", "placement": {"claim": []}, "owner_lease": "infinite"}, {"name": "im.user"},
+            ],
+            "rules": [
+                [1, {"dimension": "im.user", "unit": "b", "prefix": "15"}],
+                [2, {"dimension": "im.user", "unit": "a", "hash": [0, 50]}],
+                [4, {"dimension": "im.user", "unit": "a", "default": true}],
+            ],
+        },
+        "moved": [node(&json!({"rule": {"dimension": "im.user", "rule": 1}}), "c", &json!("active"))],
+    }});
+    check("route_book", "route book", book);
+}
+
+#[test]
+fn a_move_says_what_it_does_and_how_far_it_is() {
+    let planned: Vec<_> = (0..23)
+        .map(|n| json!({"id": key(&format!("cid:{n}")), "from": "a"}))
+        .collect();
+    let plan = |id: Option<&str>| json!({"plan": {"id": id, "to": "b", "nodes": planned, "there_already": 2}});
+    check(
+        "route_move_dry",
+        "route move --key im.conversation=cid:0 --to b --dry-run",
+        plan(None),
+    );
+    check(
+        "route_move",
+        "route move --key im.conversation=cid:0 --to b",
+        plan(Some("00000000000000ff")),
+    );
+    let none = json!({"plan": {"id": null, "to": "b", "nodes": [], "there_already": 1}});
+    check(
+        "route_move_none",
+        "route move --key im.conversation=cid:0 --to b --wait",
+        none,
+    );
+    let row = |id: &str, state: &str, left: usize, eta: Option<u64>| {
+        json!({
+            "id": id, "to": "b", "state": state, "nodes": 2048, "moved": 500, "aborted": 12, "left": left,
+            "eta_seconds": eta, "under_way": [[key("cid:1"), migrating()]], "driver": {"unit": "a", "relay": "a-1"},
+            "asked_at": MOMENT, "reason": "ann: hall 3 closes",
+        })
+    };
+    let mut over = row("00000000000000fe", "finished", 0, None);
+    over["under_way"] = json!([]);
+    let moves = json!({"moves": [row("00000000000000ff", "running", 1536, Some(180)), over]});
+    check("route_moves", "route moves", moves);
+    check("route_moves_none", "route moves", json!({"moves": []}));
+}
+
+#[test]
+fn relays_and_what_is_published() {
+    let relay = |name: &str, silent: Option<&str>| json!({"relay": {"unit": "b", "relay": name}, "session": 12, "silent_for": silent, "frozen": 1});
+    check(
+        "route_relays",
+        "route relays",
+        json!({"relays": [relay("b-1", Some("800ms")), relay("b-2", None)]}),
+    );
+    let changes = [
+        "unit d is added as number 4",
+        "rule 5 of im.user (prefix \"16\", unit d) is added",
+    ];
+    let published = |rev: Option<u64>, changes: &[&str]| json!({"published": {"rev": rev, "changes": changes, "dry_run": rev.is_none()}});
+    check(
+        "route_publish_dry",
+        "route publish --dry-run",
+        published(None, &changes),
+    );
+    check("route_publish", "route publish", published(Some(18), &changes));
+    check("route_publish_none", "route publish", published(None, &[]));
+}
+
+#[test]
+fn a_key_that_is_given_says_how() {
+    let given = |how: &str, dry_run: bool| json!({"given": {"how": how, "dry_run": dry_run}});
+    let line = "route set --key im.conversation=cid:1 --unit b";
+    check("route_set_claimed", line, given("claimed", false));
+    check("route_set_there", line, given("there", false));
+    check("route_set_dry", &format!("{line} --dry-run"), given("pinned", true));
+}
