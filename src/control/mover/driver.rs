@@ -128,7 +128,13 @@ impl Driver {
     }
 
     fn look(&mut self, routes: &Routes) -> Plan {
-        for work in routes.moves().filter(|work| work.driver == self.relay) {
+        let own: BTreeSet<_> = routes
+            .moves()
+            .filter(|work| work.driver == self.relay)
+            .map(|work| work.id)
+            .collect();
+        self.driven.retain(|id| own.contains(id));
+        for work in routes.moves().filter(|work| own.contains(&work.id)) {
             if self.driven.insert(work.id) {
                 tracing::info!(
                     work = %work.id,
@@ -199,9 +205,6 @@ impl Driver {
         match answered {
             Answered::Commit(planned, committed) => {
                 tell(&planned, &committed);
-                if planned.step == Step::End {
-                    self.driven.remove(&planned.by);
-                }
                 self.mover.on_committed(planned.commit.op, &committed, now);
             }
             Answered::Hook(call, hooked) => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::super::units::{self, Asked};
-use super::world::{World, key, name};
+use super::world::{World, key, name, rule};
 use crate::routing::Routes;
 use crate::routing::record::{MoveState, NodeId, Record, RecordId};
 
@@ -49,7 +49,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (pilot.clone(), which).prop_map(|(at, which)| Step::Echo(at, which)),
         1 => pilot.prop_map(Step::Kill),
         3 => prop_oneof![Just(20_u64), Just(500), Just(7000), Just(31_000)].prop_map(Step::Pass),
-        2 => (number, 0_u8..3).prop_map(|(key, to)| Step::Move(key, to)),
+        2 => (prop_oneof![Just(0_u64), number], 0_u8..3).prop_map(|(key, to)| Step::Move(key, to)),
         1 => Just(Step::Stop),
         1 => (0_u8..3).prop_map(Step::Evacuate),
         1 => Just(Step::GiveBack),
@@ -77,7 +77,12 @@ fn take(world: &mut World, step: &Step) {
         Step::Pass(millis) => world.pass(Duration::from_millis(millis)),
         Step::Move(number, to) => {
             let id = u64::try_from(world.op().0).unwrap();
-            let mut work = world.work(id, unit(to), vec![key(number), key(1)]);
+            let nodes = if number == 0 {
+                vec![rule("cid")]
+            } else {
+                vec![key(number), key(1)]
+            };
+            let mut work = world.work(id, unit(to), nodes);
             work.options.trail = Duration::from_secs(1);
             work.options.freeze_budget = Duration::from_secs(40);
             work.driver = world.relays[[0, 1, 3][usize::from(to)]].id.clone();

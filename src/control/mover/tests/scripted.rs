@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::units::{self, Asked};
-use super::world::{World, key, name, owner, relay};
+use super::world::{World, key, name, owner, relay, rule};
 use crate::routing::record::{MoveKind, MoveOptions, MoveState, NodeId, OpId, Record, RecordId, State, Target};
 
 fn owner_now(world: &World, number: u64) -> String {
@@ -102,16 +102,11 @@ fn another_relay_goes_on_when_the_driver_is_gone() {
 #[test]
 fn a_bucket_of_a_unit_is_frozen_alone() {
     let mut world = World::new(&["a-1", "b-1"], &[0]);
-    let rule = |dimension: &str, rule| NodeId::Rule {
-        dimension: name(dimension),
-        rule,
-    };
-    let work = world.work(5, "b", vec![rule("cid", 1), rule("long", 2)]);
+    let work = world.work(5, "b", vec![rule("cid"), rule("long")]);
     world.put(Record::Move(work));
     for _ in 0..40 {
         world.round();
-        let frozen =
-            [rule("cid", 1), rule("long", 2)].map(|id| world.node(&id).is_some_and(|node| node.state.is_frozen()));
+        let frozen = [rule("cid"), rule("long")].map(|id| world.node(&id).is_some_and(|node| node.state.is_frozen()));
         assert!(frozen != [true, true]);
     }
     assert_eq!((owner_now(&world, 1), owner_now(&world, 100)), ("b".into(), "b".into()));
@@ -205,6 +200,42 @@ fn a_unit_is_evacuated_and_gets_its_keys_back() {
         assert_eq!(world.unit(unit), State::Active);
     }
     assert!((1..40).all(|number| owner_now(&world, number) == "a"));
+}
+
+// S0: the rule by which a key has its owner is moved before the key's own move is written.
+#[test]
+fn a_key_is_not_begun_by_what_has_changed_since() {
+    let mut world = World::new(&["a-1", "a-2", "b-1", "c-1"], &[0, 1]);
+    let work = world.work(5, "b", vec![key(1)]);
+    world.put(Record::Move(work));
+    world.feed(0);
+    world.look(0);
+    let late = std::mem::take(&mut world.pilots[0].acts);
+    world.pilots[0].at = 1;
+    world.kill(0);
+    let mut work = world.work(6, "c", vec![rule("cid")]);
+    work.driver = relay("a-2");
+    world.put(Record::Move(work));
+    world.rounds(10);
+    assert_eq!(owner_now(&world, 1), "c");
+    world.pilots[0].acts = late;
+    world.act(0, 0, true);
+    assert_eq!((owner_now(&world, 1), world.node(&key(1))), ("c".into(), None));
+}
+
+// V6, R-I18: a unit that took over is evacuated to one that did not: what others took over stays with them.
+#[test]
+fn no_key_moves_between_units_that_were_not_fenced() {
+    let mut world = World::new(&["c-1", "a-1", "b-1", "d-1"], &[0]);
+    let shares = |world: &World| (1..60).map(|number| owner_now(world, number)).collect::<Vec<_>>();
+    evacuate(&mut world, "a", &[("b", 1), ("c", 1)], false);
+    world.rounds(5);
+    let before = shares(&world);
+    evacuate(&mut world, "b", &[("d", 1)], false);
+    world.rounds(5);
+    for (was, is) in before.iter().zip(shares(&world)) {
+        assert!(is == "c" || was == "b" && is == "d", "{was} {is}");
+    }
 }
 
 // R-D7, R-3.10: the unit is dead, and some of its keys have a lease that never ends.

@@ -27,6 +27,14 @@ pub(super) fn key(number: u64) -> NodeId {
     }
 }
 
+/// All keys of a dimension that have no record of their own.
+pub(super) fn rule(dimension: &str) -> NodeId {
+    NodeId::Rule {
+        dimension: name(dimension),
+        rule: if dimension == "cid" { 1 } else { 2 },
+    }
+}
+
 pub(super) fn relay(id: &str) -> RelayId {
     RelayId {
         unit: name(&id[..1]),
@@ -86,7 +94,7 @@ impl World {
             serde_json::from_value(serde_json::json!({ "dimension": dimension, "unit": "a", "default": true })).unwrap()
         };
         let book = Book {
-            units: ["a", "b", "c"].map(name).to_vec(),
+            units: ["a", "b", "c", "d"].map(name).to_vec(),
             dimensions: vec![kind("cid", "20s"), kind("long", "infinite")],
             rules: vec![(1, rule("cid")), (2, rule("long"))],
         };
@@ -296,7 +304,11 @@ impl World {
             .filter(|node| node.state.is_frozen() && node.is_served_by(&relay.id.unit))
         {
             let is_meant = |write: &Write| {
-                let is_through = matches!(node.id, NodeId::Unit(_)) || write.node == node.id;
+                let is_through = match &node.id {
+                    NodeId::Rule { dimension, .. } => write.node.dimension() == Some(dimension),
+                    NodeId::Unit(_) => true,
+                    id => write.node == *id,
+                };
                 is_through && write.at < node.rev
             };
             relay.mail.push(FreezeAck {
@@ -441,7 +453,13 @@ impl World {
 
 /// Who admits writes of a node, and under which epoch.
 pub(super) fn owner(routes: &Routes, id: &NodeId) -> Option<(UnitId, u64)> {
-    let view = routes.view(id);
+    let mut view = routes.view(id);
+    if view.is_none() {
+        let rule = id
+            .dimension()
+            .and_then(|dimension| routes.view(&rule(dimension.as_str())));
+        view = rule.filter(|view| matches!(view.state(), State::Migrating { .. }));
+    }
     if let Some(State::Migrating { .. }) = view.map(|view| view.state()) {
         let unit = view?.unit()?.clone();
         let state = routes.view(&NodeId::Unit(unit.clone()));
