@@ -74,7 +74,7 @@ fn each_verb_is_one_question() {
 #[test]
 fn a_move_names_what_and_how() {
     let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("route-keys.csv");
-    std::fs::write(&file, "uid,7,c\nuid,base64:AAE=\n").unwrap();
+    std::fs::write(&file, "uid,7,c\nuid,base64:/w==\n").unwrap();
     let line = format!(
         "route move --key uid=1 --rule uid=3 --buckets uid=0-99 --file {} --to b --reason hall_3_closes --hooks --parallel 2 \
          --freeze-budget 1s --trail 10m --dry-run",
@@ -91,7 +91,7 @@ fn a_move_names_what_and_how() {
             "ask": "move", "to": "b", "reason": "hall 3 closes", "who": "ann", "dry_run": true,
             "what": [
                 key("1"), {"node": {"rule": {"dimension": "uid", "rule": 3}}},
-                {"buckets": {"dimension": "uid", "from": 0, "to": 100}}, key("7"), key("base64:AAE="),
+                {"buckets": {"dimension": "uid", "from": 0, "to": 100}}, key("7"), key("base64:/w=="),
             ],
             "options": {
                 "hooks": true, "mirror": false, "parallel": 2, "freeze_budget": "1s", "copy_limit": "1h", "trail": "10m",

@@ -89,7 +89,7 @@ fn says(relay: &Relay, line: &str, code: i32, part: &str) {
 #[test]
 fn a_key_goes_from_nobody_to_its_owner_and_on_its_way_to_another() {
     let (relay, _) = start("way");
-    says(&relay, "route get --key cid:1=k", 64, "dimension");
+    says(&relay, "route get --key cid:1=k", 64, "a name may hold");
     says(
         &relay,
         "route publish --dry-run",

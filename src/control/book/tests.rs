@@ -19,6 +19,7 @@ fn book(value: serde_json::Value) -> Book {
     serde_json::from_value(value).unwrap()
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "callers make it where they call")]
 fn rule(id: u32, unit: &str, selector: serde_json::Value) -> serde_json::Value {
     let mut rule = serde_json::json!({ "dimension": "uid", "unit": unit });
     let fields = rule.as_object_mut().unwrap();

@@ -50,12 +50,12 @@ impl Operator {
         let mut read = Read::new();
         loop {
             let mut missing = Vec::new();
-            let merged = merge_book_with(published, configured, &mut |id| match read.get(id) {
-                Some((_, decided)) => decided.clone(),
-                None => {
-                    missing.push(id.clone());
-                    Decided::Unclear
+            let merged = merge_book_with(published, configured, &mut |id| {
+                if let Some((_, decided)) = read.get(id) {
+                    return decided.clone();
                 }
+                missing.push(id.clone());
+                Decided::Unclear
             });
             if missing.is_empty() {
                 return Ok((merged.map_err(OperatorError::Refused)?, read));

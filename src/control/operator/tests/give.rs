@@ -2,6 +2,7 @@
 
 use super::*;
 
+#[allow(clippy::unnecessary_wraps, reason = "it is compared with what may be refused")]
 fn given(how: How) -> Result<Answer, String> {
     Ok(Answer::Given(Given { how, dry_run: false }))
 }

@@ -32,7 +32,7 @@ struct Relay {
 impl Relay {
     /// With this book published.
     async fn with(name: &str, book: serde_json::Value) -> Self {
-        let relay = Self::unpublished(name, book).await;
+        let relay = Self::unpublished(name, book);
         relay
             .ask(Command::Publish {
                 dry_run: false,
@@ -43,7 +43,7 @@ impl Relay {
         relay
     }
 
-    async fn unpublished(name: &str, book: serde_json::Value) -> Self {
+    fn unpublished(name: &str, book: serde_json::Value) -> Self {
         let folder = std::env::temp_dir().join(format!("strait-operator-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).unwrap();

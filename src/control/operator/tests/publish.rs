@@ -26,7 +26,7 @@ fn rule(relay: &Relay, id: u32, unit: &str, prefix: &str) {
 
 #[tokio::test]
 async fn a_new_store_gets_the_configuration_once() {
-    let relay = Relay::unpublished("first", book()).await;
+    let relay = Relay::unpublished("first", book());
     relay.refuses(Command::Book, "nothing is published yet").await;
     let dry = published(&relay, true).await;
     assert!(dry.dry_run && dry.rev.is_none(), "{dry:?}");
