@@ -73,9 +73,13 @@ impl World {
     }
 
     fn some_options(&mut self) -> MoveOptions {
+        let budget = match self.dice.u8(..3) {
+            0 => self.dice.u64(10_000..25_000),
+            _ => self.dice.u64(200..4_000),
+        };
         MoveOptions {
             hooks: self.dice.u8(..3) == 0,
-            freeze_budget: Duration::from_millis(self.dice.u64(200..5_000)),
+            freeze_budget: Duration::from_millis(budget),
             copy_limit: Duration::from_secs(self.dice.u64(1..20)),
             trail: Duration::from_secs(self.dice.u64(1..10)),
             ..MoveOptions::default()
