@@ -82,7 +82,10 @@ enum Event {
     /// Somebody makes a call.
     Call,
     /// A call that a service has is over.
-    Done { subject: usize, running: u64 },
+    Done {
+        subject: usize,
+        running: u64,
+    },
     Fault,
     Heal(faults::Trouble),
     /// The witness looks at all gates.

@@ -14,7 +14,8 @@ use crate::control::ledger::{Ledger, check_asked, check_claims};
 use crate::control::store::{Opened, Reading, RelayStanding, StoreError};
 use crate::model::UnitId;
 use crate::routing::record::{
-    Claim, Commit, Committed, Epoch, FreezeAck, Lease, NodeId, OpId, Record, RecordId, RelayId, Rev, SessionId, Snapshot,
+    Claim, Commit, Committed, Epoch, FreezeAck, Lease, NodeId, OpId, Record, RecordId, RelayId, Rev, SessionId,
+    Snapshot,
 };
 
 pub(super) struct Store {
@@ -182,7 +183,9 @@ impl World {
             Ask::Report(acks) => {
                 let acks: Vec<_> = acks.into_iter().map(|ack| self.as_reported(ack)).collect();
                 let drained = acks.iter().filter(|ack| ack.drained);
-                self.store.drained.extend(drained.map(|ack| (ack.session, ack.node.clone())));
+                self.store
+                    .drained
+                    .extend(drained.map(|ack| (ack.session, ack.node.clone())));
                 self.store.ledger.report(acks);
                 Answer::Fine
             }
