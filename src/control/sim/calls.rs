@@ -68,6 +68,7 @@ impl World {
         let life = Life { relay, number };
         let subject = self.dice.usize(..self.subjects.len());
         let takes = match self.dice.u8(..50) {
+            0..15 if self.plan.slow => self.dice.u64(5_000_000..15_000_000),
             0..2 => u64::try_from(IN_FLIGHT_MAX.as_micros()).unwrap() * 2,
             2..6 => self.dice.u64(200_000..3_000_000),
             _ => self.dice.u64(500..40_000),

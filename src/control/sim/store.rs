@@ -77,7 +77,7 @@ pub(super) enum Answer {
 }
 
 impl Store {
-    pub(super) fn new(dice: &mut fastrand::Rng) -> Self {
+    pub(super) fn new(dice: &mut fastrand::Rng, slow: bool) -> Self {
         let empty = Snapshot {
             epoch: Epoch::new(1, Rev::ZERO),
             seed: 77,
@@ -85,6 +85,7 @@ impl Store {
         };
         let mut ledger = Ledger::new(empty, [], Duration::ZERO);
         let mut lease = || match dice.u8(..4) {
+            _ if slow => Lease::Seconds(7),
             0 => Lease::Infinite,
             1 => Lease::Seconds(20),
             _ => Lease::Seconds(7),

@@ -11,6 +11,7 @@ fn plan(seed: u64) -> Plan {
         seed,
         millis: 15_000 + seed % 4 * 10_000,
         faults: true,
+        slow: seed % 4 == 2,
         planted: None,
         traced: false,
     }
