@@ -1,7 +1,7 @@
 //! Callers, and what the outbound story does with routes: resolve, wait, send, follow redirects.
 
-use super::owner::IN_FLIGHT_MAX;
 use super::net::Spot;
+use super::owner::IN_FLIGHT_MAX;
 use super::relay::{Input, Life};
 use super::{Event, World};
 use crate::model::{MissingKey, UnitId};
@@ -62,12 +62,15 @@ impl World {
         let time = self.dice.u64(1_000..60_000);
         self.plan_in(time, Event::Call);
         let relay = self.dice.usize(..self.relays.len());
-        let Some(number) = self.relays[relay].life() else { return };
+        let Some(number) = self.relays[relay].life() else {
+            return;
+        };
         let life = Life { relay, number };
         let subject = self.dice.usize(..self.subjects.len());
         let takes = match self.dice.u8(..50) {
-            0 => u64::try_from(IN_FLIGHT_MAX.as_micros()).unwrap() * 2,
-            1..5 => self.dice.u64(200_000..3_000_000),
+            0..15 if self.plan.slow => self.dice.u64(5_000_000..15_000_000),
+            0..2 => u64::try_from(IN_FLIGHT_MAX.as_micros()).unwrap() * 2,
+            2..6 => self.dice.u64(200_000..3_000_000),
             _ => self.dice.u64(500..40_000),
         };
         let call = Call {
@@ -106,7 +109,8 @@ impl World {
             }
             Err(_) => return self.look_later(life, id),
         };
-        self.witness.on_resolved(life, call.subject, &decision, table.routes().unwrap().rev());
+        self.witness
+            .on_resolved(life, call.subject, &decision, table.routes().unwrap().rev());
         if let (Standing::Frozen { .. }, false) = (decision.standing, call.reads) {
             return self.look_later(life, id);
         }
@@ -123,8 +127,15 @@ impl World {
     fn send_call(&mut self, life: Life, id: u64, unit: &UnitId) {
         let here = self.relays[life.relay].unit() == unit;
         let all = self.relays.iter().enumerate();
-        let of_unit: Vec<_> = all.filter(|(_, relay)| relay.unit() == unit).map(|(at, _)| at).collect();
-        let to = if here { life.relay } else { *self.dice.choice(&of_unit).unwrap() };
+        let of_unit: Vec<_> = all
+            .filter(|(_, relay)| relay.unit() == unit)
+            .map(|(at, _)| at)
+            .collect();
+        let to = if here {
+            life.relay
+        } else {
+            *self.dice.choice(&of_unit).unwrap()
+        };
         let call = self.at(life).calls.get_mut(&id).unwrap();
         call.waits = false;
         call.attempt += 1;
@@ -156,7 +167,9 @@ impl World {
     }
 
     pub(super) fn on_reply(&mut self, life: Life, id: u64, reply: &Reply) {
-        let Some(call) = self.at(life).calls.get_mut(&id) else { return };
+        let Some(call) = self.at(life).calls.get_mut(&id) else {
+            return;
+        };
         if call.attempt != reply.attempt || call.waits {
             return;
         }

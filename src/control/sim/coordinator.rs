@@ -9,10 +9,10 @@ use super::store::{Answer, Ask};
 use super::{Event, World};
 use crate::control::mover::{Act, HookCall, Hooked, Limits, Mover, Sight, Standing, units};
 use crate::control::store::StoreError;
+use crate::routing::Routes;
 use crate::routing::record::{
     Commit, Move, MoveId, MoveKind, MoveOptions, MoveState, NodeId, OpId, Record, RecordId, RelayId, Rev, State,
 };
-use crate::routing::Routes;
 
 /// The mover of one life, and what its driver remembers.
 pub(super) struct Driver {
@@ -56,10 +56,14 @@ impl World {
         let time = self.dice.u64(50_000..1_500_000);
         self.plan_in(time, Event::Work);
         let relay = self.dice.usize(..self.relays.len());
-        let Some(number) = self.relays[relay].life() else { return };
+        let Some(number) = self.relays[relay].life() else {
+            return;
+        };
         let life = Life { relay, number };
         let routes = self.at(life).table.routes().cloned();
-        let Some(routes) = routes.filter(|_| !self.is_settling()) else { return };
+        let Some(routes) = routes.filter(|_| !self.is_settling()) else {
+            return;
+        };
         let commit = match self.dice.u8(..20) {
             0 => self.some_evacuation(life, &routes),
             1 => self.some_return(life, &routes),
@@ -73,9 +77,13 @@ impl World {
     }
 
     fn some_options(&mut self) -> MoveOptions {
+        let budget = match self.dice.u8(..3) {
+            0 => self.dice.u64(10_000..25_000),
+            _ => self.dice.u64(200..4_000),
+        };
         MoveOptions {
             hooks: self.dice.u8(..3) == 0,
-            freeze_budget: Duration::from_millis(self.dice.u64(200..5_000)),
+            freeze_budget: Duration::from_millis(budget),
             copy_limit: Duration::from_secs(self.dice.u64(1..20)),
             trail: Duration::from_secs(self.dice.u64(1..10)),
             ..MoveOptions::default()
@@ -128,7 +136,9 @@ impl World {
     fn some_evacuation(&mut self, life: Life, routes: &Routes) -> Option<Commit> {
         let unit = self.dice.usize(..UNITS.len());
         let heirs = UNITS.iter().enumerate().filter(|(number, _)| *number != unit);
-        let heirs: Vec<_> = heirs.map(|(number, unit)| (name(unit), u16::try_from(number).unwrap() + 1)).collect();
+        let heirs: Vec<_> = heirs
+            .map(|(number, unit)| (name(unit), u16::try_from(number).unwrap() + 1))
+            .collect();
         let heirs: Vec<_> = heirs.into_iter().filter(|(unit, _)| routes.is_active(unit)).collect();
         let asked = self.asked(life);
         units::evacuate(routes, &name(UNITS[unit]), &heirs, false, &asked).ok()
@@ -162,7 +172,9 @@ impl World {
     pub(super) fn drive(&mut self, life: Life) {
         let now = self.relays[life.relay].clock(self.now);
         let running = self.at(life);
-        let Some(routes) = running.table.routes().cloned() else { return };
+        let Some(routes) = running.table.routes().cloned() else {
+            return;
+        };
         let driver = &mut running.driver;
         let standing = driver.standing.take();
         let sight = Sight {

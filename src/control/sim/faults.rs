@@ -53,7 +53,9 @@ impl World {
     }
 
     fn crash(&mut self, relay: usize) {
-        let Some(number) = self.relays[relay].life() else { return };
+        let Some(number) = self.relays[relay].life() else {
+            return;
+        };
         let life = Life { relay, number };
         self.note(&(life, "ends"));
         self.relays[relay].running = None;

@@ -130,7 +130,11 @@ pub(super) fn book(leases: [Lease; 3]) -> Book {
     Book {
         units: UNITS.map(name).to_vec(),
         dimensions: vec![
-            dimension("cid", serde_json::json!({ "claim": [{ "follow": "org", "percent": 50 }] }), conversations),
+            dimension(
+                "cid",
+                serde_json::json!({ "claim": [{ "follow": "org", "percent": 50 }] }),
+                conversations,
+            ),
             dimension("uid", "rules".into(), users),
             dimension("org", "rules".into(), companies),
         ],

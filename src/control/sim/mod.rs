@@ -51,6 +51,8 @@ pub(super) struct Plan {
     /// Milliseconds with faults.
     pub millis: u64,
     pub faults: bool,
+    /// Services take long for many calls, and all leases are as short as they can be.
+    pub slow: bool,
     pub planted: Option<Planted>,
     /// What happens is written down, for the hash of the run.
     pub traced: bool,
@@ -82,7 +84,10 @@ enum Event {
     /// Somebody makes a call.
     Call,
     /// A call that a service has is over.
-    Done { subject: usize, running: u64 },
+    Done {
+        subject: usize,
+        running: u64,
+    },
     Fault,
     Heal(faults::Trouble),
     /// The witness looks at all gates.
@@ -101,7 +106,7 @@ enum Event {
 impl World {
     pub(super) fn new(plan: Plan) -> Self {
         let mut dice = fastrand::Rng::with_seed(plan.seed);
-        let store = Store::new(&mut dice);
+        let store = Store::new(&mut dice, plan.slow);
         let relays = Relay::all(&mut dice);
         let mut world = Self {
             plan,

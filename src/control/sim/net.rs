@@ -34,15 +34,16 @@ impl World {
             _ => 1,
         };
         for _ in 0..copies {
-            let time = self.delay();
+            let time = self.delay(to);
             self.plan_in(time, event.clone());
         }
     }
 
-    fn delay(&mut self) -> u64 {
+    fn delay(&mut self, to: Spot) -> u64 {
+        let late = if to == Spot::Store { 20 } else { 4 };
         match self.dice.u16(..1000) {
-            0..4 if !self.calm => self.dice.u64(500_000..8_000_000),
-            4..50 => self.dice.u64(3_000..200_000),
+            dice if dice < late && !self.calm => self.dice.u64(500_000..8_000_000),
+            20..70 => self.dice.u64(3_000..200_000),
             _ => self.dice.u64(200..3_000),
         }
     }

@@ -80,7 +80,14 @@ impl World {
         Ok(())
     }
 
-    fn knock(&mut self, life: Life, shard: usize, decision: &Decision<'_>, request: &Request, unit: &UnitId) -> Result<(), Closed> {
+    fn knock(
+        &mut self,
+        life: Life,
+        shard: usize,
+        decision: &Decision<'_>,
+        request: &Request,
+        unit: &UnitId,
+    ) -> Result<(), Closed> {
         let now = self.relays[life.relay].clock(self.now);
         let running = self.at(life);
         let knock = Knock {
@@ -181,7 +188,9 @@ impl World {
         for subject in 0..self.subjects.len() {
             let mut open: Vec<UnitId> = Vec::new();
             for relay in 0..self.relays.len() {
-                let Some(number) = self.relays[relay].life() else { continue };
+                let Some(number) = self.relays[relay].life() else {
+                    continue;
+                };
                 if !self.relays[relay].is_paused && self.would_admit(Life { relay, number }, subject) {
                     open.push(self.relays[relay].unit().clone());
                 }

@@ -14,7 +14,8 @@ use crate::control::ledger::{Ledger, check_asked, check_claims};
 use crate::control::store::{Opened, Reading, RelayStanding, StoreError};
 use crate::model::UnitId;
 use crate::routing::record::{
-    Claim, Commit, Committed, Epoch, FreezeAck, Lease, NodeId, OpId, Record, RecordId, RelayId, Rev, SessionId, Snapshot,
+    Claim, Commit, Committed, Epoch, FreezeAck, Lease, NodeId, OpId, Record, RecordId, RelayId, Rev, SessionId,
+    Snapshot,
 };
 
 pub(super) struct Store {
@@ -76,7 +77,7 @@ pub(super) enum Answer {
 }
 
 impl Store {
-    pub(super) fn new(dice: &mut fastrand::Rng) -> Self {
+    pub(super) fn new(dice: &mut fastrand::Rng, slow: bool) -> Self {
         let empty = Snapshot {
             epoch: Epoch::new(1, Rev::ZERO),
             seed: 77,
@@ -84,6 +85,7 @@ impl Store {
         };
         let mut ledger = Ledger::new(empty, [], Duration::ZERO);
         let mut lease = || match dice.u8(..4) {
+            _ if slow => Lease::Seconds(7),
             0 => Lease::Infinite,
             1 => Lease::Seconds(20),
             _ => Lease::Seconds(7),
@@ -182,7 +184,9 @@ impl World {
             Ask::Report(acks) => {
                 let acks: Vec<_> = acks.into_iter().map(|ack| self.as_reported(ack)).collect();
                 let drained = acks.iter().filter(|ack| ack.drained);
-                self.store.drained.extend(drained.map(|ack| (ack.session, ack.node.clone())));
+                self.store
+                    .drained
+                    .extend(drained.map(|ack| (ack.session, ack.node.clone())));
                 self.store.ledger.report(acks);
                 Answer::Fine
             }

@@ -62,9 +62,7 @@ impl World {
         let routes = self.relays[life.relay].running.as_ref()?.table.routes()?.clone();
         let target = match token.target {
             TokenTarget::Follow => Target::Follow(super::keys::name("org")),
-            TokenTarget::Unit(number) => {
-                Target::Unit(routes.book().units.get(usize::from(number.get()) - 1)?.clone())
-            }
+            TokenTarget::Unit(number) => Target::Unit(routes.book().units.get(usize::from(number.get()) - 1)?.clone()),
         };
         Some(Known {
             target,
@@ -80,7 +78,9 @@ impl World {
         }
         let given = given.and_then(|text| self.open_token(life, subject, &text));
         let running = self.at(life);
-        let Some(routes) = running.table.routes().cloned() else { return };
+        let Some(routes) = running.table.routes().cloned() else {
+            return;
+        };
         let of = &self.subjects[subject];
         let hash = routes.hash(of.dimension.as_str().as_bytes(), of.key.as_bytes());
         let claimed = self.at(life).desk.known().get(hash).map(|holder| holder.target);

@@ -107,7 +107,9 @@ impl Truth {
         };
         let owners = self.owners.entry(subject).or_default();
         let before = owners.last().map(|(_, owner)| owner);
-        let term = before.filter(|owner| owner.unit == *decision.unit).map(|owner| owner.term);
+        let term = before
+            .filter(|owner| owner.unit == *decision.unit)
+            .map(|owner| owner.term);
         let owner = Owner {
             unit: decision.unit.clone(),
             epoch: decision.epoch,

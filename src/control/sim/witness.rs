@@ -55,7 +55,9 @@ impl Witness {
     }
 
     pub(super) fn stats(&self) -> String {
-        let Self { accepted, done, failed, .. } = self;
+        let Self {
+            accepted, done, failed, ..
+        } = self;
         format!("{accepted} writes let through, {done} calls done, {failed} not")
     }
 
@@ -87,7 +89,10 @@ impl Witness {
     /// R-I13
     pub(super) fn on_published(&mut self, life: Life, routes: &Routes) {
         if self.truth.digest(routes.rev()) != Some(routes.digest()) {
-            self.blame(format!("R-I13: {life:?} has a copy that never was, at {}", routes.rev()));
+            self.blame(format!(
+                "R-I13: {life:?} has a copy that never was, at {}",
+                routes.rev()
+            ));
         }
     }
 
@@ -120,7 +125,9 @@ impl Witness {
             let is_same = (before, standing_before) == (unit, standing);
             if epoch < epoch_before || at < *rev || (!is_same && epoch == epoch_before) {
                 let before = self.seen.get(&(life, subject));
-                return self.blame(format!("R-I4, R-I9: {life:?} found {before:?} of key {subject}, then {found:?}"));
+                return self.blame(format!(
+                    "R-I4, R-I9: {life:?} found {before:?} of key {subject}, then {found:?}"
+                ));
             }
         }
         self.seen.insert((life, subject), found);
@@ -130,16 +137,21 @@ impl Witness {
     pub(super) fn on_accepted(&mut self, life: Life, subject: usize, at: Rev, now: u64) -> u64 {
         self.accepted += 1;
         let Some(Owner { unit, term, .. }) = self.truth.owner(subject, at).cloned() else {
-            self.blame(format!("R-I1: {life:?} lets a write of key {subject} through, which nobody has"));
+            self.blame(format!(
+                "R-I1: {life:?} lets a write of key {subject} through, which nobody has"
+            ));
             return self.accepted;
         };
         if self.granted.get(&life).is_none_or(|granted| at < *granted) {
-            self.blame(format!("R-I14: {life:?} lets a write through at {at}, before it caught up"));
+            self.blame(format!(
+                "R-I14: {life:?} lets a write through at {at}, before it caught up"
+            ));
         }
         if let Some((newest, by)) = self.newest.get(&subject)
             && (term < *newest || (term == *newest && unit != *by))
         {
-            let text = format!("R-I1: {life:?} lets a write of key {subject} through in {term} at {now}, after {newest}");
+            let text =
+                format!("R-I1: {life:?} lets a write of key {subject} through in {term} at {now}, after {newest}");
             self.blame(text);
         }
         let running = self.running.entry(subject).or_default();
@@ -147,7 +159,8 @@ impl Witness {
         running.insert(self.accepted, (life, term));
         self.newest.insert(subject, (term, unit));
         if let Some((other, of)) = left {
-            let text = format!("R-I2: {life:?} lets a write of key {subject} through in {term}; {other:?} has one of {of}");
+            let text =
+                format!("R-I2: {life:?} lets a write of key {subject} through in {term}; {other:?} has one of {of}");
             self.blame(text);
         }
         self.accepted
