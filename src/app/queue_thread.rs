@@ -8,7 +8,7 @@ use crate::crossing::{self, Receiver};
 use crate::model::{Key, MissingKey, RouteHints, UnitId};
 use crate::outbound::Claims;
 use crate::queue::api::Output;
-use crate::queue::{self, Handle, Inlet, Neighbours, Outlets, Owners, Running, Setup};
+use crate::queue::{self, Handle, Inlet, Neighbours, Outlets, Owner, Ownership, Running, Setup};
 use crate::routing;
 use crate::settings::Settings;
 
@@ -114,15 +114,18 @@ struct KeyOwners {
     own: UnitId,
 }
 
-impl Owners for KeyOwners {
-    fn owner(&self, key: &Key) -> Option<UnitId> {
+impl Ownership for KeyOwners {
+    fn of(&self, key: &Key) -> Owner {
         let hints = RouteHints {
             keys: vec![key.clone()],
             ..RouteHints::default()
         };
         let table = self.routing.table();
-        let decision = table.resolve(&hints, &MissingKey::Reject, &self.own, &()).ok()?;
-        Some(decision.unit.clone())
+        match table.resolve(&hints, &MissingKey::Reject, &self.own) {
+            Ok(decision) if *decision.unit == self.own => Owner::Ours,
+            Ok(decision) => Owner::Settings(decision.unit.clone()),
+            Err(_) => Owner::Unknown,
+        }
     }
 }
 

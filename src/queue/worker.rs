@@ -263,7 +263,10 @@ impl Output {
     /// The shard it is for.
     fn shard(&self) -> u16 {
         match self {
-            Self::Answer(ticket, _) | Self::Published { ticket, .. } | Self::Subscribed { ticket, .. } => ticket.shard,
+            Self::Answer(ticket, _)
+            | Self::Published { ticket, .. }
+            | Self::Subscribed { ticket, .. }
+            | Self::Undelivered { ticket, .. } => ticket.shard,
             Self::CloseLane { lane, .. } | Self::ToReceiver { lane, .. } | Self::ToSender { lane, .. } => lane.shard(),
             Self::Deliver(deliver) => deliver.shard,
             Self::Overdue { shard, .. } => *shard,
@@ -352,6 +355,7 @@ mod tests {
             attributes: attributes.build(),
             body: Bytes::from_static(b"body"),
             units: vec![name("b")],
+            routed: 0,
             deadline: None,
             wait: AckLevel::Accepted,
         };

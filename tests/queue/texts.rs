@@ -161,6 +161,7 @@ fn dead(seq: u64) -> Peeked {
         deadline: Some(MOMENT + 86_400_000),
         attempts: 16,
         redrives: 1,
+        routed: 0,
         place: Some("delivery".to_owned()),
         reason: Some("attempts".to_owned()),
         error: Some("im.Archive: disk full".to_owned()),

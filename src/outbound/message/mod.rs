@@ -183,6 +183,8 @@ impl Publishers {
             attributes: checked.attributes,
             body: checked.body,
             units,
+            // By a table of the settings, which knows no epochs.
+            routed: 0,
             deadline: checked.deadline,
             wait: checked.wait,
         };

@@ -107,6 +107,16 @@ impl Inbox {
         topic.map_or(0, |topic| topic.stored)
     }
 
+    /// The lowest number of a topic that some group is not done with, and the highest that was given.
+    pub fn span(&self, topic: &Topic) -> (Seq, Seq) {
+        let Some(topic) = self.by_name.get(topic).and_then(|at| self.topics.get(*at)) else {
+            return (1, 0);
+        };
+        let groups = topic.groups.iter().filter_map(|at| self.groups.get(*at)?.as_ref());
+        let done = groups.map(|group| group.done.frontier()).min().unwrap_or_default();
+        (done + 1, topic.next - 1)
+    }
+
     /// Whether a group is there; `false` for the one that stands for none.
     pub fn has_group(&self, topic: &Topic, group: &GroupName) -> bool {
         *group != super::membership::nobody() && self.find(topic, group).is_some()

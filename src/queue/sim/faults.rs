@@ -249,6 +249,9 @@ impl World {
     pub(super) fn restless(&mut self) -> String {
         let now = self.moment();
         let mut text = String::new();
+        if self.moves_under_way() {
+            text.push_str("keys are moving; ");
+        }
         for (number, relay) in self.relays.iter().enumerate() {
             let Some(life) = &relay.life else {
                 let _ = write!(text, "relay {number} is down; ");

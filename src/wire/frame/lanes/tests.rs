@@ -21,6 +21,7 @@ fn message(number: u64, body: Vec<u8>) -> Message {
         deadline: None,
         visited: vec![name("a")],
         redrives: 0,
+        routed: 0,
         attributes: Metadata::default(),
         body: body.into(),
     }
