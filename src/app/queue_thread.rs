@@ -45,6 +45,7 @@ pub(super) fn ways(settings: &queue::Settings, shards: usize, metrics: queue::Me
     let outlets = Outlets {
         shards: to_shards,
         admin: to_admin,
+        routes: None,
     };
     let ends = Ends {
         inlet,

@@ -103,6 +103,8 @@ pub enum Input {
     Ask(Question),
     /// It does not want to know any more.
     Withdraw(Ticket),
+    /// Other routes are in force: what waits for them is looked at again.
+    Routes,
     /// Other settings are in force.
     Reload(Box<super::Setup>),
 }
@@ -286,4 +288,6 @@ pub struct Deliver {
 impl Ticket {
     /// Number of the admin thread in place of a shard's.
     pub const ADMIN: u16 = u16::MAX;
+    /// Number of the thread of the routes in place of a shard's.
+    pub const ROUTES: u16 = u16::MAX - 1;
 }

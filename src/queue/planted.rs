@@ -46,8 +46,12 @@ pub(crate) enum Bug {
     MovedOutOfOrder,
     /// A restart forgets that a key is on its way from line to line (M-C1).
     MovesForgotten,
+    /// A message leaves the line of the owner before and comes into no other (M-B1).
+    MovedForgotten,
     /// The owner of a key says that nothing waits as soon as it is asked.
     BarrierOpen,
+    /// The owner of a key does not count what waits to be delivered another time.
+    BarrierForgetsParked,
     /// A restart gives numbers from one on (M-A1).
     NumbersFromOne,
 }

@@ -268,11 +268,18 @@ impl Arrivals {
         while let Some(sent) = batch.messages.pop_front() {
             stream.check((sent.seq, sent.seq))?;
             if stream.has(sent.seq) {
-                if planted(Bug::MovedBeforeDedup)
-                    && let Some(Verdict::Moved { unit, epoch, .. }) = judge.elsewhere(&sent.message)
-                {
-                    batch.refuse(Refused::moved(sent.seq, &unit, epoch));
-                    continue;
+                if planted(Bug::MovedBeforeDedup) {
+                    match judge.elsewhere(&sent.message) {
+                        Some(Verdict::Moved { unit, epoch, .. }) => {
+                            batch.refuse(Refused::moved(sent.seq, &unit, epoch));
+                            continue;
+                        }
+                        Some(Verdict::Frozen { detail, .. }) => {
+                            batch.refuse(Refused::new(sent.seq, FROZEN, detail));
+                            continue;
+                        }
+                        _ => {}
+                    }
                 }
                 let unit = lane.unit.clone();
                 fx.seen.push(Seen::Again { unit });

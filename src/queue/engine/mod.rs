@@ -139,6 +139,8 @@ impl Engine {
             Input::Operate(ticket, command) => self.operate(now, ticket, *command),
             Input::Ask(question) => self.ask(question),
             Input::Withdraw(ticket) => self.questions.withdraw(ticket),
+            // `poll` asks them.
+            Input::Routes => {}
             Input::Reload(setup) => self.reload(*setup),
         }
         self.absorb();

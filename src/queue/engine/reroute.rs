@@ -87,7 +87,7 @@ impl Engine {
                 Owner::Frozen => {
                     let detail =
                         "the key of the message is about to move to another unit; publish it again in a moment";
-                    return Err(RelayError::new(Reason::Limited, Retry::Safe, detail).pushed_back(FROZEN_PUSHBACK));
+                    return Err(RelayError::new(Reason::Moving, Retry::Safe, detail).pushed_back(FROZEN_PUSHBACK));
                 }
                 Owner::Other { unit: other, epoch } => (unit, message.routed) = (other, epoch),
                 Owner::Ours | Owner::Settings(_) | Owner::Unknown => {}
@@ -209,6 +209,9 @@ impl Engine {
             outs.push((unit, seq));
             self.at_home(&message, settings, &outs);
         }
+        if planted(Bug::MovedForgotten) {
+            outs.clear();
+        }
         self.journal.push(Record::Stored(Box::new(Stored {
             message,
             from: None,
@@ -236,8 +239,8 @@ impl Engine {
     }
 }
 
-/// What belongs to this unit by what others say is tried again after this.
-const AGAIN: Duration = Duration::from_millis(50);
+/// What belongs to this unit by what others say is tried again with the next change of the routes, and after this.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Pushback of a publisher whose key is about to move.
 const FROZEN_PUSHBACK: Duration = Duration::from_millis(200);
 /// Pushback of a publisher whose key may be in several lines: one of them must get empty.

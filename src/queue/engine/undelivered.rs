@@ -108,6 +108,10 @@ impl Engine {
         if search.until_none {
             let inbox = &self.places.inbox;
             search.left.retain(|topic, seqs| {
+                if planted(Bug::BarrierForgetsParked) {
+                    let parked: Vec<Seq> = seqs.iter().filter(|seq| inbox.is_tried_again(topic, *seq)).collect();
+                    parked.into_iter().for_each(|seq| _ = seqs.remove(seq));
+                }
                 while let Some(seq) = seqs.min().filter(|seq| inbox.is_done(topic, *seq)) {
                     seqs.remove(seq);
                 }

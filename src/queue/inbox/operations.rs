@@ -92,6 +92,14 @@ impl Inbox {
         topic.is_some_and(|topic| self.all_done(topic, seq))
     }
 
+    /// Whether a group has failed with a number and will be given it again.
+    pub fn is_tried_again(&self, topic: &Topic, seq: Seq) -> bool {
+        let topic = self.by_name.get(topic).and_then(|at| self.topics.get(*at));
+        let groups = topic.into_iter().flat_map(|topic| &topic.groups);
+        let mut groups = groups.filter_map(|at| self.groups.get(*at)?.as_ref());
+        groups.any(|group| group.failures.contains_key(&seq))
+    }
+
     /// How many of these numbers all groups of a topic are done with: exact if it is all of them or if there is one group,
     /// else rather too many.
     pub fn done_between(&self, topic: &Topic, from: Seq, to: Seq) -> u64 {

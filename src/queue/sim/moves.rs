@@ -218,6 +218,9 @@ impl World {
         }
         heard.steps = heard.steps.max(steps);
         drop(heard);
+        if let Some(life) = self.relays[relay].life_number() {
+            self.input(relay, life, Input::Routes);
+        }
         for (key, frozen) in asks {
             self.ask_owner(&key, frozen);
         }

@@ -66,7 +66,7 @@ fn relays_keep_their_promises_whatever_fails() {
 /// Each planted bug must be found by one of so many seeds: who changes the simulation must not make it blind.
 const SEEDS_PER_BUG: u64 = 20;
 
-const BUGS: [Bug; 22] = [
+const BUGS: [Bug; 25] = [
     Bug::AckBeforeSync,
     Bug::SendBeforeSync,
     Bug::HighestSeen,
@@ -86,9 +86,12 @@ const BUGS: [Bug; 22] = [
     Bug::NumbersFromOne,
     Bug::CountedTwice,
     Bug::NewBeforeMoved,
+    Bug::MovedBeforeDedup,
+    Bug::MovedForgotten,
     Bug::MovedOutOfOrder,
     Bug::MovesForgotten,
     Bug::BarrierOpen,
+    Bug::BarrierForgetsParked,
 ];
 
 #[test]

@@ -239,7 +239,7 @@ fn what_moves_back_before_it_has_left_stays() {
 fn publishers_at_the_owner_are_told_to_come_again_while_a_key_is_about_to_move() {
     let (mut world, says) = world(Owner::Frozen);
     let ticket = world.publish_routed("a", 5, AckLevel::Accepted);
-    assert_eq!(world.refused(ticket), Reason::Limited);
+    assert_eq!(world.refused(ticket), Reason::Moving);
     // What the shard did not know yet, the queue does.
     *says.0.lock().unwrap() = other("c", 9);
     world.publish_routed("a", 5, AckLevel::Accepted);
