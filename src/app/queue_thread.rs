@@ -1,15 +1,13 @@
 //! The queue as the relay starts and stops it: its thread, and the ways between it and the shards.
 
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{AppError, Shared};
 use crate::crossing::{self, Receiver};
-use crate::model::{Key, MissingKey, RouteHints, UnitId};
+use crate::inbound::KeyOwners;
 use crate::outbound::Claims;
 use crate::queue::api::Output;
-use crate::queue::{self, Handle, Inlet, Neighbours, Outlets, Owner, Ownership, Running, Setup};
-use crate::routing;
+use crate::queue::{self, Handle, Inlet, Neighbours, Outlets, Running, Setup};
 use crate::settings::Settings;
 
 /// What shards need of the queue.
@@ -101,38 +99,8 @@ pub(super) fn setup(shared: &Shared, settings: &Settings) -> Setup {
         neighbours: Neighbours {
             geos: geos.collect(),
             hops_max: settings.routing.hops_max,
-            owners: Some(Arc::new(KeyOwners {
-                routing: shared.routing.clone(),
-                own: shared.place.unit.clone(),
-            })),
+            owners: Some(Arc::new(KeyOwners::new(shared.routing.clone(), shared.place.unit.clone()))),
         },
-    }
-}
-
-/// Asks the routes in force who owns a key.
-struct KeyOwners {
-    routing: routing::Handle,
-    own: UnitId,
-}
-
-impl Ownership for KeyOwners {
-    fn of(&self, key: &Key) -> Owner {
-        let hints = RouteHints {
-            keys: vec![key.clone()],
-            ..RouteHints::default()
-        };
-        let table = self.routing.table();
-        match table.resolve(&hints, &MissingKey::Reject, &self.own) {
-            Ok(decision) if *decision.unit == self.own => Owner::Ours,
-            Ok(decision) => Owner::Settings(decision.unit.clone()),
-            Err(_) => Owner::Unknown,
-        }
-    }
-}
-
-impl fmt::Debug for KeyOwners {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("KeyOwners")
     }
 }
 
@@ -142,5 +110,5 @@ const FOLDER: &str = "queue";
 /// The number of a shard, as the queue knows it.
 pub(super) fn shard_number(index: usize) -> u16 {
     // Threads for calls are as many as the machine has cores.
-    u16::try_from(index).unwrap_or(u16::MAX - 1)
+    u16::try_from(index).unwrap_or(u16::MAX - 2)
 }

@@ -3,9 +3,11 @@
 mod consumers;
 mod message;
 mod push;
+mod queue_gate;
 mod rpc;
 
 pub use consumers::{Consumer, Consumers};
 pub use message::{MessageParts, Messages};
 pub use push::{IN_FLIGHT_DEFAULT, IN_FLIGHT_MAX, Push, PushParts};
+pub use queue_gate::{KeyOwners, QueueGate, QueueGateParts};
 pub use rpc::{Parts, Rpc};

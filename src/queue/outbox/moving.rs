@@ -12,6 +12,8 @@
 //!   that is in the line it goes to was accepted earlier than all that is in the line it leaves, wherever the key wanders.
 //! - M3. A restart knows from records and snapshot which keys were leaving. It may take one for leaving that has left, until the
 //!   line was read once more, but never one that has come back by a later epoch.
+//! - M4. What the unit has taken of a key is on disk here before anything of it leaves: else a restart, which knows that the key was
+//!   leaving, would take that out of the line, too.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -81,7 +83,7 @@ impl Outbox {
         let mut wake = Wake::default();
         if !self.stops.is_empty() {
             self.end_moves(begun);
-            self.begin_moves(begun);
+            self.begin_moves(now.mono, begun, fx);
             self.look_for_moved(now.mono, fx, &mut wake);
         }
         self.write_wishes(fx);
@@ -111,13 +113,15 @@ impl Outbox {
         fx.read(reader, self.line, run.next, MESSAGES_MAX, BYTES_MAX);
     }
 
-    /// Keys of which nothing is on its way any more may leave (M1).
-    fn begin_moves(&mut self, begun: &mut BTreeSet<u64>) {
+    /// Keys of which nothing is on its way any more may leave (M1), and the record of what the unit has is wanted first (M4).
+    fn begin_moves(&mut self, now: Duration, begun: &mut BTreeSet<u64>, fx: &mut Effects) {
         let waits = |stop: &Stop| matches!(&stop.state, State::Leaves(leaving) if !leaving.begun);
         if !self.stops.values().any(waits) {
             return;
         }
         let (flying, last) = (self.flying_ids(), self.assigned);
+        self.settle(now, fx);
+        self.write_relayed(fx);
         for (id, stop) in &mut self.stops {
             if let State::Leaves(leaving) = &mut stop.state
                 && !leaving.begun

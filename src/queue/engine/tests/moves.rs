@@ -155,6 +155,24 @@ fn what_has_moved_follows_its_key_in_order_and_new_messages_come_behind_it() {
 }
 
 #[test]
+fn what_the_unit_before_has_taken_never_leaves_its_line_whenever_the_relay_ends() {
+    // M4, M-B2
+    let (mut world, _) = world(Owner::Unknown);
+    let lane = world.lane_up(1, "b", LaneKind::Live);
+    world.publish_routed("b", 5, AckLevel::Accepted);
+    world.publish_routed("b", 5, AckLevel::Accepted);
+    world.ack(lane, 1, Vec::new());
+    world.ack(lane, 2, vec![Refused::moved(2, &name("c"), 9)]);
+    assert_eq!((world.row("b"), world.row("c")), ((2, 1, 1, 0), (1, 0, 0, 0)));
+    // Sooner than the record of what was acknowledged is due otherwise.
+    world.restart();
+    world.lane_up(2, "b", LaneKind::Live);
+    world.lane_up(3, "b", LaneKind::Backlog);
+    world.pass(Duration::from_secs(1));
+    assert_eq!((world.row("b"), world.row("c")), ((2, 1, 1, 0), (1, 0, 0, 0)));
+}
+
+#[test]
 fn a_key_that_is_about_to_move_waits_without_attempts_and_goes_on() {
     // M-C3, M-E1
     let (mut world, _) = world(Owner::Unknown);

@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::{BufMut, BytesMut};
 
 use super::{LEN_BYTES, NUMBERS_MAX, RUNS_MAX, TELL_DELIVERED, TEXT_BYTES_MAX};
-use crate::model::{GapReason, Seq};
 use crate::model::lanes::{LaneKind, Refused, Sent, ToReceiver, ToSender};
+use crate::model::{GapReason, Seq};
 use crate::wire::frame::encode::{begin, finish};
 use crate::wire::frame::{clip, count, kind, tag};
 use crate::wire::{attributes, message};
