@@ -99,7 +99,10 @@ pub(super) fn setup(shared: &Shared, settings: &Settings) -> Setup {
         neighbours: Neighbours {
             geos: geos.collect(),
             hops_max: settings.routing.hops_max,
-            owners: Some(Arc::new(KeyOwners::new(shared.routing.clone(), shared.place.unit.clone()))),
+            owners: Some(Arc::new(KeyOwners::new(
+                shared.routing.clone(),
+                shared.place.unit.clone(),
+            ))),
         },
     }
 }

@@ -14,7 +14,8 @@ use crate::model::{Key, UnitId};
 /// Whose a key is.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Owner {
-    /// It is this unit's, and about to move: nothing more of it is taken until that is decided.
+    /// It is this unit's, and about to move, or this relay cannot say now whose it is: nothing more of it is taken until that is
+    /// decided.
     Frozen,
     /// It is another unit's.
     Other {

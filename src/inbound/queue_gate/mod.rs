@@ -102,7 +102,7 @@ impl QueueGate {
                         return;
                     }
                 }
-                changed = changes.changed() => match changed {
+                news = changes.changed() => match news {
                     Ok(()) => self.on_routes(),
                     Err(_) => return,
                 },

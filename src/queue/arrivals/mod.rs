@@ -267,20 +267,8 @@ impl Arrivals {
         }
         while let Some(sent) = batch.messages.pop_front() {
             stream.check((sent.seq, sent.seq))?;
-            if stream.has(sent.seq) {
-                if planted(Bug::MovedBeforeDedup) {
-                    match judge.elsewhere(&sent.message) {
-                        Some(Verdict::Moved { unit, epoch, .. }) => {
-                            batch.refuse(Refused::moved(sent.seq, &unit, epoch));
-                            continue;
-                        }
-                        Some(Verdict::Frozen { detail, .. }) => {
-                            batch.refuse(Refused::new(sent.seq, FROZEN, detail));
-                            continue;
-                        }
-                        _ => {}
-                    }
-                }
+            let asked_before = planted(Bug::MovedBeforeDedup) && judge.elsewhere(&sent.message).is_some();
+            if stream.has(sent.seq) && !asked_before {
                 let unit = lane.unit.clone();
                 fx.seen.push(Seen::Again { unit });
                 continue;

@@ -110,7 +110,9 @@ impl Engine {
             search.left.retain(|topic, seqs| {
                 if planted(Bug::BarrierForgetsParked) {
                     let parked: Vec<Seq> = seqs.iter().filter(|seq| inbox.is_tried_again(topic, *seq)).collect();
-                    parked.into_iter().for_each(|seq| _ = seqs.remove(seq));
+                    for seq in parked {
+                        seqs.remove(seq);
+                    }
                 }
                 while let Some(seq) = seqs.min().filter(|seq| inbox.is_done(topic, *seq)) {
                     seqs.remove(seq);

@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 
 use super::*;
+use crate::model::AckLevel::{Accepted, Delivered, Relayed};
 use crate::queue::Keys;
 use crate::queue::api::Question;
 use crate::queue::lanes::{FROZEN, FULL, MOVED, Refused};
@@ -100,12 +101,12 @@ fn what_has_moved_follows_its_key_in_order_and_new_messages_come_behind_it() {
     let (mut world, _) = world(Owner::Unknown);
     let lane = world.lane_up(1, "b", LaneKind::Live);
     world.lane_up(2, "b", LaneKind::Backlog);
-    let waits = [AckLevel::Delivered, AckLevel::Relayed, AckLevel::Accepted];
+    let waits = [Delivered, Relayed, Accepted];
     let tickets = waits.map(|wait| world.publish_routed("b", 5, wait));
     assert_eq!(world.numbers(lane), [1, 2, 3]);
     // The second batch is under way when the first one is answered, and another message has gone its way already.
     world.ack(lane, 1, vec![Refused::moved(1, &name("c"), 9)]);
-    world.publish_routed("c", 9, AckLevel::Accepted);
+    world.publish_routed("c", 9, Accepted);
     let moved = |seq| vec![Refused::moved(seq, &name("c"), 9)];
     world.ack(lane, 2, moved(2));
     assert_eq!(
@@ -115,7 +116,7 @@ fn what_has_moved_follows_its_key_in_order_and_new_messages_come_behind_it() {
     );
     world.ack(lane, 3, moved(3));
     assert_eq!((world.row("b"), world.row("c")), ((4, 0, 4, 0), (4, 0, 0, 0)));
-    world.publish_routed("c", 9, AckLevel::Accepted);
+    world.publish_routed("c", 9, Accepted);
     assert_eq!(
         world.row("c"),
         (5, 0, 0, 0),
@@ -135,7 +136,6 @@ fn what_has_moved_follows_its_key_in_order_and_new_messages_come_behind_it() {
         frame: ToSender::Delivered { seqs: vec![1] },
     });
     let levels = |number| -> Vec<AckLevel> { world.told(number).into_iter().map(|told| told.unwrap().0).collect() };
-    use AckLevel::{Accepted, Delivered, Relayed};
     assert_eq!(
         tickets.map(levels),
         [
@@ -159,8 +159,8 @@ fn what_the_unit_before_has_taken_never_leaves_its_line_whenever_the_relay_ends(
     // M4, M-B2
     let (mut world, _) = world(Owner::Unknown);
     let lane = world.lane_up(1, "b", LaneKind::Live);
-    world.publish_routed("b", 5, AckLevel::Accepted);
-    world.publish_routed("b", 5, AckLevel::Accepted);
+    world.publish_routed("b", 5, Accepted);
+    world.publish_routed("b", 5, Accepted);
     world.ack(lane, 1, Vec::new());
     world.ack(lane, 2, vec![Refused::moved(2, &name("c"), 9)]);
     assert_eq!((world.row("b"), world.row("c")), ((2, 1, 1, 0), (1, 0, 0, 0)));
@@ -178,7 +178,7 @@ fn a_key_that_is_about_to_move_waits_without_attempts_and_goes_on() {
     let (mut world, _) = world(Owner::Unknown);
     let lane = world.lane_up(1, "b", LaneKind::Live);
     let backlog = world.lane_up(2, "b", LaneKind::Backlog);
-    world.publish_routed("b", 5, AckLevel::Accepted);
+    world.publish_routed("b", 5, Accepted);
     world.ack(lane, 1, vec![Refused::new(1, FROZEN, String::new())]);
     world.publish_as("orders", &["b"], |publish| {
         publish.routed = 5;
@@ -208,8 +208,8 @@ fn what_has_moved_to_this_unit_is_delivered_here_when_the_routes_here_say_so() {
     world.consume("orders");
     let lane = world.lane_up(1, "b", LaneKind::Live);
     world.lane_up(2, "b", LaneKind::Backlog);
-    let ticket = world.publish_routed("b", 5, AckLevel::Delivered);
-    world.publish_routed("b", 5, AckLevel::Accepted);
+    let ticket = world.publish_routed("b", 5, Delivered);
+    world.publish_routed("b", 5, Accepted);
     for (batch, seq) in [(1, 1), (2, 2)] {
         world.ack(lane, batch, vec![Refused::moved(seq, &name("a"), 9)]);
     }
@@ -233,7 +233,7 @@ fn what_has_moved_to_this_unit_is_delivered_here_when_the_routes_here_say_so() {
     }
     assert_eq!(world.delivered().len(), 1, "the second one, behind it");
     let last = world.told(ticket).pop().unwrap().unwrap();
-    assert_eq!(last.0, AckLevel::Delivered);
+    assert_eq!(last.0, Delivered);
     assert_eq!(world.row("b"), (2, 0, 2, 0));
 }
 
@@ -243,7 +243,7 @@ fn what_moves_back_before_it_has_left_stays() {
     let (mut world, says) = world(other("b", 11));
     let lane = world.lane_up(1, "b", LaneKind::Live);
     let backlog = world.lane_up(2, "b", LaneKind::Backlog);
-    world.publish_routed("b", 5, AckLevel::Accepted);
+    world.publish_routed("b", 5, Accepted);
     world.ack(lane, 1, vec![Refused::moved(1, &name("a"), 9)]);
     world.pass(Duration::from_millis(50));
     assert_eq!(world.numbers(backlog), [1]);
@@ -256,11 +256,11 @@ fn what_moves_back_before_it_has_left_stays() {
 #[test]
 fn publishers_at_the_owner_are_told_to_come_again_while_a_key_is_about_to_move() {
     let (mut world, says) = world(Owner::Frozen);
-    let ticket = world.publish_routed("a", 5, AckLevel::Accepted);
+    let ticket = world.publish_routed("a", 5, Accepted);
     assert_eq!(world.refused(ticket), Reason::Moving);
     // What the shard did not know yet, the queue does.
     *says.0.lock().unwrap() = other("c", 9);
-    world.publish_routed("a", 5, AckLevel::Accepted);
+    world.publish_routed("a", 5, Accepted);
     assert_eq!(world.row("c"), (1, 0, 0, 0));
 }
 
@@ -295,7 +295,7 @@ fn the_owner_says_when_nothing_of_a_key_is_left() {
     assert_eq!(world.left(), [(1, 0)]);
     // On its way to the disk: it counts.
     world.waits = true;
-    world.publish_routed("a", 5, AckLevel::Accepted);
+    world.publish_routed("a", 5, Accepted);
     world.question(2, true);
     world.question(3, false);
     world.waits = false;
