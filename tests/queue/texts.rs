@@ -161,7 +161,6 @@ fn dead(seq: u64) -> Peeked {
         deadline: Some(MOMENT + 86_400_000),
         attempts: 16,
         redrives: 1,
-        routed: 0,
         place: Some("delivery".to_owned()),
         reason: Some("attempts".to_owned()),
         error: Some("im.Archive: disk full".to_owned()),
@@ -218,6 +217,7 @@ fn the_books_are_a_table_with_a_verdict() {
         dead_lettered: 20,
         purged: 9,
         corrupted: 1,
+        rerouted: 0,
         difference: 0,
     };
     let group = AuditRow {
