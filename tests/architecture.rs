@@ -47,7 +47,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("prost::", &["wire/"]),
     ("redb::", &["control/embedded/"]),
     ("axum::", &["admin/", "delivery/http1/tests.rs"]),
-    ("hyper::", &["admin/messages.rs", "cli/queue/ask.rs", "delivery/http1/"]),
+    ("hyper::", &["admin/messages.rs", "cli/ask.rs", "delivery/http1/"]),
     ("rustix::", &["control/clock.rs", "queue/log/"]),
     (
         "crc32c::",

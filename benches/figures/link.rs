@@ -17,7 +17,7 @@ use strait::model::{
     CallId, Callee, CallerRef, Ending, Envelope, Facts, Metadata, Name, Part, Place, Refused, ReplyBody, ReplyEvent,
     Request, RequestBody, RequestEvent, RouteHints, wants_credit,
 };
-use strait::peer::credentials::{Credentials, CredentialsHandle, Own};
+use strait::peer::credentials::{Credentials, CredentialsHandle, LineRole, Own};
 use strait::peer::identity::TrustDomain;
 use strait::peer::quic::{Purpose, Quic};
 use strait::peer::refusals::Refusals;
@@ -88,7 +88,7 @@ impl Side {
             geo: geo(unit),
             unit: name(unit),
             relay: name(&format!("{unit}-1")),
-            siblings: false,
+            lines: LineRole::None,
         };
         let registry = prometheus::Registry::new();
         let credentials = Credentials::load(&settings, &units, &own, rustls::pki_types::UnixTime::now()).unwrap();

@@ -55,7 +55,7 @@ fn overrides(criterion: &mut Criterion, millions: u32) {
 
     let local = Name::new("a").unwrap();
     let table = RouteTable::build(&Settings::default(), &local, []).unwrap();
-    let table = table.with_routes(Some(Arc::new(routes)));
+    let table = table.with_routes(Arc::new(routes));
     let mut group = criterion.benchmark_group("overrides");
     for (what, first) in [("moved", 0), ("not moved", u32::MAX / 2)] {
         let hints = spread(first, millions * 1_000_000);

@@ -16,26 +16,19 @@ use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Frame;
-use serde::Deserialize;
 
+use super::acts::{Act, Asking, bad_command};
 use super::desk::{Asked, Desk};
 use super::server::Parts;
 use crate::queue::operator::{Answer, Command};
 
 type Shared = State<Arc<Parts>>;
 
-#[derive(Deserialize)]
-pub(super) struct Asking {
-    /// A command as JSON.
-    command: Option<String>,
-}
-
 /// Reads; without a command, the status.
 pub(super) async fn read(State(parts): Shared, Query(query): Query<Asking>) -> Response {
-    let command = match query.command.as_deref().map(serde_json::from_str) {
-        None => Command::Status,
-        Some(Ok(command)) => command,
-        Some(Err(error)) => return bad_command(&error),
+    let command = match query.read(Command::Status, AREA) {
+        Ok(command) => command,
+        Err(response) => return response,
     };
     if command.changes() || command.shows_bodies() {
         let text = "this changes something or shows bodies of messages; send it with POST\n";
@@ -48,7 +41,7 @@ pub(super) async fn read(State(parts): Shared, Query(query): Query<Asking>) -> R
 pub(super) async fn change(State(parts): Shared, body: Bytes) -> Response {
     match serde_json::from_slice(&body) {
         Ok(command) => answer(&parts, command).await,
-        Err(error) => bad_command(&error),
+        Err(error) => bad_command(&error, AREA),
     }
 }
 
@@ -57,7 +50,7 @@ async fn answer(parts: &Parts, command: Command) -> Response {
         let text = "this relay has no queue\n";
         return (StatusCode::NOT_FOUND, text).into_response();
     };
-    let mut act = Act::of(&command);
+    let mut act = act(&command);
     let asked = Desk::ask(desk, command);
     let Some(first) = asked.next().await else {
         act.write("no answer", None);
@@ -67,7 +60,7 @@ async fn answer(parts: &Parts, command: Command) -> Response {
     if !first.is_last() {
         return follow(asked, first, act);
     }
-    act.end(&first);
+    act.write(first.outcome(), first.messages());
     let status = match first {
         Answer::Refused { .. } => StatusCode::CONFLICT,
         _ => StatusCode::OK,
@@ -107,7 +100,7 @@ impl hyper::body::Body for Lines {
         });
         self.next = None;
         if answer.is_last() {
-            self.act.end(&answer);
+            self.act.write(answer.outcome(), answer.messages());
         } else {
             self.next = Some(Box::pin(async {
                 let answer = asked.next().await;
@@ -120,33 +113,13 @@ impl hyper::body::Body for Lines {
     }
 }
 
-/// The line of a change in the audit log (M2). Written when it has ended, or the asker has gone.
-struct Act(Option<(String, &'static str, String)>);
-
-impl Act {
-    fn of(command: &Command) -> Self {
-        let shown = command.changes() || command.shows_bodies();
-        Self(shown.then(|| (command.who().to_owned(), command.name(), command.target())))
-    }
-
-    fn end(&mut self, answer: &Answer) {
-        self.write(answer.outcome(), answer.messages());
-    }
-
-    fn write(&mut self, outcome: &str, messages: Option<u64>) {
-        if let Some((who, act, on)) = self.0.take() {
-            tracing::info!(target: "strait::audit", who, act, on, outcome, messages, "operator acted on the queue");
-        }
-    }
+/// The line of a change in the audit log (M2).
+fn act(command: &Command) -> Act {
+    let shown = command.changes() || command.shows_bodies();
+    Act::new(
+        AREA,
+        shown.then(|| (command.who().to_owned(), command.name(), command.target())),
+    )
 }
 
-impl Drop for Act {
-    fn drop(&mut self) {
-        self.write("not awaited", None);
-    }
-}
-
-fn bad_command(error: &serde_json::Error) -> Response {
-    let text = format!("not a command for the queue: {error}\n");
-    (StatusCode::BAD_REQUEST, text).into_response()
-}
+const AREA: &str = "queue";

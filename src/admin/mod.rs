@@ -13,11 +13,13 @@
 //! # Not here
 //! The series of a component (its `metrics.rs`), draining (`app`).
 
+mod acts;
 mod desk;
 mod guard;
 mod health;
 mod messages;
 mod pages;
+mod routes;
 mod server;
 mod settings;
 #[cfg(test)]
@@ -26,5 +28,6 @@ mod tests;
 pub use desk::Desk;
 pub use guard::Access;
 pub use health::{Condition, Health};
+pub use routes::RouteDesk;
 pub use server::{Admin, MissingKeys, Parts, ServerError, StatusSource};
 pub use settings::{Settings, SettingsError};

@@ -28,6 +28,8 @@ POST /drain                                      finish running calls, then end
 PUT  /log?level=info,strait::peer=debug          log levels
 GET  /queue[?command=JSON]                       messages: status, or what a command that only reads finds
 POST /queue                                      a command as JSON: purge, pause, redrive ... (see strait queue --help)
+GET  /routes[?command=JSON]                      routes: how the store stands, or what a command that only reads finds
+POST /routes                                     a command as JSON: move, claim, publish ... (see strait route --help)
 ";
 
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post, put};
 use tokio_util::sync::CancellationToken;
 
 use super::guard::{Access, Rules, guard};
-use super::{Desk, Health, messages, pages};
+use super::{Desk, Health, RouteDesk, messages, pages, routes};
 use crate::model::{MissingKey, Place};
 use crate::routing;
 use crate::telemetry::{LogHandle, Registry};
@@ -39,6 +40,8 @@ pub struct Parts {
     pub access: Access,
     /// The queue, for `/queue`.
     pub queue: Option<Arc<Desk>>,
+    /// The routes, for `/routes`; `None` without a route store.
+    pub routes: Option<Arc<dyn RouteDesk>>,
 }
 
 /// What a service, by name, wants done with calls without key.
@@ -171,6 +174,12 @@ fn router(address: SocketAddr, parts: Parts) -> Router {
         .route("/drain", post(pages::drain))
         .route("/log", put(pages::log))
         .route("/queue", get(messages::read).post(messages::change))
+        .route(
+            "/routes",
+            get(routes::read)
+                .post(routes::change)
+                .layer(DefaultBodyLimit::max(routes::BODY_BYTES_MAX)),
+        )
         .layer(from_fn_with_state(Arc::new(rules), guard))
         .with_state(Arc::new(parts))
 }

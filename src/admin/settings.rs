@@ -17,7 +17,7 @@ pub struct Settings {
     /// anything but `/livez` and `/readyz` must send it, or the one for changes, as `Authorization: Bearer <secret>`,
     /// and `listen` may be an address that other machines reach; the traffic is not encrypted. Default empty: none.
     pub read_token_file: PathBuf,
-    /// The same for changes: `POST /drain`, `PUT /log`, `POST /queue`; and to see bodies of messages. If there is a token
+    /// The same for changes: `POST /drain`, `PUT /log`, `POST /queue`, `POST /routes`; and to see bodies of messages. If there is a token
     /// for reading and none here, nothing can be changed. Default empty: none.
     pub change_token_file: PathBuf,
     /// Accept a `listen` address that other machines can reach, although the address speaks clear text and

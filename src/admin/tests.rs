@@ -63,6 +63,7 @@ fn start_with(access: Access) -> Fixture {
         drain: drain.clone(),
         access,
         queue: None,
+        routes: None,
     };
     let admin = Admin::start(SocketAddr::from(([127, 0, 0, 1], 0)), parts).unwrap();
     Fixture { admin, health, drain }

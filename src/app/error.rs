@@ -3,6 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::control::embedded::FileError;
+use crate::control::etcd::AddressError;
+use crate::peer::ConnectError;
 use crate::peer::credentials::CredentialsError;
 use crate::peer::quic::QuicError;
 use crate::queue::QueueError;
@@ -45,6 +48,23 @@ pub enum AppError {
     /// The queue cannot be opened.
     #[error("the queue of messages below the data directory cannot be used")]
     Queue(#[from] QueueError),
+    /// A file for the route store cannot be read.
+    #[error("cannot read {path}, which [routes.etcd] names")]
+    RouteFile {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The file of the route store cannot be used.
+    #[error("the route store of this relay cannot be used")]
+    Routes(#[from] FileError),
+    /// The way to the relay that has the routes cannot be prepared.
+    #[error("no line can be opened to the relay that has the routes")]
+    Line(#[from] ConnectError),
+    /// etcd cannot be reached as the settings say.
+    #[error("etcd cannot be used as the route store")]
+    Etcd(#[from] AddressError),
     /// TLS cannot be set up.
     #[error("QUIC cannot be set up")]
     Quic(#[from] QuicError),

@@ -56,6 +56,7 @@ impl Messages {
             routing: shared.routing.clone(),
             queue: shared.queue.handle.clone(),
             catalog: catalog(settings, &shared.place.unit),
+            claims: shared.routes.as_ref().map(|routes| routes.claims.clone()),
         });
         let consumers = Consumers::new(shared.queue.handle.clone(), number);
         let push = Push::new(PushParts {

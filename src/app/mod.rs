@@ -17,6 +17,7 @@ mod messages;
 mod policies;
 mod queue_thread;
 mod reload;
+mod routes;
 mod shard;
 mod shared;
 mod status;
@@ -39,6 +40,8 @@ use self::shard::{Command, Shard};
 use self::shared::Shared;
 use self::status::{ShardStatus, Status};
 use crate::admin::{self, Admin};
+use crate::crossing::Receiver;
+use crate::queue::api::Output;
 use crate::settings::{Checked, Source};
 use crate::telemetry::{LogHandle, Registry};
 
@@ -73,24 +76,14 @@ async fn serve(source: Source, checked: Checked, log: LogHandle) -> Result<(), A
         "the relay is starting; what is on disk is read first",
     );
     let drain = CancellationToken::new();
-    let parts = admin::Parts {
-        registry,
-        health: health.clone(),
-        log,
-        routing: shared.routing.clone(),
-        place: shared.place.clone(),
-        missing_key: shared.missing_keys(),
-        status: Arc::new(Pages(shared.clone())),
-        drain: drain.clone(),
-        access: admin::Access {
-            read: contexts::token(&settings.admin.read_token_file)?,
-            change: contexts::token(&settings.admin.change_token_file)?,
-        },
-        queue: Some(Arc::new(admin::Desk::new(shared.queue.handle.clone(), ends.admin))),
-    };
+    let parts = admin_parts(&shared, registry, log, &drain, ends.queue.admin)?;
     let admin = admin_address.map(|address| Admin::start(address, parts)).transpose()?;
     // Readiness waits for it: it takes a while if much is on disk.
-    let queue = queue_thread::start(&shared, (ends.inlet, ends.outlets), ends.metrics).await?;
+    let queue = queue_thread::start(&shared, (ends.queue.inlet, ends.queue.outlets), ends.queue.metrics).await?;
+    let routes = match ends.routes {
+        Some(ends) => Some(routes::start(Arc::clone(&shared), ends, settings.route_book()).await?),
+        None => None,
+    };
     let shards = start_shards(&shared).await?;
     let listeners = accept::Listeners::bind(&shared)?;
     let stop_accepting = CancellationToken::new();
@@ -102,6 +95,7 @@ async fn serve(source: Source, checked: Checked, log: LogHandle) -> Result<(), A
     let grace = settings.relay.drain_timeout;
     let life = async {
         wait_for_links(&shared.status).await;
+        wait_for_routes(&shared).await;
         health.set("starting", true, "");
         drain.cancelled().await;
         health.set("draining", false, "the relay is shutting down");
@@ -119,6 +113,9 @@ async fn serve(source: Source, checked: Checked, log: LogHandle) -> Result<(), A
     } else {
         close_lanes(&shards).await;
         queue_thread::stop(queue).await;
+        if let Some(routes) = routes {
+            routes.stop().await;
+        }
         end(shards).await;
     }
     if let Some(admin) = admin {
@@ -126,6 +123,33 @@ async fn serve(source: Source, checked: Checked, log: LogHandle) -> Result<(), A
     }
     tracing::info!(forced, "relay stopped");
     Ok(())
+}
+
+/// What operators may see and do.
+fn admin_parts(
+    shared: &Arc<Shared>,
+    registry: Registry,
+    log: LogHandle,
+    drain: &CancellationToken,
+    answers: Receiver<Output>,
+) -> Result<admin::Parts, AppError> {
+    let settings = &shared.settings;
+    Ok(admin::Parts {
+        registry,
+        health: shared.health.clone(),
+        log,
+        routing: shared.routing.clone(),
+        place: shared.place.clone(),
+        missing_key: shared.missing_keys(),
+        status: Arc::new(Pages(shared.clone())),
+        drain: drain.clone(),
+        access: admin::Access {
+            read: contexts::token(&settings.admin.read_token_file)?,
+            change: contexts::token(&settings.admin.change_token_file)?,
+        },
+        queue: Some(Arc::new(admin::Desk::new(shared.queue.handle.clone(), answers))),
+        routes: None,
+    })
 }
 
 /// Creates the data directory (O-S5).
@@ -168,6 +192,30 @@ async fn wait_for_links(status: &Status) {
     };
     if timeout(LINK_WAIT, up).await.is_err() {
         tracing::warn!("ready, although not every unit has a link yet");
+    }
+}
+
+/// A relay that has a route store is not ready before it has a copy of the routes, be it the one it kept: it could say of no
+/// key who owns it.
+async fn wait_for_routes(shared: &Shared) {
+    let mut changes = shared.routing.changes();
+    let mut said = false;
+    loop {
+        let table = shared.routing.table();
+        if !table.has_store() || table.routes().is_some() {
+            return;
+        }
+        let wait = if said { Duration::MAX } else { LINK_WAIT };
+        match timeout(wait, changes.changed()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return,
+            Err(_) => {
+                said = true;
+                let why = "waiting for the route store: without a copy of the routes no key has an owner";
+                shared.health.set("starting", false, why);
+                tracing::warn!("not ready: {why}");
+            }
+        }
     }
 }
 

@@ -123,7 +123,7 @@ impl Reload {
             geo: self.shared.geo.clone(),
             unit: self.shared.place.unit.clone(),
             relay: self.shared.place.relay.clone(),
-            siblings: false,
+            lines: self.settings.line_role(),
         };
         let credentials = Credentials::load(&next.peer, &next.units, &own, wall_clock())?;
         if next.log.level != self.settings.log.level {
@@ -136,7 +136,7 @@ impl Reload {
             );
         }
         if next.routing != self.settings.routing || next.units != self.settings.units {
-            self.shared.routing.replace(routes);
+            self.shared.routing.replace_rules(&routes);
         }
         let policies = policies(&next);
         self.shared.policies.store(Arc::new(policies.clone()));

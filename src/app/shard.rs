@@ -23,8 +23,11 @@ use super::contexts::{Contexts, Pair};
 use super::messages::Messages;
 use super::{AppError, ShardStatus, Shared};
 use crate::calls::{CallPolicies, ShardPolicies};
+use crate::control::keeper::GateId;
 use crate::delivery::{self, Delivery};
+use crate::inbound::{GateParts, OwnerGate};
 use crate::peer::{self, Peers};
+use crate::routing::gate::Drain;
 use crate::settings::Settings;
 use crate::telemetry::calls::CallMetrics;
 use crate::wire::io::BoxIo;
@@ -131,6 +134,8 @@ struct Parts {
     calls: CallMetrics,
     contexts: Contexts,
     policies: Rc<ShardPolicies>,
+    /// Lets calls of owned keys in, if there is a route store.
+    gate: Option<Rc<OwnerGate>>,
     /// Connections of local services, and how many this shard takes.
     connections: TaskTracker,
     connections_max: usize,
@@ -156,8 +161,13 @@ async fn live(
         return;
     }
     let mut tick = tokio::time::interval(TICK);
+    let mut drains = shared.routes.as_ref().and_then(|routes| routes.drains(index));
     loop {
         tokio::select! {
+            Some(drain) = next(&mut drains) => {
+                parts.inbound.drain(&drain);
+                continue;
+            }
             command = queue.recv() => match command {
                 Some(Command::Link) => parts.link(),
                 Some(Command::Serve(protocol, socket)) => {
@@ -198,6 +208,7 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
     let calls = shared.series.calls.on_shard();
     let policies = ShardPolicies::new((**shared.policies.load()).clone());
     let delivery = delivery(shared, index, &tasks);
+    let gate = owner_gate(shared, index);
     let inbound = inbound::Rpc::new(inbound::Parts {
         place: shared.place.clone(),
         routing: shared.routing.clone(),
@@ -205,6 +216,7 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
         policies: policies.clone(),
         metrics: calls.clone(),
         hops_max: settings.routing.hops_max,
+        gate: gate.clone(),
     });
     let drain = CancellationToken::new();
     let messages = Messages::new(shared, index, &delivery, &drain);
@@ -246,6 +258,7 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
         calls,
         contexts,
         policies,
+        gate,
         connections: TaskTracker::new(),
         connections_max: settings.ingress.connections_max.div_ceil(shared.status.shards().max(1)),
         connections_refused: shared.series.connections_refused.clone(),
@@ -269,18 +282,33 @@ fn outbound(
         local: local.clone(),
         policies: policies.clone(),
         parking: parking(shared),
-        claims: None,
+        claims: shared.routes.as_ref().map(|routes| routes.claims.clone()),
+        lookups: shared.series.lookups.on_shard(),
         budgets: shared.retries.on_shard(index),
         metrics: metrics.clone(),
         first_request_id: fastrand::u64(1..),
     })
 }
 
+/// The gate of a shard, if there is a route store.
+fn owner_gate(shared: &Shared, index: usize) -> Option<Rc<OwnerGate>> {
+    let routes = shared.routes.as_ref()?;
+    Some(OwnerGate::new(GateParts {
+        id: GateId::Shard(index),
+        place: shared.place.clone(),
+        geo: shared.geo.clone(),
+        routing: shared.routing.clone(),
+        claims: routes.claims.clone(),
+        drained: routes.drained.clone(),
+        in_flight_max: shared.settings.routes.in_flight_max,
+    }))
+}
+
 /// This shard's part of the calls that may wait for their route.
 fn parking(shared: &Shared) -> outbound::ParkingLimits {
     let shards = shared.status.shards().max(1);
     outbound::ParkingLimits {
-        calls: PARKED_MAX.div_ceil(shards),
+        calls: shared.settings.routes.parked_max.div_ceil(shards),
         bytes: PARKED_BYTES_MAX.div_ceil(shards),
         calls_of_key: PARKED_OF_KEY_MAX,
     }
@@ -356,6 +384,10 @@ impl Parts {
 
     fn report(&self, status: Option<&ShardStatus>) {
         self.calls.flush();
+        self.outbound.flush();
+        if let Some(gate) = &self.gate {
+            gate.flush();
+        }
         let Some(status) = status else { return };
         status
             .calls_outbound
@@ -399,6 +431,14 @@ impl Socket {
     }
 }
 
+/// What the shard is asked to wait for next; never, without a route store.
+async fn next(drains: &mut Option<mpsc::Receiver<Drain>>) -> Option<Drain> {
+    match drains {
+        Some(drains) => drains.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
 async fn until(end: &CancellationToken, task: impl Future<Output = ()>) {
     tokio::select! {
         () = task => {}
@@ -410,8 +450,6 @@ async fn until(end: &CancellationToken, task: impl Future<Output = ()>) {
 const TICK: Duration = Duration::from_millis(100);
 const COMMANDS_MAX: usize = 1024;
 const END_WAIT: Duration = Duration::from_secs(2);
-/// Calls that wait for their route, in all.
-const PARKED_MAX: usize = 10_000;
 /// Requests of calls that wait for their route, in all.
 const PARKED_BYTES_MAX: usize = 64 << 20;
 /// Calls of one key that wait for their route, per shard.

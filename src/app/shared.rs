@@ -6,16 +6,18 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use prometheus::IntCounter;
 
-use super::AppError;
 use super::policies::policies;
 use super::queue_thread::{self, Ends, Ways};
 use super::status::Status;
+use super::{AppError, routes};
 use crate::calls::CallPolicies;
+use crate::control::worker;
 use crate::delivery::SharedDirectory;
 use crate::model::{Geo, Place};
 use crate::peer::credentials::{Credentials, CredentialsHandle, Own};
 use crate::peer::quic::Quic;
 use crate::peer::refusals::Refusals;
+use crate::routing::metrics::LookUpSeries;
 use crate::settings::{Checked, Settings};
 use crate::telemetry::Registry;
 use crate::telemetry::calls::CallSeries;
@@ -39,6 +41,8 @@ pub(super) struct Shared {
     pub(super) lines: Option<peer::Lines>,
     pub(super) series: Series,
     pub(super) queue: Ways,
+    /// The way to the thread of the routes, if there is a route store.
+    pub(super) routes: Option<routes::Ways>,
     pub(super) status: Arc<Status>,
     pub(super) health: admin::Health,
 }
@@ -70,10 +74,18 @@ pub(super) struct Series {
     pub(super) framed: delivery::framed::Metrics,
     pub(super) ingress_grpc: ingress::grpc::Metrics,
     pub(super) peer: peer::Metrics,
+    pub(super) routes: worker::Metrics,
+    pub(super) lookups: LookUpSeries,
 }
 
-/// Makes what is shared, and the ends of the ways to the queue.
-pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, Ends), AppError> {
+/// The ends of ways that the app hands on.
+pub(super) struct AllEnds {
+    pub(super) queue: Ends,
+    pub(super) routes: Option<routes::Ends>,
+}
+
+/// Makes what is shared, and the ends of the ways to the queue and to the routes.
+pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, AllEnds), AppError> {
     let series = registry.series();
     let Checked {
         settings,
@@ -81,7 +93,7 @@ pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, En
         unit,
         relay,
         data_dir,
-        routes,
+        routes: table,
         admin: _,
         warnings: _,
     } = checked;
@@ -89,7 +101,7 @@ pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, En
         geo: geo.clone(),
         unit: unit.clone(),
         relay: relay.clone(),
-        siblings: false,
+        lines: settings.line_role(),
     };
     let credentials = Credentials::load(&settings.peer, &settings.units, &own, peer::credentials::wall_clock())?;
     let credentials = CredentialsHandle::register(credentials, series)?;
@@ -101,14 +113,24 @@ pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, En
     let shards = shard_count(settings.relay.shards);
     let units = settings.units.keys().chain([&unit]).cloned();
     let (queue, ends) = queue_thread::ways(&settings.queue, shards, queue::Metrics::register(series, &unit)?);
+    let (routes, route_ends, lines) = match routes::ways(&settings, shards) {
+        Some((ways, ends, lines)) => (Some(ways), Some(ends), Some(lines)),
+        None => (None, None, None),
+    };
+    let ends = AllEnds {
+        queue: ends,
+        routes: route_ends,
+    };
+    let lines = lines.filter(|_| settings.is_route_authority());
     let shared = Shared {
         queue,
-        routing: routing::Handle::new(routes),
+        routes,
+        routing: routing::Handle::new(table),
         quic,
         directory: SharedDirectory::new(shards),
         elsewhere: peer::Elsewhere::new(shards, settings.delivery.crossing_in_flight_max),
         roster: Arc::default(),
-        lines: None,
+        lines,
         policies: ArcSwap::from_pointee(policies(&settings)),
         retries: admission::RetryBudgets::new(units, shards, settings.retry.clone()),
         framed: settings.ingress.framed.limits()?,
@@ -120,6 +142,8 @@ pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, En
             framed: delivery::framed::Metrics::register(series)?,
             ingress_grpc: ingress::grpc::Metrics::register(series)?,
             peer: peer::Metrics::register(series, &unit)?,
+            routes: worker::Metrics::register(series)?,
+            lookups: LookUpSeries::register(series)?,
         },
         status: Arc::new(Status::new(&settings, shards)),
         health: admin::Health::new(),

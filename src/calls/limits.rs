@@ -60,6 +60,10 @@ pub struct TimeLimits {
     timeout: Duration,
     idle_timeout: Duration,
     duration_max: Duration,
+    /// Whatever else is said.
+    ceiling: Option<Instant>,
+    /// If it is a stream.
+    stream_ceiling: Option<Instant>,
 }
 
 impl TimeLimits {
@@ -73,7 +77,24 @@ impl TimeLimits {
             timeout: policy.timeout,
             idle_timeout: policy.idle_timeout,
             duration_max: policy.duration_max,
+            ceiling: None,
+            stream_ceiling: None,
         }
+    }
+
+    /// It ends at that time at the latest: another unit may have its key by then.
+    pub fn end_by(&mut self, at: Instant) {
+        self.ceiling = Some(self.ceiling.map_or(at, |other| other.min(at)));
+    }
+
+    /// It ends at that time at the latest if it is a stream by then: its key is being moved.
+    pub fn end_stream_by(&mut self, at: Instant) {
+        self.stream_ceiling = Some(self.stream_ceiling.map_or(at, |other| other.min(at)));
+    }
+
+    /// Whether it has to make way because its key is being moved.
+    pub fn makes_way(&self, now: Instant) -> bool {
+        self.streams && self.stream_ceiling.is_some_and(|at| at <= now)
     }
 
     /// Bytes moved without ending the call: it is a stream.
@@ -84,6 +105,11 @@ impl TimeLimits {
 
     /// When the call's time is over, as things stand.
     pub fn limit(&self) -> Option<Instant> {
+        let stream = self.stream_ceiling.filter(|_| self.streams);
+        [self.own_limit(), self.ceiling, stream].into_iter().flatten().min()
+    }
+
+    fn own_limit(&self) -> Option<Instant> {
         if self.deadline.is_some() {
             return self.deadline;
         }
@@ -105,6 +131,12 @@ impl TimeLimits {
 
     /// Which limit it is that ends the call, for the caller's developer.
     pub fn describe(&self, now: Instant) -> String {
+        if self.makes_way(now) {
+            return "the key is being moved to another unit; a stream makes way for that".to_owned();
+        }
+        if self.own_limit().is_none_or(|limit| limit > now) {
+            return "calls with a key may not take longer than routes.in_flight_max".to_owned();
+        }
         if self.deadline.is_some() {
             return "the caller's deadline passed".to_owned();
         }

@@ -9,6 +9,7 @@
 //! What the relay does (`app`).
 
 mod admin;
+mod ask;
 mod call;
 pub mod cert;
 mod cert_status;
@@ -18,6 +19,7 @@ mod explain;
 mod grpc;
 mod messages;
 mod queue;
+mod route;
 mod table;
 mod version;
 
@@ -95,6 +97,9 @@ enum Command {
     /// How fast a running relay sends stored messages to units that were away
     #[command(after_help = queue::REPLAY_HELP)]
     Replay(queue::Replay),
+    /// Which units own which keys, while relays run: look, give, move, publish
+    #[command(after_help = route::HELP)]
+    Route(route::Route),
     /// Run a relay until SIGTERM
     #[command(after_help = "Example:\n  strait run --config config/relay.toml --set relay.shards=2")]
     Run(SourceArgs),
@@ -137,6 +142,20 @@ enum CliError {
     /// The demo did not show what it should.
     #[error(transparent)]
     Demo(#[from] demo::DemoError),
+    /// The relay could not do it.
+    #[error("{detail}")]
+    Failed {
+        /// Why, and what to do about it.
+        detail: String,
+    },
+    /// A file that was named cannot be read.
+    #[error("cannot read {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// The answer could not be turned into text.
     #[error("cannot write the answer as text")]
     Format(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -223,6 +242,7 @@ fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), CliError> {
         Command::Subscribe(args) => messages::subscribe(&args, cli.output, out),
         Command::Queue(args) => queue::run(&args, cli.output, out),
         Command::Replay(args) => queue::replay(&args, cli.output, out),
+        Command::Route(args) => route::run(&args, cli.output, out),
         Command::Run(args) => {
             let source = args.source();
             let checked = load(&source)?;

@@ -8,13 +8,19 @@
 //! Which unit owns a key by a given copy (`routing`), and what becomes of a call (`outbound`, `inbound`).
 
 pub mod authority;
+pub mod book;
 pub mod claims;
 pub mod clock;
 pub mod embedded;
 pub mod etcd;
 pub mod keeper;
 pub mod ledger;
+pub mod mover;
 pub mod operator;
 mod question;
 pub mod remote;
+mod settings;
 pub mod store;
+pub mod worker;
+
+pub use settings::{DimensionSettings, EtcdSettings, PlacementKind, Settings, StoreKind};

@@ -11,15 +11,18 @@
 //! Which endpoint serves the call (`delivery`).
 
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::gate::{self, Admission, OwnerGate};
 use crate::calls::{CallRecord, Calls, Limited, ShardPolicies, TimeLimits};
 use crate::model::{
     CallId, Callee, Caller, CallerRef, CancelReason, Part, Place, Reason, Refused, RelayError, ReplyEvent, Request,
     RequestEvent, Retry,
 };
 use crate::routing;
+use crate::routing::gate::Drain;
 use crate::telemetry::calls::{CallMetrics, Direction};
 
 /// What the story is made of.
@@ -36,6 +39,8 @@ pub struct Parts {
     pub metrics: CallMetrics,
     /// Units a call may pass.
     pub hops_max: usize,
+    /// Lets calls of owned keys in, if there is a route store.
+    pub gate: Option<Rc<OwnerGate>>,
 }
 
 /// Calls that arrive for local services, on one shard.
@@ -51,6 +56,8 @@ struct Open {
     callee_id: CallId,
     limits: TimeLimits,
     record: CallRecord,
+    /// Given back when the call ends.
+    admission: Option<Admission>,
 }
 
 impl Rpc {
@@ -76,16 +83,21 @@ impl Rpc {
     /// The story: check that it is ours, hand it over.
     fn accept(
         &self,
-        request: Box<Request>,
+        mut request: Box<Request>,
         caller: CallerRef,
         mut record: CallRecord,
     ) -> Result<CallId, Box<(CallRecord, Refused)>> {
-        if let Err(error) = self.check_hops(&request).and_then(|()| self.check_owner(&request)) {
-            return Err(Box::new((record, refused(error, request))));
-        }
+        let admission = match self.check_hops(&request).and_then(|()| self.check_owner(&mut request)) {
+            Ok(admission) => admission,
+            Err(error) => return Err(Box::new((record, refused(error, request)))),
+        };
         let policies = self.parts.policies.current();
         let policy = policies.of(request.service());
-        let limits = TimeLimits::new(policy, request.received, request.deadline);
+        let mut limits = TimeLimits::new(policy, request.received, request.deadline);
+        if let Some(until) = admission.as_ref().and_then(|admission| admission.until) {
+            limits.end_by(until);
+            request.deadline = Some(request.deadline.map_or(until, |deadline| deadline.min(until)));
+        }
         let now = Instant::now().into_std();
         record.on_sent(now, &self.parts.metrics);
         if limits.is_over(now) {
@@ -100,6 +112,7 @@ impl Rpc {
             callee_id: CallId(0),
             limits,
             record,
+            admission,
         });
         match self.parts.delivery.open(request, CallerRef { port: me, id }) {
             Ok(callee_id) => {
@@ -130,37 +143,57 @@ impl Rpc {
         Ok(())
     }
 
-    fn check_owner(&self, request: &Request) -> Result<(), RelayError> {
+    fn check_owner(&self, request: &mut Request) -> Result<Option<Admission>, RelayError> {
         // Without a key or unit it was the origin's policy for the service that sent the call here.
         if request.hints.keys.is_empty() && request.hints.unit.is_none() {
-            return Ok(());
+            return Ok(None);
         }
         let here = &self.parts.place.unit;
         let policies = self.parts.policies.current();
         let policy = policies.of(request.service());
         let table = self.parts.routing.table();
+        if let Some(gate) = &self.parts.gate {
+            return gate.enter(&table, request, &policy.missing_key);
+        }
         let decision = table.resolve(&request.hints, &policy.missing_key, here, &())?;
         if decision.unit == here {
-            return Ok(());
+            return Ok(None);
         }
-        let detail = format!(
-            "unit {here} does not own the key; unit {} does, by route table {}",
-            decision.unit, decision.epoch
-        );
-        let mut error = RelayError::new(Reason::WrongUnit, Retry::Safe, detail);
-        error.owner = Some((decision.unit.clone(), decision.epoch));
-        Err(error)
+        Err(gate::wrong_unit(&self.parts.place, &decision))
+    }
+
+    /// A key, bucket, rule or unit of this unit is frozen: says so when no call of it runs any more. Streams make way after a
+    /// moment; calls come to their end.
+    pub fn drain(&self, drain: &Drain) {
+        let Some(gate) = &self.parts.gate else { return };
+        gate.drain(drain.clone());
+        let at = Instant::now().into_std() + STREAM_GRACE;
+        let mut waits = false;
+        for id in self.calls.ids() {
+            self.calls.with(id, |open| {
+                if open.admission.as_ref().is_some_and(|call| gate.waits(drain, call)) {
+                    open.limits.end_stream_by(at);
+                    waits = true;
+                }
+            });
+        }
+        if waits {
+            self.calls.expect(at);
+        }
     }
 
     fn on_overdue(&self, id: CallId) {
         let Some(open) = self.calls.take(id) else { return };
         let cancel = RequestEvent::Cancel(CancelReason::Deadline);
         self.parts.delivery.on_request(open.callee_id, cancel);
-        let detail = open.limits.describe(Instant::now().into_std());
-        self.fail(
-            open,
-            RelayError::new(Reason::DeadlineExceeded, Retry::Ambiguous, detail),
-        );
+        let now = Instant::now().into_std();
+        let reason = if open.limits.makes_way(now) {
+            Reason::Moving
+        } else {
+            Reason::DeadlineExceeded
+        };
+        let detail = open.limits.describe(now);
+        self.fail(open, RelayError::new(reason, Retry::Ambiguous, detail));
     }
 
     fn on_part(&self, id: CallId, mut part: Part) {
@@ -265,6 +298,9 @@ impl Limited for Open {
         self.limits.limit()
     }
 }
+
+/// How long streams may go on after their key was frozen; well below the time a key may be frozen.
+const STREAM_GRACE: Duration = Duration::from_millis(500);
 
 fn refused(error: RelayError, request: Box<Request>) -> Refused {
     Refused {

@@ -18,14 +18,8 @@ pub use message::{Catalog, Published, Publisher, PublisherParts, PublisherRef, P
 pub use parking::ParkingLimits;
 pub use rpc::{Parts, Rpc};
 
-use crate::model::{Callee, RelayError, RouteHints, UnitId};
+use crate::model::{Callee, RelayError, UnitId};
 use crate::peer::Peers;
-
-/// Asks the route store about keys that nobody decided about.
-pub trait Asks {
-    /// The owner of the keys of these hints is wanted. The answer is heard of as a change of routes.
-    fn ask(&self, hints: &RouteHints);
-}
 
 /// Finds ways to other units.
 pub trait Ways {

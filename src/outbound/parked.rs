@@ -20,7 +20,7 @@ use super::parking::Seat;
 use super::retries::LookAlarm;
 use super::rpc::{Open, Routed, Rpc};
 use crate::model::{CallId, Callee, Reason, Refused, RelayError, Request, Retry};
-use crate::routing::{Decision, RouteError};
+use crate::routing::{Decision, RouteError, metrics};
 
 /// A call that waits for its route.
 pub(super) struct Parked {
@@ -39,6 +39,7 @@ pub(super) struct Wait {
     error: RelayError,
     /// Time until it looks again of its own accord.
     look: Duration,
+    why: metrics::Wait,
 }
 
 impl Wait {
@@ -51,6 +52,7 @@ impl Wait {
         Self {
             error: RelayError::new(Reason::Moving, Retry::Safe, detail).pushed_back(PUSHBACK),
             look: LOOK_AGAIN,
+            why: metrics::Wait::Moving,
         }
     }
 
@@ -59,6 +61,10 @@ impl Wait {
         Self {
             look: error.pushback.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN),
             error: error.clone(),
+            why: match error.reason {
+                Reason::Moving => metrics::Wait::Moving,
+                _ => metrics::Wait::Behind,
+            },
         }
     }
 
@@ -90,10 +96,11 @@ impl Rpc {
                 }
                 LOOK_AGAIN
             }
-            RouteError::Behind { .. } => LOOK_AGAIN,
+            RouteError::Behind { .. } | RouteError::NoCopy => LOOK_AGAIN,
             _ => return Err(error.into()),
         };
         Ok(Wait {
+            why: metrics::Wait::from(&error),
             error: error.into(),
             look,
         })
@@ -114,6 +121,7 @@ impl Rpc {
     }
 
     fn parked(&self, id: CallId, request: &Request, wait: Wait) -> Result<Parked, Box<RelayError>> {
+        self.parts.lookups.on_wait(wait.why);
         let table = self.parts.routing.table();
         let key = table.hash_of(&request.hints);
         let Some(seat) = self.parking.seat(id, key, request.body.chunk.len()) else {
@@ -133,8 +141,8 @@ impl Rpc {
     /// Parks a call that another relay refused because its key moves; `None` if it is none, or cannot be sent again.
     pub(super) fn park_refused(&self, id: CallId, open: &mut Open, error: &RelayError) -> Option<()> {
         let redirected = error.reason == Reason::WrongUnit && error.owner.is_some() && open.redirects > 0;
-        let moves = matches!(error.reason, Reason::Moving | Reason::NoLease) || redirected;
-        if !moves || error.retry != Retry::Safe || !self.parts.routing.table().has_routes() {
+        let moves = matches!(error.reason, Reason::Moving | Reason::NoLease | Reason::RoutesAway) || redirected;
+        if !moves || error.retry != Retry::Safe || !self.parts.routing.table().has_store() {
             return None;
         }
         let request = open.again.as_ref()?;

@@ -121,7 +121,7 @@ impl Rpc {
         if let Some(turn) = &mut open.turn {
             turn.on_failed(now);
         }
-        let redirects_max = if self.parts.routing.table().has_routes() {
+        let redirects_max = if self.parts.routing.table().has_store() {
             REDIRECTS_MAX
         } else {
             1

@@ -15,17 +15,19 @@ use std::rc::{Rc, Weak};
 
 use tokio::time::Instant;
 
+use super::Ways;
 use super::parked::{Parked, Wait};
 use super::parking::{Parking, ParkingLimits};
 use super::retries::{Retries, Turn};
 use super::verdict::{self, Failure};
-use super::{Asks, Ways};
 use crate::admission::{Active, ShardBudget, ShardBudgets};
 use crate::calls::{CallRecord, Calls, Limited, ShardPolicies, TimeLimits};
+use crate::control::claims::Claims;
 use crate::model::{
     CallId, Callee, Caller, CallerRef, CancelReason, Ending, Metadata, MetadataBuilder, Part, Place, Reason, Refused,
     RelayError, ReplyEvent, Request, RequestBody, RequestEvent, Retry, SMALL_BODY_BYTES, UnitId,
 };
+use crate::routing::metrics::LookUps;
 use crate::routing::{self, Standing};
 use crate::telemetry::calls::{CallMetrics, Direction};
 use crate::telemetry::retries::RetryOutcome;
@@ -44,8 +46,10 @@ pub struct Parts {
     pub policies: Rc<ShardPolicies>,
     /// How many calls may wait for their route.
     pub parking: ParkingLimits,
-    /// Asks who has keys that nobody decided about.
-    pub claims: Option<Rc<dyn Asks>>,
+    /// Knows who has keys that nothing else was decided about, if there is a route store.
+    pub claims: Option<Claims>,
+    /// Counts what decides where calls go.
+    pub lookups: LookUps,
     /// How many calls may be sent again.
     pub budgets: ShardBudgets,
     /// Series of calls.
@@ -117,6 +121,11 @@ impl Rpc {
             self.watch_retries(),
             self.watch_routes()
         );
+    }
+
+    /// Hands what was counted to the shared series.
+    pub fn flush(&self) {
+        self.parts.lookups.flush();
     }
 
     /// Calls under way.
@@ -192,10 +201,16 @@ impl Rpc {
         let policies = self.parts.policies.current();
         let policy = policies.of(request.service());
         let table = self.parts.routing.table();
-        let decision = match table.resolve(&request.hints, &policy.missing_key, &self.parts.place.unit, &()) {
+        let decision = match table.resolve(
+            &request.hints,
+            &policy.missing_key,
+            &self.parts.place.unit,
+            &self.parts.claims,
+        ) {
             Ok(decision) => decision,
             Err(error) => return self.without_route(request, error).map(Routed::Wait),
         };
+        self.parts.lookups.on_found(decision.source);
         request.facts.epoch = decision.epoch;
         record.on_routed(decision.unit, decision.epoch);
         if let Standing::Frozen { .. } = decision.standing {

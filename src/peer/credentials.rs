@@ -37,8 +37,20 @@ pub struct Own {
     pub unit: UnitId,
     /// Its name.
     pub relay: RelayName,
-    /// Whether other relays of the unit may open lines to it, or it to them.
-    pub siblings: bool,
+    /// What it has to do with lines.
+    pub lines: LineRole,
+}
+
+/// What a relay has to do with lines.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum LineRole {
+    /// Nothing; then no relay of its own unit may connect.
+    #[default]
+    None,
+    /// It opens one to the relay that has the routes.
+    Opens,
+    /// It has the routes: relays of its own unit and of others may open lines to it.
+    Takes,
 }
 
 /// Certificate, key and trust of this relay. Immutable.
@@ -48,6 +60,7 @@ pub struct Credentials {
     key: Arc<CertifiedKey>,
     reset: ResetSecret,
     policy: Policy,
+    lines: LineRole,
 }
 
 /// The credentials in force; a clone sees the same ones. Handshakes look them up when they begin.
@@ -189,7 +202,7 @@ impl Credentials {
         let not_after = check_validity(certificate, &chain, now)?;
         let (certified, reset) = certified_key(certificate, chain, key, own)?;
         let mut policy = read_policy(settings, units)?;
-        if own.siblings {
+        if own.lines != LineRole::None {
             policy.units.insert(own.unit.clone(), own.geo.clone());
         }
         let credentials = Self {
@@ -198,6 +211,7 @@ impl Credentials {
             key: Arc::new(certified),
             reset,
             policy,
+            lines: own.lines,
         };
         credentials.check_as_peers_do(certificate, now)?;
         Ok(credentials)
@@ -221,6 +235,11 @@ impl Credentials {
     /// Whether both show the same certificate to peers.
     pub fn shows_same_as(&self, other: &Self) -> bool {
         self.key.cert == other.key.cert
+    }
+
+    /// What this relay has to do with lines.
+    pub fn lines(&self) -> LineRole {
+        self.lines
     }
 
     /// Whom this relay trusts.

@@ -39,6 +39,11 @@ pub enum ConnectError {
     /// The QUIC or TLS handshake failed.
     #[error("no connection to {0}")]
     Connection(SocketAddr, #[source] quinn::ConnectionError),
+    /// The relay there takes no lines.
+    #[error(
+        "the relay at {0} does not have the routes; [routes] must name the same authority at all relays of the Geo"
+    )]
+    NoRoutes(SocketAddr),
     /// The attempt could not be made.
     #[error("cannot dial {0}")]
     Dial(SocketAddr, #[source] quinn::ConnectError),

@@ -106,6 +106,9 @@ impl LineDialler {
         let connecting = connecting.map_err(|error| ConnectError::Dial(at, error))?;
         let refused = |error: quinn::ConnectionError| {
             self.quic.report(Direction::Dialled, at, &error);
+            if quic::lacks_protocol(&error) {
+                return ConnectError::NoRoutes(at);
+            }
             ConnectError::Connection(at, error)
         };
         let connection = connecting.await.map_err(refused)?;

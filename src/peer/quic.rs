@@ -337,7 +337,6 @@ pub fn refusal_of(error: &ConnectionError) -> Option<Refusal> {
     const CERTIFICATE_ALERTS: std::ops::RangeInclusive<u64> = 42..=49;
     const PROTOCOL_VERSION: u64 = 70;
     const CERTIFICATE_REQUIRED: u64 = 116;
-    const NO_APPLICATION_PROTOCOL: u64 = 120;
     match error {
         ConnectionError::TransportError(error) => match alert_of(error.code)? {
             // Sent by our own checks, which have told the sink why.
@@ -354,6 +353,19 @@ pub fn refusal_of(error: &ConnectionError) -> Option<Refusal> {
         _ => None,
     }
 }
+
+/// Whether the other side does not speak the protocol that was asked for.
+pub(super) fn lacks_protocol(error: &ConnectionError) -> bool {
+    let code = match error {
+        ConnectionError::TransportError(error) => error.code,
+        ConnectionError::ConnectionClosed(close) => close.error_code,
+        _ => return false,
+    };
+    alert_of(code) == Some(NO_APPLICATION_PROTOCOL)
+}
+
+/// TLS alert of a side that speaks none of the protocols offered.
+const NO_APPLICATION_PROTOCOL: u64 = 120;
 
 /// The TLS alert in a QUIC error code.
 fn alert_of(code: TransportErrorCode) -> Option<u64> {

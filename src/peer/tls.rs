@@ -30,7 +30,7 @@ use rustls::{
     ServerConfig, SignatureScheme,
 };
 
-use super::credentials::CredentialsHandle;
+use super::credentials::{CredentialsHandle, LineRole};
 use super::refusals::{Direction, RefusalSink};
 use super::verify::{Dialled, Refusal};
 
@@ -55,7 +55,10 @@ pub fn server_config(credentials: &CredentialsHandle, sink: &Arc<dyn RefusalSink
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(resolver);
-    config.alpn_protocols = vec![ALPN.to_vec(), LINE_ALPN.to_vec()];
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    if credentials.current().lines() == LineRole::Takes {
+        config.alpn_protocols.push(LINE_ALPN.to_vec());
+    }
     config.max_early_data_size = 0;
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -308,6 +308,33 @@ impl Builder<'_> {
     }
 }
 
+impl Rule {
+    /// How it names keys; `None` if in no way or in several, which no table takes.
+    pub fn kind(&self) -> Option<RuleKind> {
+        match kinds(self).as_slice() {
+            [kind] => Some(*kind),
+            _ => None,
+        }
+    }
+
+    /// Its buckets, if it is one with `hash`.
+    pub fn buckets(&self) -> Option<std::ops::Range<u16>> {
+        let (first, end) = buckets_of(self.hash?)?;
+        Some(u16::try_from(first).ok()?..u16::try_from(end).ok()?)
+    }
+
+    /// Whether it names this key, by `keys`, `prefix` or `range`; not whether another rule names it better.
+    pub fn names(&self, key: &[u8]) -> bool {
+        let is_in = |range: &[String; 2]| {
+            let [first, last] = range.each_ref().map(|bound| parse_number(bound.as_bytes()));
+            parse_number(key).is_some_and(|key| first.is_some_and(|first| first <= key) && last.is_some_and(|last| key <= last))
+        };
+        self.keys.iter().any(|known| known.as_bytes() == key)
+            || self.prefix.as_ref().is_some_and(|prefix| key.starts_with(prefix.as_bytes()))
+            || self.range.as_ref().is_some_and(is_in)
+    }
+}
+
 fn kinds(rule: &Rule) -> Vec<RuleKind> {
     [
         (!rule.keys.is_empty(), RuleKind::Keys),

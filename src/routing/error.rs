@@ -108,6 +108,9 @@ pub enum RouteError {
         /// The revision.
         needs: Epoch,
     },
+    /// There is a route store, and nothing of it is here yet.
+    #[error("this relay has heard nothing of the route store yet")]
+    NoCopy,
     /// A key belongs to a group that belongs to it.
     #[error("the key of dimension {dimension} leads to a group that leads back to it; give one of them a unit")]
     Circle {
@@ -153,7 +156,9 @@ impl From<RouteError> for RelayError {
         let (reason, retry) = match error {
             RouteError::UnknownUnit { .. } => (Reason::UnknownUnit, Retry::Never),
             RouteError::KeyTooLong { .. } | RouteError::NoParent { .. } => (Reason::BadInput, Retry::Never),
-            RouteError::Unclaimed { .. } | RouteError::Behind { .. } => (Reason::RoutesAway, Retry::Safe),
+            RouteError::Unclaimed { .. } | RouteError::Behind { .. } | RouteError::NoCopy => {
+                (Reason::RoutesAway, Retry::Safe)
+            }
             // The same table gives the same answer.
             _ => (Reason::NoRoute, Retry::Never),
         };

@@ -121,6 +121,18 @@ impl Source {
     }
 }
 
+/// Nothing is known without it.
+impl<T: Evidence> Evidence for Option<T> {
+    fn token(&self, dimension: &Name, key: &[u8]) -> Option<Known> {
+        self.as_ref()?.token(dimension, key)
+    }
+
+    fn claim(&self, dimension: &Name, key: &[u8], hash: KeyHash) -> Found {
+        self.as_ref()
+            .map_or(Found::Unasked, |evidence| evidence.claim(dimension, key, hash))
+    }
+}
+
 /// Nothing is known of any key.
 impl Evidence for () {
     fn claim(&self, _: &Name, _: &[u8], _: KeyHash) -> Found {

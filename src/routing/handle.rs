@@ -5,12 +5,15 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Cache};
 use tokio::sync::watch;
 
-use super::RouteTable;
+use super::lease::LeaseState;
+use super::{RouteTable, Routes};
 
 /// The current route table. Clones share it.
 #[derive(Clone)]
 pub struct Handle {
     table: Arc<ArcSwap<RouteTable>>,
+    /// What the session with the route store allows.
+    lease: Arc<ArcSwap<LeaseState>>,
     /// Counts what may let a call go on that waits for its route.
     changes: watch::Sender<u64>,
 }
@@ -20,6 +23,7 @@ impl Handle {
     pub fn new(table: RouteTable) -> Self {
         Self {
             table: Arc::new(ArcSwap::from_pointee(table)),
+            lease: Arc::default(),
             changes: watch::Sender::new(0),
         }
     }
@@ -29,10 +33,28 @@ impl Handle {
         self.table.load_full()
     }
 
-    /// Makes a table current. Calls that hold the one before finish with it.
-    pub fn replace(&self, table: RouteTable) {
-        self.table.store(Arc::new(table));
+    /// Puts the rules of a table in force, with the copy of the route store there is. Calls that hold the table before finish
+    /// with it.
+    pub fn replace_rules(&self, rules: &RouteTable) {
+        self.table.rcu(|table| rules.with_routes_of(table));
         self.wake();
+    }
+
+    /// Puts a copy of the route store in force.
+    pub fn replace_routes(&self, routes: &Arc<Routes>) {
+        self.table.rcu(|table| table.with_routes(Arc::clone(routes)));
+        self.wake();
+    }
+
+    /// Says what the session with the route store allows.
+    pub fn set_lease(&self, lease: LeaseState) {
+        self.lease.store(Arc::new(lease));
+        self.wake();
+    }
+
+    /// What the session with the route store allows.
+    pub fn lease(&self) -> LeaseState {
+        **self.lease.load()
     }
 
     /// Lets everything look again that waits for a route: a claim was answered, say.
@@ -40,7 +62,7 @@ impl Handle {
         self.changes.send_modify(|changes| *changes = changes.wrapping_add(1));
     }
 
-    /// Hears of each [`replace`](Self::replace) and [`wake`](Self::wake) after this call; several may be one.
+    /// Hears of each change of rules, copy and lease, and of each [`wake`](Self::wake), after this call; several may be one.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }

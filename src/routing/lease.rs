@@ -7,6 +7,8 @@
 //! - S1. What is given is never longer than what the store counts: it counts from when the renewal came, which is later, and
 //!   the whole lease.
 //! - S2. A new session admits nothing before the copy is at the revision at which it was granted (R-I14).
+//! - S3. Who may have been counted as stopped has stopped for good: a renewal that is answered when the shortest lease is over
+//!   ends the session. The next one begins where the store is (S2).
 
 use std::time::Duration;
 
@@ -36,9 +38,15 @@ impl LeaseState {
         });
     }
 
-    /// A renewal of this session that was sent at `sent` was answered. One of another session is ignored.
-    pub fn renewed(&mut self, id: SessionId, sent: Duration) {
-        if let Some(session) = self.session.as_mut().filter(|session| session.id == id) {
+    /// A renewal of this session that was sent at `sent` was answered. One of another session is ignored; one that comes too late
+    /// ends the session (S3).
+    pub fn renewed(&mut self, id: SessionId, sent: Duration, now: Duration) {
+        let Some(session) = self.session.as_mut().filter(|session| session.id == id) else {
+            return;
+        };
+        if now.saturating_sub(session.renewed) >= usable(LEASE_MIN) {
+            self.session = None;
+        } else {
             session.renewed = session.renewed.max(sent);
         }
     }
@@ -72,11 +80,16 @@ fn usable(lease: Duration) -> Duration {
 }
 
 /// Whether the store may count a relay as stopped for a lease: it has been silent for all of it, and what it had admitted is
-/// over too.
+/// over too. `None`: for longer than stores remember.
 pub fn is_expired(silent_for: Option<Duration>, lease: Lease, in_flight_max: Duration) -> bool {
     let Some(length) = lease.length() else { return false };
-    silent_for.is_none_or(|silent| silent >= length.saturating_add(in_flight_max))
+    silent_for.unwrap_or(REMEMBERED) >= length.saturating_add(in_flight_max)
 }
+
+/// The shortest lease that a dimension can have.
+const LEASE_MIN: Duration = Duration::from_secs(7);
+/// Every store remembers for so long at least.
+const REMEMBERED: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
@@ -94,7 +107,7 @@ mod tests {
         #[test]
         fn who_is_counted_as_stopped_has_stopped(
             renewals in prop::collection::vec((1_u64..4000, 0_u64..2000, 0_u64..2000, any::<bool>(), any::<bool>()), 0..20),
-            asked in 0_u64..120_000, seconds in 7_u32..30,
+            asked in 0_u64..120_000, seconds in 7_u32..30, later in (0_u64..5000, 0_u64..2000),
         ) {
             let (lease, in_flight) = (Lease::Seconds(seconds), at(10_000));
             let mut state = LeaseState::default();
@@ -112,13 +125,18 @@ mod tests {
                 }
             }
             let asked = asked.max(heard);
-            for (_, sent) in answers.iter().filter(|(came, _)| *came <= asked) {
-                state.renewed(id, at(*sent));
+            for (came, sent) in answers.into_iter().filter(|(came, _)| *came <= asked) {
+                state.renewed(id, at(sent), at(came));
             }
             if is_expired(Some(at(asked - heard)), lease, in_flight) {
                 // The last moment at which a write can have been admitted.
                 let last = (0..=asked).rev().find(|time| state.admits(lease, Rev(0), at(*time)));
                 prop_assert!(last.is_none_or(|last| at(last) + in_flight <= at(asked)), "{last:?} {asked}");
+                // Nor does it begin again, whatever is answered later: others have its keys (S3).
+                let sent = (asked + later.0).saturating_sub(4000);
+                let came = (asked + later.0).max(sent) + later.1;
+                state.renewed(id, at(sent), at(came));
+                prop_assert!(!state.admits(lease, Rev(0), at(came)), "{sent} {came} {asked}");
             }
         }
     }
@@ -133,10 +151,13 @@ mod tests {
         assert!(state.admits(lease, Rev(5), at(16_999)));
         assert!(!state.admits(lease, Rev(5), at(17_000)));
         assert!(state.admits(Lease::Infinite, Rev(5), at(1_000_000)));
-        state.renewed(SessionId(2), at(16_000));
+        let mut other = state;
+        other.renewed(SessionId(1), at(3000), at(6600));
+        assert!(!other.admits(Lease::Infinite, Rev(9), at(6600)), "S3");
+        state.renewed(SessionId(2), at(16_000), at(16_000));
         assert!(!state.admits(lease, Rev(5), at(17_000)), "of another session");
-        state.renewed(SessionId(1), at(2000));
-        state.renewed(SessionId(1), at(1500));
+        state.renewed(SessionId(1), at(2000), at(2000));
+        state.renewed(SessionId(1), at(1500), at(2100));
         assert!(state.admits(lease, Rev(5), at(17_999)));
         state.over(SessionId(1));
         assert!(!state.admits(Lease::Infinite, Rev(5), at(2000)));

@@ -24,6 +24,7 @@ mod hash;
 mod hops;
 mod key_hash;
 pub mod lease;
+pub mod metrics;
 mod overrides;
 pub mod placement;
 pub mod record;
@@ -34,7 +35,7 @@ mod takeover;
 mod tests;
 pub mod token;
 
-pub use copy::{Gap, NodeView, Routes, SavedError, Through, Trail};
+pub use copy::{Gap, NodeView, Origin, Routes, SavedError, Through, Trail, Unmovable};
 pub use error::{RouteError, RuleError, RuleProblem};
 pub use evidence::{Evidence, Found, Known, Source, Verdict, judge};
 pub use explain::{Explanation, Step};

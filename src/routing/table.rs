@@ -15,7 +15,18 @@ use crate::model::{Key, MissingKey, Name, RouteHints, UnitId};
 #[derive(Clone, Debug)]
 pub struct RouteTable {
     rules: Arc<Rules>,
-    routes: Option<Arc<Routes>>,
+    copy: Copied,
+}
+
+/// What there is of a route store.
+#[derive(Clone, Debug)]
+enum Copied {
+    /// There is no store: the rules decide.
+    NoStore,
+    /// There is one, and nothing of it is here yet: nobody knows who owns a key.
+    Nothing,
+    /// This.
+    Routes(Arc<Routes>),
 }
 
 #[derive(Debug)]
@@ -154,34 +165,50 @@ impl RouteTable {
         };
         Ok(Self {
             rules: Arc::new(rules),
-            routes: None,
+            copy: Copied::NoStore,
         })
     }
 
     /// The table that resolves keys by a copy of the route store in place of the rules.
     #[must_use]
-    pub fn with_routes(&self, routes: Option<Arc<Routes>>) -> Self {
+    pub fn with_routes(&self, routes: Arc<Routes>) -> Self {
+        self.with_copy(Copied::Routes(routes))
+    }
+
+    /// The table of a relay that has a route store and nothing of it yet: whoever has a key waits.
+    #[must_use]
+    pub fn awaiting_routes(&self) -> Self {
+        self.with_copy(Copied::Nothing)
+    }
+
+    /// These rules with what `other` has of the route store.
+    pub(super) fn with_routes_of(&self, other: &Self) -> Self {
+        self.with_copy(other.copy.clone())
+    }
+
+    fn with_copy(&self, copy: Copied) -> Self {
         Self {
             rules: Arc::clone(&self.rules),
-            routes,
+            copy,
         }
     }
 
-    /// The copy of the route store, if there is a store.
+    /// The copy of the route store, if there is a store and something of it is here.
     pub fn routes(&self) -> Option<&Arc<Routes>> {
-        self.routes.as_ref()
+        match &self.copy {
+            Copied::Routes(routes) => Some(routes),
+            Copied::NoStore | Copied::Nothing => None,
+        }
     }
 
-    /// Whether owners can change while the relay runs.
-    pub fn has_routes(&self) -> bool {
-        self.routes.is_some()
+    /// Whether owners can change while the relay runs: there is a route store.
+    pub fn has_store(&self) -> bool {
+        !matches!(self.copy, Copied::NoStore)
     }
 
     /// Version of the rules, or epoch of the copy; the epoch of calls that no key routes.
     pub fn version(&self) -> u64 {
-        self.routes
-            .as_ref()
-            .map_or(self.rules.version, |routes| routes.epoch().0)
+        self.routes().map_or(self.rules.version, |routes| routes.epoch().0)
     }
 
     /// Units a call may pass.
@@ -196,7 +223,7 @@ impl RouteTable {
 
     /// The hash of the key that decides for these hints; 0 if none does.
     pub fn hash_of(&self, hints: &RouteHints) -> u128 {
-        let Some(routes) = &self.routes else { return 0 };
+        let Some(routes) = self.routes() else { return 0 };
         let dimensions = &routes.book().dimensions;
         let mut keys = dimensions
             .iter()
@@ -206,7 +233,7 @@ impl RouteTable {
 
     /// Who owns a node now, claims left aside; `None` if nobody is known to.
     pub fn owner_of(&self, id: &NodeId) -> Option<&UnitId> {
-        let routes = self.routes.as_ref()?;
+        let routes = self.routes()?;
         match id {
             NodeId::Unit(unit) => routes.book().units.iter().find(|known| *known == unit),
             NodeId::Key { dimension, key } => {
@@ -275,7 +302,7 @@ impl RouteTable {
     ) -> Explanation {
         let mut steps: Vec<Step> = Vec::new();
         let result = self.resolve_with(hints, missing_key, local, evidence, &mut steps);
-        let rules = if self.has_routes() {
+        let rules = if self.has_store() {
             "book.rules"
         } else {
             "routing.rules"
@@ -323,9 +350,13 @@ impl RouteTable {
         evidence: &impl Evidence,
         record: &mut impl Recorder,
     ) -> Option<Result<Decision<'a>, RouteError>> {
-        if let Some(routes) = &self.routes {
-            let resolved = routes.resolve(hints, evidence, record)?;
-            return Some(resolved.map(Decision::from));
+        match &self.copy {
+            Copied::NoStore => {}
+            Copied::Nothing => return Self::awaited(hints, record),
+            Copied::Routes(routes) => {
+                let resolved = routes.resolve(hints, evidence, record)?;
+                return Some(resolved.map(Decision::from));
+            }
         }
         for dimension in &self.rules.dimensions {
             let key = hints.keys.iter().find(|key| key.dimension == dimension.name.as_str());
@@ -341,6 +372,13 @@ impl RouteTable {
             return Some(found.map(|found| self.decision(&found, &dimension.name)));
         }
         None
+    }
+
+    /// A call with a key while nothing of the route store is here.
+    fn awaited<'a>(hints: &RouteHints, record: &mut impl Recorder) -> Option<Result<Decision<'a>, RouteError>> {
+        hints.keys.first()?;
+        record.step("routes", false, || "nothing of the route store is here yet".to_owned());
+        Some(Err(RouteError::NoCopy))
     }
 
     fn explicit(&self, unit: &UnitId) -> Result<Decision<'_>, RouteError> {

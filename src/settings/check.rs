@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::{Ingress, Loaded, Problems, Settings, path};
+use crate::control::StoreKind;
 use crate::ingress::access::AccessError;
 use crate::ingress::{self, access};
 use crate::model::{Geo, MissingKey, Place, RelayName, UnitId};
@@ -97,6 +98,7 @@ impl Settings {
         self.check_retry(&mut problems);
         self.check_log(&mut problems);
         self.check_messages(&mut problems, &mut warnings);
+        self.check_routes(&mut problems);
         if self.routing.hops_max < 2 {
             problems.add(
                 None,
@@ -126,10 +128,15 @@ impl Settings {
                 return Err(problems);
             }
         };
+        let routes = match self.routes.store {
+            StoreKind::None => routes,
+            StoreKind::Embedded | StoreKind::Etcd => routes.awaiting_routes(),
+        };
         let mut settings = self.clone();
         settings.peer.resolve_paths(base);
         settings.ingress.token_file = access::resolved(base, &self.ingress.token_file);
         settings.admin.resolve_paths(base);
+        settings.routes.resolve_paths(base);
         let data_dir = base.join(&self.relay.data_dir);
         problems.or(Checked {
             settings,

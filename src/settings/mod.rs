@@ -20,6 +20,7 @@ mod path;
 mod problem;
 mod reference;
 mod relay;
+mod routes;
 mod schema;
 mod show;
 mod source;
@@ -38,7 +39,7 @@ pub use schema::Schema;
 pub use show::{Shown, differences, show};
 pub use source::{Loaded, Source};
 
-use crate::{admin, admission, delivery, ingress, peer, queue, routing, telemetry};
+use crate::{admin, admission, control, delivery, ingress, peer, queue, routing, telemetry};
 
 /// All settings of a relay.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize, schemars::JsonSchema)]
@@ -60,6 +61,8 @@ pub struct Settings {
     pub services: delivery::Services,
     /// Which unit owns which keys.
     pub routing: routing::Settings,
+    /// Where owners of keys are kept that change while relays run.
+    pub routes: control::Settings,
     /// Messages on disk.
     pub queue: queue::Settings,
     /// How fast stored messages go to units that were away.

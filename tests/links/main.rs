@@ -31,7 +31,7 @@ use strait::model::{
     Name, Part, Place, Reason, Refused, ReplyBody, ReplyEvent, Request, RequestBody, RequestEvent, RouteHints,
     SMALL_BODY_BYTES, wants_credit,
 };
-use strait::peer::credentials::{Credentials, CredentialsHandle, Own};
+use strait::peer::credentials::{Credentials, CredentialsHandle, LineRole, Own};
 use strait::peer::dev_ca::{self, Ca};
 use strait::peer::quic::Quic;
 use strait::peer::refusals::Refusals;
@@ -312,7 +312,7 @@ fn relay(
         geo: geo(unit),
         unit: name(unit),
         relay: name(&format!("{unit}-1")),
-        siblings: false,
+        lines: LineRole::None,
     };
     let registry = prometheus::Registry::new();
     let credentials = Credentials::load(&settings, &units, &own, rustls::pki_types::UnixTime::now()).unwrap();

@@ -15,6 +15,7 @@ use strait::model::{Callee, Endpoint, MissingKey, Name, Place, Registry, RelayEr
 use strait::outbound::{self, Catalog, PublisherParts, Publishers, Ways};
 use strait::queue::api::Output;
 use strait::queue::{Handle, Outlets, Topics};
+use strait::routing::metrics::LookUps;
 use strait::routing::{self, RouteTable};
 use strait::telemetry::calls::CallMetrics;
 use strait::wire::io::BoxIo;
@@ -178,6 +179,7 @@ async fn run(
             others,
             setup.message_bytes_max,
         ),
+        claims: None,
     });
     let consumers = Consumers::new(handle, 0);
     let push = Push::new(PushParts {
@@ -260,8 +262,10 @@ fn outbound(place: &Place, routing: routing::Handle, delivery: &Rc<Delivery>) ->
         policies: policies.clone(),
         metrics: CallMetrics::detached().unwrap(),
         hops_max: 4,
+        gate: None,
     });
     outbound::Rpc::new(outbound::Parts {
+        lookups: LookUps::detached().unwrap(),
         place: place.clone(),
         routing,
         peers: Rc::new(Nowhere),

@@ -156,6 +156,7 @@ fn parts(access: Access, desk: Arc<Desk>) -> Parts {
         drain: CancellationToken::new(),
         access,
         queue: Some(desk),
+        routes: None,
     }
 }
 

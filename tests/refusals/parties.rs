@@ -15,7 +15,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
 use strait::model::Name;
-use strait::peer::credentials::{Credentials, CredentialsHandle, Own};
+use strait::peer::credentials::{Credentials, CredentialsHandle, LineRole, Own};
 use strait::peer::quic::{self, Purpose, Quic};
 use strait::peer::refusals::{Direction, Refusals};
 use strait::peer::verify::Dialled;
@@ -75,7 +75,7 @@ pub fn own() -> Own {
         geo: name("cn-east"),
         unit: name("a"),
         relay: name("a-1"),
-        siblings: false,
+        lines: LineRole::None,
     }
 }
 

@@ -147,10 +147,7 @@ fn neither_side_knows_early_data_or_resumption() {
     assert_eq!(server.send_tls13_tickets, 0);
     assert!(!server.session_storage.can_cache());
     assert!(!server.ticketer.enabled());
-    assert_eq!(
-        server.alpn_protocols,
-        [b"strait/1".to_vec(), b"strait-routes/1".to_vec()]
-    );
+    assert_eq!(server.alpn_protocols, [b"strait/1".to_vec()]);
     let dialled = Dialled {
         unit: name("b"),
         relay: None,

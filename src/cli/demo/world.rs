@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::machine::{Folder, Ports};
 use super::services::Services;
 use super::{DemoError, configuration, scrape};
-use crate::cli::queue::At;
+use crate::cli::ask::At;
 use crate::client::{Client, ConnectError};
 use crate::model::Name;
 use crate::peer::dev_ca::{self, Ca};

@@ -7,22 +7,21 @@
 //! # Not here
 //! What the relay does with a command (`queue`).
 
-mod ask;
 mod dlq;
 mod filter;
 mod groups;
 mod replay;
 mod show;
 
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::Write;
 use std::time::Duration;
 
 use clap::Subcommand;
 
-pub(super) use self::ask::At;
 pub(super) use self::dlq::{Dlq, HELP as DLQ_HELP, dlq};
 use self::filter::Where;
 pub(super) use self::replay::{HELP as REPLAY_HELP, Replay, replay};
+use super::ask::{At, confirm, who};
 use super::{CliError, Output, write_json};
 use crate::model::{GroupName, Topic, UnitId, UnixMillis};
 use crate::peer::credentials::wall_clock;
@@ -342,37 +341,12 @@ impl Session<'_> {
     }
 }
 
-/// Asks the person at the terminal.
-fn confirm(what: &str) -> Result<(), CliError> {
-    let stdin = io::stdin();
-    if !stdin.is_terminal() {
-        return Err(CliError::Usage(format!("this would {what}; say so with --yes")));
-    }
-    write!(io::stderr(), "{what}? Type yes: ")?;
-    let mut line = String::new();
-    stdin.lock().read_line(&mut line)?;
-    if line.trim() == "yes" {
-        return Ok(());
-    }
-    writeln!(io::stderr(), "nothing was changed")?;
-    Err(CliError::No)
-}
-
 fn unexpected(answer: &Answer) -> CliError {
     let text = format!(
         "the relay answers with something else ({}); is it of another version?",
         answer.outcome()
     );
     CliError::Format(text.into())
-}
-
-/// The user, for the audit log; sudo does not hide him.
-fn who() -> String {
-    let names = ["SUDO_USER", "USER", "LOGNAME"];
-    let found = names
-        .iter()
-        .find_map(|name| std::env::var(name).ok().filter(|name| !name.is_empty()));
-    found.unwrap_or_else(|| "unknown".to_owned())
 }
 
 /// Milliseconds since 1970.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{ClaimKey, Limits};
 use crate::control::store::StoreError;
-use crate::routing::record::Claim;
+use crate::routing::record::{Claim, Epoch};
 
 /// Number of a batch; counts up.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -51,6 +51,8 @@ pub(super) struct Line {
 
 pub(super) struct UnderWay {
     pub(super) keys: Vec<ClaimKey>,
+    /// Where the copy was when it was sent.
+    pub(super) as_of: Epoch,
     sent_at: Duration,
 }
 
@@ -85,9 +87,14 @@ impl Line {
         Some(self.queued.drain(..count).map(|(key, _)| key).collect())
     }
 
-    pub(super) fn sent(&mut self, id: BatchId, keys: Vec<ClaimKey>, now: Duration) {
+    pub(super) fn sent(&mut self, id: BatchId, keys: Vec<ClaimKey>, as_of: Epoch, now: Duration) {
         self.load += keys.len();
-        self.under_way.insert(id, UnderWay { keys, sent_at: now });
+        let batch = UnderWay {
+            keys,
+            as_of,
+            sent_at: now,
+        };
+        self.under_way.insert(id, batch);
     }
 
     /// A batch that is not under way any more: it was answered, or was given up before.

@@ -8,7 +8,7 @@ use super::free::Free;
 use super::{ClaimKey, Holder, Known, Limits, Outcome};
 use crate::control::store::StoreError;
 use crate::model::Name;
-use crate::routing::record::{Claim, KeyBytes, OpId};
+use crate::routing::record::{Claim, Epoch, KeyBytes, OpId};
 
 /// Whoever asked: the caller's own number, another one for each question. Told exactly once.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -36,6 +36,8 @@ pub enum Output {
 pub struct Desk {
     limits: Limits,
     known: Known,
+    /// Where the relay's copy of the routes is.
+    applied: Epoch,
     free: Free,
     flights: HashMap<ClaimKey, Flight>,
     lines: [Line; 2],
@@ -66,12 +68,18 @@ impl Desk {
         Self {
             limits,
             known,
+            applied: Epoch::default(),
             free: Free::new(),
             flights: HashMap::new(),
             lines: [Line::new(Kind::Claim), Line::new(Kind::LookUp)],
             waiting: BTreeSet::new(),
             next_batch: 0,
         }
+    }
+
+    /// The relay's copy of the routes is there now.
+    pub fn applied(&mut self, epoch: Epoch) {
+        self.applied = epoch;
     }
 
     /// A caller asks, and waits until `until` at most. An answer that needs no store is returned at once; then the waiter is
@@ -82,7 +90,9 @@ impl Desk {
             Ask::Write(claim) => ((claim.dimension.clone(), claim.key.clone()), Some(claim)),
         };
         let op = claim.as_ref().map(|claim| claim.op);
-        if let Some(holder) = self.known.find(&key) {
+        // A store that was restored from a backup may have forgotten what was heard before.
+        let in_time = |holder: &Holder| holder.as_of.incarnation() >= self.applied.incarnation();
+        if let Some(holder) = self.known.find(&key).filter(in_time) {
             return Some(outcome(holder, op));
         }
         if claim.is_none() && self.free.contains(&key, now) {
@@ -113,15 +123,16 @@ impl Desk {
             }
             Some(batch)
         });
-        let keys = batch.map(|batch| batch.keys).unwrap_or_default();
+        // An answer to a batch that was given up says what it says as of the claim itself.
+        let (keys, as_of) = batch.map(|batch| (batch.keys, batch.as_of)).unwrap_or_default();
         match answer {
-            Answer::Claimed(claims) => self.on_holders(claims, out),
+            Answer::Claimed(claims) => self.on_holders(claims, as_of, out),
             Answer::Found(found) => {
                 let free = keys.iter().zip(&found).filter(|(_, found)| found.is_none());
                 for (at, (key, _)) in (1_u64..).zip(free) {
                     self.on_free(key, id, now, dice.wrapping_mul(at), out);
                 }
-                self.on_holders(found.into_iter().flatten(), out);
+                self.on_holders(found.into_iter().flatten(), as_of, out);
             }
             Answer::Failed(error) if is_temporary(&error) => {}
             Answer::Failed(error) => self.on_denied(&keys, id, &error, out),
@@ -232,14 +243,14 @@ impl Desk {
             Kind::Claim => Batch::Claim(claims),
             Kind::LookUp => Batch::LookUp(sent.clone()),
         };
-        line.sent(id, sent, now);
+        line.sent(id, sent, self.applied, now);
         out.push(Output::Send(id, batch));
     }
 
-    fn on_holders(&mut self, claims: impl IntoIterator<Item = Claim>, out: &mut Vec<Output>) {
+    fn on_holders(&mut self, claims: impl IntoIterator<Item = Claim>, as_of: Epoch, out: &mut Vec<Output>) {
         for claim in claims {
             let key = (claim.dimension.clone(), claim.key.clone());
-            let holder = Holder::from(claim);
+            let holder = Holder::new(claim, as_of);
             self.known.insert(&key, holder.clone());
             self.free.remove(&key);
             self.land(&key, out, |caller| outcome(holder.clone(), caller.op));

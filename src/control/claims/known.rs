@@ -7,25 +7,40 @@ use quick_cache::sync::Cache;
 
 use super::ClaimKey;
 use crate::routing::record::{Claim, Epoch, OpId, Target};
-use crate::routing::{KeyHash, key_hash};
+use crate::routing::{self, KeyHash, key_hash};
 
 /// Who has a key since its birth.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Holder {
     /// The owner since birth.
     pub target: Target,
-    /// The epoch it was claimed at. Evidence as of this revision: what was decided later stands in the copy.
+    /// The epoch it was claimed at.
     pub base: Epoch,
+    /// Where this relay's copy was when the store was asked. Evidence as of this revision: what was decided later stands
+    /// in the copy.
+    pub as_of: Epoch,
     /// The operation that won.
     pub op: OpId,
 }
 
-impl From<Claim> for Holder {
-    fn from(claim: Claim) -> Self {
+impl Holder {
+    /// What the store said of a claim when it was asked by a relay whose copy was at `as_of`.
+    pub(super) fn new(claim: Claim, as_of: Epoch) -> Self {
         Self {
             target: claim.target,
             base: claim.base,
+            as_of: as_of.max(claim.base),
             op: claim.op,
+        }
+    }
+}
+
+impl From<Holder> for routing::Known {
+    fn from(holder: Holder) -> Self {
+        Self {
+            target: holder.target,
+            base: holder.base,
+            as_of: holder.as_of,
         }
     }
 }

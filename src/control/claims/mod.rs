@@ -19,6 +19,7 @@
 
 mod batches;
 mod desk;
+mod driver;
 mod free;
 mod known;
 #[cfg(test)]
@@ -26,6 +27,7 @@ mod tests;
 
 pub use batches::{Answer, Batch, BatchId};
 pub use desk::{Ask, Desk, Output, Waiter};
+pub use driver::{Claims, Driver, Wanted};
 pub use known::{Holder, Known};
 
 use std::time::Duration;

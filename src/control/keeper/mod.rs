@@ -26,7 +26,7 @@ use crate::model::UnitId;
 use crate::routing::Routes;
 use crate::routing::gate::Drain;
 use crate::routing::lease::LeaseState;
-use crate::routing::record::{Batch, FreezeAck, MoveId, NodeId, Rev, SessionId, Snapshot, Target};
+use crate::routing::record::{Batch, FreezeAck, MoveId, NodeId, Rev, SessionId, Snapshot};
 
 /// Keeps the copy of one relay.
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub struct Keeper {
     session: Asking,
     renewing: Option<Duration>,
     renew_at: Duration,
+    /// When to report again what the store did not hear.
+    report_at: Option<Duration>,
     progress_at: Duration,
     stale: bool,
     freezes: BTreeMap<(MoveId, NodeId), Freeze>,
@@ -90,7 +92,7 @@ pub enum Wish {
     Lease(LeaseState),
     /// Wait until nothing runs that goes through a node; answer with [`Keeper::on_drained`].
     Drain(GateId, Drain),
-    /// Report to the store.
+    /// Report to the store; answer with [`Keeper::on_reported`].
     Report(Vec<FreezeAck>),
     /// The copy is behind, or no longer.
     Stale(bool),
@@ -117,6 +119,7 @@ impl Keeper {
             session: Asking::Not(now),
             renewing: None,
             renew_at: now,
+            report_at: None,
             progress_at: now,
             stale: true,
             freezes: BTreeMap::new(),
@@ -165,7 +168,23 @@ impl Keeper {
             self.renewing = Some(now);
             self.wishes.push(Wish::Renew(session));
         }
+        if self.report_at.is_some_and(|at| at <= now) {
+            self.report_at = None;
+            self.report(|_| true);
+        }
         self.set_stale(now.saturating_sub(self.progress_at) >= STALE_AFTER);
+    }
+
+    /// A report was answered; what the store did not hear is reported again.
+    pub fn on_reported(&mut self, reported: &Result<(), StoreError>, now: Duration) {
+        if reported.is_err() {
+            self.report_at = Some(now + AGAIN_MIN);
+        }
+    }
+
+    /// Freezes of keys of this unit.
+    pub fn frozen(&self) -> usize {
+        self.freezes.len()
     }
 
     /// A snapshot came; the feed is read from there.
@@ -225,8 +244,12 @@ impl Keeper {
         let Some(sent) = self.renewing.take() else { return };
         match renewed {
             Ok(()) => {
-                self.lease.renewed(session, sent);
+                self.lease.renewed(session, sent, now);
                 self.renew_at = sent + RENEW_EVERY;
+                if self.lease.session().is_none() {
+                    // It was silent for so long that others may have its keys by now.
+                    self.session = Asking::Not(now);
+                }
             }
             Err(StoreError::SessionOver) => {
                 self.lease.over(session);
@@ -255,9 +278,7 @@ impl Keeper {
             .push(Wish::Publish(Arc::new(RoutesRef(Arc::clone(&routes)))));
         let mut frozen = BTreeMap::new();
         for node in routes.moving().filter(|node| node.state.is_frozen()) {
-            if let (Some(by), Target::Unit(owner)) = (node.state.work(), &node.target)
-                && *owner == self.unit
-            {
+            if let Some(by) = node.state.work().filter(|_| node.is_served_by(&self.unit)) {
                 frozen.insert((by, node.id.clone()), node.rev);
             }
         }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::control::ledger::Ledger;
 use crate::model::Name;
-use crate::routing::record::{Book, Commit, Epoch, Node, OpId, Record, RelayId, State};
+use crate::routing::record::{Book, Commit, Epoch, Node, OpId, Record, RelayId, State, Target};
 
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()

@@ -6,8 +6,8 @@ use super::Ledger;
 use crate::control::store::StoreError;
 use crate::model::{Name, UnitId};
 use crate::routing::record::{
-    Book, Claim, Commit, DimensionSpec, KeyBytes, Move, MoveId, MoveState, Node, NodeId, Record, RecordId, State,
-    Target,
+    Book, Claim, Commit, DimensionSpec, KeyBytes, Move, MoveId, MoveKind, MoveState, Node, NodeId, Record, RecordId,
+    State, Target,
 };
 
 impl Ledger {
@@ -173,22 +173,33 @@ fn check_node(book: &Book, node: &Node) -> Result<(), StoreError> {
                 "the target of unit {unit} is itself; its state says who takes over"
             ));
         }
-    } else if matches!(node.state, State::Fencing { .. } | State::Evacuated { .. }) {
+        if matches!(
+            node.state,
+            State::Migrating { .. } | State::Frozen { .. } | State::Tombstone
+        ) {
+            return broken("a unit is not moved; it is drained, fenced, evacuated and given back");
+        }
+    } else if matches!(
+        node.state,
+        State::Draining | State::Fencing { .. } | State::Evacuated { .. } | State::Returning { .. }
+    ) {
         return broken("only units are fenced and evacuated");
     }
     match &node.state {
         State::Migrating { to, .. } | State::Frozen { to, .. } => check_unit(book, to),
-        State::Evacuated { takeover } => {
-            if takeover.iter().all(|(_, weight)| *weight == 0) {
-                return broken("an evacuated unit needs another one that takes over");
-            }
-            if takeover.iter().any(|(unit, _)| node.id == NodeId::Unit(unit.clone())) {
-                return broken("an evacuated unit cannot take over from itself");
-            }
-            takeover.iter().try_for_each(|(unit, _)| check_unit(book, unit))
-        }
-        State::Active | State::Fencing { .. } | State::Tombstone => Ok(()),
+        State::Evacuated { takeover } | State::Returning { takeover, .. } => check_takeover(book, &node.id, takeover),
+        State::Active | State::Draining | State::Fencing { .. } | State::Tombstone => Ok(()),
     }
+}
+
+fn check_takeover(book: &Book, id: &NodeId, takeover: &[(UnitId, u16)]) -> Result<(), StoreError> {
+    if takeover.iter().all(|(_, weight)| *weight == 0) {
+        return broken("an evacuated unit needs another one that takes over");
+    }
+    if takeover.iter().any(|(unit, _)| *id == NodeId::Unit(unit.clone())) {
+        return broken("an evacuated unit cannot take over from itself");
+    }
+    takeover.iter().try_for_each(|(unit, _)| check_unit(book, unit))
 }
 
 fn check_move(book: &Book, work: &Move) -> Result<(), StoreError> {
@@ -200,6 +211,20 @@ fn check_move(book: &Book, work: &Move) -> Result<(), StoreError> {
         ));
     }
     check_unit(book, &work.to)?;
+    match &work.kind {
+        MoveKind::Nodes if work.nodes.iter().any(|id| matches!(id, NodeId::Unit(_))) => {
+            return broken("a unit is not moved; drain or evacuate it");
+        }
+        MoveKind::Nodes => {}
+        MoveKind::Evacuate { .. } | MoveKind::GiveBack => {
+            let [id @ NodeId::Unit(_)] = work.nodes.as_slice() else {
+                return broken("a unit is evacuated, or given its keys back, by work on that unit alone");
+            };
+            if let MoveKind::Evacuate { takeover, .. } = &work.kind {
+                check_takeover(book, id, takeover)?;
+            }
+        }
+    }
     work.nodes.iter().try_for_each(|node| check_id(book, node))
 }
 

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::Name;
 use crate::routing::record::{
-    FreezeAck, KeyBytes, Move, MoveId, MoveOptions, MoveState, NodeId, RelayId, State, Target,
+    FreezeAck, KeyBytes, Move, MoveId, MoveKind, MoveOptions, MoveState, NodeId, RelayId, State, Target,
 };
 
 fn name(text: &str) -> Name {
@@ -227,6 +227,8 @@ fn work(nodes: Vec<NodeId>, state: MoveState) -> Move {
         id: MoveId(1),
         nodes,
         to: name("b"),
+        kind: MoveKind::Nodes,
+        since: Rev::ZERO,
         options: MoveOptions::default(),
         state,
         driver: RelayId {

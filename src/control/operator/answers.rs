@@ -8,7 +8,7 @@ use crate::control::store::RelayStanding;
 use crate::model::{Name, UnitId};
 use crate::routing::Explanation;
 use crate::routing::record::{
-    Claim, Epoch, KeyBytes, Move, MoveId, MoveState, Node, NodeId, RelayId, Rev, SessionId, State, Target,
+    Book, Claim, Epoch, KeyBytes, Lease, Move, MoveId, MoveState, Node, NodeId, RelayId, Rev, SessionId, State, Target,
 };
 
 /// An answer; one JSON document.
@@ -16,18 +16,28 @@ use crate::routing::record::{
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Answer {
+    /// How the relay stands with its store.
+    Status(Status),
     /// About one key.
     Key(Box<KeyRow>),
+    /// What was decided about one key.
+    History(History),
     /// What was decided.
     Nodes(Vec<NodeRow>),
+    /// What is published.
+    Book(Box<BookRow>),
     /// Moves.
     Moves(Vec<MoveRow>),
     /// Relays.
     Relays(Vec<RelayRow>),
     /// What a move would do, or does.
     Plan(Plan),
-    /// The key belongs to the unit now.
-    Claimed(ClaimRow),
+    /// The key belongs to the unit, or would.
+    Given(Given),
+    /// What became of many keys, or would.
+    Imported(Imported),
+    /// What is published, or would be.
+    Published(Published),
     /// It is done.
     Done,
     /// No, and why.
@@ -35,6 +45,43 @@ pub enum Answer {
         /// Why, and what to do about it.
         detail: String,
     },
+    /// The store did not do it.
+    Failed {
+        /// Why, and what to do about it.
+        detail: String,
+    },
+}
+
+/// How a relay stands with its route store, by its own copy.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Status {
+    /// Where the routes are kept, such as `embedded at a/a-1`.
+    pub store: String,
+    /// What the relay's copy is at; `None` if it has none yet.
+    pub epoch: Option<Epoch>,
+    /// Nothing was heard of the store for seconds.
+    pub is_stale: bool,
+    /// The relay's life as the store knows it.
+    pub session: Option<SessionId>,
+    /// Whether the relay admits writes of keys that its unit owns.
+    pub dimensions: Vec<LeaseRow>,
+    /// Keys that something was decided about.
+    pub overrides: usize,
+    /// Moves that have not finished.
+    pub moves: Vec<MoveId>,
+    /// Keys, buckets, rules and units that are being moved.
+    pub under_way: usize,
+}
+
+/// Whether a relay admits writes of a dimension.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct LeaseRow {
+    /// Kind of key.
+    pub dimension: Name,
+    /// How long it goes on without the store.
+    pub lease: Lease,
+    /// Whether it admits writes now.
+    pub admits: bool,
 }
 
 /// What there is about one key.
@@ -50,6 +97,81 @@ pub struct KeyRow {
     pub claim: Option<ClaimRow>,
     /// How the relay resolves it.
     pub explanation: Explanation,
+}
+
+/// What was decided about one key.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct History {
+    /// Newest first, as far back as the store remembers.
+    pub nodes: Vec<NodeRow>,
+    /// Who claimed it, before all else.
+    pub claim: Option<ClaimRow>,
+}
+
+/// A key that belongs to a unit, or would.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub struct Given {
+    /// What was done for that.
+    pub how: How,
+    /// Nothing was done, it only would be.
+    pub dry_run: bool,
+}
+
+/// How a key came to its unit.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    /// It was claimed.
+    Claimed,
+    /// It was decided, because keys of its dimension are not claimed.
+    Pinned,
+    /// It belongs to the unit already.
+    There,
+}
+
+/// What became of many keys. Keys are named by their position among those that were asked for, from 0.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Imported {
+    /// Keys that were claimed or pinned.
+    pub given: usize,
+    /// Keys that belonged to their units already.
+    pub there_already: usize,
+    /// Keys that belong to other units, and were left alone.
+    pub conflicts: Vec<Conflict>,
+    /// Keys that cannot be given to anybody.
+    pub refused: Vec<Refusal>,
+    /// Nothing was done, it only would be.
+    pub dry_run: bool,
+}
+
+/// A key that belongs to another unit.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Conflict {
+    /// Its position.
+    pub at: usize,
+    /// Who has it.
+    pub owner: UnitId,
+}
+
+/// A key that cannot be given to anybody.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Refusal {
+    /// Its position.
+    pub at: usize,
+    /// Why, and what to do about it.
+    pub detail: String,
+}
+
+/// What is published.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Published {
+    /// The revision that published it; `None` if nothing was.
+    pub rev: Option<Rev>,
+    /// What is new, a line each; empty if all was published already.
+    pub changes: Vec<String>,
+    /// Nothing was done, it only would be.
+    pub dry_run: bool,
 }
 
 /// What was decided about a key, bucket, rule or unit.
@@ -69,8 +191,19 @@ pub struct NodeRow {
     pub reason: String,
 }
 
-/// A claim.
+/// What is published.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct BookRow {
+    /// The revision that published it.
+    pub rev: Rev,
+    /// Units, dimensions and rules.
+    pub book: Book,
+    /// Rules whose keys were moved since, or are being moved.
+    pub moved: Vec<NodeRow>,
+}
+
+/// A claim.
+#[derive(Clone, Debug, Eq, Deserialize, PartialEq, Serialize)]
 pub struct ClaimRow {
     /// The owner since birth.
     pub target: Target,
@@ -95,6 +228,10 @@ pub struct MoveRow {
     pub moved: u32,
     /// Nodes that stayed where they were.
     pub aborted: u32,
+    /// Nodes that are not done one way or the other.
+    pub left: usize,
+    /// Seconds until all are done, at the pace so far; `None` if that cannot be said.
+    pub eta_seconds: Option<u64>,
     /// Nodes under way, each with its state.
     pub under_way: Vec<(NodeId, State)>,
     /// The relay that drives it.
@@ -141,6 +278,24 @@ pub struct PlannedNode {
     pub from: UnitId,
 }
 
+impl Answer {
+    /// How it ended, for the audit log.
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Self::Refused { .. } => "refused",
+            Self::Failed { .. } => "failed",
+            _ => "done",
+        }
+    }
+}
+
+impl MoveRow {
+    /// Whether every node is done, one way or the other.
+    pub fn is_over(&self) -> bool {
+        self.left == 0
+    }
+}
+
 impl NodeRow {
     /// Of a record and its revision.
     pub(super) fn new(node: Node, rev: Rev) -> Self {
@@ -178,8 +333,21 @@ impl From<RelayStanding> for RelayRow {
 
 impl MoveRow {
     /// Of a record and the nodes under way.
-    pub(super) fn new(work: Move, under_way: Vec<(NodeId, State)>) -> Self {
+    pub(super) fn new(work: Move, under_way: Vec<(NodeId, State)>, now: u64) -> Self {
+        let done = usize::try_from(work.moved.saturating_add(work.aborted)).unwrap_or(usize::MAX);
+        let left = match work.state {
+            MoveState::Trailing | MoveState::Finished => 0,
+            _ => work.nodes.len().saturating_sub(done),
+        };
+        let since = now.saturating_sub(work.asked_at);
+        let needed = |left: usize| {
+            since
+                .saturating_mul(left.try_into().ok()?)
+                .checked_div(done.try_into().ok()?)
+        };
         Self {
+            left,
+            eta_seconds: if left == 0 { None } else { needed(left) },
             id: work.id,
             to: work.to,
             state: work.state,

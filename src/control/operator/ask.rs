@@ -10,6 +10,8 @@ use crate::routing::record::{KeyBytes, MoveId, MoveOptions, NodeId, RelayId};
 #[serde(rename_all = "snake_case", tag = "ask", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Command {
+    /// How this relay stands with its route store; answered without the store.
+    Status,
     /// Who owns a key, as the store has it now, and what was decided about it.
     Get {
         /// Kind of key.
@@ -26,8 +28,10 @@ pub enum Command {
         /// How much at most.
         limit: usize,
     },
-    /// All keys, buckets, rules and units that something was decided about.
+    /// All keys, buckets, rules and units that something was decided about. Claims are not among them.
     Export,
+    /// What is published: units, dimensions, and rules with the ids that moves name.
+    Book,
     /// Moves, the last ones first.
     Moves {
         /// Only this one.
@@ -42,26 +46,74 @@ pub enum Command {
         /// Which.
         id: MoveId,
         /// Who asks, for the audit log.
+        #[serde(default)]
         who: String,
     },
-    /// Gives a key that has no owner yet to a unit.
-    Claim {
-        /// Kind of key.
-        dimension: Name,
-        /// The key.
-        key: KeyBytes,
-        /// The unit.
-        unit: UnitId,
+    /// Claims a key that has no owner yet for a unit.
+    Claim(GiveAsk),
+    /// Gives a key that has no owner yet to a unit: claims it, or pins it if keys of its dimension are not claimed.
+    Set(GiveAsk),
+    /// [`Set`](Self::Set) for many keys, at most [`IMPORT_MAX`].
+    Import {
+        /// The keys.
+        rows: Vec<ImportRow>,
+        /// Only say what would be done.
+        #[serde(default)]
+        dry_run: bool,
         /// Who asks, for the audit log.
+        #[serde(default)]
         who: String,
     },
     /// Forgets a relay that will not come back, so that nobody waits for it.
     Forget {
         /// Which.
         relay: RelayId,
+        /// Whoever asks knows that the relay does not run: nobody waits until its leases are over.
+        #[serde(default)]
+        is_stopped: bool,
         /// Who asks, for the audit log.
+        #[serde(default)]
         who: String,
     },
+    /// Publishes units, dimensions and rules that are new in this relay's configuration.
+    Publish {
+        /// Only say what would be done.
+        #[serde(default)]
+        dry_run: bool,
+        /// Who asks, for the audit log.
+        #[serde(default)]
+        who: String,
+    },
+}
+
+/// A key that is to be given to a unit.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct GiveAsk {
+    /// Kind of key.
+    pub dimension: Name,
+    /// The key.
+    pub key: KeyBytes,
+    /// The unit.
+    pub unit: UnitId,
+    /// Only say what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Who asks, for the audit log.
+    #[serde(default)]
+    pub who: String,
+}
+
+/// A key and the unit it is to be given to.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportRow {
+    /// Kind of key.
+    pub dimension: Name,
+    /// The key.
+    pub key: KeyBytes,
+    /// The unit.
+    pub unit: UnitId,
 }
 
 /// What is to be moved, and how.
@@ -90,7 +142,7 @@ pub struct MoveAsk {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Which {
-    /// One key, bucket or rule.
+    /// One key, bucket or rule; of a rule with `hash` its buckets.
     Node(NodeId),
     /// Buckets of a dimension, from the first up to and without the last.
     Buckets {
@@ -107,24 +159,39 @@ impl Command {
     /// Whether it changes something.
     pub fn changes(&self) -> bool {
         match self {
-            Self::Get { .. } | Self::History { .. } | Self::Export | Self::Moves { .. } | Self::Relays => false,
-            Self::Move(ask) => !ask.dry_run,
-            Self::Abort { .. } | Self::Claim { .. } | Self::Forget { .. } => true,
+            Self::Status
+            | Self::Get { .. }
+            | Self::History { .. }
+            | Self::Export
+            | Self::Book
+            | Self::Moves { .. }
+            | Self::Relays => false,
+            Self::Move(MoveAsk { dry_run, .. })
+            | Self::Claim(GiveAsk { dry_run, .. })
+            | Self::Set(GiveAsk { dry_run, .. })
+            | Self::Import { dry_run, .. }
+            | Self::Publish { dry_run, .. } => !dry_run,
+            Self::Abort { .. } | Self::Forget { .. } => true,
         }
     }
 
     /// Its name, for the audit log.
     pub fn name(&self) -> &'static str {
         match self {
+            Self::Status => "status",
             Self::Get { .. } => "get",
             Self::History { .. } => "history",
             Self::Export => "export",
+            Self::Book => "book",
             Self::Moves { .. } => "moves",
             Self::Relays => "relays",
             Self::Move(_) => "move",
             Self::Abort { .. } => "abort",
-            Self::Claim { .. } => "claim",
+            Self::Claim(_) => "claim",
+            Self::Set(_) => "set",
+            Self::Import { .. } => "import",
             Self::Forget { .. } => "forget",
+            Self::Publish { .. } => "publish",
         }
     }
 
@@ -132,9 +199,12 @@ impl Command {
     pub fn who(&self) -> &str {
         match self {
             Self::Move(MoveAsk { who, .. })
+            | Self::Claim(GiveAsk { who, .. })
+            | Self::Set(GiveAsk { who, .. })
             | Self::Abort { who, .. }
-            | Self::Claim { who, .. }
-            | Self::Forget { who, .. } => who,
+            | Self::Import { who, .. }
+            | Self::Forget { who, .. }
+            | Self::Publish { who, .. } => who,
             _ => "",
         }
     }
@@ -144,9 +214,13 @@ impl Command {
         match self {
             Self::Move(ask) => format!("{} to unit {}", ask.what.len(), ask.to),
             Self::Abort { id, .. } => id.to_string(),
-            Self::Claim { dimension, unit, .. } => format!("a key of {dimension} for unit {unit}"),
+            Self::Claim(ask) | Self::Set(ask) => format!("a key of {} for unit {}", ask.dimension, ask.unit),
+            Self::Import { rows, .. } => format!("{} keys", rows.len()),
             Self::Forget { relay, .. } => relay.to_string(),
             _ => String::new(),
         }
     }
 }
+
+/// Most keys of an import; more are several.
+pub const IMPORT_MAX: usize = 1000;

@@ -2,44 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use super::{Answer, MoveAsk, MoveRow, Operator, OperatorError, Plan, PlannedNode, Which};
-use crate::model::UnitId;
+use super::give::takes_keys;
+use super::looked::Looked;
+use super::{Answer, MoveAsk, MoveRow, Operator, OperatorError, Plan, PlannedNode, READ_AT_ONCE, Which};
+use crate::model::{Name, UnitId};
 use crate::routing::record::{
-    Change, Commit, Committed, Move, MoveId, MoveState, Node, NodeId, OpId, Record, RecordId, RelayId, Rev, State,
-    Target,
+    Book, Change, Commit, Committed, Move, MoveId, MoveKind, MoveState, Node, NodeId, OpId, Record, RecordId, RelayId,
+    Rev, State, Target,
 };
-use crate::routing::{BUCKETS, RouteTable};
+use crate::routing::{BUCKETS, RouteTable, Rule};
 
 impl Operator {
     /// Begins a move, or only says what it would do.
     pub(super) async fn start(&self, ask: MoveAsk, now: u64, dice: u128) -> Result<Answer, OperatorError> {
-        let nodes = expand(&ask.what)?;
-        let table = self.routing.table();
-        let mut plan = Plan {
-            id: None,
-            to: ask.to.clone(),
-            nodes: Vec::new(),
-            there_already: 0,
-        };
-        if !table.is_known(&ask.to) {
-            let text = format!(
-                "unit {} is not known here; add it to [units], or correct its name",
-                ask.to
-            );
-            return Err(OperatorError::Refused(text));
-        }
-        for group in nodes.chunks(READ_AT_ONCE) {
-            let ids = group.iter().cloned().map(RecordId::Node).collect();
-            let reading = self.store.read(ids).await?;
-            for (id, found) in group.iter().zip(reading.found) {
-                let from = owner(&table, id, found)?;
-                if from == ask.to {
-                    plan.there_already += 1;
-                } else {
-                    plan.nodes.push(PlannedNode { id: id.clone(), from });
-                }
-            }
-        }
+        let (mut plan, since) = self.plan(&ask).await?;
         if ask.dry_run || plan.nodes.is_empty() {
             return Ok(Answer::Plan(plan));
         }
@@ -47,13 +23,15 @@ impl Operator {
         let id = MoveId(number);
         let work = Move {
             id,
+            kind: MoveKind::Nodes,
             nodes: plan.nodes.iter().map(|node| node.id.clone()).collect(),
             to: ask.to,
+            since,
             options: ask.options,
             state: MoveState::Running,
             driver: RelayId {
-                unit: self.place.unit.clone(),
-                relay: self.place.relay.clone(),
+                unit: self.0.place.unit.clone(),
+                relay: self.0.place.relay.clone(),
             },
             next: 0,
             moved: 0,
@@ -62,7 +40,7 @@ impl Operator {
             reason: described(&ask.who, &ask.reason),
         };
         let committed = self
-            .store
+            .store()
             .commit(Commit {
                 op: OpId(dice),
                 compares: vec![(RecordId::Move(id), Rev::ZERO)],
@@ -79,10 +57,57 @@ impl Operator {
         }
     }
 
+    /// What a move would do, and the revision up to which all that was decided is in it.
+    async fn plan(&self, ask: &MoveAsk) -> Result<(Plan, Rev), OperatorError> {
+        let published = self.store().read(vec![RecordId::Book]).await?;
+        let table = self.caught_up(published.epoch).await?;
+        let Some(routes) = table.routes() else {
+            return Err(OperatorError::Refused(
+                "this relay has nothing of the route store yet".to_owned(),
+            ));
+        };
+        takes_keys(routes, &ask.to).map_err(OperatorError::Refused)?;
+        let nodes = expand(&ask.what, routes.book())?;
+        let mut found = Vec::with_capacity(nodes.len());
+        let mut newest = published.epoch;
+        for some in nodes.chunks(READ_AT_ONCE) {
+            let reading = self
+                .store()
+                .read(some.iter().cloned().map(RecordId::Node).collect())
+                .await?;
+            newest = newest.max(reading.epoch);
+            found.extend(reading.found);
+        }
+        // Keys that were claimed, and nothing else.
+        let undecided = nodes.iter().zip(&found).filter_map(|(id, found)| match id {
+            NodeId::Key { dimension, key } if !found.as_ref().is_some_and(is_there) => {
+                Some((dimension.clone(), key.clone()))
+            }
+            _ => None,
+        });
+        let looked = self.look(&undecided.collect::<Vec<_>>()).await?;
+        let table = self.caught_up(newest).await?;
+        let mut plan = Plan {
+            id: None,
+            to: ask.to.clone(),
+            nodes: Vec::new(),
+            there_already: 0,
+        };
+        for (id, found) in nodes.into_iter().zip(found) {
+            let from = owner(&table, &looked, &id, found, &self.0.place.unit)?;
+            if from == ask.to {
+                plan.there_already += 1;
+            } else {
+                plan.nodes.push(PlannedNode { id, from });
+            }
+        }
+        Ok((plan, published.epoch.rev()))
+    }
+
     /// Stops a move.
     pub(super) async fn abort(&self, id: MoveId, op: OpId) -> Result<Answer, OperatorError> {
-        loop {
-            let reading = self.store.read(vec![RecordId::Move(id)]).await?;
+        for _ in 0..ATTEMPTS_MAX {
+            let reading = self.store().read(vec![RecordId::Move(id)]).await?;
             let found = reading.found.into_iter().flatten().next();
             let Some(Change {
                 rev,
@@ -93,11 +118,14 @@ impl Operator {
                 let text = format!("there is no move {id}; `strait route moves` lists them");
                 return Err(OperatorError::Refused(text));
             };
-            if work.state == MoveState::Finished {
-                let text = format!("move {id} has finished; move the keys back with another one");
-                return Err(OperatorError::Refused(text));
+            match work.state {
+                MoveState::Running => work.state = MoveState::Aborting,
+                MoveState::Aborting => return Ok(Answer::Done),
+                MoveState::Trailing | MoveState::Finished => {
+                    let text = format!("move {id} has finished; move the keys back with another one");
+                    return Err(OperatorError::Refused(text));
+                }
             }
-            work.state = MoveState::Aborting;
             let commit = Commit {
                 op,
                 compares: vec![(RecordId::Move(id), rev)],
@@ -105,15 +133,17 @@ impl Operator {
                 removes: Vec::new(),
             };
             // Its driver may have written meanwhile.
-            if let Committed::Done(_) = self.store.commit(commit).await? {
+            if let Committed::Done(_) = self.store().commit(commit).await? {
                 return Ok(Answer::Done);
             }
         }
+        let text = format!("move {id} goes on faster than it can be stopped; ask again");
+        Err(OperatorError::Refused(text))
     }
 
     /// Moves, the last ones first, with what is under way.
-    pub(super) async fn moves(&self, id: Option<MoveId>) -> Result<Answer, OperatorError> {
-        let snapshot = self.store.snapshot().await?;
+    pub(super) async fn moves(&self, id: Option<MoveId>, now: u64) -> Result<Answer, OperatorError> {
+        let snapshot = self.store().snapshot().await?;
         let mut under_way: BTreeMap<MoveId, Vec<(NodeId, State)>> = BTreeMap::new();
         let mut works = Vec::new();
         for change in snapshot.changes {
@@ -127,19 +157,34 @@ impl Operator {
                 _ => {}
             }
         }
+        if let (Some(id), true) = (id, works.is_empty()) {
+            let text = format!("there is no move {id}; `strait route moves` lists them");
+            return Err(OperatorError::Refused(text));
+        }
         works.sort_by_key(|work| std::cmp::Reverse(work.asked_at));
         let row = |work: Move| {
             let nodes = under_way.remove(&work.id).unwrap_or_default();
-            MoveRow::new(work, nodes)
+            MoveRow::new(work, nodes, now)
         };
         Ok(Answer::Moves(works.into_iter().map(row).collect()))
     }
 }
 
+/// Whether something was decided that was not taken back.
+fn is_there(found: &Change) -> bool {
+    matches!(&found.record, Some(Record::Node(node)) if node.state != State::Tombstone)
+}
+
 /// Who owns a node now, if it can be moved.
-fn owner(table: &RouteTable, id: &NodeId, found: Option<Change>) -> Result<UnitId, OperatorError> {
-    let node = match found.and_then(|change| change.record) {
-        Some(Record::Node(node)) if node.state != State::Tombstone => Some(node),
+fn owner(
+    table: &RouteTable,
+    looked: &Looked,
+    id: &NodeId,
+    found: Option<Change>,
+    local: &UnitId,
+) -> Result<UnitId, OperatorError> {
+    let node = match found.filter(is_there).and_then(|change| change.record) {
+        Some(Record::Node(node)) => Some(node),
         _ => None,
     };
     if let Some(by) = node.as_ref().and_then(|node| node.state.work()) {
@@ -156,13 +201,22 @@ fn owner(table: &RouteTable, id: &NodeId, found: Option<Change>) -> Result<UnitI
     {
         return Ok(unit);
     }
-    table.owner_of(id).cloned().ok_or_else(|| {
-        let text = format!(
-            "{} has no owner that it could be moved from; `strait explain` shows why",
+    let nobody = |why: &str| {
+        OperatorError::Refused(format!(
+            "{} has no owner that it could be moved from: {why}; give it to a unit with `strait route set`",
             shown(id)
-        );
-        OperatorError::Refused(text)
-    })
+        ))
+    };
+    match id {
+        NodeId::Key { dimension, key } if node.is_none() => looked
+            .owner(dimension, key, local)
+            .map(|decision| decision.unit.clone())
+            .map_err(|error| nobody(&error.to_string())),
+        NodeId::Rule { .. } | NodeId::Bucket { .. } | NodeId::Key { .. } | NodeId::Unit(_) => table
+            .owner_of(id)
+            .cloned()
+            .ok_or_else(|| nobody("no rule of the published book gives it to a unit")),
+    }
 }
 
 /// A node without its key: what is refused ends in logs.
@@ -175,13 +229,28 @@ fn shown(id: &NodeId) -> String {
     }
 }
 
-fn expand(what: &[Which]) -> Result<Vec<NodeId>, OperatorError> {
+fn expand(what: &[Which], book: &Book) -> Result<Vec<NodeId>, OperatorError> {
     let mut nodes = Vec::new();
     for which in what {
         match which {
             Which::Node(NodeId::Unit(_)) => {
-                let text = "a unit is not moved; drain or evacuate it with `strait unit`";
+                let text = "a unit is not moved; move its buckets, rules and keys";
                 return Err(OperatorError::Refused(text.to_owned()));
+            }
+            Which::Node(NodeId::Rule { dimension, rule }) => {
+                let of_rule = |(id, found): &&(u32, Rule)| id == rule && found.dimension == *dimension;
+                let Some((_, found)) = book.rules.iter().find(of_rule) else {
+                    let text = format!("there is no rule {rule} of {dimension}; `strait route book` lists them");
+                    return Err(OperatorError::Refused(text));
+                };
+                // Its keys go by what was decided about their buckets.
+                match found.buckets() {
+                    Some(buckets) => nodes.extend(buckets.map(|bucket| bucket_of(dimension, bucket))),
+                    None => nodes.push(NodeId::Rule {
+                        dimension: dimension.clone(),
+                        rule: *rule,
+                    }),
+                }
             }
             Which::Node(id) => nodes.push(id.clone()),
             Which::Buckets { dimension, from, to } => {
@@ -189,10 +258,7 @@ fn expand(what: &[Which]) -> Result<Vec<NodeId>, OperatorError> {
                     let text = format!("buckets go from 0 up to {BUCKETS}; {from} to {to} names none");
                     return Err(OperatorError::Refused(text));
                 }
-                nodes.extend((*from..*to).map(|bucket| NodeId::Bucket {
-                    dimension: dimension.clone(),
-                    bucket,
-                }));
+                nodes.extend((*from..*to).map(|bucket| bucket_of(dimension, bucket)));
             }
         }
     }
@@ -210,7 +276,14 @@ fn expand(what: &[Which]) -> Result<Vec<NodeId>, OperatorError> {
     }
 }
 
-fn described(who: &str, reason: &str) -> String {
+fn bucket_of(dimension: &Name, bucket: u16) -> NodeId {
+    NodeId::Bucket {
+        dimension: dimension.clone(),
+        bucket,
+    }
+}
+
+pub(super) fn described(who: &str, reason: &str) -> String {
     match (who, reason) {
         (who, "") => who.to_owned(),
         ("", reason) => reason.to_owned(),
@@ -225,5 +298,5 @@ fn halves(dice: u128) -> [u64; 2] {
     [high, low]
 }
 
-/// Records that are read at once.
-const READ_AT_ONCE: usize = 100;
+/// Others that write the same record at the same time.
+const ATTEMPTS_MAX: usize = 10;

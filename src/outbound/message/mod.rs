@@ -23,10 +23,11 @@ use self::check::Checked;
 pub use self::topics::Catalog;
 use self::topics::Known;
 use crate::calls::{Calls, Limited};
+use crate::control::claims::Claims;
 use crate::model::{AckLevel, CallId, Key, MissingKey, Place, Reason, RelayError, Retry, RouteHints, Topic, UnitId};
 use crate::queue::api::{Input, Progress, Publish, Ticket};
 use crate::queue::{self, TopicRule};
-use crate::routing;
+use crate::routing::{self, RouteError};
 use crate::wire::messages::PublishRequest;
 
 /// What the story is made of.
@@ -41,6 +42,8 @@ pub struct PublisherParts {
     pub queue: queue::Handle,
     /// Topics and units.
     pub catalog: Catalog,
+    /// Knows who has keys that nothing else was decided about, if there is a route store.
+    pub claims: Option<Claims>,
 }
 
 /// Messages that local services publish, on one shard.
@@ -50,6 +53,7 @@ pub struct Publishers {
     routing: routing::Handle,
     queue: queue::Handle,
     catalog: RefCell<Rc<Catalog>>,
+    claims: Option<Claims>,
     waits: Calls<Wait>,
     draining: Cell<bool>,
 }
@@ -97,6 +101,7 @@ impl Publishers {
             routing: parts.routing,
             queue: parts.queue,
             catalog: RefCell::new(Rc::new(parts.catalog)),
+            claims: parts.claims,
             waits: Calls::default(),
             draining: Cell::new(false),
         })
@@ -212,9 +217,15 @@ impl Publishers {
             ..RouteHints::default()
         };
         let table = self.routing.table();
-        let decision = table.resolve(&hints, &MissingKey::Reject, &self.place.unit, &());
+        let decision = table.resolve(&hints, &MissingKey::Reject, &self.place.unit, &self.claims);
         let decision = decision.map_err(|error| {
+            if let (RouteError::Unclaimed { .. }, Some(claims)) = (&error, &self.claims) {
+                claims.ask(&hints);
+            }
             let mut error = RelayError::from(error);
+            if error.reason == Reason::RoutesAway {
+                return error.pushed_back(PUSHBACK);
+            }
             error
                 .detail
                 .push_str("; `strait explain --key DIMENSION=KEY` shows which rules there are");
@@ -327,4 +338,6 @@ fn limit(deadline: Option<Instant>, wait_max: Option<Duration>) -> Option<Instan
 }
 
 /// Time for the end of a publication to reach its publisher before that one's own deadline.
+/// When a publisher whose key has no owner yet should come back.
+const PUSHBACK: Duration = Duration::from_millis(100);
 const MARGIN_MAX: Duration = Duration::from_millis(50);

@@ -15,6 +15,7 @@ use crate::model::{
     CallId, CancelReason, Code, Ending, Metadata, MetadataBuilder, Name, Part, Place, Reason, ReplyBody, ReplyEvent,
     Request, RequestEvent, Retry,
 };
+use crate::routing::metrics::LookUps;
 use crate::routing::{self, RouteTable};
 use crate::telemetry::Registry;
 use crate::telemetry::calls::CallSeries;
@@ -74,6 +75,7 @@ fn fixture() -> Fixture {
             calls_of_key: 4,
         },
         claims: None,
+        lookups: LookUps::detached().unwrap(),
         budgets: budgets.on_shard(0),
         metrics: CallSeries::register(series.series()).unwrap().on_shard(),
         first_request_id: 1,

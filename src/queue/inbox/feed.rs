@@ -3,7 +3,8 @@
 //! # Invariants
 //! - F1. All numbers below `cursor` were looked at: they are done, open, or behind an open one of their key. So a group
 //!   that begins again at its frontier loses nothing.
-//! - F2. One read is under way at a time; what it brings is used only if the cursor is still where it was.
+//! - F2. One read is under way at a time; what it brings is used only if the cursor is still where it was, and only of numbers
+//!   that were on disk when it was asked for: of later ones it may have some and not others.
 //! - F3. Memory is bounded in messages and bytes, whatever waits (M-G7).
 
 use std::collections::VecDeque;
@@ -200,8 +201,8 @@ impl Group {
             return;
         }
         for (seq, message) in back.found {
-            // What the engine has not yet told about comes by itself.
-            if seq > scene.topic.stored {
+            // Later ones come by themselves, or with the next read (F2).
+            if seq > stored_then {
                 break;
             }
             let swept = self.consumers.is_empty();
@@ -217,7 +218,7 @@ impl Group {
                 self.go_on(scene, fx);
             }
         }
-        let end = back.next.map_or(stored_then, |next| (next - 1).min(scene.topic.stored));
+        let end = back.next.map_or(stored_then, |next| (next - 1).min(stored_then));
         self.lose(self.feed.cursor, end);
         self.feed.cursor = self.feed.cursor.max(end + 1);
     }

@@ -4,7 +4,7 @@
 //! [`Writer`] appends batches of records, each with one write and one sync; [`Reader`] finds them again by line and number, or
 //! all in the order of writing; [`Keeper`] writes checkpoints, removes segments that are done with, merges sparse ones and
 //! prepares the next. [`Log`] is the three for one thread, [`disk`] runs them on two. [`Log::open`] makes a log of what a crash
-//! left. The parts' invariants are numbered L1 to L13 in their modules.
+//! left. The parts' invariants are numbered L1 to L14 in their modules.
 //!
 //! # The directory
 //! ```text
@@ -131,7 +131,8 @@ pub struct Scanned {
     /// Records, by number. A number between two of them, or between `from` and the first, is not on disk: released
     /// or damaged.
     pub found: Vec<(Seq, Found)>,
-    /// All numbers below were looked for; the next scan begins here. `None`: the line has no record from there on.
+    /// All numbers below were looked for; the next scan begins here. `None`: the line had no further record when the scan came
+    /// to its end.
     pub next: Option<Seq>,
 }
 

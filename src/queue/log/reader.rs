@@ -4,6 +4,8 @@
 //! - L4. A record is given out only if its checksum is right, and only if its batch was synced (L1).
 //! - L5. Damage costs the damaged records and no others, and each place is told (M-A4).
 //! - L6. Who reads a line in order reads each byte about once: the place is remembered, with what was read ahead.
+//! - L14. Between the numbers that a scan gives none is missing that the log has: it goes no further than the segment that is
+//!   written to, as that was when the scan came to it. What came meanwhile is left to the next scan, all of it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -133,8 +135,12 @@ impl<S: Storage> Reader<S> {
         };
         let mut after = 0;
         loop {
-            let target = self.shared.table().holding(scan.line, progress.next, after);
-            let Some((identity, end)) = target else {
+            let target = {
+                let table = self.shared.table();
+                let holding = table.holding(scan.line, progress.next, after);
+                holding.map(|segment| (segment.identity, segment.end, segment.sealed))
+            };
+            let Some((identity, end, sealed)) = target else {
                 return Ok(progress.done(None));
             };
             let walk = match self.walk(&progress, &identity, end) {
@@ -146,6 +152,10 @@ impl<S: Storage> Reader<S> {
             if self.shared.noted(&identity, read)? {
                 let next = progress.next;
                 return Ok(progress.done(Some(next)));
+            }
+            if !sealed {
+                // It was the last one. More may have come into it since, and then behind it (L14).
+                return Ok(progress.done(None));
             }
             after = identity.last;
         }

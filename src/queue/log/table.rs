@@ -115,12 +115,12 @@ impl<S: Storage> Shared<S> {
 }
 
 impl Table {
-    /// The next segment behind number `after` with records of the line from `seq` on: which, and where it ends.
-    pub(super) fn holding(&self, line: LineId, seq: Seq, after: u64) -> Option<(Identity, u64)> {
+    /// The next segment behind number `after` with records of the line from `seq` on.
+    pub(super) fn holding(&self, line: LineId, seq: Seq, after: u64) -> Option<&Segment> {
         // One that was merged may begin before `after` and end behind it.
         let behind = self.segments.values().filter(|segment| segment.identity.last > after);
         let mut holding = behind.filter(|segment| segment.lines.get(line).is_some_and(|part| part.max >= seq));
-        holding.next().map(|segment| (segment.identity, segment.end))
+        holding.next()
     }
 
     /// Number of a new segment.

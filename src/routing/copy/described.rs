@@ -24,9 +24,11 @@ pub(super) fn node(node: &Node) -> String {
     };
     let state = match &node.state {
         State::Active | State::Tombstone | State::Evacuated { .. } => String::new(),
+        State::Draining => "; it gets no new keys".to_owned(),
         State::Migrating { to, by } => format!("; move {by} copies it to unit {to}"),
         State::Frozen { to, by } => format!("; move {by} has frozen it on its way to unit {to}"),
         State::Fencing { by } => format!("; evacuation {by} waits for its relays to stop"),
+        State::Returning { by, .. } => format!("; work {by} waits until it can have its keys again"),
     };
     format!("{owner}, since revision {}{state}", node.rev)
 }

@@ -13,6 +13,7 @@
 
 mod book;
 mod described;
+mod origin;
 mod packed;
 mod resolve;
 mod saved;
@@ -25,6 +26,7 @@ mod view;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+pub use origin::{Origin, Unmovable};
 pub(super) use resolve::Resolved;
 pub use saved::SavedError;
 pub use trail::{Through, Trail};
@@ -188,6 +190,15 @@ impl Routes {
     /// Bytes that all keys and the table of the other nodes take, without what their records point at.
     pub fn bytes(&self) -> usize {
         self.overrides.bytes() + self.details.bytes() + self.details.len() * size_of::<Node>()
+    }
+
+    /// The revision that a record has; [`Rev::ZERO`] if it is not there.
+    pub fn rev_of(&self, id: &RecordId) -> Rev {
+        match id {
+            RecordId::Book => self.book.rev,
+            RecordId::Node(id) => self.view(id).map_or(Rev::ZERO, |view| view.rev()),
+            RecordId::Move(_) | RecordId::Relay(_) => self.others.get(id).copied().unwrap_or_default(),
+        }
     }
 
     /// Who has a bucket or a rule by the rules alone.

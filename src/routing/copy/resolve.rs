@@ -313,7 +313,7 @@ impl Routes {
                 return Ok(unit);
             };
             walk.see(node);
-            let State::Evacuated { takeover } = &node.state else {
+            let Some(takeover) = node.state.takeover() else {
                 record.step("unit", true, || described::node(node));
                 return Ok(unit);
             };

@@ -76,6 +76,13 @@ impl Trail {
         self.hops.iter_mut().rev().find_map(Option::as_mut)
     }
 
+    /// What the rules said about the key, if no other key was gone through.
+    pub(super) fn only(&self) -> Option<Asked> {
+        let mut hops = self.hops();
+        let first = hops.next()?;
+        hops.next().is_none().then_some(first.rules)
+    }
+
     fn hops(&self) -> impl Iterator<Item = &Hop> {
         self.hops.iter().flatten()
     }

@@ -10,6 +10,7 @@
 //!   node; it says which revision froze it (R-R6).
 //! - G3. What runs is bounded.
 
+use std::ops::Deref;
 use std::time::Duration;
 
 use slotmap::{DefaultKey, SlotMap};
@@ -81,7 +82,7 @@ impl Gate {
     /// # Errors
     /// [`Closed`]; then it is to be released.
     pub fn admit(&self, table: &RouteTable, decision: &Decision<'_>, knock: &Knock<'_>) -> Result<(), Closed> {
-        if decision.epoch < knock.min_epoch {
+        if table.version() < knock.min_epoch {
             return Err(Closed::Behind);
         }
         if decision.unit != knock.unit {
@@ -100,10 +101,25 @@ impl Gate {
         }
     }
 
-    /// A call has ended, or was not let through. Freezes that wait for nothing more are to be reported.
-    pub fn release(&mut self, call: Registered, table: &RouteTable) -> Vec<Drain> {
+    /// A call has ended, or was not let through. Freezes that wait for nothing more are to be reported; only then a table is
+    /// needed.
+    pub fn release<T: Deref<Target = RouteTable>>(
+        &mut self,
+        call: Registered,
+        table: impl FnOnce() -> T,
+    ) -> Vec<Drain> {
         self.running.remove(call.0);
-        self.drained(table)
+        if self.drains.is_empty() {
+            return Vec::new();
+        }
+        self.drained(&table())
+    }
+
+    /// Whether a freeze waits for a call.
+    pub fn waits(&self, drain: &Drain, call: Registered, table: &RouteTable) -> bool {
+        let trail = self.running.get(call.0);
+        let through = table.routes().map(|routes| routes.through(&drain.node, drain.rev));
+        trail.zip(through).is_some_and(|(trail, through)| through.passes(trail))
     }
 
     /// A freeze is to be waited for; `table` has applied it. It is reported by this or a later call of the gate, once. One of

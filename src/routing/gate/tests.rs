@@ -41,7 +41,7 @@ fn table() -> RouteTable {
         }],
     });
     let table = RouteTable::build(&Settings::default(), &name("a"), [&name("b")]).unwrap();
-    table.with_routes(Some(Arc::new(routes)))
+    table.with_routes(Arc::new(routes))
 }
 
 fn id(key: &str) -> NodeId {
@@ -70,7 +70,7 @@ fn decide(table: &RouteTable, key: &str, unit: &str, state: State) -> RouteTable
         record: Some(Record::Node(node)),
     };
     let changes = vec![change];
-    table.with_routes(Some(Arc::new(routes.apply(&Batch { prev, rev, changes }).unwrap())))
+    table.with_routes(Arc::new(routes.apply(&Batch { prev, rev, changes }).unwrap()))
 }
 
 fn frozen(by: u64) -> State {
@@ -142,8 +142,8 @@ fn a_freeze_is_drained_when_its_calls_have_ended() {
         rev: Rev(2),
     };
     assert_eq!(gate.drain(drain.clone(), &first), []);
-    assert_eq!(gate.release(other, &first), []);
-    assert_eq!(gate.release(mine, &first), std::slice::from_ref(&drain));
+    assert_eq!(gate.release(other, || &first), []);
+    assert_eq!(gate.release(mine, || &first), std::slice::from_ref(&drain));
     assert_eq!(
         gate.drain(drain.clone(), &first),
         std::slice::from_ref(&drain),
@@ -161,6 +161,6 @@ fn a_freeze_is_drained_when_its_calls_have_ended() {
         ..drain
     };
     assert_eq!(gate.drain(second.clone(), &again), []);
-    assert_eq!(gate.release(mine, &again), [second]);
+    assert_eq!(gate.release(mine, || &again), [second]);
     assert_eq!(gate.running(), 0);
 }

@@ -44,6 +44,24 @@ pub struct DimensionSpec {
     pub key_bytes_max: u16,
 }
 
+impl DimensionSpec {
+    /// Longest key in bytes, if nothing else is said.
+    pub const KEY_BYTES_MAX: u16 = 256;
+
+    /// With all defaults.
+    pub fn new(name: Name) -> Self {
+        Self {
+            name,
+            placement: Placement::default(),
+            owner_lease: Lease::default(),
+            freeze_reads: false,
+            local_mode: LocalMode::default(),
+            claim_fallback: Fallback::default(),
+            key_bytes_max: key_bytes_max(),
+        }
+    }
+}
+
 /// How a key that nothing was decided about gets its owner.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -178,7 +196,7 @@ pub enum Fallback {
 }
 
 fn key_bytes_max() -> u16 {
-    256
+    DimensionSpec::KEY_BYTES_MAX
 }
 
 const INFINITE: &str = "infinite";

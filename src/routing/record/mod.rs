@@ -17,7 +17,7 @@ mod session;
 pub use book::{Book, DimensionSpec, Fallback, Lease, LeaseError, LocalMode, Placement, PlacementRule, Share};
 pub use ids::{Epoch, MoveId, NodeId, OpId, RecordId, Rev, SessionId};
 pub use key::KeyBytes;
-pub use moves::{Move, MoveOptions, MoveState};
+pub use moves::{Move, MoveKind, MoveOptions, MoveState};
 pub use node::{Claim, Node, State, Target};
 pub use session::{FreezeAck, RelayId, RelayRecord};
 

@@ -4,18 +4,25 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{MoveId, NodeId, RelayId};
+use super::{MoveId, NodeId, RelayId, Rev};
 use crate::model::UnitId;
 
-/// Work that moves nodes. What has become of each node stands in its own record; this one says what was wanted.
+/// Work that moves nodes, or a whole unit. What has become of each node stands in its own record; this one
+/// says what was wanted.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Move {
     /// Its number.
     pub id: MoveId,
-    /// What is moved, at most [`Move::NODES_MAX`].
+    /// What is done.
+    #[serde(default)]
+    pub kind: MoveKind,
+    /// What is moved, at most [`Move::NODES_MAX`]; of work on a unit, that unit alone.
     pub nodes: Vec<NodeId>,
-    /// The new owner.
+    /// The new owner; of an evacuation the one that gets most.
     pub to: UnitId,
+    /// What was decided up to this revision was known to whoever asked. A node about which something was decided since, and that
+    /// does not belong to the new owner, was tried, or others decided otherwise meanwhile: it stays where it is.
+    pub since: Rev,
     /// How.
     pub options: MoveOptions,
     /// How far it is.
@@ -37,6 +44,25 @@ pub struct Move {
 impl Move {
     /// More keys are moved by several moves.
     pub const NODES_MAX: usize = 10_000;
+}
+
+/// What is done.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MoveKind {
+    /// Nodes get another owner.
+    #[default]
+    Nodes,
+    /// A unit is fenced, then others have its keys.
+    Evacuate {
+        /// Units and weights.
+        takeover: Vec<(UnitId, u16)>,
+        /// Do not wait for relays of the unit that cannot be reached longer than for the longest lease that ends, although keys
+        /// have a lease that never does: both may admit writes of those for a while (R-D7).
+        accept_dual: bool,
+    },
+    /// A unit that was evacuated gets its keys back.
+    GiveBack,
 }
 
 /// How a move is done.
@@ -81,6 +107,8 @@ pub enum MoveState {
     Running,
     /// An operator stops it: nodes under way go back, others are not touched.
     Aborting,
-    /// All nodes are done, one way or the other.
+    /// All nodes are done, one way or the other; those that were moved still say where from.
+    Trailing,
+    /// Nothing is left to do.
     Finished,
 }

@@ -65,6 +65,8 @@ pub enum State {
         /// The work this belongs to.
         by: MoveId,
     },
+    /// Of a unit: it serves its keys and gets no new ones.
+    Draining,
     /// Of a unit: nobody admits writes of its keys until its relays are known to have stopped.
     Fencing {
         /// The work this belongs to.
@@ -75,6 +77,13 @@ pub enum State {
         /// Units and weights.
         takeover: Vec<(UnitId, u16)>,
     },
+    /// Of a unit: nobody admits writes of its keys until those who have them are known to have stopped; then it has them again.
+    Returning {
+        /// Units and weights, as they were while it was evacuated.
+        takeover: Vec<(UnitId, u16)>,
+        /// The work this belongs to.
+        by: MoveId,
+    },
     /// As if it were not there, but its revision counts (K2).
     Tombstone,
 }
@@ -83,14 +92,48 @@ impl State {
     /// The work that moves the node, if some does.
     pub fn work(&self) -> Option<MoveId> {
         match self {
-            Self::Migrating { by, .. } | Self::Frozen { by, .. } | Self::Fencing { by } => Some(*by),
-            Self::Active | Self::Evacuated { .. } | Self::Tombstone => None,
+            Self::Migrating { by, .. }
+            | Self::Frozen { by, .. }
+            | Self::Fencing { by }
+            | Self::Returning { by, .. } => Some(*by),
+            Self::Active | Self::Draining | Self::Evacuated { .. } | Self::Tombstone => None,
         }
     }
 
     /// Whether nobody admits writes.
     pub fn is_frozen(&self) -> bool {
-        matches!(self, Self::Frozen { .. } | Self::Fencing { .. })
+        matches!(
+            self,
+            Self::Frozen { .. } | Self::Fencing { .. } | Self::Returning { .. }
+        )
+    }
+
+    /// Of a unit: who has its keys in its place; `None` if it has them itself.
+    pub fn takeover(&self) -> Option<&[(UnitId, u16)]> {
+        match self {
+            Self::Evacuated { takeover } | Self::Returning { takeover, .. } => Some(takeover),
+            _ => None,
+        }
+    }
+}
+
+impl Target {
+    /// The unit, if it is one.
+    pub fn unit(&self) -> Option<&UnitId> {
+        match self {
+            Self::Unit(unit) => Some(unit),
+            Self::Follow(_) | Self::Group { .. } => None,
+        }
+    }
+}
+
+impl Node {
+    /// Whether relays of this unit may have admitted writes before the node was frozen: those that a barrier waits for (R-3.9 S4).
+    pub fn is_served_by(&self, unit: &UnitId) -> bool {
+        match &self.state {
+            State::Returning { takeover, .. } => takeover.iter().any(|(other, _)| other == unit),
+            _ => self.target == Target::Unit(unit.clone()),
+        }
     }
 }
 

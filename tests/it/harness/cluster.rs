@@ -31,6 +31,8 @@ pub struct ClusterBuilder {
     units: Vec<Unit>,
     services: Vec<Service>,
     settings: Vec<(String, String, Value)>,
+    /// The relay that has the routes.
+    routes: Option<String>,
     waiting: Vec<(String, String)>,
     impaired: Option<u64>,
 }
@@ -55,6 +57,22 @@ impl ClusterBuilder {
             geo: format!("geo-{name}"),
             relays,
         });
+        self
+    }
+
+    /// A unit with this many relays, in this Geo.
+    pub fn unit_in(mut self, geo: &str, name: &str, relays: usize) -> Self {
+        self.units.push(Unit {
+            name: name.to_owned(),
+            geo: geo.to_owned(),
+            relays,
+        });
+        self
+    }
+
+    /// All relays use the embedded route store of this one.
+    pub fn routes_at(mut self, relay: &str) -> Self {
+        self.routes = Some(relay.to_owned());
         self
     }
 
@@ -112,7 +130,10 @@ impl ClusterBuilder {
         };
         let mut ports = Vec::new();
         for unit in &self.units {
-            cluster.authorities.insert(unit.geo.clone(), Authority::new(&unit.geo));
+            let authorities = &mut cluster.authorities;
+            authorities
+                .entry(unit.geo.clone())
+                .or_insert_with(|| Authority::new(&unit.geo));
             for number in 1..=unit.relays {
                 let name = format!("{}-{number}", unit.name);
                 let home = cluster.directory.path().join(&name);
@@ -179,6 +200,17 @@ impl ClusterBuilder {
             );
         }
         put(&mut config, "routing", self.routing());
+        if let Some(authority) = self.routes.as_ref().map(|name| cluster.relay(name)) {
+            put(&mut config, "routes.store", "embedded");
+            put(
+                &mut config,
+                "routes.authority",
+                format!("{}/{}", authority.unit, authority.name),
+            );
+            let path = cluster.paths.get(&(relay.name.clone(), authority.name.clone()));
+            let address = path.map_or_else(|| authority.peer(), |path| path.address().to_string());
+            put(&mut config, "routes.authority_addresses", vec![Value::from(address)]);
+        }
         for (_, key, value) in self.settings.iter().filter(|(name, _, _)| *name == unit.name) {
             put(&mut config, key, value.clone());
         }

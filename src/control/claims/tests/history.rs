@@ -186,7 +186,11 @@ impl World {
         match outcome {
             Outcome::Won(holder) | Outcome::Lost(holder) => {
                 let kept = self.claims.get(&key).expect("the store has it");
-                assert_eq!(*holder, Holder::from(kept.clone()), "the target of a key never changes");
+                assert_eq!(
+                    *holder,
+                    Holder::new(kept.clone(), kept.base),
+                    "the target of a key never changes"
+                );
                 let mut ops = self.ops.values().flatten();
                 assert!(ops.any(|asked| *asked == kept.op.0), "nobody asked for {:?}", kept.op);
                 let has_won = matches!(outcome, Outcome::Won(_));

@@ -84,9 +84,15 @@ fn claim(key: &str, op: u128) -> Claim {
 }
 
 fn won(key: &str, op: u128) -> Outcome {
-    Outcome::Won(claim(key, op).into())
+    Outcome::Won(holder(key, op))
 }
 
 fn lost(key: &str, op: u128) -> Outcome {
-    Outcome::Lost(claim(key, op).into())
+    Outcome::Lost(holder(key, op))
+}
+
+fn holder(key: &str, op: u128) -> Holder {
+    let claim = claim(key, op);
+    let base = claim.base;
+    Holder::new(claim, base)
 }

@@ -15,7 +15,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::{Key, RouteHints};
 use crate::routing::evidence::Evidence;
-use crate::routing::record::{Change, MoveOptions, MoveState, OpId, Record, RelayId, RelayRecord, SessionId, Target};
+use crate::routing::record::{
+    Change, MoveKind, MoveOptions, MoveState, OpId, Record, RelayId, RelayRecord, SessionId, Target,
+};
 use crate::routing::{RouteError, Rule, Standing};
 
 fn name(text: &str) -> Name {
@@ -160,6 +162,8 @@ fn work(id: MoveId, state: MoveState) -> Move {
         id,
         nodes: Vec::new(),
         to: name("a"),
+        kind: MoveKind::Nodes,
+        since: Rev::ZERO,
         options: MoveOptions::default(),
         state,
         driver: RelayId {

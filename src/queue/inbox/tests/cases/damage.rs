@@ -19,6 +19,27 @@ fn numbers_that_are_not_on_disk_any_more_are_counted_as_damaged() {
     assert_eq!(world.seqs(), [7]);
 }
 
+// Symptom, cause: as of `a_scan_leaves_out_nothing_that_came_into_the_segment_that_it_read` of the log. Fix: nothing is concluded
+// about numbers that came after the read was asked for.
+#[test]
+fn what_came_after_a_read_was_asked_for_is_not_lost_if_the_read_misses_it() {
+    // M-A4, F2
+    let mut world = World::new(TopicSettings::default());
+    for _ in 0..2 {
+        world.store(None);
+    }
+    world.subscribe(1, "g", 10);
+    world.poll();
+    assert_eq!(world.reads.len(), 1);
+    for _ in 0..2 {
+        world.store(None);
+    }
+    // It brings 4 and not 3.
+    world.answer(0, false);
+    assert_eq!(world.seqs(), [1, 2, 3, 4]);
+    assert_eq!(world.row("g").corrupted, 0);
+}
+
 #[test]
 fn what_was_purged_before_any_group_came_is_not_counted_as_damaged() {
     // M-A4, M-G8: the first record that is read of the topic is that of the purge.

@@ -1,0 +1,292 @@
+//! The route store of this relay and all that asks it, on a thread of their own.
+//!
+//! # Path
+//! [`ways`] makes the channels that shards hold; [`start`] opens the store, or the way to it, and lets the keeper of the copy, the
+//! desk of claims, the driver of moves and, at the relay that has the routes, the lines of other relays work until [`Running::stop`].
+//!
+//! # Invariants
+//! - R3. A store that cannot be opened ends the start of the relay, with the reason; one that is away does not.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{AppError, Shared};
+use crate::control::StoreKind;
+use crate::control::authority::{self, Authority};
+use crate::control::claims::{Claims, Driver, Wanted};
+use crate::control::clock::boot_time;
+use crate::control::embedded::Embedded;
+use crate::control::etcd::{self, Etcd};
+use crate::control::keeper::GateId;
+use crate::control::mover;
+use crate::control::remote::Remote;
+use crate::control::store::Store;
+use crate::control::worker::{self, Worker};
+use crate::peer::verify::Dialled;
+use crate::peer::{Line, LineDialler, Lines};
+use crate::routing::gate::Drain;
+use crate::routing::record::{Book, RelayId};
+use crate::settings::Settings;
+
+/// How shards reach the thread of the routes.
+pub(super) struct Ways {
+    pub(super) claims: Claims,
+    pub(super) drained: mpsc::Sender<(GateId, Drain)>,
+    drains: Mutex<Vec<Option<mpsc::Receiver<Drain>>>>,
+}
+
+/// The other ends, for [`start`].
+pub(super) struct Ends {
+    claims: (Claims, mpsc::Receiver<Wanted>),
+    gates: BTreeMap<GateId, mpsc::Sender<Drain>>,
+    drained: mpsc::Receiver<(GateId, Drain)>,
+    lines: mpsc::Receiver<Line>,
+}
+
+/// The thread of the routes.
+pub(super) struct Running {
+    stop: CancellationToken,
+    thread: JoinHandle<()>,
+}
+
+/// The channels between so many shards and the thread of the routes, and where lines of other relays go; `None` without a route
+/// store.
+pub(super) fn ways(settings: &Settings, shards: usize) -> Option<(Ways, Ends, Lines)> {
+    if settings.routes.store == StoreKind::None {
+        return None;
+    }
+    let (claims, wanted) = Claims::new();
+    let (drained, told) = mpsc::channel(DRAINS_MAX);
+    let (lines, opened) = mpsc::channel(LINES_WAITING_MAX);
+    let mut gates = BTreeMap::new();
+    let mut drains = Vec::new();
+    for shard in 0..shards {
+        let (gate, asked) = mpsc::channel(DRAINS_MAX);
+        gates.insert(GateId::Shard(shard), gate);
+        drains.push(Some(asked));
+    }
+    let ways = Ways {
+        claims: claims.clone(),
+        drained,
+        drains: Mutex::new(drains),
+    };
+    let ends = Ends {
+        claims: (claims, wanted),
+        gates,
+        drained: told,
+        lines: opened,
+    };
+    Some((ways, ends, lines))
+}
+
+impl Ways {
+    /// What a shard is asked to wait for; given out once.
+    pub(super) fn drains(&self, shard: usize) -> Option<mpsc::Receiver<Drain>> {
+        let mut drains = self.drains.lock().unwrap_or_else(PoisonError::into_inner);
+        drains.get_mut(shard)?.take()
+    }
+}
+
+/// Opens the store and starts the thread.
+pub(super) async fn start(shared: Arc<Shared>, ends: Ends, book: Book) -> Result<Running, AppError> {
+    let stop = CancellationToken::new();
+    let (up, is_up) = oneshot::channel();
+    let token = stop.clone();
+    let failed = |source| AppError::Thread {
+        what: "the thread of the routes",
+        source,
+    };
+    let thread = std::thread::Builder::new()
+        .name("strait-keeper".to_owned())
+        .spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            match runtime {
+                Ok(runtime) => runtime.block_on(live(&shared, ends, book, token, up)),
+                Err(source) => drop(up.send(Err(failed(source)))),
+            }
+        })
+        .map_err(failed)?;
+    match is_up.await {
+        Ok(Ok(())) => Ok(Running { stop, thread }),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(failed(std::io::Error::other("it ended while starting"))),
+    }
+}
+
+impl Running {
+    /// Closes the session and ends the thread.
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        // A thread that panicked has said so on standard error.
+        let _ = tokio::task::spawn_blocking(move || self.thread.join()).await;
+    }
+}
+
+async fn live(
+    shared: &Shared,
+    ends: Ends,
+    book: Book,
+    stop: CancellationToken,
+    up: oneshot::Sender<Result<(), AppError>>,
+) {
+    let tasks = TaskTracker::new();
+    let store = match open(shared, &tasks) {
+        Ok(store) => store,
+        Err(error) => return drop(up.send(Err(error))),
+    };
+    let place = &shared.place;
+    let relay = RelayId {
+        unit: place.unit.clone(),
+        relay: place.relay.clone(),
+    };
+    let limits = mover::Limits {
+        in_flight_max: shared.settings.routes.in_flight_max,
+        ..mover::Limits::default()
+    };
+    let moves = mover::Driver::new(
+        Arc::clone(&store),
+        relay.clone(),
+        shared.routing.clone(),
+        Arc::new(mover::NoHooks),
+        limits,
+    );
+    let worker = Worker::new(worker::Parts {
+        store: Arc::clone(&store),
+        relay,
+        routing: shared.routing.clone(),
+        gates: ends.gates,
+        drained: ends.drained,
+        saved: shared.data_dir.join(COPY),
+        book,
+        metrics: shared.series.routes.clone(),
+    });
+    let known_max = shared.settings.routes.claims_known_max;
+    let claims = Driver::new(
+        Arc::clone(&store),
+        shared.routing.clone(),
+        place.unit.clone(),
+        ends.claims,
+        known_max,
+    );
+    if up.send(Ok(())).is_err() {
+        return;
+    }
+    tasks.spawn(claims.run(stop.clone()));
+    tasks.spawn(moves.run(stop.clone()));
+    let (lines, taken, geo) = (ends.lines, tasks.clone(), shared.geo.clone());
+    tasks.spawn(serve_lines(lines, geo, Authority::new(store), taken, stop.clone()));
+    worker.run(stop).await;
+    tasks.close();
+    if tokio::time::timeout(END_LIMIT, tasks.wait()).await.is_err() {
+        tracing::debug!(tasks = tasks.len(), "the thread of the routes ended with tasks left");
+    }
+}
+
+/// The store itself, or the way to it.
+fn open(shared: &Shared, tasks: &TaskTracker) -> Result<Arc<dyn Store>, AppError> {
+    let settings = &shared.settings;
+    let seed = fastrand::u128(..);
+    if settings.is_route_authority() {
+        let path = shared.data_dir.join(FILE);
+        let store = Embedded::open(&path, Arc::new(boot_time), seed)?;
+        return Ok(Arc::new(store));
+    }
+    if let Some(authority) = settings.route_authority() {
+        let relay = Dialled {
+            unit: authority.unit,
+            relay: Some(authority.relay),
+        };
+        let addresses = settings.routes.authority_addresses.clone();
+        let local = settings.peer.listen.ip();
+        let lines = LineDialler::new(&shared.quic, local, relay, addresses, DIAL_LIMIT)?;
+        let lines = Arc::new(lines);
+        let dial = move || {
+            let lines = Arc::clone(&lines);
+            async move { lines.dial().await.map_err(std::io::Error::other) }
+        };
+        return Ok(Arc::new(Remote::new(dial, tasks.clone())));
+    }
+    let etcd = &settings.routes.etcd;
+    let parts = etcd::Parts {
+        addresses: etcd.endpoints.clone(),
+        prefix: format!("{}/{}", etcd.prefix.trim_end_matches('/'), shared.geo),
+        tls: tls(settings)?,
+        seed,
+    };
+    Ok(Arc::new(Etcd::new(&parts, tasks.clone())?))
+}
+
+fn tls(settings: &Settings) -> Result<Option<etcd::Tls>, AppError> {
+    let etcd = &settings.routes.etcd;
+    if etcd.certificate.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let read = |path: &Path| {
+        fs::read(path).map_err(|source| AppError::RouteFile {
+            path: path.to_path_buf(),
+            source,
+        })
+    };
+    Ok(Some(etcd::Tls {
+        authorities: read(&etcd.authorities)?,
+        chain: read(&etcd.certificate)?,
+        key: read(&etcd.key)?,
+    }))
+}
+
+/// Answers the relays that ask this one for the routes.
+async fn serve_lines(
+    mut lines: mpsc::Receiver<Line>,
+    geo: crate::model::Geo,
+    authority: Authority,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
+    loop {
+        let line = tokio::select! {
+            () = stop.cancelled() => return,
+            line = lines.recv() => line,
+        };
+        let Some(Line { peer, io }) = line else { return };
+        if peer.geo != geo {
+            tracing::warn!(%peer, "a relay of another Geo asked for the routes; they stay in this one");
+            continue;
+        }
+        if tasks.len() >= LINES_MAX {
+            tracing::warn!(%peer, "too many relays ask for the routes at once");
+            continue;
+        }
+        let caller = authority::Caller {
+            unit: peer.unit.clone(),
+            relay: peer.relay.clone(),
+        };
+        let (authority, stop) = (authority.clone(), stop.clone());
+        tasks.spawn(async move {
+            if let Err(error) = authority.serve(caller, io, stop).await {
+                tracing::debug!(%peer, %error, "a line broke");
+            }
+        });
+    }
+}
+
+/// The embedded store, below `relay.data_dir`.
+const FILE: &str = "routes.redb";
+/// The copy that is kept over a restart, below `relay.data_dir`.
+const COPY: &str = "routes.copy";
+/// Freezes on their way to a shard, or back.
+const DRAINS_MAX: usize = 4096;
+/// Lines that have not been taken up.
+const LINES_WAITING_MAX: usize = 64;
+/// Lines at once, feeds among them.
+const LINES_MAX: usize = 4096;
+/// What is lost while a relay starts is not sent again soon: another attempt is faster.
+const DIAL_LIMIT: Duration = Duration::from_secs(1);
+const END_LIMIT: Duration = Duration::from_secs(2);

@@ -1,0 +1,246 @@
+//! Lets the desk work: takes what shards want, asks the store, and tells the shards that there is news.
+//!
+//! # Invariants
+//! - V1. Where a new key goes is decided by the copy that is in force when it is asked for; the claim names that copy's epoch.
+//! - V2. What shards want and no room is for is dropped: whoever waits asks again.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{Answer, Ask, Batch, BatchId, Desk, Known, Limits, Outcome, Output, Waiter};
+use crate::control::clock::boot_time;
+use crate::control::store::{Store, StoreError};
+use crate::model::{MissingKey, Name, RouteHints, UnitId};
+use crate::routing::placement::{self, NewKey, Surroundings};
+use crate::routing::record::{Claim, KeyBytes, OpId, Placement};
+use crate::routing::{self, Evidence, Found, KeyHash, RouteError, RouteTable, Routes};
+
+/// What a shard knows of claims, and its way to ask for more. Clones share both.
+#[derive(Clone, Debug)]
+pub struct Claims {
+    known: Arc<OnceLock<Known>>,
+    wanted: mpsc::Sender<Wanted>,
+}
+
+/// A call or message whose key has no owner yet.
+#[derive(Debug)]
+pub struct Wanted(RouteHints);
+
+impl Claims {
+    /// With the end at which [`Driver`] takes what is wanted.
+    pub fn new() -> (Self, mpsc::Receiver<Wanted>) {
+        let (wanted, asked) = mpsc::channel(WANTED_MAX);
+        let known = Arc::default();
+        (Self { known, wanted }, asked)
+    }
+
+    /// Wants an owner for the keys of these hints. When there is one, the routes are said to have changed; if that takes too
+    /// long, ask again (V2).
+    pub fn ask(&self, hints: &RouteHints) {
+        let hints = RouteHints {
+            keys: hints.keys.clone(),
+            class: hints.class.clone(),
+            ..RouteHints::default()
+        };
+        let _ = self.wanted.try_send(Wanted(hints));
+    }
+}
+
+impl Evidence for Claims {
+    fn claim(&self, _: &Name, _: &[u8], hash: KeyHash) -> Found {
+        let known = self.known.get().and_then(|known| known.get(hash));
+        known.map_or(Found::Unasked, |holder| Found::Known(holder.into()))
+    }
+}
+
+/// Asks the store for the owners of keys.
+pub struct Driver {
+    store: Arc<dyn Store>,
+    routing: routing::Handle,
+    unit: UnitId,
+    claims: Claims,
+    wanted: mpsc::Receiver<Wanted>,
+    known_max: usize,
+    desk: Option<Desk>,
+    asked: JoinSet<(BatchId, Answer)>,
+    waiters: u64,
+}
+
+impl Driver {
+    /// For a relay of this unit. Remembers at most `known_max` keys.
+    pub fn new(
+        store: Arc<dyn Store>,
+        routing: routing::Handle,
+        unit: UnitId,
+        (claims, wanted): (Claims, mpsc::Receiver<Wanted>),
+        known_max: usize,
+    ) -> Self {
+        Self {
+            store,
+            routing,
+            unit,
+            claims,
+            wanted,
+            known_max,
+            desk: None,
+            asked: JoinSet::new(),
+            waiters: 0,
+        }
+    }
+
+    /// Works until `stop`. Needs a tokio runtime.
+    pub async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let wake = self.desk.as_ref().and_then(Desk::wake_at);
+            let pause = wake.map_or(IDLE, |at| at.saturating_sub(boot_time()));
+            tokio::select! {
+                () = stop.cancelled() => return,
+                wanted = self.wanted.recv() => match wanted {
+                    Some(wanted) => self.want(&wanted.0),
+                    None => return,
+                },
+                Some(answered) = self.asked.join_next() => {
+                    if let Ok((id, answer)) = answered {
+                        self.on_answered(id, answer);
+                    }
+                }
+                () = tokio::time::sleep(pause) => {}
+            }
+            self.tick();
+        }
+    }
+
+    /// Claims the key that the call waits for (V1).
+    fn want(&mut self, hints: &RouteHints) {
+        let table = self.routing.table();
+        let Some(routes) = table.routes() else { return };
+        let Some(claim) = self.claim_for(&table, routes, hints) else {
+            return;
+        };
+        let now = boot_time();
+        let desk = self.desk.get_or_insert_with(|| {
+            let known = self
+                .claims
+                .known
+                .get_or_init(|| Known::new(self.known_max, routes.seed()));
+            Desk::new(Limits::default(), known.clone())
+        });
+        desk.applied(routes.epoch());
+        self.waiters += 1;
+        if let Some(outcome) = desk.ask(Ask::Write(claim), Waiter(self.waiters), now + PATIENCE, now) {
+            self.tell(&outcome);
+        }
+    }
+
+    fn claim_for(&self, table: &RouteTable, routes: &Routes, hints: &RouteHints) -> Option<Claim> {
+        let unclaimed = table
+            .resolve(hints, &MissingKey::Reject, &self.unit, &self.claims)
+            .err()?;
+        let RouteError::Unclaimed { dimension, .. } = unclaimed else {
+            return None;
+        };
+        let key = hints.keys.iter().find(|key| key.dimension == dimension.as_str())?;
+        let Placement::Claim(rules) = &routes.dimension(&dimension)?.placement else {
+            return None;
+        };
+        let new = NewKey {
+            dimension: &dimension,
+            key: &key.key,
+            class: hints.class.as_ref(),
+        };
+        let call = Call { routes, hints };
+        let placed = placement::place(rules, new, &self.unit, &call);
+        let Some(placed) = placed else {
+            tracing::warn!(%dimension, "a new key has no unit to go to: no placement rule fits, and this unit takes no keys");
+            return None;
+        };
+        Some(Claim {
+            key: KeyBytes(key.key.clone()),
+            dimension,
+            target: placed.target,
+            base: routes.epoch(),
+            op: OpId(fastrand::u128(..)),
+            by: self.unit.clone(),
+        })
+    }
+
+    fn on_answered(&mut self, id: BatchId, answer: Answer) {
+        let mut outputs = Vec::new();
+        if let Some(desk) = &mut self.desk {
+            desk.answered(id, answer, boot_time(), fastrand::u64(..), &mut outputs);
+        }
+        self.act(outputs);
+    }
+
+    fn tick(&mut self) {
+        let mut outputs = Vec::new();
+        if let Some(desk) = &mut self.desk {
+            if let Some(routes) = self.routing.table().routes() {
+                desk.applied(routes.epoch());
+            }
+            desk.tick(boot_time(), &mut outputs);
+        }
+        self.act(outputs);
+    }
+
+    fn act(&mut self, outputs: Vec<Output>) {
+        let mut told = false;
+        for output in outputs {
+            match output {
+                Output::Send(id, batch) => {
+                    let store = Arc::clone(&self.store);
+                    self.asked.spawn(async move { (id, ask(&*store, batch).await) });
+                }
+                Output::Tell(_, Outcome::Denied(why)) => {
+                    tracing::warn!(%why, "the route store refused a claim");
+                }
+                Output::Tell(_, outcome) => told |= matches!(outcome, Outcome::Won(_) | Outcome::Lost(_)),
+            }
+        }
+        if told {
+            self.routing.wake();
+        }
+    }
+
+    fn tell(&self, outcome: &Outcome) {
+        if matches!(outcome, Outcome::Won(_) | Outcome::Lost(_)) {
+            self.routing.wake();
+        }
+    }
+}
+
+/// The copy, and the call that brought a new key.
+struct Call<'a> {
+    routes: &'a Routes,
+    hints: &'a RouteHints,
+}
+
+impl Surroundings for Call<'_> {
+    fn is_active(&self, unit: &UnitId) -> bool {
+        self.routes.is_active(unit)
+    }
+
+    fn can_follow(&self, dimension: &Name) -> bool {
+        let is_sent = self.hints.keys.iter().any(|key| key.dimension == dimension.as_str());
+        is_sent && self.routes.dimension(dimension).is_some()
+    }
+}
+
+async fn ask(store: &dyn Store, batch: Batch) -> Answer {
+    let answer = match batch {
+        Batch::Claim(claims) => store.claim(claims).await.map(Answer::Claimed),
+        Batch::LookUp(keys) => store.claims(keys).await.map(|(_, found)| Answer::Found(found)),
+    };
+    answer.unwrap_or_else(|error: StoreError| Answer::Failed(error))
+}
+
+/// Calls that want an owner for their key and have not been looked at yet.
+const WANTED_MAX: usize = 10_000;
+/// How long a key is asked for; calls that still wait ask again.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// While there is nothing to do.
+const IDLE: Duration = Duration::from_secs(60);

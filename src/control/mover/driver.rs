@@ -1,0 +1,274 @@
+//! Does what a [`Mover`](super::Mover) says: commits, calls the application, asks how relays stand.
+//!
+//! # Invariants
+//! - D1. Every act of a plan is answered in the end, if only with "the store is away": the mover waits for it.
+//! - D2. What runs at once is bounded.
+//! - D3. Nothing is lost when it ends in the middle: what was asked may be done or not, and any driver goes on (V1).
+//!
+//! # Not here
+//! What to do next (`mover`), the copy (`worker`).
+
+use std::collections::{BTreeSet, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{Act, HookCall, Hooked, LOOK_UNDER_WAY, Limits, Mover, Plan, Planned, Sight, Standing, Step};
+use crate::control::store::{RelayStanding, Store, StoreError};
+use crate::model::Name;
+use crate::routing::record::{Claim, Committed, Epoch, KeyBytes, Move, MoveId, Record, RelayId, Rev};
+use crate::routing::{self, Routes};
+use crate::telemetry::Chain;
+
+/// Calls the applications of units.
+pub trait Hooks: Send + Sync + 'static {
+    /// Asks once. May be dropped and asked again.
+    fn call(&self, call: HookCall) -> HookAnswer;
+}
+
+/// What an application answers in the end.
+pub type HookAnswer = Pin<Box<dyn Future<Output = Hooked> + Send>>;
+
+/// Nobody is asked; everything is fine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoHooks;
+
+impl Hooks for NoHooks {
+    fn call(&self, _: HookCall) -> HookAnswer {
+        Box::pin(std::future::ready(Hooked::Done))
+    }
+}
+
+/// Drives moves for one relay.
+pub struct Driver {
+    store: Arc<dyn Store>,
+    routing: routing::Handle,
+    hooks: Arc<dyn Hooks>,
+    relay: RelayId,
+    limits: Limits,
+    mover: Mover,
+    started: Instant,
+    waiting: VecDeque<Act>,
+    asked: JoinSet<Answered>,
+    is_asking_standing: bool,
+    /// When to ask next how relays stand.
+    standing_at: Instant,
+    standing: Option<Standing>,
+    /// Moves that it is known to drive.
+    driven: BTreeSet<MoveId>,
+}
+
+/// What was answered.
+enum Answered {
+    Commit(Box<Planned>, Result<Committed, StoreError>),
+    Hook(HookCall, Hooked),
+    Claims(MoveId, Vec<(Name, KeyBytes)>, Epoch, Result<ClaimsRead, StoreError>),
+    Standing(Rev, Result<Vec<RelayStanding>, StoreError>),
+}
+
+type ClaimsRead = (Rev, Vec<Option<Claim>>);
+
+impl Driver {
+    /// For this relay; `routing` has its copy.
+    pub fn new(
+        store: Arc<dyn Store>,
+        relay: RelayId,
+        routing: routing::Handle,
+        hooks: Arc<dyn Hooks>,
+        limits: Limits,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            store,
+            routing,
+            hooks,
+            mover: Mover::new(relay.clone(), limits),
+            relay,
+            limits,
+            started: now,
+            waiting: VecDeque::new(),
+            asked: JoinSet::new(),
+            is_asking_standing: false,
+            standing_at: now,
+            standing: None,
+            driven: BTreeSet::new(),
+        }
+    }
+
+    /// Drives until it is cancelled; then it leaves moves as they are.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut changes = self.routing.changes();
+        loop {
+            changes.borrow_and_update();
+            let routes = self.routing.table().routes().cloned();
+            let plan = routes.as_deref().map(|routes| self.look(routes)).unwrap_or_default();
+            self.waiting.extend(plan.acts.iter().cloned());
+            let again = self.ask(routes.as_deref(), &plan);
+            let timer = sleep_until(again.unwrap_or_else(|| Instant::now() + NEVER));
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                Some(answered) = self.asked.join_next() => match answered {
+                    Ok(answered) => self.take(answered),
+                    Err(error) => self.begin_anew(&error),
+                },
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.standing_at = Instant::now();
+                }
+                () = timer, if again.is_some() => {}
+            }
+        }
+    }
+
+    fn look(&mut self, routes: &Routes) -> Plan {
+        for work in routes.moves().filter(|work| work.driver == self.relay) {
+            if self.driven.insert(work.id) {
+                tracing::info!(
+                    work = %work.id,
+                    nodes = work.nodes.len(),
+                    to = %work.to,
+                    "this relay drives a move"
+                );
+            }
+        }
+        let standing = self.standing.take();
+        let sight = Sight {
+            routes,
+            standing: standing.as_ref(),
+            now: self.started.elapsed(),
+        };
+        self.mover.look(&sight)
+    }
+
+    /// Starts what waits; answers when to look again.
+    fn ask(&mut self, routes: Option<&Routes>, plan: &Plan) -> Option<Instant> {
+        let Some(routes) = routes else { return None };
+        let now = Instant::now();
+        while self.asked.len() < ASKED_MAX
+            && let Some(act) = self.waiting.pop_front()
+        {
+            self.start(act, routes);
+        }
+        let again = now + plan.again?;
+        if !plan.wants_standing {
+            return Some(again);
+        }
+        if !self.is_asking_standing && self.standing_at <= now {
+            self.is_asking_standing = true;
+            self.standing_at = again;
+            let (store, at) = (Arc::clone(&self.store), routes.rev());
+            self.asked
+                .spawn(async move { Answered::Standing(at, in_time(store.standing(None)).await) });
+        }
+        Some(again.min(self.standing_at.max(now + LEAST)))
+    }
+
+    fn start(&mut self, act: Act, routes: &Routes) {
+        let store = Arc::clone(&self.store);
+        match act {
+            Act::Commit(planned) => drop(self.asked.spawn(async move {
+                let committed = in_time(store.commit(planned.commit.clone())).await;
+                Answered::Commit(planned, committed)
+            })),
+            Act::Hook(call) => {
+                let answer = self.hooks.call(call.clone());
+                self.asked.spawn(async move {
+                    let hooked = timeout(ANSWER_MAX, answer).await.unwrap_or(Hooked::NotYet);
+                    Answered::Hook(call, hooked)
+                });
+            }
+            Act::Claims(by, keys) => {
+                let epoch = routes.epoch();
+                self.asked.spawn(async move {
+                    let claims = in_time(store.claims(keys.clone())).await;
+                    Answered::Claims(by, keys, epoch, claims)
+                });
+            }
+        }
+    }
+
+    fn take(&mut self, answered: Answered) {
+        let now = self.started.elapsed();
+        match answered {
+            Answered::Commit(planned, committed) => {
+                tell(&planned, &committed);
+                if planned.step == Step::End {
+                    self.driven.remove(&planned.by);
+                }
+                self.mover.on_committed(planned.commit.op, &committed, now);
+            }
+            Answered::Hook(call, hooked) => {
+                if hooked == Hooked::Refused {
+                    tracing::warn!(work = %call.by, unit = %call.unit, hook = %call.hook, "an application refused a step of a move");
+                }
+                self.mover.on_hook(&call, hooked, now);
+            }
+            Answered::Claims(by, keys, epoch, claims) => self.mover.on_claims(by, &keys, epoch, &claims),
+            Answered::Standing(at, standing) => {
+                self.is_asking_standing = false;
+                match standing {
+                    Ok(relays) => self.standing = Some(Standing { at, relays }),
+                    Err(_) => self.standing_at = Instant::now() + LOOK_UNDER_WAY,
+                }
+            }
+        }
+    }
+
+    /// An answer will never come. A mover that forgets everything does no harm (V1).
+    fn begin_anew(&mut self, error: &tokio::task::JoinError) {
+        tracing::error!(error = %Chain(error), "a step of a move broke off; moves are looked at anew");
+        self.asked.abort_all();
+        self.asked = JoinSet::new();
+        self.waiting.clear();
+        self.is_asking_standing = false;
+        self.mover = Mover::new(self.relay.clone(), self.limits);
+    }
+}
+
+/// Says what has become of a step; of keys nothing.
+fn tell(planned: &Planned, committed: &Result<Committed, StoreError>) {
+    let (work, step) = (planned.by, planned.step.as_str());
+    match (committed, planned.step) {
+        (Ok(Committed::Conflict { .. }), _) => {
+            tracing::debug!(%work, step, "somebody else was quicker; a move looks again")
+        }
+        (Err(error @ (StoreError::Broken(_) | StoreError::Denied(_))), _) => {
+            tracing::warn!(%work, step, error = %Chain(error), "the route store refused a step of a move");
+        }
+        (Err(error), _) => tracing::debug!(%work, step, error = %Chain(error), "a step of a move was not answered"),
+        (Ok(Committed::Done(rev)), Step::Abort(_)) => {
+            tracing::info!(%work, %rev, step, "a node of a move stays where it is")
+        }
+        (Ok(Committed::Done(rev)), Step::End | Step::Stop | Step::TakeOver) => {
+            let ended = planned.commit.puts.iter().find_map(|record| match record {
+                Record::Move(Move { moved, aborted, .. }) => Some((*moved, *aborted)),
+                _ => None,
+            });
+            let (moved, stayed) = ended.unwrap_or_default();
+            tracing::info!(%work, %rev, step, moved, stayed, "a move has come further");
+        }
+        (Ok(Committed::Done(rev)), _) => tracing::debug!(%work, %rev, step, "a step of a move is done"),
+    }
+}
+
+/// A store that does not answer is away.
+async fn in_time<T>(answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let late = || StoreError::Away("it did not answer in time".to_owned());
+    timeout(ANSWER_MAX, answer).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// What runs at once.
+const ASKED_MAX: usize = 64;
+/// The longest that an answer is waited for.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Between two looks that only wait for how relays stand.
+const LEAST: Duration = Duration::from_millis(1);
+/// Until something happens.
+const NEVER: Duration = Duration::from_secs(3600);

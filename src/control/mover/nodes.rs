@@ -1,0 +1,223 @@
+//! The steps of a key, bucket or rule.
+
+use super::barrier::{Barrier, lease_of};
+use super::memory::HookState;
+use super::plan::Put;
+use super::{Hook, Job, LOOK_FROZEN, Mover, Plan, Planned, Sight, Step, Why};
+use crate::model::{Name, UnitId};
+use crate::routing::record::{KeyBytes, MoveKind, MoveState, Node, NodeId, RecordId, Rev, State, Target};
+use crate::routing::{Found, RouteError, Unmovable};
+
+impl Mover {
+    /// S0, if nothing is in the way.
+    pub(super) fn begin(
+        &mut self,
+        sight: &Sight<'_>,
+        job: &Job<'_>,
+        node: &NodeId,
+        claims: &mut Vec<(Name, KeyBytes)>,
+        plan: &mut Plan,
+    ) {
+        if job.is_held || self.memory.is_held(&RecordId::Node(node.clone()), sight) {
+            return;
+        }
+        let work = job.work;
+        if work.kind != MoveKind::Nodes {
+            return self.begin_unit(sight, job, node, plan);
+        }
+        if !sight.routes.is_active(&work.to) {
+            return self.memory.settle(work, node, false);
+        }
+        let Some(claim) = self.memory.claim(work.id, node) else {
+            return;
+        };
+        match sight.routes.origin(node, &claim) {
+            Ok(origin) if origin.unit == work.to => self.memory.settle(work, node, true),
+            Ok(origin) => {
+                let put = Put {
+                    target: Target::Unit(origin.unit),
+                    state: State::Migrating {
+                        to: work.to.clone(),
+                        by: work.id,
+                    },
+                    previous: sight.routes.view(node).and_then(|view| view.previous().cloned()),
+                };
+                let mut planned = Planned::of_node(sight, job, node, put, Step::Begin).compare_unit(sight, &work.to);
+                planned.compare_at(RecordId::Move(work.id), job.rev);
+                for (id, rev) in origin.path {
+                    planned.compare_at(id, rev);
+                }
+                self.commit(plan, planned);
+            }
+            Err(Unmovable::Busy(_) | Unmovable::NoOwner(RouteError::Behind { .. })) => {}
+            Err(Unmovable::NoOwner(RouteError::Unclaimed { .. })) if claim == Found::Unasked => {
+                if let NodeId::Key { dimension, key } = node {
+                    self.memory.ask_claim(work.id, node);
+                    claims.push((dimension.clone(), key.clone()));
+                }
+            }
+            Err(_) => self.memory.settle(work, node, false),
+        }
+    }
+
+    /// The next step of a node under way.
+    pub(super) fn advance(&mut self, sight: &Sight<'_>, job: &Job<'_>, node: &Node, plan: &mut Plan) {
+        let age = self.memory.age(RecordId::Node(node.id.clone()), node.rev, sight.now);
+        if self.memory.is_held(&RecordId::Node(node.id.clone()), sight) {
+            return;
+        }
+        match (&node.state, &node.target) {
+            (State::Migrating { to, .. }, Target::Unit(from)) => {
+                let why = self.obstacle(sight, job, (from, to), None);
+                let why = why.or((age >= job.work.options.copy_limit).then_some(Why::CopyLimit));
+                match why {
+                    Some(why) => self.abort(sight, job, node, why, plan),
+                    None => self.freeze(sight, job, node, (from, to), plan),
+                }
+            }
+            (State::Frozen { to, .. }, Target::Unit(from)) => {
+                plan.look_again(LOOK_FROZEN);
+                plan.want_standing();
+                let why = self.obstacle(sight, job, (from, to), Some(node.rev));
+                let why = why.or((age >= job.work.options.freeze_budget).then_some(Why::Budget));
+                match why {
+                    Some(why) => self.abort(sight, job, node, why, plan),
+                    None => self.hand_over(sight, job, node, (from, to), plan),
+                }
+            }
+            (State::Fencing { .. } | State::Returning { .. }, _) => self.advance_unit(sight, job, (node, age), plan),
+            // What follows another key is never begun.
+            _ => self.abort(sight, job, node, Why::Unit, plan),
+        }
+    }
+
+    /// Why a node cannot go on; a frozen one also if something was decided about a unit since (V3).
+    fn obstacle(
+        &self,
+        sight: &Sight<'_>,
+        job: &Job<'_>,
+        (from, to): (&UnitId, &UnitId),
+        frozen_at: Option<Rev>,
+    ) -> Option<Why> {
+        let unit = |unit: &UnitId| sight.routes.view(&NodeId::Unit(unit.clone()));
+        let is_source = unit(from).is_none_or(|view| matches!(view.state(), State::Active | State::Draining));
+        let is_newer = |name| unit(name).is_some_and(|view| frozen_at.is_some_and(|rev| view.rev() > rev));
+        if job.work.state == MoveState::Aborting {
+            Some(Why::Stopped)
+        } else if !sight.routes.is_active(to) {
+            Some(Why::Destination)
+        } else if !is_source || is_newer(from) || is_newer(to) {
+            Some(Why::Unit)
+        } else {
+            None
+        }
+    }
+
+    /// S1 to S3.
+    fn freeze(
+        &mut self,
+        sight: &Sight<'_>,
+        job: &Job<'_>,
+        node: &Node,
+        (from, to): (&UnitId, &UnitId),
+        plan: &mut Plan,
+    ) {
+        for hook in [Hook::Prepare, Hook::Lag] {
+            match self.hook(sight, job, &node.id, (hook, to), plan) {
+                HookState::Done => {}
+                HookState::Refused => return self.abort(sight, job, node, Why::Hook, plan),
+                HookState::Due(_) | HookState::Waits => return,
+            }
+        }
+        let count = self.weight(&node.id);
+        let frozen = self.frozen(sight, from);
+        if job.is_held || frozen > 0 && frozen + count > self.limits.frozen_max {
+            return;
+        }
+        let put = Put {
+            target: node.target.clone(),
+            state: State::Frozen {
+                to: to.clone(),
+                by: job.work.id,
+            },
+            previous: node.previous.clone(),
+        };
+        let planned = Planned::of_node(sight, job, &node.id, put, Step::Freeze);
+        let mut planned = planned.compare_unit(sight, from).compare_unit(sight, to);
+        planned.compare_at(RecordId::Move(job.work.id), job.rev);
+        planned.freezes = Some((from.clone(), count));
+        self.commit(plan, planned);
+    }
+
+    /// S4 and S5.
+    fn hand_over(
+        &mut self,
+        sight: &Sight<'_>,
+        job: &Job<'_>,
+        node: &Node,
+        (from, to): (&UnitId, &UnitId),
+        plan: &mut Plan,
+    ) {
+        let quiesced = self.hook(sight, job, &node.id, (Hook::Quiesce, from), plan);
+        if quiesced == HookState::Refused {
+            return self.abort(sight, job, node, Why::Hook, plan);
+        }
+        let Some(dimension) = node.id.dimension() else { return };
+        let barrier = Barrier {
+            by: job.work.id,
+            node: &node.id,
+            rev: node.rev,
+            units: vec![from],
+            lease: lease_of(sight.routes, dimension),
+            in_flight_max: self.limits.in_flight_max,
+        };
+        let is_passed = sight.standing.is_some_and(|standing| barrier.is_passed(standing));
+        if !is_passed || quiesced != HookState::Done {
+            return;
+        }
+        match self.hook(sight, job, &node.id, (Hook::FinalSync, to), plan) {
+            HookState::Done => {}
+            HookState::Refused => return self.abort(sight, job, node, Why::Hook, plan),
+            HookState::Due(_) | HookState::Waits => return,
+        }
+        let put = Put {
+            target: Target::Unit(to.clone()),
+            state: State::Active,
+            previous: Some(from.clone()),
+        };
+        let planned = Planned::of_node(sight, job, &node.id, put, Step::Commit);
+        self.commit(plan, planned.compare_unit(sight, from).compare_unit(sight, to));
+    }
+
+    /// The node stays where it is; compares the revision that a commit would compare (R-I10).
+    pub(super) fn abort(&mut self, sight: &Sight<'_>, job: &Job<'_>, node: &Node, why: Why, plan: &mut Plan) {
+        let state = match &node.state {
+            State::Returning { takeover, .. } => State::Evacuated {
+                takeover: takeover.clone(),
+            },
+            _ => State::Active,
+        };
+        let put = Put {
+            target: node.target.clone(),
+            state,
+            previous: node.previous.clone(),
+        };
+        self.commit(plan, Planned::of_node(sight, job, &node.id, put, Step::Abort(why)));
+    }
+
+    /// Keys of a unit that are frozen, or about to be.
+    fn frozen(&self, sight: &Sight<'_>, unit: &UnitId) -> usize {
+        let frozen = sight
+            .routes
+            .moving()
+            .filter(|node| matches!(node.state, State::Frozen { .. }) && node.target.unit() == Some(unit));
+        frozen.map(|node| self.weight(&node.id)).sum::<usize>() + self.memory.freezing(unit)
+    }
+
+    fn weight(&self, id: &NodeId) -> usize {
+        match id {
+            NodeId::Key { .. } => 1,
+            _ => self.limits.frozen_max,
+        }
+    }
+}

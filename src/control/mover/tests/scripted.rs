@@ -1,0 +1,254 @@
+//! Single moves, step by step.
+
+use std::time::Duration;
+
+use super::super::units::{self, Asked};
+use super::world::{World, key, name, owner, relay};
+use crate::routing::record::{MoveKind, MoveOptions, MoveState, NodeId, OpId, Record, RecordId, State, Target};
+
+fn owner_now(world: &World, number: u64) -> String {
+    let routes = crate::routing::Routes::from_snapshot(&world.ledger.snapshot());
+    owner(&routes, &key(number)).map_or_else(|| "nobody".to_owned(), |(unit, _)| unit.to_string())
+}
+
+#[test]
+fn keys_and_buckets_move_and_leave_a_trail_for_its_time() {
+    let mut world = World::new(&["a-1", "a-2", "b-1"], &[0, 2]);
+    let nodes: Vec<_> = (1..=30).map(key).collect();
+    let work = world.work(5, "b", nodes);
+    world.put(Record::Move(work));
+    world.rounds(60);
+    let work = world.found(5);
+    assert_eq!((work.state, work.moved, work.aborted), (MoveState::Trailing, 30, 0));
+    let node = world.node(&key(1)).unwrap();
+    assert_eq!((&node.target, &node.state), (&Target::Unit(name("b")), &State::Active));
+    assert_eq!(node.previous, Some(name("a")));
+    world.rounds(1300);
+    assert_eq!(world.found(5).state, MoveState::Finished);
+    assert!((1..=30).all(|number| world.node(&key(number)).unwrap().previous.is_none()));
+}
+
+// R-I12, R-D7: one relay is cut off. Keys with a lease that ends stay too, since the budget is shorter; nothing is taken by force.
+#[test]
+fn a_freeze_ends_after_its_budget_and_the_node_stays() {
+    let mut world = World::new(&["a-1", "a-2", "b-1"], &[0]);
+    world.relays[1].is_cut = true;
+    let work = world.work(5, "b", vec![key(1), key(100)]);
+    world.put(Record::Move(work));
+    world.rounds(80);
+    let work = world.found(5);
+    assert_eq!((work.state, work.moved, work.aborted), (MoveState::Finished, 0, 2));
+    assert_eq!((owner_now(&world, 1), owner_now(&world, 100)), ("a".into(), "a".into()));
+}
+
+// R-D7: with a budget as long as that, the lease of the relay that is cut off is waited for; one that never ends is never over.
+#[test]
+fn only_a_lease_that_ends_is_waited_for() {
+    let mut world = World::new(&["a-1", "a-2", "b-1"], &[0]);
+    world.write(1, &key(1));
+    world.relays[1].is_cut = true;
+    let mut work = world.work(5, "b", vec![key(1), key(100)]);
+    work.options.freeze_budget = Duration::from_secs(60);
+    world.put(Record::Move(work));
+    world.rounds(590);
+    assert_eq!(
+        (owner_now(&world, 1), owner_now(&world, 100)),
+        ("nobody".into(), "nobody".into())
+    );
+    world.rounds(20);
+    assert_eq!(
+        (owner_now(&world, 1), owner_now(&world, 100)),
+        ("b".into(), "nobody".into())
+    );
+    world.rounds(700);
+    assert_eq!(owner_now(&world, 100), "a");
+}
+
+// V4, R-3.9: more than one in twenty stays: the move is stopped, what was moved stays moved.
+#[test]
+fn a_move_of_many_stops_when_too_many_stay() {
+    let mut world = World::new(&["a-1", "a-2", "b-1"], &[0]);
+    let work = world.work(5, "b", (1..=40).map(key).collect());
+    world.put(Record::Move(work));
+    world.rounds(6);
+    world.relays[1].is_cut = true;
+    world.rounds(400);
+    let work = world.found(5);
+    assert_eq!(work.state, MoveState::Trailing);
+    assert!(
+        work.moved > 0 && work.aborted >= 3 && work.aborted < 40 - work.moved,
+        "{work:?}"
+    );
+}
+
+// R-I11: whoever drives is gone; another one goes on.
+#[test]
+fn another_relay_goes_on_when_the_driver_is_gone() {
+    let mut world = World::new(&["a-1", "b-1", "c-1"], &[0, 2]);
+    let work = world.work(5, "b", (1..=10).map(key).collect());
+    world.put(Record::Move(work));
+    world.rounds(2);
+    // Its mover dies, the relay itself goes on for long enough.
+    world.pilots.remove(0);
+    world.rounds(20);
+    assert_eq!(world.found(5).driver, relay("a-1"), "it is alive");
+    world.relays[0].is_cut = true;
+    world.rounds(900);
+    let work = world.found(5);
+    assert_eq!((work.driver, work.state), (relay("c-1"), MoveState::Trailing));
+    assert_eq!(work.moved + work.aborted, 10);
+}
+
+#[test]
+fn a_bucket_of_a_unit_is_frozen_alone() {
+    let mut world = World::new(&["a-1", "b-1"], &[0]);
+    let rule = |dimension: &str, rule| NodeId::Rule {
+        dimension: name(dimension),
+        rule,
+    };
+    let work = world.work(5, "b", vec![rule("cid", 1), rule("long", 2)]);
+    world.put(Record::Move(work));
+    for _ in 0..40 {
+        world.round();
+        let frozen =
+            [rule("cid", 1), rule("long", 2)].map(|id| world.node(&id).is_some_and(|node| node.state.is_frozen()));
+        assert!(frozen != [true, true]);
+    }
+    assert_eq!((owner_now(&world, 1), owner_now(&world, 100)), ("b".into(), "b".into()));
+}
+
+// V3: the destination is fenced between freeze and commit.
+#[test]
+fn nothing_is_moved_to_or_from_a_unit_about_which_something_was_decided_since() {
+    for unit in ["a", "b"] {
+        let mut world = World::new(&["a-1", "b-1"], &[0]);
+        let work = world.work(5, "b", vec![key(1)]);
+        world.put(Record::Move(work));
+        while !world.node(&key(1)).is_some_and(|node| node.state.is_frozen()) {
+            world.feed(0);
+            world.ask_standing(0);
+            world.look(0);
+            world.act(0, 0, true);
+        }
+        world.feed(0);
+        world.report(0);
+        world.deliver(0, 0);
+        world.ask_standing(0);
+        world.look(0);
+        let id = NodeId::Unit(name(unit));
+        for state in [State::Draining, State::Active] {
+            world.put(Record::Node(crate::routing::record::Node {
+                id: id.clone(),
+                target: Target::Unit(name(unit)),
+                state,
+                rev: crate::routing::record::Rev::ZERO,
+                previous: None,
+                op: OpId(3),
+                reason: String::new(),
+            }));
+        }
+        world.act(0, 0, true);
+        world.rounds(10);
+        assert_eq!(owner_now(&world, 1), "a", "{unit}");
+        assert_eq!(world.found(5).aborted, 1);
+    }
+}
+
+fn asked(world: &mut World) -> Asked {
+    Asked {
+        op: world.op(),
+        driver: world.relays[0].id.clone(),
+        at: 0,
+        reason: "test".to_owned(),
+    }
+}
+
+fn takeover(units: &[(&str, u16)]) -> Vec<(crate::model::UnitId, u16)> {
+    units.iter().map(|(unit, weight)| (name(unit), *weight)).collect()
+}
+
+fn evacuate(world: &mut World, unit: &str, to: &[(&str, u16)], accept_dual: bool) -> u64 {
+    let asked = asked(world);
+    let routes = crate::routing::Routes::from_snapshot(&world.ledger.snapshot());
+    let commit = units::evacuate(&routes, &name(unit), &takeover(to), accept_dual, &asked).unwrap();
+    let Record::Move(work) = commit.puts[0].clone() else {
+        panic!()
+    };
+    world.store(commit).unwrap();
+    work.id.0
+}
+
+// R-I15, V6: the unit answers; then one that took over is evacuated too; then both get their keys back.
+#[test]
+fn a_unit_is_evacuated_and_gets_its_keys_back() {
+    let mut world = World::new(&["c-1", "a-1", "b-1"], &[0]);
+    let id = evacuate(&mut world, "a", &[("b", 1), ("c", 1)], false);
+    world.rounds(5);
+    assert_eq!(world.found(id).state, MoveState::Finished);
+    let before: Vec<_> = (1..40).map(|number| owner_now(&world, number)).collect();
+    assert!(
+        before.contains(&"b".to_owned()) && before.contains(&"c".to_owned()),
+        "{before:?}"
+    );
+    let id = evacuate(&mut world, "b", &[("c", 1)], false);
+    world.rounds(5);
+    assert_eq!((world.found(id).state, world.found(id).moved), (MoveState::Finished, 1));
+    assert_eq!(world.unit("a").takeover(), Some(&takeover(&[("c", 1)])[..]));
+    assert!((1..40).all(|number| owner_now(&world, number) == "c"));
+
+    for unit in ["a", "b"] {
+        let asked = asked(&mut world);
+        let routes = crate::routing::Routes::from_snapshot(&world.ledger.snapshot());
+        let commit = units::give_back(&routes, &name(unit), MoveOptions::default(), &asked).unwrap();
+        world.store(commit).unwrap();
+        world.rounds(6);
+        assert_eq!(world.unit(unit), State::Active);
+    }
+    assert!((1..40).all(|number| owner_now(&world, number) == "a"));
+}
+
+// R-D7, R-3.10: the unit is dead, and some of its keys have a lease that never ends.
+#[test]
+fn a_dead_unit_with_endless_leases_is_taken_over_only_if_somebody_signs() {
+    for accept_dual in [false, true] {
+        let mut world = World::new(&["c-1", "a-1", "b-1"], &[0]);
+        world.relays[1].is_cut = true;
+        let id = evacuate(&mut world, "a", &[("b", 1)], accept_dual);
+        world.rounds(595);
+        assert!(matches!(world.unit("a"), State::Fencing { .. }));
+        world.rounds(20);
+        assert_eq!(world.unit("a").takeover().is_some(), accept_dual);
+        if !accept_dual {
+            let mut work = world.found(id);
+            work.state = MoveState::Aborting;
+            world.put(Record::Move(work));
+            world.rounds(5);
+            assert_eq!(
+                (world.unit("a"), world.found(id).state),
+                (State::Active, MoveState::Finished)
+            );
+        }
+    }
+}
+
+#[test]
+fn a_unit_is_drained_by_moves_and_gets_nothing_new() {
+    let mut world = World::new(&["c-1", "a-1", "b-1"], &[0]);
+    let asked = asked(&mut world);
+    let snapshot = world.ledger.snapshot();
+    let shares = takeover(&[("b", 1), ("c", 1)]);
+    let commits = units::drain(&snapshot, &name("a"), &shares, &MoveOptions::default(), &asked).unwrap();
+    for commit in commits {
+        world.store(commit).unwrap();
+    }
+    world.rounds(30);
+    assert_eq!(world.unit("a"), State::Draining);
+    assert_ne!(owner_now(&world, 1), "a");
+    let mut back = world.work(9, "a", vec![key(1)]);
+    back.kind = MoveKind::Nodes;
+    world.put(Record::Move(back));
+    world.rounds(10);
+    assert_eq!(world.found(9).aborted, 1);
+    let id = RecordId::Node(NodeId::Unit(name("a")));
+    assert_eq!(world.ledger.node(&id).map(|node| &node.state), Some(&State::Draining));
+}

@@ -1,0 +1,86 @@
+//! S7 and S8: for a while the source still knows where a node went.
+
+use super::memory::HookState;
+use super::plan::operation;
+use super::{Hook, Job, LOOK_AT_TRAIL, Mover, Plan, Planned, Sight, Step};
+use crate::routing::NodeView;
+use crate::routing::record::{Commit, Move, MoveState, Node, Record, RecordId, Rev, State};
+
+impl Mover {
+    /// After its time, has the application of the old owner clean up, then forgets the old owner, some nodes at a time.
+    pub(super) fn clear_trail(&mut self, sight: &Sight<'_>, job: &Job<'_>, plan: &mut Plan) {
+        let age = self.memory.age(RecordId::Move(job.work.id), job.rev, sight.now);
+        if job.is_held {
+            return;
+        }
+        let left = job.work.options.trail.saturating_sub(age);
+        if !left.is_zero() {
+            return plan.look_again(left.min(LOOK_AT_TRAIL));
+        }
+        let mut clean = Vec::new();
+        let mut waits = false;
+        for id in &job.work.nodes {
+            let Some(NodeView::Whole(node)) = sight.routes.view(id) else {
+                continue;
+            };
+            let is_ours = node.state == State::Active && node.target.unit() == Some(&job.work.to);
+            let Some(from) = node.previous.as_ref().filter(|_| is_ours) else {
+                continue;
+            };
+            if clean.iter().any(|other: &&Node| other.id == node.id) {
+                continue;
+            }
+            match self.hook(sight, job, id, (Hook::Cleanup, from), plan) {
+                HookState::Done | HookState::Refused => clean.push(node),
+                HookState::Due(_) | HookState::Waits => waits = true,
+            }
+            if clean.len() >= TOGETHER_MAX {
+                break;
+            }
+        }
+        if !clean.is_empty() {
+            self.commit(plan, cleared(sight, job, &clean));
+        } else if waits {
+            plan.look_again(super::LOOK_UNDER_WAY);
+        } else {
+            let work = Move {
+                state: MoveState::Finished,
+                ..job.work.clone()
+            };
+            self.commit(plan, Planned::of_move(sight, job, work, Step::End, ""));
+        }
+    }
+}
+
+fn cleared(sight: &Sight<'_>, job: &Job<'_>, nodes: &[&Node]) -> Planned {
+    let about = RecordId::Move(job.work.id);
+    let first = nodes
+        .first()
+        .map_or(about.clone(), |node| RecordId::Node(node.id.clone()));
+    let rev = sight.routes.rev_of(&first);
+    let op = operation(sight, job.work.id, &first, Step::ClearTrail, rev, "");
+    let compares = nodes.iter().map(|node| (RecordId::Node(node.id.clone()), node.rev));
+    let puts = nodes.iter().map(|node| {
+        Record::Node(Node {
+            previous: None,
+            rev: Rev::ZERO,
+            op,
+            ..(*node).clone()
+        })
+    });
+    Planned {
+        commit: Commit {
+            op,
+            compares: compares.collect(),
+            puts: puts.collect(),
+            removes: Vec::new(),
+        },
+        by: job.work.id,
+        about,
+        step: Step::ClearTrail,
+        freezes: None,
+    }
+}
+
+/// Nodes that are written at once.
+const TOGETHER_MAX: usize = 50;

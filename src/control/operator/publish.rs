@@ -1,0 +1,133 @@
+//! Publishes what is new in the configuration.
+
+use std::collections::BTreeMap;
+
+use super::{Answer, Operator, OperatorError, Published, READ_AT_ONCE};
+use crate::control::book::{Decided, changes, merge_book_with};
+use crate::routing::record::{
+    Book, Change, Commit, Committed, Node, NodeId, OpId, Record, RecordId, Rev, State, Target,
+};
+
+/// What was read about rules and buckets.
+type Read = BTreeMap<NodeId, (Rev, Decided)>;
+
+impl Operator {
+    /// Publishes what is new in the configuration, or says what that is.
+    pub(super) async fn publish(&self, dry_run: bool, op: OpId) -> Result<Answer, OperatorError> {
+        let configured = (self.0.configured)();
+        for _ in 0..ATTEMPTS_MAX {
+            let published = self.read_book().await?;
+            let (book, rev) = published.map_or((None, Rev::ZERO), |(book, rev)| (Some(book), rev));
+            let (merged, read) = self.merge(book.as_ref(), &configured).await?;
+            let Some(merged) = merged else {
+                return Ok(told(None, Vec::new(), dry_run));
+            };
+            let lines = changes(book.as_ref(), &merged);
+            if dry_run {
+                return Ok(told(None, lines, dry_run));
+            }
+            let commit = Commit {
+                op,
+                compares: compares(rev, &read)?,
+                puts: vec![Record::Book(merged)],
+                removes: Vec::new(),
+            };
+            // Somebody else may have published, or moved keys of these rules, meanwhile.
+            if let Committed::Done(rev) = self.store().commit(commit).await? {
+                return Ok(told(Some(rev), lines, dry_run));
+            }
+        }
+        let text = "others publish or move keys of the same rules all the time; ask again";
+        Err(OperatorError::Refused(text.to_owned()))
+    }
+
+    /// Merges, reading what the outcome depends on until nothing more is asked for.
+    pub(super) async fn merge(
+        &self,
+        published: Option<&Book>,
+        configured: &Book,
+    ) -> Result<(Option<Book>, Read), OperatorError> {
+        let mut read = Read::new();
+        loop {
+            let mut missing = Vec::new();
+            let merged = merge_book_with(published, configured, &mut |id| match read.get(id) {
+                Some((_, decided)) => decided.clone(),
+                None => {
+                    missing.push(id.clone());
+                    Decided::Unclear
+                }
+            });
+            if missing.is_empty() {
+                return Ok((merged.map_err(OperatorError::Refused)?, read));
+            }
+            // All buckets of a rule, say: a merge stops at the first that it does not know.
+            let missing = whole(missing, published);
+            for some in missing.chunks(READ_AT_ONCE) {
+                let ids = some.iter().cloned().map(RecordId::Node).collect();
+                let reading = self.store().read(ids).await?;
+                read.extend(some.iter().cloned().zip(reading.found.into_iter().map(decided)));
+            }
+        }
+    }
+}
+
+/// With a bucket, all of those that its rule has.
+fn whole(missing: Vec<NodeId>, published: Option<&Book>) -> Vec<NodeId> {
+    let mut all = Vec::new();
+    for id in missing {
+        if let NodeId::Bucket { dimension, bucket } = &id {
+            let rules = published.map_or(&[][..], |book| &book.rules).iter();
+            let mut ranges = rules
+                .filter(|(_, rule)| rule.dimension == *dimension)
+                .filter_map(|(_, rule)| rule.buckets());
+            if let Some(range) = ranges.find(|range| range.contains(bucket)) {
+                let of = |bucket| NodeId::Bucket {
+                    dimension: dimension.clone(),
+                    bucket,
+                };
+                all.extend(range.map(of));
+                continue;
+            }
+        }
+        all.push(id);
+    }
+    all
+}
+
+fn decided(found: Option<Change>) -> (Rev, Decided) {
+    let Some(change) = found else {
+        return (Rev::ZERO, Decided::Nothing);
+    };
+    let decided = match change.record {
+        Some(Record::Node(Node {
+            state: State::Tombstone,
+            ..
+        })) => Decided::Nothing,
+        Some(Record::Node(Node {
+            state: State::Active,
+            target: Target::Unit(unit),
+            ..
+        })) => Decided::Unit(unit),
+        _ => Decided::Unclear,
+    };
+    (change.rev, decided)
+}
+
+/// The book, and the rules whose owners the new book relies on. What was read about buckets lets nothing new into the book.
+pub(super) fn compares(book: Rev, read: &Read) -> Result<Vec<(RecordId, Rev)>, OperatorError> {
+    let mut compares = vec![(RecordId::Book, book)];
+    let rules = read.iter().filter(|(id, _)| matches!(id, NodeId::Rule { .. }));
+    compares.extend(rules.map(|(id, (rev, _))| (RecordId::Node(id.clone()), *rev)));
+    if compares.len() > READ_AT_ONCE {
+        let text = format!("the new rules rely on more than {READ_AT_ONCE} others; publish a part of them first");
+        return Err(OperatorError::Refused(text));
+    }
+    Ok(compares)
+}
+
+fn told(rev: Option<Rev>, changes: Vec<String>, dry_run: bool) -> Answer {
+    Answer::Published(Published { rev, changes, dry_run })
+}
+
+/// Others that publish at the same time.
+const ATTEMPTS_MAX: usize = 10;

@@ -1,0 +1,216 @@
+//! Moves: begun, watched, stopped.
+
+use super::*;
+
+fn ask(what: Vec<Which>, to: &str) -> MoveAsk {
+    MoveAsk {
+        what,
+        to: unit(to),
+        options: MoveOptions::default(),
+        dry_run: false,
+        reason: "hall 3 closes".to_owned(),
+        who: "ann".to_owned(),
+    }
+}
+
+use crate::routing::record::MoveOptions;
+
+async fn plan(relay: &Relay, ask: MoveAsk) -> Plan {
+    match relay.ask(Command::Move(ask)).await.unwrap() {
+        Answer::Plan(plan) => plan,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn row(relay: &Relay, id: MoveId) -> MoveRow {
+    match relay.ask(Command::Moves { id: Some(id) }).await.unwrap() {
+        Answer::Moves(mut rows) => rows.remove(0),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn work(relay: &Relay, id: MoveId) -> Move {
+    let reading = relay.store.read(vec![RecordId::Move(id)]).await.unwrap();
+    match reading.found[0].clone().unwrap().record.unwrap() {
+        Record::Move(work) => work,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn rule(rule: u32) -> Which {
+    Which::Node(NodeId::Rule {
+        dimension: unit("uid"),
+        rule,
+    })
+}
+
+// O2, R-3.9: every kind of owner there is.
+#[tokio::test]
+async fn a_move_names_each_node_with_its_owner() {
+    let relay = Relay::with("move", book()).await;
+    relay.ask(Command::Claim(give("cid", "claimed", "b"))).await.unwrap();
+    relay.commit(vec![node(key("org", "acme"), "b", State::Active)]).await;
+    let what = vec![
+        Which::Node(key("cid", "claimed")),
+        Which::Node(key("org", "acme")),
+        Which::Node(key("uid", "1500")),
+        rule(1),
+        Which::Buckets {
+            dimension: unit("uid"),
+            from: 2046,
+            to: 2050,
+        },
+        Which::Node(key("org", "acme")),
+    ];
+    let before = relay.rev().await;
+    let dry = MoveAsk {
+        dry_run: true,
+        ..ask(what.clone(), "a")
+    };
+    let planned = plan(&relay, dry).await;
+    assert_eq!((relay.rev().await, planned.id), (before, None));
+    // Buckets 2046 and 2047 belong to unit a.
+    assert_eq!((planned.nodes.len(), planned.there_already), (6, 2));
+    assert!(planned.nodes.iter().all(|node| node.from == unit("b")), "{planned:?}");
+    let begun = plan(&relay, ask(what, "a")).await;
+    assert_eq!(begun.nodes, planned.nodes);
+    let found = work(&relay, begun.id.unwrap()).await;
+    assert_eq!((found.nodes.len(), found.state), (6, MoveState::Running));
+    assert_eq!(found.reason, "ann: hall 3 closes");
+    assert_eq!((found.asked_at, found.driver.to_string().as_str()), (NOW, "a/a-1"));
+}
+
+// Keys of a rule with `hash` go by their buckets, so a record about the rule would move nothing.
+#[tokio::test]
+async fn a_rule_of_shares_is_moved_bucket_by_bucket() {
+    let relay = Relay::with("shares", book()).await;
+    let planned = plan(&relay, ask(vec![rule(2)], "b")).await;
+    assert_eq!(planned.nodes.len(), 2048);
+    assert!(
+        planned
+            .nodes
+            .iter()
+            .all(|node| matches!(node.id, NodeId::Bucket { bucket: 0..2048, .. }))
+    );
+}
+
+#[tokio::test]
+async fn what_is_there_already_is_no_move() {
+    let relay = Relay::with("there", book()).await;
+    let planned = plan(&relay, ask(vec![rule(1)], "b")).await;
+    assert_eq!((planned.id, planned.there_already), (None, 1));
+    assert_eq!(
+        relay.ask(Command::Moves { id: None }).await,
+        Ok(Answer::Moves(Vec::new()))
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_moved_says_why() {
+    let relay = Relay::with("immovable", book()).await;
+    let moving = |what: Which, to: &str| Command::Move(ask(vec![what], to));
+    relay.refuses(moving(rule(9), "a"), "there is no rule 9 of uid").await;
+    relay.refuses(moving(rule(1), "x"), "unit x is not published").await;
+    relay
+        .refuses(moving(Which::Node(NodeId::Unit(unit("b"))), "a"), "a unit is not moved")
+        .await;
+    relay
+        .refuses(
+            moving(Which::Node(key("cid", "nobody")), "a"),
+            "no unit has claimed this key",
+        )
+        .await;
+    relay
+        .refuses(moving(Which::Node(key("org", "nobody")), "a"), "strait route set")
+        .await;
+    let none = Which::Buckets {
+        dimension: unit("uid"),
+        from: 5,
+        to: 5,
+    };
+    relay.refuses(moving(none, "a"), "names none").await;
+    relay
+        .refuses(Command::Move(ask(vec![], "a")), "nothing was named")
+        .await;
+    let many = (0..10_001).map(|n| Which::Node(key("org", &n.to_string()))).collect();
+    relay.refuses(Command::Move(ask(many, "a")), "at most 10000").await;
+    let by = MoveId(5);
+    relay
+        .commit(vec![node(key("org", "k"), "a", State::Migrating { to: unit("b"), by })])
+        .await;
+    relay
+        .refuses(
+            moving(Which::Node(key("org", "k")), "c"),
+            "under way in move 0000000000000005",
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn a_move_is_shown_with_its_pace_until_it_is_over() {
+    let relay = Relay::with("pace", book()).await;
+    let planned = plan(&relay, ask(vec![rule(2)], "b")).await;
+    let id = planned.id.unwrap();
+    let begun = row(&relay, id).await;
+    assert_eq!((begun.left, begun.eta_seconds, begun.is_over()), (2048, None, false));
+    let mut half = work(&relay, id).await;
+    (half.moved, half.aborted, half.asked_at) = (500, 12, NOW - 60);
+    let bucket = NodeId::Bucket {
+        dimension: unit("uid"),
+        bucket: 600,
+    };
+    let state = State::Frozen { to: unit("b"), by: id };
+    relay
+        .commit(vec![
+            Record::Move(half.clone()),
+            node(bucket.clone(), "a", state.clone()),
+        ])
+        .await;
+    let found = row(&relay, id).await;
+    assert_eq!((found.left, found.eta_seconds), (1536, Some(180)));
+    assert_eq!(found.under_way, [(bucket, state)]);
+    half.state = MoveState::Finished;
+    relay.commit(vec![Record::Move(half)]).await;
+    let found = row(&relay, id).await;
+    assert_eq!((found.left, found.eta_seconds, found.is_over()), (0, None, true));
+    relay
+        .refuses(
+            Command::Moves { id: Some(MoveId(1)) },
+            "there is no move 0000000000000001",
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn the_last_move_comes_first() {
+    let relay = Relay::with("order", book()).await;
+    let first = plan(&relay, ask(vec![rule(1)], "a")).await.id.unwrap();
+    let mut older = work(&relay, first).await;
+    older.asked_at -= 5;
+    relay.commit(vec![Record::Move(older)]).await;
+    let last = plan(&relay, ask(vec![rule(2)], "b")).await.id.unwrap();
+    let Ok(Answer::Moves(rows)) = relay.ask(Command::Moves { id: None }).await else {
+        panic!("moves")
+    };
+    assert_eq!(rows.iter().map(|row| row.id).collect::<Vec<_>>(), [last, first]);
+}
+
+#[tokio::test]
+async fn a_move_is_stopped_once_and_not_after_its_end() {
+    let relay = Relay::with("abort", book()).await;
+    let id = plan(&relay, ask(vec![rule(1)], "a")).await.id.unwrap();
+    let abort = |id| Command::Abort {
+        id,
+        who: "ann".to_owned(),
+    };
+    relay.refuses(abort(MoveId(1)), "there is no move").await;
+    assert_eq!(relay.ask(abort(id)).await, Ok(Answer::Done));
+    assert_eq!(work(&relay, id).await.state, MoveState::Aborting);
+    let rev = relay.rev().await;
+    assert_eq!(relay.ask(abort(id)).await, Ok(Answer::Done));
+    assert_eq!(relay.rev().await, rev, "it is being stopped already");
+    let mut over = work(&relay, id).await;
+    over.state = MoveState::Finished;
+    relay.commit(vec![Record::Move(over)]).await;
+    relay.refuses(abort(id), "has finished; move the keys back").await;
+}

@@ -1,0 +1,158 @@
+//! `[routes]` in `config/relay.toml`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::model::Name;
+use crate::routing::record::{DimensionSpec, Lease, Placement, PlacementRule};
+
+/// `[routes]`: where routes are kept that change while relays run. Without a store the rules of `[routing]` decide alone,
+/// and nothing can be moved.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// `none`: the rules of `[routing]` decide. `embedded`: a file of the relay that `authority` names; the other relays of
+    /// the Geo reach it over their peer port. `etcd`: see `[routes.etcd]`. Default `none`.
+    pub store: StoreKind,
+    /// The relay that has the embedded store, as `unit/relay`. Required with `embedded`; the same at all relays of the Geo.
+    pub authority: String,
+    /// Where the authority's peer port is, each `host:port`, tried in order. Required at all other relays with `embedded`.
+    pub authority_addresses: Vec<String>,
+    /// Longest time a call with a key may run where `owner_lease` is finite, and how much longer one may run whose key is
+    /// being moved. A forced takeover waits for it. The same at all relays of the Geo. Default `10s`.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub in_flight_max: Duration,
+    /// Calls that wait for a key that is being moved or claimed, per relay; more are refused. Default 10000.
+    pub parked_max: usize,
+    /// Keys whose claims are remembered, about 80 bytes each. Default 1000000.
+    pub claims_known_max: usize,
+    /// How the keys of single dimensions are placed and moved. A dimension that is not listed has the defaults.
+    pub dimension: Vec<DimensionSettings>,
+    /// The etcd cluster.
+    pub etcd: EtcdSettings,
+}
+
+/// `[[routes.dimension]]`: how the keys of a dimension are placed and moved. In force when it is published: a new store begins
+/// with what the first relay has here.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct DimensionSettings {
+    /// Its name, from `routing.dimensions`. Required.
+    pub name: Name,
+    /// `rules`: a key without a record goes where the rules say. `claim`: a key that no rule matches belongs to the unit that
+    /// asks first. Default `rules`.
+    #[serde(default)]
+    pub placement: PlacementKind,
+    /// Where new keys go with `claim`: the first of these that fits, else the unit that asks. Default none.
+    #[serde(default)]
+    pub new_keys: Vec<PlacementRule>,
+    /// How long a relay that lost the store goes on admitting writes: whole seconds from `7s`, or `infinite`; then nobody takes
+    /// the keys over by force. Default `20s`.
+    #[serde(default)]
+    pub owner_lease: Lease,
+    /// Longest key in bytes. Default 256.
+    #[serde(default = "key_bytes_max")]
+    pub key_bytes_max: u16,
+}
+
+/// How a key that nothing was decided about gets its owner.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PlacementKind {
+    /// By the rules.
+    #[default]
+    Rules,
+    /// The first writer claims it.
+    Claim,
+}
+
+impl DimensionSettings {
+    /// As it is published.
+    pub fn spec(&self) -> DimensionSpec {
+        DimensionSpec {
+            placement: match self.placement {
+                PlacementKind::Rules => Placement::Rules,
+                PlacementKind::Claim => Placement::Claim(self.new_keys.clone()),
+            },
+            owner_lease: self.owner_lease,
+            key_bytes_max: self.key_bytes_max,
+            ..DimensionSpec::new(self.name.clone())
+        }
+    }
+}
+
+fn key_bytes_max() -> u16 {
+    DimensionSpec::KEY_BYTES_MAX
+}
+
+/// Where routes are kept.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreKind {
+    /// Nowhere: rules only.
+    #[default]
+    None,
+    /// In a file of one relay.
+    Embedded,
+    /// In an etcd cluster.
+    Etcd,
+}
+
+/// `[routes.etcd]`: the cluster that keeps the routes of this Geo.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EtcdSettings {
+    /// Members, each `https://host:port`; `http` only for trying it out. Required with `store = "etcd"`.
+    pub endpoints: Vec<String>,
+    /// What all keys begin with; the Geo follows. Default `/strait`.
+    pub prefix: String,
+    /// File with the CA certificates that sign those of the members, PEM. Required with `https`.
+    pub authorities: PathBuf,
+    /// File with this relay's certificate for etcd, PEM. Required with `https`.
+    pub certificate: PathBuf,
+    /// File with its key, readable by the owner only. Required with `https`.
+    pub key: PathBuf,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            store: StoreKind::None,
+            authority: String::new(),
+            authority_addresses: Vec::new(),
+            in_flight_max: Duration::from_secs(10),
+            parked_max: 10_000,
+            claims_known_max: 1_000_000,
+            dimension: Vec::new(),
+            etcd: EtcdSettings::default(),
+        }
+    }
+}
+
+impl Default for EtcdSettings {
+    fn default() -> Self {
+        Self {
+            endpoints: Vec::new(),
+            prefix: "/strait".to_owned(),
+            authorities: PathBuf::new(),
+            certificate: PathBuf::new(),
+            key: PathBuf::new(),
+        }
+    }
+}
+
+impl Settings {
+    /// Makes relative paths start at `base`, the folder of the configuration file.
+    pub fn resolve_paths(&mut self, base: &Path) {
+        let etcd = &mut self.etcd;
+        for path in [&mut etcd.authorities, &mut etcd.certificate, &mut etcd.key] {
+            if !path.as_os_str().is_empty() {
+                *path = base.join(&*path);
+            }
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The owner's gate of a shard: calls of keys that its unit owns come in here, as long as it owns them (R-3.8).
+//!
+//! # Invariants
+//! - G4. What a call was let through by is given back when the call ends, however it ends ([`Admission`]).
+//! - G5. A freeze that nothing waits for any more is reported, if not at once then with the next tick.
+//!
+//! # Not here
+//! Who is let through (`routing::gate`); without a route store there is no gate.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use crate::control::claims::Claims;
+use crate::control::clock::boot_time;
+use crate::control::keeper::GateId;
+use crate::model::{Geo, MissingKey, Place, Reason, RelayError, Request, Retry};
+use crate::routing::gate::{Closed, Drain, Gate, Knock, Registered};
+use crate::routing::record::Lease;
+use crate::routing::{self, Decision, RouteError, RouteTable};
+
+/// What the gate is made of.
+pub struct GateParts {
+    /// Its number at the keeper.
+    pub id: GateId,
+    /// This unit and relay.
+    pub place: Place,
+    /// This Geo: epochs of others mean something else.
+    pub geo: Geo,
+    /// Table and lease.
+    pub routing: routing::Handle,
+    /// Who has keys that nothing else was decided about.
+    pub claims: Claims,
+    /// Where freezes are reported that nothing waits for any more.
+    pub drained: mpsc::Sender<(GateId, Drain)>,
+    /// Longest time a call of a key may run that another unit may take over.
+    pub in_flight_max: Duration,
+}
+
+/// The owner's gate of a shard.
+pub struct OwnerGate {
+    parts: GateParts,
+    gate: RefCell<Gate>,
+    unsent: RefCell<Vec<Drain>>,
+}
+
+/// A call that was let through; dropped when it has ended (G4).
+pub(super) struct Admission {
+    gate: Rc<OwnerGate>,
+    registered: Registered,
+    /// When it must have ended.
+    pub(super) until: Option<Instant>,
+}
+
+impl OwnerGate {
+    /// The gate of one shard.
+    pub fn new(parts: GateParts) -> Rc<Self> {
+        Rc::new(Self {
+            parts,
+            gate: RefCell::default(),
+            unsent: RefCell::default(),
+        })
+    }
+
+    /// Lets a call through, and writes into it since when its unit owns the key. `None`: no key routes it.
+    pub(super) fn enter(
+        self: &Rc<Self>,
+        table: &RouteTable,
+        request: &mut Request,
+        missing_key: &MissingKey,
+    ) -> Result<Option<Admission>, RelayError> {
+        let parts = &self.parts;
+        let here = &parts.place.unit;
+        let resolved = table.resolve_with_trail(&request.hints, missing_key, here, &parts.claims);
+        let (decision, trail) = resolved.map_err(|error| self.without_route(request, error))?;
+        if decision.dimension.is_none() {
+            return if decision.unit == here {
+                Ok(None)
+            } else {
+                Err(wrong_unit(&parts.place, &decision))
+            };
+        }
+        let registered = self.gate.borrow_mut().register(trail);
+        let registered = registered.ok_or_else(|| {
+            let detail = "too many calls of keys are under way on this thread of the relay";
+            RelayError::new(Reason::Limited, Retry::Safe, detail).pushed_back(PUSHBACK)
+        })?;
+        let admission = Admission {
+            gate: Rc::clone(self),
+            registered,
+            until: self.until(table, &decision, request.received),
+        };
+        let knock = Knock {
+            unit: here,
+            reads: false,
+            min_epoch: self.min_epoch(request),
+            lease: &parts.routing.lease(),
+            now: boot_time(),
+        };
+        let admitted = self.gate.borrow().admit(table, &decision, &knock);
+        admitted.map_err(|closed| self.refusal(closed, &decision))?;
+        request.facts.owner_epoch = Some(decision.epoch);
+        Ok(Some(admission))
+    }
+
+    /// A freeze is to be waited for. Calls that go through its node are told apart with [`waits`](Self::waits).
+    pub(super) fn drain(&self, drain: Drain) {
+        let drained = self.gate.borrow_mut().drain(drain, &self.parts.routing.table());
+        self.report(drained);
+    }
+
+    /// Whether a freeze waits for this call.
+    pub(super) fn waits(&self, drain: &Drain, admission: &Admission) -> bool {
+        let table = self.parts.routing.table();
+        self.gate.borrow().waits(drain, admission.registered, &table)
+    }
+
+    /// Reports what could not be reported before (G5).
+    pub fn flush(&self) {
+        let unsent = self.unsent.take();
+        self.report(unsent);
+    }
+
+    fn report(&self, drained: Vec<Drain>) {
+        for drain in drained {
+            let reported = (self.parts.id, drain);
+            if let Err(mpsc::error::TrySendError::Full((_, drain))) = self.parts.drained.try_send(reported) {
+                self.unsent.borrow_mut().push(drain);
+            }
+        }
+    }
+
+    /// When a call must have ended: a forced takeover of its key counts on it.
+    fn until(&self, table: &RouteTable, decision: &Decision<'_>, received: Instant) -> Option<Instant> {
+        let dimension = table.routes()?.dimension(decision.dimension?)?;
+        (dimension.owner_lease != Lease::Infinite).then(|| received + self.parts.in_flight_max)
+    }
+
+    /// The epoch the caller's relay routed with, if it counts as ours do.
+    fn min_epoch(&self, request: &Request) -> u64 {
+        let source = request.facts.source.as_ref();
+        let is_ours = source.is_none_or(|source| source.geo == self.parts.geo);
+        if is_ours { request.facts.epoch } else { 0 }
+    }
+
+    /// The owner of a key may not have heard of its claim yet.
+    fn without_route(&self, request: &Request, error: RouteError) -> RelayError {
+        let is_unclaimed = matches!(error, RouteError::Unclaimed { .. });
+        if is_unclaimed {
+            self.parts.claims.ask(&request.hints);
+        }
+        let error = RelayError::from(error);
+        if error.reason == Reason::RoutesAway {
+            return error.pushed_back(PUSHBACK);
+        }
+        error
+    }
+
+    fn refusal(&self, closed: Closed, decision: &Decision<'_>) -> RelayError {
+        let here = &self.parts.place.unit;
+        match closed {
+            Closed::NotOwner => wrong_unit(&self.parts.place, decision),
+            Closed::Behind => {
+                let detail = "this relay has not heard yet of the decision that sent the call here";
+                RelayError::new(Reason::RoutesAway, Retry::Safe, detail).pushed_back(PUSHBACK)
+            }
+            Closed::Frozen => {
+                let detail = format!("the key is being moved away from unit {here}; it is there in a moment");
+                RelayError::new(Reason::Moving, Retry::Safe, detail).pushed_back(PUSHBACK)
+            }
+            Closed::NoLease => {
+                let detail = format!(
+                    "unit {here} owns the key, but this relay has not heard of the route store for too long to know \
+                     that it still does"
+                );
+                RelayError::new(Reason::NoLease, Retry::Safe, detail).pushed_back(PUSHBACK)
+            }
+        }
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        let parts = &self.gate.parts;
+        let drained = self
+            .gate
+            .gate
+            .borrow_mut()
+            .release(self.registered, || parts.routing.table());
+        self.gate.report(drained);
+    }
+}
+
+/// The unit does not own the key; who does.
+pub(super) fn wrong_unit(place: &Place, decision: &Decision<'_>) -> RelayError {
+    let detail = format!(
+        "unit {} does not own the key; unit {} does, by route table {}",
+        place.unit, decision.unit, decision.epoch
+    );
+    let mut error = RelayError::new(Reason::WrongUnit, Retry::Safe, detail);
+    error.owner = Some((decision.unit.clone(), decision.epoch));
+    error
+}
+
+/// When whoever was refused for a moment should come back.
+const PUSHBACK: Duration = Duration::from_millis(25);

@@ -1,0 +1,150 @@
+//! Whether `[routes]` fits together, and with the dimensions and units of the other tables.
+
+use super::{Problems, Settings, path};
+use crate::control::{DimensionSettings, PlacementKind, StoreKind};
+use crate::model::Name;
+use crate::peer::credentials::LineRole;
+use crate::routing::record::{Book, DimensionSpec, RelayId};
+
+impl Settings {
+    /// The relay that has the embedded store; `None` with another store, or if it is not written as `unit/relay`.
+    pub fn route_authority(&self) -> Option<RelayId> {
+        if self.routes.store != StoreKind::Embedded {
+            return None;
+        }
+        let (unit, relay) = self.routes.authority.split_once('/')?;
+        Some(RelayId {
+            unit: Name::new(unit).ok()?,
+            relay: Name::new(relay).ok()?,
+        })
+    }
+
+    /// Whether this relay has the embedded store.
+    pub fn is_route_authority(&self) -> bool {
+        self.route_authority().is_some_and(|authority| {
+            Some(&authority.unit) == self.relay.unit.as_ref() && Some(&authority.relay) == self.relay.name.as_ref()
+        })
+    }
+
+    /// What this relay has to do with lines to the relay that has the routes.
+    pub fn line_role(&self) -> LineRole {
+        match self.routes.store {
+            StoreKind::Embedded if self.is_route_authority() => LineRole::Takes,
+            StoreKind::Embedded => LineRole::Opens,
+            StoreKind::None | StoreKind::Etcd => LineRole::None,
+        }
+    }
+
+    /// What a new store begins with: the dimensions, units and rules of these settings.
+    pub fn route_book(&self) -> Book {
+        let own = self.relay.unit.iter();
+        let units: std::collections::BTreeSet<_> = self.units.keys().chain(own).cloned().collect();
+        let dimension = |name: &Name| {
+            let described = self.routes.dimension.iter().find(|spec| spec.name == *name);
+            described.map_or_else(|| DimensionSpec::new(name.clone()), DimensionSettings::spec)
+        };
+        Book {
+            units: units.into_iter().collect(),
+            dimensions: self.routing.dimensions.iter().map(dimension).collect(),
+            rules: (1..).zip(self.routing.rules.iter().cloned()).collect(),
+        }
+    }
+
+    pub(super) fn check_routes(&self, problems: &mut Problems) {
+        let routes = &self.routes;
+        let mut add = |key: &str, text: String| problems.add(None, path::join("routes", key), text);
+        if routes.store == StoreKind::Embedded {
+            self.check_authority(&mut add);
+        }
+        self.check_etcd(problems);
+        let mut add = |key: &str, text: String| problems.add(None, path::join("routes", key), text);
+        if routes.in_flight_max.is_zero() {
+            add("in_flight_max", "must be longer than zero".to_owned());
+        }
+        for (index, dimension) in routes.dimension.iter().enumerate() {
+            if !self.routing.dimensions.contains(&dimension.name) {
+                let text = format!(
+                    "dimension {} is not in routing.dimensions; add it there, where its position is its precedence",
+                    dimension.name
+                );
+                add(&format!("dimension[{index}].name"), text);
+            }
+            if dimension.placement == PlacementKind::Rules && !dimension.new_keys.is_empty() {
+                let text = "says where new keys go that are claimed; set placement = \"claim\", or take it out";
+                add(&format!("dimension[{index}].new_keys"), text.to_owned());
+            }
+            if routes
+                .dimension
+                .iter()
+                .take(index)
+                .any(|earlier| earlier.name == dimension.name)
+            {
+                add(
+                    &format!("dimension[{index}].name"),
+                    format!("dimension {} is described twice", dimension.name),
+                );
+            }
+        }
+    }
+
+    fn check_etcd(&self, problems: &mut Problems) {
+        if self.routes.store != StoreKind::Etcd {
+            return;
+        }
+        let etcd = &self.routes.etcd;
+        let mut add = |key: &str, text: &str| problems.add(None, path::join("routes.etcd", key), text.to_owned());
+        if etcd.endpoints.is_empty() {
+            add(
+                "endpoints",
+                "required with store = \"etcd\"; name the members, each as \"https://host:2379\"",
+            );
+        }
+        if !etcd.prefix.starts_with('/') {
+            add("prefix", "must begin with a slash, such as \"/strait\"");
+        }
+        if etcd.endpoints.iter().any(|endpoint| endpoint.starts_with("https:")) {
+            let files = [
+                ("authorities", &etcd.authorities),
+                ("certificate", &etcd.certificate),
+                ("key", &etcd.key),
+            ];
+            for (key, file) in files {
+                if file.as_os_str().is_empty() {
+                    add(key, "required when endpoints begin with https");
+                }
+            }
+        }
+    }
+
+    fn check_authority(&self, add: &mut impl FnMut(&str, String)) {
+        let Some(authority) = self.route_authority() else {
+            let text = "required with store = \"embedded\": the relay that has the routes, as \"unit/relay\"";
+            return add("authority", text.to_owned());
+        };
+        if self.is_route_authority() {
+            return;
+        }
+        if self.routes.authority_addresses.is_empty() {
+            let text = format!("required, because relay {authority} has the routes: its peer port, as \"host:7443\"");
+            add("authority_addresses", text);
+        }
+        let own = Some(&authority.unit) == self.relay.unit.as_ref();
+        if own {
+            return;
+        }
+        match self.units.get(&authority.unit) {
+            None => add(
+                "authority",
+                format!("unit {} is neither in [units] nor this relay's own", authority.unit),
+            ),
+            Some(unit) if Some(&unit.geo) != self.relay.geo.as_ref() => add(
+                "authority",
+                format!(
+                    "unit {} is of Geo {}; routes belong to one Geo and stay in it",
+                    authority.unit, unit.geo
+                ),
+            ),
+            Some(_) => {}
+        }
+    }
+}

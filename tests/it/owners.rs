@@ -1,0 +1,167 @@
+//! R-I5: keys that nobody decided about belong to whoever claims them first, and calls go on without the store.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+use toml::{Table, Value};
+use tonic::Status;
+
+use crate::harness::{Cluster, http_get, wait_for};
+use crate::services::{Client, Echo, request};
+
+pub const UNITS: [&str; 3] = ["a", "b", "c"];
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Relays of units `a`, `b` and `c` of one Geo with an echo service each. Relay `a-1` has the routes, `a-2` asks for them as those
+/// of other units do; conversations are claimed.
+pub struct World {
+    pub cluster: Cluster,
+    clients: BTreeMap<&'static str, Client>,
+    echoes: Vec<Echo>,
+}
+
+impl World {
+    pub async fn start(settings: &[(&str, Value)]) -> Self {
+        let mut builder = Cluster::builder().routes_at("a-1");
+        let mut echoes = Vec::new();
+        for unit in UNITS {
+            let echo = Echo::start();
+            builder = builder
+                .unit_in("geo", unit, if unit == "a" { 2 } else { 1 })
+                .service(unit, "im.Echo", &[echo.endpoint()])
+                .set(unit, "routing.dimensions", vec![Value::from("uid"), Value::from("cid")])
+                .set(unit, "routes.dimension", vec![conversations()])
+                .set(unit, "peer.keep_alive", "500ms")
+                .set(unit, "peer.idle_timeout", "3s");
+            for (key, value) in settings {
+                builder = builder.set(unit, key, value.clone());
+            }
+            echoes.push(echo);
+        }
+        let cluster = builder.start().await;
+        let mut clients = BTreeMap::new();
+        for unit in UNITS {
+            let address = cluster.relay(&format!("{unit}-1")).grpc();
+            clients.insert(unit, Client::connect(&address).await);
+        }
+        Self {
+            cluster,
+            clients,
+            echoes,
+        }
+    }
+
+    /// A client of the relay of a unit.
+    pub fn client(&self, unit: &str) -> Client {
+        self.clients[unit].clone()
+    }
+
+    /// Calls that services have served.
+    pub fn served(&self) -> u64 {
+        self.echoes.iter().map(|echo| echo.seen.get(|seen| &seen.opened)).sum()
+    }
+
+    /// Calls with a key at the relay of a unit; answers which unit served it.
+    pub async fn call(&self, from: &str, key: &str) -> Result<String, Status> {
+        call(self.clients[from].clone(), key.to_owned()).await
+    }
+}
+
+async fn call(client: Client, key: String) -> Result<String, Status> {
+    let mut asked = request(Bytes::from_static(b"m"), &[("strait-key", key.as_str())]);
+    asked.set_timeout(Duration::from_secs(10));
+    let answer = client.unary("Unary", asked).await?;
+    let unit = answer.metadata().get("strait-unit").expect("who served it");
+    Ok(unit.to_str().unwrap().to_owned())
+}
+
+/// The first writer claims a conversation.
+fn conversations() -> Value {
+    let mut table = Table::new();
+    table.insert("name".to_owned(), "cid".into());
+    table.insert("placement".to_owned(), "claim".into());
+    Value::Table(table)
+}
+
+// R-I5: all units want the same new keys at once; each key has one owner, all agree on it, and it stays after restarts.
+#[tokio::test(flavor = "multi_thread")]
+async fn new_keys_belong_to_one_unit_whoever_asks() {
+    let mut world = World::start(&[]).await;
+    // Whoever asks alone has it.
+    let mut owners: BTreeMap<u32, String> = BTreeMap::new();
+    for (number, unit) in (0..6).zip(UNITS.iter().cycle()) {
+        let served = world.call(unit, &format!("cid={number}")).await.unwrap();
+        assert_eq!(served, *unit);
+        owners.insert(number, served);
+    }
+    let mut calls = JoinSet::new();
+    for number in 0..40 {
+        for unit in UNITS {
+            let client = world.clients[unit].clone();
+            let key = format!("cid={number}");
+            calls.spawn(async move { (number, unit, call(client, key).await) });
+        }
+    }
+    while let Some(ended) = calls.join_next().await {
+        let (number, from, served) = ended.unwrap();
+        let served = served.unwrap_or_else(|status| panic!("key {number} from {from}: {status}"));
+        let owner = owners.entry(number).or_insert_with(|| served.clone());
+        assert_eq!(*owner, served, "two owners of key {number}");
+    }
+    // Rules go on as before.
+    assert_eq!(world.call("a", "uid=c:1").await.unwrap(), "c");
+
+    // the relay with the routes is away: keys with owners are served, by relays that remember and by one that starts
+    // anew from the copy that it kept; new keys are refused, and nobody makes one up.
+    let known: Vec<_> = owners.iter().filter(|(_, owner)| *owner != "a").collect();
+    world.cluster.relay_mut("a-1").kill();
+    for (number, owner) in &known {
+        let served = world.call("b", &format!("cid={number}")).await;
+        assert_eq!(served.unwrap(), **owner);
+    }
+    let refused = world.call("b", "cid=new").await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
+    let said = refused.metadata().get("strait-error").unwrap().to_str().unwrap();
+    assert!(said.starts_with("routes_away"), "{said}");
+
+    world.cluster.relay_mut("a-1").start().await;
+    world.cluster.until_all_linked().await;
+    let client = Client::connect(&world.cluster.relay("a-1").grpc()).await;
+    world.clients.insert("a", client);
+    for (number, owner) in &owners {
+        for unit in UNITS {
+            let served = world.call(unit, &format!("cid={number}")).await;
+            assert_eq!(served.unwrap(), *owner, "key {number} from {unit}");
+        }
+    }
+    wait_for("the new key to have an owner", LIMIT, async || {
+        world.call("c", "cid=new").await.ok()
+    })
+    .await;
+}
+
+// O-S2: a relay that has no routes takes no lines; who asks it is told what is wrong, and is not ready.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_without_routes_refuses_those_who_ask_for_them() {
+    let builder = Cluster::builder()
+        .routes_at("a-1")
+        .unit_in("geo", "a", 1)
+        .unit_in("geo", "b", 1)
+        .set("a", "routes.store", "none");
+    let mut cluster = builder.prepare();
+    cluster.relay_mut("a-1").start().await;
+    cluster.relay_mut("b-1").spawn();
+    let asked = cluster.relay("b-1").admin();
+    wait_for("the relay to say what it waits for", LIMIT, async || {
+        let (status, body) = http_get(&asked, "/readyz").await.ok()?;
+        (status == 503 && body.contains("waiting for the route store")).then_some(())
+    })
+    .await;
+    let metrics = cluster.relay("a-1").metrics().await;
+    let refused = [("direction", "accepted"), ("reason", "wrong_alpn")];
+    assert!(metrics.sum("strait_peer_refused_total", &refused) > 0.0);
+    let log = cluster.relay("b-1").log();
+    assert!(log.contains("does not have the routes"), "{log}");
+}
