@@ -29,11 +29,16 @@ pub(super) struct Ends {
     pub(super) admin: Receiver<Output>,
 }
 
-/// Ways between so many shards and a queue that is not started yet.
-pub(super) fn ways(settings: &queue::Settings, shards: usize, metrics: queue::Metrics) -> (Ways, Ends) {
+/// Ways between so many shards and a queue that is not started yet; the last one is what it answers the thread of the routes.
+pub(super) fn ways(
+    settings: &queue::Settings,
+    shards: usize,
+    metrics: queue::Metrics,
+) -> (Ways, Ends, Receiver<Output>) {
     let (handle, inlet) = Handle::new(settings.publish_bytes_max.as_usize());
     let (to_shards, from_queue) = (0..shards).map(|_| crossing::pipe()).unzip();
     let (to_admin, admin) = crossing::pipe();
+    let (to_routes, answers) = crossing::pipe();
     let from_queue: Vec<_> = from_queue;
     let ways = Ways {
         handle,
@@ -43,7 +48,7 @@ pub(super) fn ways(settings: &queue::Settings, shards: usize, metrics: queue::Me
     let outlets = Outlets {
         shards: to_shards,
         admin: to_admin,
-        routes: None,
+        routes: Some(to_routes),
     };
     let ends = Ends {
         inlet,
@@ -51,7 +56,7 @@ pub(super) fn ways(settings: &queue::Settings, shards: usize, metrics: queue::Me
         metrics,
         admin,
     };
-    (ways, ends)
+    (ways, ends, answers)
 }
 
 impl Ways {
@@ -102,6 +107,7 @@ pub(super) fn setup(shared: &Shared, settings: &Settings) -> Setup {
             owners: Some(Arc::new(KeyOwners::new(
                 shared.routing.clone(),
                 shared.place.unit.clone(),
+                shared.routes.as_ref().map(|routes| routes.claims.clone()),
             ))),
         },
     }

@@ -24,13 +24,16 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::control::claims::Claims;
+use crate::control::clock::boot_time;
 use crate::control::keeper::GateId;
 use crate::crossing;
 use crate::model::{Key, MissingKey, RouteHints, UnitId};
 use crate::queue::api::{Input, Output, Question, Ticket};
 use crate::queue::{self, Keys, Owner, Ownership};
 use crate::routing::gate::Drain;
-use crate::routing::{self, RouteError, RouteTable, Standing};
+use crate::routing::record::Lease;
+use crate::routing::{self, Decision, RouteError, RouteTable, Routes, Standing};
 
 /// What the gate of the queue is made of.
 pub struct QueueGateParts {
@@ -38,6 +41,8 @@ pub struct QueueGateParts {
     pub unit: UnitId,
     /// The table.
     pub routing: routing::Handle,
+    /// Knows who has keys that nothing else was decided about.
+    pub claims: Option<Claims>,
     /// The queue.
     pub queue: queue::Handle,
     /// What the queue answers: `queue::Outlets::routes`.
@@ -62,12 +67,14 @@ pub struct QueueGate {
 pub struct KeyOwners {
     routing: routing::Handle,
     unit: UnitId,
+    claims: Option<Claims>,
 }
 
 /// The keys that a freeze holds, as the copy says that has it.
 struct Frozen {
     table: Arc<RouteTable>,
     unit: UnitId,
+    claims: Option<Claims>,
     drain: Drain,
 }
 
@@ -121,6 +128,7 @@ impl QueueGate {
         let keys = Frozen {
             table,
             unit: self.parts.unit.clone(),
+            claims: self.parts.claims.clone(),
             drain: drain.clone(),
         };
         self.parts.queue.send(Input::Ask(Question {
@@ -163,9 +171,16 @@ impl QueueGate {
 }
 
 impl KeyOwners {
-    /// By these routes, for a relay of this unit.
-    pub fn new(routing: routing::Handle, unit: UnitId) -> Self {
-        Self { routing, unit }
+    /// By these routes and claims, for a relay of this unit.
+    pub fn new(routing: routing::Handle, unit: UnitId, claims: Option<Claims>) -> Self {
+        Self { routing, unit, claims }
+    }
+
+    /// Whether this relay may still act for the owner of a key (G8).
+    fn admits(&self, routes: &Routes, decision: &Decision<'_>) -> bool {
+        let dimension = decision.dimension.and_then(|name| routes.dimension(name));
+        let lease = dimension.map_or(Lease::default(), |dimension| dimension.owner_lease);
+        self.routing.lease().admits(lease, routes.rev(), boot_time())
     }
 }
 
@@ -173,23 +188,30 @@ impl Ownership for KeyOwners {
     fn of(&self, key: &Key) -> Owner {
         let table = self.routing.table();
         let hints = hints(key);
-        let resolved = table.resolve(&hints, &MissingKey::Reject, &self.unit, &());
-        let Some(_) = table.routes() else {
+        let resolved = table.resolve(&hints, &MissingKey::Reject, &self.unit, &self.claims);
+        if !table.has_store() {
             return match resolved {
                 Ok(decision) if *decision.unit == self.unit => Owner::Ours,
                 Ok(decision) => Owner::Settings(decision.unit.clone()),
                 Err(_) => Owner::Unknown,
             };
-        };
-        match resolved {
-            Ok(decision) if *decision.unit != self.unit => Owner::Other {
+        }
+        match (resolved, table.routes()) {
+            (Ok(decision), _) if *decision.unit != self.unit => Owner::Other {
                 unit: decision.unit.clone(),
                 epoch: decision.epoch,
             },
-            Ok(decision) if decision.standing == Standing::Open => Owner::Ours,
-            Ok(_) => Owner::Frozen,
-            Err(error) if is_for_now(&error) => Owner::Frozen,
-            Err(_) => Owner::Unknown,
+            (Ok(decision), Some(routes)) if decision.standing == Standing::Open && self.admits(routes, &decision) => {
+                Owner::Ours
+            }
+            (Ok(_), _) => Owner::Frozen,
+            (Err(error), _) if is_for_now(&error) => {
+                if let (RouteError::Unclaimed { .. }, Some(claims)) = (&error, &self.claims) {
+                    claims.ask(&hints);
+                }
+                Owner::Frozen
+            }
+            (Err(_), _) => Owner::Unknown,
         }
     }
 }
@@ -204,7 +226,9 @@ impl Keys for Frozen {
     /// A key of which it cannot be told counts: then the move takes longer, or is given up.
     fn contains(&self, key: &Key) -> bool {
         let hints = hints(key);
-        let resolved = self.table.resolve(&hints, &MissingKey::Reject, &self.unit, &());
+        let resolved = self
+            .table
+            .resolve(&hints, &MissingKey::Reject, &self.unit, &self.claims);
         match resolved {
             Ok(decision) => match decision.standing {
                 Standing::Open => false,
@@ -232,7 +256,10 @@ fn is_in_force(table: &RouteTable, drain: &Drain) -> bool {
 fn is_for_now(error: &RouteError) -> bool {
     matches!(
         error,
-        RouteError::Behind { .. } | RouteError::NobodyTookOver { .. } | RouteError::Unclaimed { .. }
+        RouteError::Behind { .. }
+            | RouteError::NoCopy
+            | RouteError::NobodyTookOver { .. }
+            | RouteError::Unclaimed { .. }
     )
 }
 

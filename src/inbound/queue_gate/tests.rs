@@ -8,8 +8,9 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::model::Name;
 use crate::queue::Inlet;
+use crate::routing::lease::LeaseState;
 use crate::routing::record::{
-    Batch, Book, Change, Epoch, MoveId, Node, NodeId, OpId, Record, RecordId, Rev, Snapshot, State, Target,
+    Batch, Book, Change, Epoch, MoveId, Node, NodeId, OpId, Record, RecordId, Rev, SessionId, Snapshot, State, Target,
 };
 use crate::routing::{Handle, Routes, Rule, Settings};
 
@@ -62,7 +63,7 @@ fn table() -> RouteTable {
             record: Some(Record::Book(book)),
         }],
     });
-    settings().with_routes(Some(Arc::new(routes)))
+    settings().with_routes(Arc::new(routes))
 }
 
 fn id(text: &str) -> NodeId {
@@ -91,7 +92,11 @@ fn decide(table: &RouteTable, key: &str, unit: &str, state: State) -> RouteTable
         record: Some(Record::Node(node)),
     };
     let changes = vec![change];
-    table.with_routes(Some(Arc::new(routes.apply(&Batch { prev, rev, changes }).unwrap())))
+    table.with_routes(Arc::new(routes.apply(&Batch { prev, rev, changes }).unwrap()))
+}
+
+fn routes_of(table: &RouteTable) -> Arc<Routes> {
+    Arc::clone(table.routes().unwrap())
 }
 
 fn frozen(by: u64) -> State {
@@ -128,6 +133,7 @@ impl World {
         let gate = QueueGate::new(QueueGateParts {
             unit: name("a"),
             routing: routing.clone(),
+            claims: None,
             queue,
             answers: from_queue,
             drains: asked,
@@ -201,9 +207,11 @@ async fn a_question_is_taken_back_when_its_freeze_is_over() {
     assert!(world.inputs().await.is_empty());
     // Another key: the question stays, and the queue looks again at what waits for routes.
     let other = decide(&before, "y", "b", State::Active);
-    world.routing.replace(other.clone());
+    world.routing.replace_routes(&routes_of(&other));
     assert!(matches!(world.inputs().await[..], [Input::Routes]));
-    world.routing.replace(decide(&other, "x", "a", State::Active));
+    world
+        .routing
+        .replace_routes(&routes_of(&decide(&other, "x", "a", State::Active)));
     let inputs = world.inputs().await;
     assert!(matches!(&inputs[..], [Input::Routes, Input::Withdraw(ticket)] if *ticket == question.ticket));
     world.answer(question.ticket.number, 0);
@@ -218,7 +226,9 @@ async fn a_later_freeze_takes_the_place_of_the_one_before() {
     let mut world = World::new(first.clone());
     world.drains.send(drain("x", 7, 2)).await.unwrap();
     world.inputs().await;
-    world.routing.replace(decide(&first, "x", "a", frozen(7)));
+    world
+        .routing
+        .replace_routes(&routes_of(&decide(&first, "x", "a", frozen(7))));
     world.inputs().await;
     world.drains.send(drain("x", 7, 3)).await.unwrap();
     let inputs = world.inputs().await;
@@ -241,19 +251,33 @@ async fn the_gate_ends_with_the_queue() {
 
 #[test]
 fn owners_of_keys_are_what_the_routes_say() {
-    let of = |table: RouteTable, text: &str| KeyOwners::new(Handle::new(table), name("a")).of(&key(text));
+    let owners = |table: RouteTable, unit: &str| KeyOwners::new(Handle::new(table), name(unit), None);
+    let of = |table: RouteTable, text: &str| {
+        let owners = owners(table, "a");
+        let mut lease = LeaseState::default();
+        lease.opened(SessionId(1), Rev(1), boot_time());
+        owners.routing.set_lease(lease);
+        owners.of(&key(text))
+    };
     let other = |epoch| Owner::Other { unit: name("b"), epoch };
     // The settings know no epochs.
     assert_eq!(of(settings(), "x"), Owner::Ours);
-    let at_b = KeyOwners::new(Handle::new(settings()), name("b"));
+    let at_b = owners(settings(), "b");
     assert_eq!(at_b.of(&key("x")), Owner::Settings(name("a")));
     let unknown = Key {
         dimension: Bytes::from_static(b"other"),
         ..key("x")
     };
     assert_eq!(at_b.of(&unknown), Owner::Unknown);
+    // Nothing of the store is here.
+    assert_eq!(of(settings().awaiting_routes(), "x"), Owner::Frozen);
     let table = table();
     assert_eq!(of(table.clone(), "x"), Owner::Ours);
+    assert_eq!(
+        owners(table.clone(), "a").of(&key("x")),
+        Owner::Frozen,
+        "without a session (G8)"
+    );
     let table = decide(&table, "x", "a", frozen(7));
     assert_eq!(of(table.clone(), "x"), Owner::Frozen);
     assert_eq!(of(table.clone(), "y"), Owner::Ours);
