@@ -9,8 +9,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::future::Future;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -19,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{AppError, Shared};
+use crate::admin::RouteDesk;
 use crate::control::StoreKind;
 use crate::control::authority::{self, Authority};
 use crate::control::claims::{Claims, Driver, Wanted};
@@ -27,6 +30,7 @@ use crate::control::embedded::Embedded;
 use crate::control::etcd::{self, Etcd};
 use crate::control::keeper::GateId;
 use crate::control::mover;
+use crate::control::operator::{self, Answer, Command, Operator};
 use crate::control::remote::Remote;
 use crate::control::store::Store;
 use crate::control::worker::{self, Worker};
@@ -43,7 +47,25 @@ use crate::settings::Settings;
 pub(super) struct Ways {
     pub(super) claims: Claims,
     pub(super) drained: mpsc::Sender<(GateId, Drain)>,
+    /// Answers operators, as soon as the store is open.
+    pub(super) operator: Arc<LateOperator>,
     drains: Mutex<Vec<Option<mpsc::Receiver<Drain>>>>,
+}
+
+/// Answers operators once the store is open.
+#[derive(Default)]
+pub(super) struct LateOperator(OnceLock<Operator>);
+
+impl RouteDesk for LateOperator {
+    fn ask(&self, command: Command) -> Pin<Box<dyn Future<Output = Answer> + Send + '_>> {
+        match self.0.get() {
+            Some(operator) => operator.ask(command),
+            None => Box::pin(async {
+                let detail = "the relay is starting; ask again in a moment".to_owned();
+                Answer::Failed { detail }
+            }),
+        }
+    }
 }
 
 /// The other ends, for [`start`].
@@ -96,6 +118,7 @@ pub(super) fn ways(settings: &Settings, shards: usize, answers: Receiver<Output>
     let ways = Ways {
         claims: claims.clone(),
         drained,
+        operator: Arc::default(),
         drains: Mutex::new(drains),
     };
     let ends = Ends {
@@ -186,7 +209,7 @@ async fn live(
         gates: ends.gates,
         drained: ends.drained,
         saved: shared.data_dir.join(COPY),
-        book,
+        book: book.clone(),
         metrics: shared.series.routes.clone(),
     });
     let known_max = shared.settings.routes.claims_known_max;
@@ -197,6 +220,9 @@ async fn live(
         ends.claims,
         known_max,
     );
+    if let Some(routes) = &shared.routes {
+        let _ = routes.operator.0.set(operator(shared, Arc::clone(&store), book));
+    }
     if up.send(Ok(())).is_err() {
         return;
     }
@@ -222,6 +248,30 @@ fn queue_gate(shared: &Shared, ends: QueueEnds) -> QueueGate {
         answers: ends.answers,
         drains: ends.drains,
         drained: ends.drained,
+    })
+}
+
+/// Answers operators.
+fn operator(shared: &Shared, store: Arc<dyn Store>, book: Book) -> Operator {
+    let settings = &shared.settings;
+    let kept = match settings.route_authority() {
+        Some(authority) => format!("embedded at {authority}"),
+        None => format!("etcd at {}", settings.routes.etcd.endpoints.join(", ")),
+    };
+    let (routing, metrics) = (shared.routing.clone(), shared.series.routes.clone());
+    let view = move || operator::View {
+        store: kept.clone(),
+        is_stale: metrics.is_stale(),
+        lease: routing.lease(),
+        now: boot_time(),
+    };
+    Operator::new(operator::Parts {
+        store,
+        routing: shared.routing.clone(),
+        place: shared.place.clone(),
+        configured: Arc::new(move || book.clone()),
+        view: Arc::new(view),
+        in_flight_max: settings.routes.in_flight_max,
     })
 }
 

@@ -327,10 +327,14 @@ impl Rule {
     pub fn names(&self, key: &[u8]) -> bool {
         let is_in = |range: &[String; 2]| {
             let [first, last] = range.each_ref().map(|bound| parse_number(bound.as_bytes()));
-            parse_number(key).is_some_and(|key| first.is_some_and(|first| first <= key) && last.is_some_and(|last| key <= last))
+            parse_number(key)
+                .is_some_and(|key| first.is_some_and(|first| first <= key) && last.is_some_and(|last| key <= last))
         };
         self.keys.iter().any(|known| known.as_bytes() == key)
-            || self.prefix.as_ref().is_some_and(|prefix| key.starts_with(prefix.as_bytes()))
+            || self
+                .prefix
+                .as_ref()
+                .is_some_and(|prefix| key.starts_with(prefix.as_bytes()))
             || self.range.as_ref().is_some_and(is_in)
     }
 }

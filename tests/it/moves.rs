@@ -74,7 +74,10 @@ async fn write(client: &Client, key: usize) -> Result<Ack, Status> {
     let unit = answer.metadata().get("strait-unit").expect("who served it");
     let unit = unit.to_str().unwrap().to_owned();
     let seen = String::from_utf8_lossy(answer.get_ref()).into_owned();
-    let epoch = seen.lines().find_map(|line| line.strip_prefix("strait-owner-epoch")).expect(&seen);
+    let epoch = seen
+        .lines()
+        .find_map(|line| line.strip_prefix("strait-owner-epoch"))
+        .expect(&seen);
     let epoch = epoch.trim_start_matches([':', '=', ' ']).trim().parse().unwrap();
     Ok(Ack {
         key,
@@ -86,7 +89,9 @@ async fn write(client: &Client, key: usize) -> Result<Ack, Status> {
 
 /// Asks the operators' address of a relay.
 pub async fn ask(relay: &Relay, command: &Value) -> Value {
-    let (status, body) = http_post_body(&relay.admin(), "/routes", &command.to_string()).await.unwrap();
+    let (status, body) = http_post_body(&relay.admin(), "/routes", &command.to_string())
+        .await
+        .unwrap();
     assert_eq!(status, 200, "{command}: {body}");
     serde_json::from_str(&body).unwrap()
 }
@@ -144,8 +149,14 @@ async fn keys_move_under_writes_of_all_units() {
     check(&acks);
     assert!(errors.is_empty(), "{} writes failed: {:?}", errors.len(), errors[0]);
     let all: Vec<_> = acks.iter().flatten().collect();
-    assert_eq!(world.served() - before, all.len() as u64, "a write was done twice, or not at all");
-    let crossed = acks.iter().filter(|acks| acks.windows(2).any(|two| two[0].unit != two[1].unit));
+    assert_eq!(
+        world.served() - before,
+        all.len() as u64,
+        "a write was done twice, or not at all"
+    );
+    let crossed = acks
+        .iter()
+        .filter(|acks| acks.windows(2).any(|two| two[0].unit != two[1].unit));
     assert!(crossed.count() > KEYS, "few writers saw their key move");
     let mut took: Vec<_> = all.iter().map(|ack| ack.took).collect();
     took.sort();

@@ -79,6 +79,11 @@ impl Metrics {
         self.moving.set(whole(routes.moving().count()));
     }
 
+    /// Whether nothing was heard of the store for seconds.
+    pub fn is_stale(&self) -> bool {
+        self.stale.get() != 0
+    }
+
     pub(super) fn on_tick(&self, has_session: bool, frozen: usize) {
         self.session.set(has_session.into());
         self.frozen.set(whole(frozen));
