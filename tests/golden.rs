@@ -263,6 +263,7 @@ fn message(body: &'static [u8]) -> Message {
         deadline: None,
         visited: vec![name("a")],
         redrives: 0,
+        routed: 0,
         attributes: fields(&[("id", "m-1"), ("source", "/im")]),
         body: Bytes::from_static(body),
     }

@@ -122,6 +122,7 @@ fn publish(number: u64, unit: &str, dedup: bool) -> Input {
         attributes: attributes.build(),
         body: Bytes::from(vec![7; 256]),
         units: vec![UnitId::new(unit).unwrap()],
+        routed: 0,
         deadline: None::<UnixMillis>,
         wait: AckLevel::Accepted,
     }))

@@ -174,6 +174,7 @@ fn message(topic: Topic) -> Message {
         deadline: None,
         visited: vec![Name::new("a").unwrap(), Name::new("b").unwrap()],
         redrives: 0,
+        routed: 0,
         attributes: Metadata::default(),
         body: Bytes::from(vec![0; 1024]),
     }

@@ -133,6 +133,7 @@ fn message() -> Message {
         deadline: None,
         visited: vec![name("unit-a")],
         redrives: 0,
+        routed: 0,
         attributes: Metadata::default(),
         body: Bytes::from(vec![7; 1024]),
     }

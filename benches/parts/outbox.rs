@@ -146,6 +146,7 @@ fn message(number: u64, body: usize) -> Message {
         deadline: None,
         visited: vec![name("here")],
         redrives: 0,
+        routed: 0,
         attributes: Metadata::default(),
         body: Bytes::from(vec![0; body]),
     }

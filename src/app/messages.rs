@@ -115,8 +115,8 @@ impl Messages {
             Output::Subscribed { ticket, result } => self.consumers.on_subscribed(ticket, result),
             Output::Deliver(deliver) => self.consumers.on_deliver(deliver),
             Output::Overdue { consumer, delivery, .. } => self.consumers.on_overdue(consumer, delivery),
-            // Only the admin thread asks.
-            Output::Answer(..) => {}
+            // Shards ask nothing.
+            Output::Answer(..) | Output::Undelivered { .. } => {}
         }
     }
 

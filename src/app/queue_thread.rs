@@ -1,15 +1,13 @@
 //! The queue as the relay starts and stops it: its thread, and the ways between it and the shards.
 
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{AppError, Shared};
 use crate::crossing::{self, Receiver};
-use crate::model::{Key, MissingKey, RouteHints, UnitId};
+use crate::inbound::KeyOwners;
 use crate::outbound::Claims;
 use crate::queue::api::Output;
-use crate::queue::{self, Handle, Inlet, Neighbours, Outlets, Owners, Running, Setup};
-use crate::routing;
+use crate::queue::{self, Handle, Inlet, Neighbours, Outlets, Running, Setup};
 use crate::settings::Settings;
 
 /// What shards need of the queue.
@@ -31,11 +29,16 @@ pub(super) struct Ends {
     pub(super) admin: Receiver<Output>,
 }
 
-/// Ways between so many shards and a queue that is not started yet.
-pub(super) fn ways(settings: &queue::Settings, shards: usize, metrics: queue::Metrics) -> (Ways, Ends) {
+/// Ways between so many shards and a queue that is not started yet; the last one is what it answers the thread of the routes.
+pub(super) fn ways(
+    settings: &queue::Settings,
+    shards: usize,
+    metrics: queue::Metrics,
+) -> (Ways, Ends, Receiver<Output>) {
     let (handle, inlet) = Handle::new(settings.publish_bytes_max.as_usize());
     let (to_shards, from_queue) = (0..shards).map(|_| crossing::pipe()).unzip();
     let (to_admin, admin) = crossing::pipe();
+    let (to_routes, answers) = crossing::pipe();
     let from_queue: Vec<_> = from_queue;
     let ways = Ways {
         handle,
@@ -45,6 +48,7 @@ pub(super) fn ways(settings: &queue::Settings, shards: usize, metrics: queue::Me
     let outlets = Outlets {
         shards: to_shards,
         admin: to_admin,
+        routes: Some(to_routes),
     };
     let ends = Ends {
         inlet,
@@ -52,7 +56,7 @@ pub(super) fn ways(settings: &queue::Settings, shards: usize, metrics: queue::Me
         metrics,
         admin,
     };
-    (ways, ends)
+    (ways, ends, answers)
 }
 
 impl Ways {
@@ -100,35 +104,12 @@ pub(super) fn setup(shared: &Shared, settings: &Settings) -> Setup {
         neighbours: Neighbours {
             geos: geos.collect(),
             hops_max: settings.routing.hops_max,
-            owners: Some(Arc::new(KeyOwners {
-                routing: shared.routing.clone(),
-                own: shared.place.unit.clone(),
-            })),
+            owners: Some(Arc::new(KeyOwners::new(
+                shared.routing.clone(),
+                shared.place.unit.clone(),
+                shared.routes.as_ref().map(|routes| routes.claims.clone()),
+            ))),
         },
-    }
-}
-
-/// Asks the routes in force who owns a key.
-struct KeyOwners {
-    routing: routing::Handle,
-    own: UnitId,
-}
-
-impl Owners for KeyOwners {
-    fn owner(&self, key: &Key) -> Option<UnitId> {
-        let hints = RouteHints {
-            keys: vec![key.clone()],
-            ..RouteHints::default()
-        };
-        let table = self.routing.table();
-        let decision = table.resolve(&hints, &MissingKey::Reject, &self.own, &()).ok()?;
-        Some(decision.unit.clone())
-    }
-}
-
-impl fmt::Debug for KeyOwners {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("KeyOwners")
     }
 }
 
@@ -138,5 +119,5 @@ const FOLDER: &str = "queue";
 /// The number of a shard, as the queue knows it.
 pub(super) fn shard_number(index: usize) -> u16 {
     // Threads for calls are as many as the machine has cores.
-    u16::try_from(index).unwrap_or(u16::MAX - 1)
+    u16::try_from(index).unwrap_or(u16::MAX - 2)
 }

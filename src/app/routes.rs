@@ -34,8 +34,11 @@ use crate::control::operator::{self, Answer, Command, Operator};
 use crate::control::remote::Remote;
 use crate::control::store::Store;
 use crate::control::worker::{self, Worker};
+use crate::crossing::Receiver;
+use crate::inbound::{QueueGate, QueueGateParts};
 use crate::peer::verify::Dialled;
 use crate::peer::{Line, LineDialler, Lines};
+use crate::queue::api::Output;
 use crate::routing::gate::Drain;
 use crate::routing::record::{Book, RelayId};
 use crate::settings::Settings;
@@ -69,8 +72,17 @@ impl RouteDesk for LateOperator {
 pub(super) struct Ends {
     claims: (Claims, mpsc::Receiver<Wanted>),
     gates: BTreeMap<GateId, mpsc::Sender<Drain>>,
+    queue: QueueEnds,
     drained: mpsc::Receiver<(GateId, Drain)>,
     lines: mpsc::Receiver<Line>,
+}
+
+/// The ends of the gate of the queue.
+struct QueueEnds {
+    claims: Claims,
+    answers: Receiver<Output>,
+    drains: mpsc::Receiver<Drain>,
+    drained: mpsc::Sender<(GateId, Drain)>,
 }
 
 /// The thread of the routes.
@@ -80,8 +92,8 @@ pub(super) struct Running {
 }
 
 /// The channels between so many shards and the thread of the routes, and where lines of other relays go; `None` without a route
-/// store.
-pub(super) fn ways(settings: &Settings, shards: usize) -> Option<(Ways, Ends, Lines)> {
+/// store. `answers` are those of the queue.
+pub(super) fn ways(settings: &Settings, shards: usize, answers: Receiver<Output>) -> Option<(Ways, Ends, Lines)> {
     if settings.routes.store == StoreKind::None {
         return None;
     }
@@ -95,6 +107,14 @@ pub(super) fn ways(settings: &Settings, shards: usize) -> Option<(Ways, Ends, Li
         gates.insert(GateId::Shard(shard), gate);
         drains.push(Some(asked));
     }
+    let (gate, queue_drains) = mpsc::channel(DRAINS_MAX);
+    gates.insert(GateId::Queue, gate);
+    let queue = QueueEnds {
+        claims: claims.clone(),
+        answers,
+        drains: queue_drains,
+        drained: drained.clone(),
+    };
     let ways = Ways {
         claims: claims.clone(),
         drained,
@@ -104,6 +124,7 @@ pub(super) fn ways(settings: &Settings, shards: usize) -> Option<(Ways, Ends, Li
     let ends = Ends {
         claims: (claims, wanted),
         gates,
+        queue,
         drained: told,
         lines: opened,
     };
@@ -206,6 +227,7 @@ async fn live(
         return;
     }
     tasks.spawn(claims.run(stop.clone()));
+    tasks.spawn(queue_gate(shared, ends.queue).run(stop.clone()));
     tasks.spawn(moves.run(stop.clone()));
     let (lines, taken, geo) = (ends.lines, tasks.clone(), shared.geo.clone());
     tasks.spawn(serve_lines(lines, geo, Authority::new(store), taken, stop.clone()));
@@ -214,6 +236,19 @@ async fn live(
     if tokio::time::timeout(END_LIMIT, tasks.wait()).await.is_err() {
         tracing::debug!(tasks = tasks.len(), "the thread of the routes ended with tasks left");
     }
+}
+
+/// The gate of the queue.
+fn queue_gate(shared: &Shared, ends: QueueEnds) -> QueueGate {
+    QueueGate::new(QueueGateParts {
+        unit: shared.place.unit.clone(),
+        routing: shared.routing.clone(),
+        claims: Some(ends.claims),
+        queue: shared.queue.handle.clone(),
+        answers: ends.answers,
+        drains: ends.drains,
+        drained: ends.drained,
+    })
 }
 
 /// Answers operators.

@@ -112,8 +112,8 @@ pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, Al
     )?;
     let shards = shard_count(settings.relay.shards);
     let units = settings.units.keys().chain([&unit]).cloned();
-    let (queue, ends) = queue_thread::ways(&settings.queue, shards, queue::Metrics::register(series, &unit)?);
-    let (routes, route_ends, lines) = match routes::ways(&settings, shards) {
+    let (queue, ends, answers) = queue_thread::ways(&settings.queue, shards, queue::Metrics::register(series, &unit)?);
+    let (routes, route_ends, lines) = match routes::ways(&settings, shards, answers) {
         Some((ways, ends, lines)) => (Some(ways), Some(ends), Some(lines)),
         None => (None, None, None),
     };

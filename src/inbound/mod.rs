@@ -4,10 +4,12 @@ mod consumers;
 mod gate;
 mod message;
 mod push;
+mod queue_gate;
 mod rpc;
 
 pub use consumers::{Consumer, Consumers};
 pub use gate::{GateParts, OwnerGate};
 pub use message::{MessageParts, Messages};
 pub use push::{IN_FLIGHT_DEFAULT, IN_FLIGHT_MAX, Push, PushParts};
+pub use queue_gate::{KeyOwners, QueueGate, QueueGateParts};
 pub use rpc::{Parts, Rpc};

@@ -8,12 +8,14 @@
 //! - A2. An `Ack` is sent when all that it speaks for is on disk, or refused by name.
 //! - A3. A message that is refused as [`FULL`] is sent again after a while; the others of its topic rest with it, and all other
 //!   topics go on (M-C3). Until it has come again the receiver takes no later one of its topic that has a key (M-C1).
+//!   [`FROZEN`] and [`MOVED`] say the same of one key; other keys of the topic go on. They are said to senders only that have
+//!   named the epoch of the owner ([`Message::routed`]), and `moved` only if that one is older than the receiver's.
 //! - A4. A receiver that is out of resources says `Busy` and stops reading; it never takes later messages in place of
 //!   earlier ones of the same lane.
 
 use std::time::Duration;
 
-use super::{GapReason, Message, Seq};
+use super::{GapReason, Message, Seq, UnitId};
 
 /// The last number of a gap is so far behind its first one, at most: a longer gap is told in parts.
 pub const GAP_SPAN_MAX: u64 = 1 << 20;
@@ -124,14 +126,47 @@ pub const EXPIRED: &str = "expired";
 /// The reason of a message that is not taken now, because its topic is full.
 pub const FULL: &str = "full";
 
-/// A message that a relay will never take (M-E5), or that ended there; but for [`FULL`] ones, which it does not take now.
+/// The reason of a message that is not taken now, because its key is about to move, or the relay has not heard yet of what its
+/// sender knows about it.
+pub const FROZEN: &str = "frozen";
+/// The reason of a message whose key belongs to another unit; see [`Refused::moved`].
+pub const MOVED: &str = "moved";
+
+/// A message that a relay will never take (M-E5), or that ended there; but for [`FULL`] and [`FROZEN`] ones, which it does not
+/// take now, and [`MOVED`] ones, which another unit takes.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Refused {
     /// Number in the stream.
     pub seq: Seq,
-    /// A word: `too_large`, `unknown_topic`, `not_allowed`, `loop`, `limited`, `expired`, `full`; of one that ended that of its dead
+    /// A word: `too_large`, `unknown_topic`, `not_allowed`, `loop`, `limited`, `expired`, `full`, `frozen`, `moved`; of one that ended that of its dead
     /// letter or its gap.
     pub reason: String,
     /// For a person.
     pub detail: String,
+}
+
+impl Refused {
+    /// A message that was not taken.
+    pub fn new(seq: Seq, reason: &str, detail: String) -> Self {
+        Self {
+            seq,
+            reason: reason.to_owned(),
+            detail,
+        }
+    }
+
+    /// The key of the message belongs to a unit, since an epoch.
+    pub fn moved(seq: Seq, unit: &UnitId, epoch: u64) -> Self {
+        Self {
+            seq,
+            reason: MOVED.to_owned(),
+            detail: format!("{epoch} {unit}"),
+        }
+    }
+
+    /// Epoch and unit of a message that was refused as [`MOVED`]; `None` if it does not say so, or not in the right form.
+    pub fn owner(&self) -> Option<(u64, UnitId)> {
+        let (epoch, unit) = (self.reason == MOVED).then(|| self.detail.split_once(' ')).flatten()?;
+        Some((epoch.parse().ok()?, unit.parse().ok()?))
+    }
 }

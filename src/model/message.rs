@@ -49,6 +49,8 @@ pub struct Message {
     pub visited: Vec<UnitId>,
     /// How often it was taken out of the dead letters again (M-F3).
     pub redrives: u32,
+    /// Epoch of the owner that an `owner` topic sent it to; 0: the settings say who owns its key, and nothing moves.
+    pub routed: u64,
     /// `CloudEvents` attributes in binary mode, without `ce-` (`id`, `source`, `type`, `traceparent` ...), as they came.
     pub attributes: Metadata,
     /// Opaque.
@@ -80,6 +82,8 @@ pub enum GapReason {
     Expired,
     /// An operator removed it.
     Purged,
+    /// Its key belongs to another unit now, and so it is in the line of that one.
+    Rerouted,
 }
 
 /// Where a message was given up (M-E4). Closed set, used as label.
@@ -176,12 +180,13 @@ impl AckLevel {
 
 impl GapReason {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Corrupted,
         Self::DeadLettered,
         Self::Dropped,
         Self::Expired,
         Self::Purged,
+        Self::Rerouted,
     ];
 
     /// Label value.
@@ -192,6 +197,7 @@ impl GapReason {
             Self::Dropped => "dropped",
             Self::Expired => "expired",
             Self::Purged => "purged",
+            Self::Rerouted => "rerouted",
         }
     }
 
@@ -203,6 +209,7 @@ impl GapReason {
             Self::Dropped => 3,
             Self::Expired => 4,
             Self::Purged => 5,
+            Self::Rerouted => 6,
         }
     }
 

@@ -4,6 +4,7 @@
 //! - Q1. What goes in is never lost and never waits: what may be under way is bounded by the limits of publishers
 //!   (`queue.publish_bytes_max`), of lanes (`queue.lane_bytes_max`) and of consumers (their messages in flight).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -98,8 +99,29 @@ pub enum Input {
     },
     /// An operator asks.
     Operate(Ticket, Box<Command>),
+    /// The control task asks how much waits here.
+    Ask(Question),
+    /// It does not want to know any more.
+    Withdraw(Ticket),
+    /// Other routes are in force: what waits for them is looked at again.
+    Routes,
     /// Other settings are in force.
     Reload(Box<super::Setup>),
+}
+
+/// How much of some keys waits in the inbox: messages of topics with the rule `owner` that are on disk here, or on their way to it,
+/// and that some group is not done with. Of topics without a group all messages wait.
+///
+/// Ask when the relay goes by the routes in which these keys are frozen: then no more of them comes, and the answer stays true. It
+/// is answered once, unless it is withdrawn or the relay ends before; asked again with its ticket, it begins anew.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// Who waits for the answer.
+    pub ticket: Ticket,
+    /// Which keys.
+    pub keys: Arc<dyn super::Keys>,
+    /// `true`: answered when none is left, and not undone by a restart. `false`: answered with how many there are.
+    pub until_none: bool,
 }
 
 /// A message of a local service.
@@ -117,6 +139,8 @@ pub struct Publish {
     pub body: Bytes,
     /// Units it goes to, by the topic's rule; may hold this one.
     pub units: Vec<UnitId>,
+    /// Epoch of the owner of its key, which is the unit it goes to; 0 if not its key decides, or the settings say who owns keys.
+    pub routed: u64,
     /// Its own end, if the publisher named one.
     pub deadline: Option<UnixMillis>,
     /// What the publisher waits for: it is told each level up to this one.
@@ -215,6 +239,13 @@ pub enum Output {
         /// Which hand-over.
         delivery: DeliveryId,
     },
+    /// How many messages of the keys of a question the groups here are not done with.
+    Undelivered {
+        /// Who asked.
+        ticket: Ticket,
+        /// How many there were when it was asked, or none are left.
+        messages: u64,
+    },
     /// What an operator asked for.
     Answer(Ticket, Box<Answer>),
 }
@@ -257,4 +288,6 @@ pub struct Deliver {
 impl Ticket {
     /// Number of the admin thread in place of a shard's.
     pub const ADMIN: u16 = u16::MAX;
+    /// Number of the thread of the routes in place of a shard's.
+    pub const ROUTES: u16 = u16::MAX - 1;
 }

@@ -21,6 +21,19 @@ pub struct Now {
     pub wall: UnixMillis,
 }
 
+/// A message whose key another unit owns now: it leaves a line for that of the other unit (R3).
+#[derive(Clone, Debug, PartialEq)]
+pub struct RerouteWish {
+    /// The message.
+    pub message: Message,
+    /// Unit whose line it is in, and its number there.
+    pub from: (UnitId, Seq),
+    /// The unit that owns its key.
+    pub to: UnitId,
+    /// Since when it does.
+    pub epoch: u64,
+}
+
 /// Wishes of a part.
 #[derive(Debug, Default)]
 pub struct Effects {
@@ -112,6 +125,8 @@ pub enum Write {
     Dead(Box<DeadWish>),
     /// A record; once it is on disk the engine applies it to the parts (`apply`).
     Record(Record),
+    /// A message leaves for another line: the engine gives it a number there and writes a `Record::Stored`.
+    Reroute(Box<RerouteWish>),
     /// Goes out once all records before it are on disk (M-A2, A2).
     Then(Output),
 }
@@ -191,6 +206,11 @@ impl Effects {
     /// Wants a message among the dead letters.
     pub fn dead(&mut self, wish: DeadWish) {
         self.writes.push(Write::Dead(Box::new(wish)));
+    }
+
+    /// Wants a message in another line.
+    pub fn reroute(&mut self, wish: RerouteWish) {
+        self.writes.push(Write::Reroute(Box::new(wish)));
     }
 
     /// Wants something said once all records so far are on disk.

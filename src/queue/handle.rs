@@ -37,12 +37,14 @@ struct Inputs {
     closed: bool,
 }
 
-/// Ways out, one for each shard, in their order, and one for the admin thread.
+/// Ways out: one for each shard, in their order, and those for other threads.
 pub struct Outlets {
     /// To the shards.
     pub shards: Vec<crossing::Sender<Output>>,
     /// To the admin thread.
     pub admin: crossing::Sender<Output>,
+    /// To the thread of the routes; `None` without a route store.
+    pub routes: Option<crossing::Sender<Output>>,
 }
 
 impl Handle {

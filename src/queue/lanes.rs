@@ -2,7 +2,9 @@
 
 use std::cell::Cell;
 
-pub use crate::model::lanes::{EXPIRED, FULL, GAP_SPAN_MAX, LaneKind, Refused, Sent, ToReceiver, ToSender};
+pub use crate::model::lanes::{
+    EXPIRED, FROZEN, FULL, GAP_SPAN_MAX, LaneKind, MOVED, Refused, Sent, ToReceiver, ToSender,
+};
 
 /// A lane in this process, whoever opened it.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

@@ -24,6 +24,7 @@ pub mod log;
 pub mod metrics;
 pub mod operator;
 pub mod outbox;
+mod ownership;
 mod planted;
 pub mod record;
 mod settings;
@@ -32,11 +33,11 @@ mod sim;
 mod worker;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 
 pub use handle::{Handle, Inlet, Outlets};
 pub use metrics::Metrics;
+pub use ownership::{Keys, Owner, Ownership};
 pub use settings::{
     DeadLetterSettings, DedupSettings, Exhausted, GroupSettings, MirrorSettings, OnExpiry, Overflow, Priority, Push,
     ReplayLimits, ReplayOrder, ReplaySettings, RetrySettings, Settings, Sync, TopicRule, TopicSettings, Topics,
@@ -45,7 +46,7 @@ pub use settings::{
 
 pub use worker::{QueueError, Running, start};
 
-use crate::model::{Geo, Key, Place, UnitId};
+use crate::model::{Geo, Message, Place, UnitId};
 
 /// What the queue works by; exchanged as a whole when settings change.
 #[derive(Clone, Debug)]
@@ -71,14 +72,8 @@ pub struct Neighbours {
     pub geos: BTreeMap<UnitId, Geo>,
     /// Units that a message may pass, its origin included (`routing.hops_max`).
     pub hops_max: usize,
-    /// Which unit owns a key; `None`: nobody asks, all messages of peers stay here.
-    pub owners: Option<Arc<dyn Owners>>,
-}
-
-/// Knows which unit owns a key.
-pub trait Owners: fmt::Debug + Send + std::marker::Sync {
-    /// The unit, if one is known to own it.
-    fn owner(&self, key: &Key) -> Option<UnitId>;
+    /// Who owns a key; `None`: nobody asks, all messages of peers stay here.
+    pub owners: Option<Arc<dyn Ownership>>,
 }
 
 impl Setup {
@@ -90,8 +85,9 @@ impl Setup {
 }
 
 impl Neighbours {
-    /// The unit that owns a key.
-    pub fn owner(&self, key: &Key) -> Option<UnitId> {
-        self.owners.as_ref()?.owner(key)
+    /// Who owns the key of a message.
+    pub fn owner(&self, message: &Message) -> Owner {
+        let key = message.key.as_ref().zip(self.owners.as_ref());
+        key.map_or(Owner::Unknown, |(key, owners)| owners.of(key))
     }
 }

@@ -38,6 +38,20 @@ pub(crate) enum Bug {
     SettledForgotten,
     /// What was purged or expired is entered twice in the books (M-G8).
     CountedTwice,
+    /// New messages of a key do not wait behind those in the line of its owner before (M-C1).
+    NewBeforeMoved,
+    /// What came before is said to have moved, too (M-B2).
+    MovedBeforeDedup,
+    /// Messages come into the line of the next owner in the wrong order (M-C1).
+    MovedOutOfOrder,
+    /// A restart forgets that a key is on its way from line to line (M-C1).
+    MovesForgotten,
+    /// A message leaves the line of the owner before and comes into no other (M-B1).
+    MovedForgotten,
+    /// The owner of a key says that nothing waits as soon as it is asked.
+    BarrierOpen,
+    /// The owner of a key does not count what waits to be delivered another time.
+    BarrierForgetsParked,
     /// A restart gives numbers from one on (M-A1).
     NumbersFromOne,
 }

@@ -4,7 +4,8 @@
 //! - R1. State changes only by records that are on disk: what a restart reads again leads to the same state.
 //! - R2. A record can be applied twice without harm: a number that is done stays done.
 //! - R3. What belongs together is one record: a dead letter and the end of its message, a redriven message and the end of
-//!   its dead letter, a message from a peer and its number there (M-B2, M-E4).
+//!   its dead letter, a message from a peer and its number there, a
+//!   message that goes to another unit and its end in the line of the one before (M-B2, M-E4).
 
 use std::time::Duration;
 
@@ -106,6 +107,8 @@ pub struct Stored {
     pub only: Option<GroupName>,
     /// The dead letter it was; that one is gone.
     pub redriven: Option<Seq>,
+    /// The line of a unit that it was in, and its number there; it is in that one no more, because its key moved.
+    pub rerouted: Option<(UnitId, Seq)>,
     /// Its number among the copies of its topic (M-G5).
     pub mirror: Option<Seq>,
 }

@@ -177,6 +177,11 @@ impl Worker {
         for output in self.engine.take_outputs() {
             match usize::from(output.shard()) {
                 ADMIN => self.outlets.admin.push(output),
+                ROUTES => {
+                    if let Some(routes) = &self.outlets.routes {
+                        routes.push(output);
+                    }
+                }
                 shard => {
                     if by_shard.len() <= shard {
                         by_shard.resize_with(shard + 1, VecDeque::new);
@@ -263,7 +268,10 @@ impl Output {
     /// The shard it is for.
     fn shard(&self) -> u16 {
         match self {
-            Self::Answer(ticket, _) | Self::Published { ticket, .. } | Self::Subscribed { ticket, .. } => ticket.shard,
+            Self::Answer(ticket, _)
+            | Self::Published { ticket, .. }
+            | Self::Subscribed { ticket, .. }
+            | Self::Undelivered { ticket, .. } => ticket.shard,
             Self::CloseLane { lane, .. } | Self::ToReceiver { lane, .. } | Self::ToSender { lane, .. } => lane.shard(),
             Self::Deliver(deliver) => deliver.shard,
             Self::Overdue { shard, .. } => *shard,
@@ -279,6 +287,8 @@ fn tell(recovered: &Recovered, clock: &Clock) {
 
 #[expect(clippy::as_conversions, reason = "a small number that fits")]
 const ADMIN: usize = Ticket::ADMIN as usize;
+#[expect(clippy::as_conversions, reason = "a small number that fits")]
+const ROUTES: usize = Ticket::ROUTES as usize;
 /// The engine is asked so often at least.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 const FINISH_STEP: Duration = Duration::from_millis(20);
@@ -331,7 +341,8 @@ mod tests {
         let (admin, _) = crossing::pipe();
         let shards = vec![shard];
         let metrics = Metrics::register(&prometheus::Registry::new(), &setup.place.unit).unwrap();
-        let ways = (inlet, Outlets { shards, admin });
+        let routes = None;
+        let ways = (inlet, Outlets { shards, admin, routes });
         let running = start(setup, dir, fastrand::u64(..), ways, metrics)?;
         Ok(Queue {
             handle,
@@ -352,6 +363,7 @@ mod tests {
             attributes: attributes.build(),
             body: Bytes::from_static(b"body"),
             units: vec![name("b")],
+            routed: 0,
             deadline: None,
             wait: AckLevel::Accepted,
         };

@@ -8,7 +8,7 @@
 //! tag 3 id: unit    text                    tag 7 deadline     unix milliseconds
 //! tag 4 id: relay   text                    tag 8 visited      text, list
 //! tag 5 id: epoch u64 | number u64          tag 9 redrives     number
-//!                                           tag 10 attributes  metadata block
+//! tag 11 routed     number                   tag 10 attributes  metadata block
 //! ```
 //! Whoever holds the bytes knows how long they are: the record or the batch says it.
 
@@ -66,6 +66,9 @@ pub fn put(out: &mut BytesMut, message: &Message) {
     if message.redrives > 0 {
         attributes::put_number(out, REDRIVES, u64::from(message.redrives));
     }
+    if message.routed > 0 {
+        attributes::put_number(out, ROUTED, message.routed);
+    }
     if !message.attributes.is_empty() {
         attributes::put_bytes(out, ATTRIBUTES, message.attributes.as_bytes());
     }
@@ -108,6 +111,7 @@ pub fn read(mut bytes: Bytes) -> Result<Message, MessageError> {
         deadline: parts.deadline,
         visited: parts.visited,
         redrives: parts.redrives,
+        routed: parts.routed,
         attributes: parts.attributes,
         body: bytes,
     })
@@ -124,6 +128,7 @@ struct Parts {
     deadline: Option<UnixMillis>,
     visited: Vec<Name>,
     redrives: u32,
+    routed: u64,
     attributes: Metadata,
 }
 
@@ -147,6 +152,7 @@ impl Parts {
                 let redrives = attributes::number(tag, value)?;
                 self.redrives = u32::try_from(redrives).map_err(|_| AttributeError::Value(tag))?;
             }
+            ROUTED => self.routed = attributes::number(tag, value)?,
             ATTRIBUTES => self.attributes = Metadata::parse(block.slice_ref(value))?,
             _ => attributes::skip_unknown(tag)?,
         }
@@ -191,6 +197,7 @@ const DEADLINE: u8 = 7;
 const VISITED: u8 = 8;
 const REDRIVES: u8 = 9;
 const ATTRIBUTES: u8 = 10;
+const ROUTED: u8 = 11;
 
 #[cfg(test)]
 mod tests {
@@ -207,7 +214,12 @@ mod tests {
         let ids = (any_name(), any_name(), any::<u64>(), any::<u64>());
         let key = proptest::option::of((any_name(), proptest::collection::vec(any::<u8>(), 0..300)));
         let visited = proptest::collection::vec(any_name(), 0..VISITED_MAX);
-        let rest = (any::<u64>(), proptest::option::of(any::<u64>()), any::<u32>());
+        let rest = (
+            any::<u64>(),
+            proptest::option::of(any::<u64>()),
+            any::<u32>(),
+            any::<u64>(),
+        );
         let bytes = (any::<bool>(), proptest::collection::vec(any::<u8>(), 0..2000));
         (ids, any_name(), key, visited, rest, bytes).prop_map(|(ids, topic, key, visited, rest, bytes)| {
             let mut attributes = MetadataBuilder::new();
@@ -231,6 +243,7 @@ mod tests {
                 deadline: rest.1.map(UnixMillis),
                 visited,
                 redrives: rest.2,
+                routed: rest.3,
                 attributes: attributes.build(),
                 body: bytes.1.into(),
             }

@@ -222,6 +222,7 @@ fn message(number: u64, body: usize) -> Message {
         deadline: None,
         visited: vec![name("a")],
         redrives: 0,
+        routed: 0,
         attributes: Metadata::default(),
         body: pattern(body),
     }

@@ -183,6 +183,7 @@ impl Queue<'_> {
             deadline: publish.deadline,
             visited: vec![name("a")],
             redrives: 0,
+            routed: 0,
             attributes: publish.attributes,
             body: publish.body,
         };

@@ -159,6 +159,7 @@ async fn run(
     let outlets = Outlets {
         shards: vec![to_shard],
         admin,
+        routes: None,
     };
     let thread = queue::start(inlet.clone(), outlets, desk);
 

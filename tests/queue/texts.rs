@@ -217,6 +217,7 @@ fn the_books_are_a_table_with_a_verdict() {
         dead_lettered: 20,
         purged: 9,
         corrupted: 1,
+        rerouted: 0,
         difference: 0,
     };
     let group = AuditRow {

@@ -136,6 +136,7 @@ mod tests {
                 deadline: None,
                 visited: vec![name("a")],
                 redrives: 0,
+                routed: 0,
                 attributes: attributes.build(),
                 body: Bytes::from_static(b"hello"),
             },

@@ -169,7 +169,7 @@ impl Publishers {
         let catalog = Rc::clone(&self.catalog.borrow());
         let known = catalog.find(&request.topic)?;
         let checked = Checked::new(request, &known)?;
-        let (key, units) = self.route(&known, checked.key)?;
+        let (key, units, routed) = self.route(&known, checked.key)?;
         let limit = limit(deadline, checked.wait_max);
         let wait = Wait {
             back,
@@ -188,6 +188,7 @@ impl Publishers {
             attributes: checked.attributes,
             body: checked.body,
             units,
+            routed,
             deadline: checked.deadline,
             wait: checked.wait,
         };
@@ -198,10 +199,10 @@ impl Publishers {
         Ok(number)
     }
 
-    /// The units that the topic's rule names (P3).
-    fn route(&self, known: &Known, key: Option<Key>) -> Result<(Option<Key>, Vec<UnitId>), RelayError> {
+    /// The units that the topic's rule names (P3), and since when the owner of the key is that; 0 if nothing moves.
+    fn route(&self, known: &Known, key: Option<Key>) -> Result<(Option<Key>, Vec<UnitId>, u64), RelayError> {
         if known.settings.rule != TopicRule::Owner {
-            return Ok((key, known.units.clone()));
+            return Ok((key, known.units.clone(), 0));
         }
         let Some(key) = key else {
             let detail = format!(
@@ -230,7 +231,9 @@ impl Publishers {
                 .push_str("; `strait explain --key DIMENSION=KEY` shows which rules there are");
             error
         })?;
-        Ok((hints.keys.pop(), vec![decision.unit.clone()]))
+        // By the rules of the settings, which know no epochs.
+        let routed = table.routes().map_or(0, |_| decision.epoch);
+        Ok((hints.keys.pop(), vec![decision.unit.clone()], routed))
     }
 
     /// Nobody waits for this publication any more; the message stays.

@@ -126,7 +126,7 @@ impl Batch {
         }
     }
 
-    pub(super) fn refuse(&mut self, seq: Seq, reason: String, detail: String) {
-        self.refused.push(Refused { seq, reason, detail });
+    pub(super) fn refuse(&mut self, refused: Refused) {
+        self.refused.push(refused);
     }
 }

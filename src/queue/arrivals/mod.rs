@@ -13,6 +13,10 @@
 //! # While a topic is full (A3)
 //! Its messages are refused as `full` and come again; what else is on the lane goes on.
 //!
+//! # While a key moves
+//! Its messages are refused as `frozen` and come again, or as `moved` and go elsewhere; other keys go on. What was taken before
+//! is acknowledged as taken, whoever owns the key by now (D1).
+//!
 //! # Invariants
 //! - D1. A number is a duplicate if it is in `seen` or on its way to the disk, and in no other case (M-B2). `seen` is
 //!   changed by records that are on disk only, in the order of the log.
@@ -43,7 +47,7 @@ use self::stream::{SEQ_MAX, Stream};
 use super::Setup;
 use super::api::Output;
 use super::effects::{Effects, Now};
-use super::lanes::{FULL, LaneId, ToReceiver};
+use super::lanes::{FROZEN, FULL, LaneId, Refused, ToReceiver};
 use super::line::StreamId;
 use super::metrics::Seen;
 use super::planted::{Bug, planted};
@@ -259,16 +263,12 @@ impl Arrivals {
             return Ok(false);
         };
         if let Some((seqs, reason)) = batch.gap.take() {
-            stream.check(seqs)?;
-            stream.later.gone(seqs);
-            if stream.lacks(seqs) && !planted(Bug::GapForgotten) {
-                let stream = stream_id.clone();
-                fx.record(Record::Skipped { stream, seqs, reason });
-            }
+            stream.skip(&stream_id, seqs, reason, fx)?;
         }
         while let Some(sent) = batch.messages.pop_front() {
             stream.check((sent.seq, sent.seq))?;
-            if stream.has(sent.seq) {
+            let asked_before = planted(Bug::MovedBeforeDedup) && judge.elsewhere(&sent.message).is_some();
+            if stream.has(sent.seq) && !asked_before {
                 let unit = lane.unit.clone();
                 fx.seen.push(Seen::Again { unit });
                 continue;
@@ -276,20 +276,24 @@ impl Arrivals {
             if sent.message.visited.last() != Some(&lane.unit) {
                 return Err(format!("message {} was not in unit {} last", sent.seq, lane.unit));
             }
-            let verdict = if stream.is_behind(&sent) {
-                Verdict::behind()
-            } else {
-                judge.judge(now, &lane.unit, &lane.geo, &sent.message)
-            };
-            match stream.book(verdict, &sent, id) {
+            let verdict = stream.behind(&sent);
+            let verdict = verdict.unwrap_or_else(|| judge.judge(now, &lane.unit, &lane.geo, &sent.message));
+            let verdict = stream.book(verdict, &sent, id);
+            if let Some(reason) = verdict.is_elsewhere() {
+                let unit = lane.unit.clone();
+                fx.seen.push(Seen::Elsewhere { unit, reason });
+            }
+            match verdict {
                 Verdict::Busy { pushback } => {
                     batch.messages.push_front(sent);
                     lane.again_at = Some(now.mono + pushback.max(AGAIN_MIN));
                     lane.tell_busy(id, Some(pushback), fx);
                     return Ok(false);
                 }
-                Verdict::Later { detail, .. } => batch.refuse(sent.seq, FULL.to_owned(), detail),
-                Verdict::Refuse { reason, detail } => batch.refuse(sent.seq, reason, detail),
+                Verdict::Frozen { detail, .. } => batch.refuse(Refused::new(sent.seq, FROZEN, detail)),
+                Verdict::Later { detail, .. } => batch.refuse(Refused::new(sent.seq, FULL, detail)),
+                Verdict::Moved { unit, epoch, .. } => batch.refuse(Refused::moved(sent.seq, &unit, epoch)),
+                Verdict::Refuse { reason, detail } => batch.refuse(Refused::new(sent.seq, &reason, detail)),
                 Verdict::Store { outs, inbox, mirror } => {
                     if let Some(inbox) = inbox.filter(|_| sent.tell_delivered && self.awaited.len() < AWAITED_MAX) {
                         let topic = sent.message.topic.clone();

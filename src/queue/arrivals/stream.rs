@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use super::Verdict;
 use super::lane::Batch;
-use super::later::Later;
-use crate::model::{Seq, UnitId};
+use super::later::{Behind, Later};
+use crate::model::{GapReason, Seq, UnitId};
+use crate::queue::effects::Effects;
 use crate::queue::lanes::{GAP_SPAN_MAX, LaneId, Sent, ToSender};
 use crate::queue::line::{Settled, StreamId};
 use crate::queue::planted::{Bug, planted};
-use crate::queue::record::Stored;
+use crate::queue::record::{Record, Stored};
 
 #[derive(Default)]
 pub(super) struct Stream {
@@ -87,25 +88,52 @@ impl Stream {
         self.seen.done_between(from, to) < to - from + 1
     }
 
-    /// Whether a message has to wait for an earlier one of its topic, which must come again.
-    pub(super) fn is_behind(&self, sent: &Sent) -> bool {
-        sent.message.key.is_some() && self.later.is_before(&sent.message.topic, sent.seq)
+    /// The sender will never send these.
+    ///
+    /// # Errors
+    /// A text for a person, if it cannot mean them.
+    pub(super) fn skip(
+        &mut self,
+        id: &StreamId,
+        seqs: (Seq, Seq),
+        reason: GapReason,
+        fx: &mut Effects,
+    ) -> Result<(), String> {
+        self.check(seqs)?;
+        self.later.gone(seqs);
+        if self.lacks(seqs) && !planted(Bug::GapForgotten) {
+            let stream = id.clone();
+            fx.record(Record::Skipped { stream, seqs, reason });
+        }
+        Ok(())
+    }
+
+    /// What is said of a message that has to wait for an earlier one of its topic or its key, which must come again.
+    pub(super) fn behind(&self, sent: &Sent) -> Option<Verdict> {
+        let (topic, key) = (&sent.message.topic, sent.message.key.as_ref()?);
+        if self.later.is_before(topic, sent.seq) {
+            return Some(Verdict::behind());
+        }
+        let waits = self.later.is_before_of_key(topic, key, sent.seq);
+        waits.then(Verdict::behind_key)
     }
 
     /// Enters what is to become of a message that came on a lane.
     pub(super) fn book(&mut self, verdict: Verdict, sent: &Sent, lane: LaneId) -> Verdict {
-        let topic = &sent.message.topic;
-        match &verdict {
-            Verdict::Later { ordered, .. } => {
-                let counts = *ordered && sent.message.key.is_some();
-                if counts && !self.later.expect(topic, sent.seq, lane) {
-                    return Verdict::Busy { pushback: CROWDED };
-                }
+        let (topic, key) = (&sent.message.topic, sent.message.key.as_ref());
+        let behind = match &verdict {
+            Verdict::Later { ordered: true, .. } => key.map(|_| Behind::Topic),
+            Verdict::Frozen { ordered: true, .. } | Verdict::Moved { ordered: true, .. } => key.map(Behind::Key),
+            Verdict::Refuse { .. } | Verdict::Store { .. } => {
+                self.later.came(topic, key, sent.seq);
+                None
             }
-            Verdict::Refuse { .. } | Verdict::Store { .. } => self.later.came(topic, sent.seq),
-            Verdict::Busy { .. } => {}
+            Verdict::Busy { .. } | Verdict::Frozen { .. } | Verdict::Later { .. } | Verdict::Moved { .. } => None,
+        };
+        match behind {
+            Some(behind) if !self.later.expect(topic, behind, sent.seq, lane) => Verdict::Busy { pushback: CROWDED },
+            _ => verdict,
         }
-        verdict
     }
 
     /// A message is on its way to the disk.
@@ -153,6 +181,7 @@ impl Batch {
             inbox,
             only: None,
             redriven: None,
+            rerouted: None,
             mirror,
         }
     }

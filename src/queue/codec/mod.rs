@@ -7,6 +7,7 @@
 //!                    tag 2 from: relay   text                tag 6 only      text
 //!                    tag 3 from          epoch u64 | seq u64 tag 7 redriven  number
 //!                    tag 4 out, list     number | unit       tag 8 mirror    number
+//!                    tag 9 rerouted      number | unit
 //! kind 2 dead        tag 1 seq           number              tag 6 failures  first u64 | last u64
 //!                    tag 2 place         number              tag 7 error     text
 //!                    tag 3 reason        text                tag 8 outbox    number | unit
@@ -127,6 +128,7 @@ const INBOX: u8 = 5;
 const ONLY: u8 = 6;
 const REDRIVEN: u8 = 7;
 const MIRROR: u8 = 8;
+const REROUTED: u8 = 9;
 // Dead.
 const DEAD_SEQ: u8 = 1;
 const PLACE: u8 = 2;

@@ -7,8 +7,8 @@ use super::super::record::{DeadLetter, DeadSource, Record, Stored};
 use super::{
     AT_GROUP, AT_OUTBOX, ATTEMPT, ATTEMPTS, CHUNK, CHUNK_AT, CHUNK_EPOCH, COUNT, DEAD, DEAD_GONE, DEAD_REASON,
     DEAD_SEQ, ENTRIES, EPOCH, EPOCH_NUMBER, ERROR, FAILED, FAILURES, FROM_NUMBER, FROM_RELAY, FROM_UNIT, GAP, GROUP,
-    INBOX, KEPT, KEY, MIRROR, NOT_BEFORE, ONLY, OUT, PLACE, REASON, REDRIVEN, RELAY, RELAYED, REMEMBERED, RUNS, SEQ,
-    SETTLED, SKIPPED, STORED, TOPIC, UNIT, VALUE,
+    INBOX, KEPT, KEY, MIRROR, NOT_BEFORE, ONLY, OUT, PLACE, REASON, REDRIVEN, RELAY, RELAYED, REMEMBERED, REROUTED,
+    RUNS, SEQ, SETTLED, SKIPPED, STORED, TOPIC, UNIT, VALUE,
 };
 use crate::model::{GapReason, Message, Name, Seq};
 use crate::wire::attributes::{put_bytes, put_number, put_number_and_bytes, put_varint};
@@ -71,6 +71,9 @@ fn put_stored(out: &mut BytesMut, stored: &Stored) -> Lines {
     }
     if let Some(seq) = stored.redriven {
         put_number(out, REDRIVEN, seq);
+    }
+    if let Some((unit, seq)) = &stored.rerouted {
+        put_number_and_bytes(out, REROUTED, *seq, unit.as_str().as_bytes());
     }
     if let Some(seq) = stored.mirror {
         put_number(out, MIRROR, seq);

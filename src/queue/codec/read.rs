@@ -8,8 +8,8 @@ use super::super::record::{DeadLetter, DeadSource, Kept, Record, Stored};
 use super::{
     AT_GROUP, AT_OUTBOX, ATTEMPT, ATTEMPTS, CHUNK, CHUNK_AT, CHUNK_EPOCH, COUNT, CodecError, DEAD_GONE, DEAD_REASON,
     DEAD_SEQ, ENTRIES, EPOCH, EPOCH_NUMBER, ERROR, FAILED, FAILURES, FROM_NUMBER, FROM_RELAY, FROM_UNIT, GAP, GROUP,
-    INBOX, KEY, MIRROR, NOT_BEFORE, ONLY, OUT, PLACE, REASON, REDRIVEN, RELAY, RELAYED, RUNS, SEQ, SEQ_MAX, SETTLED,
-    SKIPPED, TOPIC, UNIT, VALUE,
+    INBOX, KEY, MIRROR, NOT_BEFORE, ONLY, OUT, PLACE, REASON, REDRIVEN, RELAY, RELAYED, REROUTED, RUNS, SEQ, SEQ_MAX,
+    SETTLED, SKIPPED, TOPIC, UNIT, VALUE,
 };
 use crate::model::{DeadPlace, GapReason, Name, Seq, UnixMillis};
 use crate::wire::attributes::{self, AttributeError};
@@ -23,6 +23,7 @@ pub(super) fn stored(mut head: &[u8], content: Bytes) -> Result<Record, CodecErr
         inbox: None,
         only: None,
         redriven: None,
+        rerouted: None,
         mirror: None,
     };
     let (mut unit, mut relay, mut from) = (None, None, None);
@@ -38,6 +39,10 @@ pub(super) fn stored(mut head: &[u8], content: Bytes) -> Result<Record, CodecErr
             INBOX => stored.inbox = Some(seq(tag, value)?),
             ONLY => stored.only = Some(name(tag, value)?),
             REDRIVEN => stored.redriven = Some(seq(tag, value)?),
+            REROUTED => {
+                let (seq, unit) = number_and_name(tag, value)?;
+                stored.rerouted = Some((unit, legal(tag, seq)?));
+            }
             MIRROR => stored.mirror = Some(seq(tag, value)?),
             _ => attributes::skip_unknown(tag)?,
         }

@@ -41,6 +41,7 @@ fn any_message() -> impl Strategy<Value = Message> {
             deadline: Some(UnixMillis(u64::from(redrives))),
             visited: vec![id.0],
             redrives,
+            routed: u64::from(redrives / 3),
             attributes: attributes.build(),
             body: body.into(),
         }
@@ -52,8 +53,9 @@ fn any_stored() -> impl Strategy<Value = Record> {
     let outs = proptest::collection::vec((any_name(), any_seq()), 0..4);
     let seq = || proptest::option::of(any_seq());
     let only = proptest::option::of(any_name());
-    (any_message(), from, outs, seq(), only, seq(), seq()).prop_map(|parts| {
-        let (message, from, outs, inbox, only, redriven, mirror) = parts;
+    let rerouted = proptest::option::of((any_name(), any_seq()));
+    (any_message(), from, outs, seq(), only, seq(), rerouted, seq()).prop_map(|parts| {
+        let (message, from, outs, inbox, only, redriven, rerouted, mirror) = parts;
         Record::Stored(Box::new(Stored {
             message,
             from: from.map(|(unit, relay, epoch, seq)| (StreamId { unit, relay, epoch }, seq)),
@@ -61,6 +63,7 @@ fn any_stored() -> impl Strategy<Value = Record> {
             inbox,
             only,
             redriven,
+            rerouted,
             mirror,
         }))
     })

@@ -17,6 +17,7 @@ fn letter(seq: Seq, reason: &str, at: u64) -> DeadLetter {
             deadline: None,
             visited: Vec::new(),
             redrives: 0,
+            routed: 0,
             attributes: Metadata::default(),
             body: Bytes::from_static(b"0123456789"),
         },

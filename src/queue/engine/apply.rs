@@ -60,6 +60,8 @@ impl Engine {
         let mut tell_delivered = false;
         if let Some((stream, seq)) = &stored.from {
             self.arrivals.on_stored(stream, *seq);
+        } else if let Some((unit, seq)) = &stored.rerouted {
+            tell_delivered = self.apply_rerouted(now, stored, (unit, *seq));
         } else if own && stored.redriven.is_none() {
             let first = First {
                 epoch: message.id.epoch,

@@ -121,4 +121,4 @@ impl Engine {
 }
 
 /// Another one if an old state cannot be read any more; it is read from the log again then.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;

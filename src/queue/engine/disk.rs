@@ -85,6 +85,7 @@ impl Engine {
         self.dead.rollback();
         // Their parts wish them again.
         self.take_held();
+        self.rerouting.clear();
         self.dedup.rollback();
         self.arrivals.rollback(&mut self.fx);
         self.forget_moves();

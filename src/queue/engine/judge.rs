@@ -5,7 +5,10 @@
 //! - V2. A message goes on only to a unit that it has not visited, and through `hops_max` units at most (M-G3). No message
 //!   names more units than can be read back.
 //! - V3. A full topic holds up no other: its messages come again (M-C3).
-//! - V4. A message whose time is over when it comes is refused as `expired`: its origin counts it, or makes it a dead letter.
+//! - V4. A message of an `owner` topic is taken only while its key is this unit's and not about to move. It is said to have moved
+//!   only if that is news for its sender, else it comes again: so what two relays say of each other leads to no circle (W1 of
+//!   `ownership`). Senders that know nothing of moves have their messages sent on, as where the settings say who owns a key.
+//! - V5. A message whose time is over when it comes is refused as `expired`: its origin counts it, or makes it a dead letter.
 
 use std::time::Duration;
 
@@ -17,7 +20,7 @@ use crate::queue::arrivals::{Judge, Verdict};
 use crate::queue::effects::Now;
 use crate::queue::lanes::EXPIRED;
 use crate::queue::planted::{Bug, planted};
-use crate::queue::{Setup, TopicRule, TopicSettings};
+use crate::queue::{Owner, Setup, TopicRule, TopicSettings};
 use crate::wire::message::VISITED_MAX;
 
 /// See the module.
@@ -47,9 +50,12 @@ impl<'a> Bench<'a> {
         if settings.rule != TopicRule::Owner {
             return Ok(here);
         }
-        let owner = message.key.as_ref().and_then(|key| self.setup.neighbours.owner(key));
-        let Some(owner) = owner.filter(|owner| owner != own) else {
-            return Ok(here);
+        if let Some(verdict) = self.elsewhere(message) {
+            return Err(verdict);
+        }
+        let owner = match self.setup.neighbours.owner(message) {
+            Owner::Other { unit, .. } | Owner::Settings(unit) if unit != *own => unit,
+            _ => return Ok(here),
         };
         let visited = message.visited.contains(&owner) && !planted(Bug::LoopGuardOff);
         if visited || message.visited.len() >= self.setup.neighbours.hops_max {
@@ -79,6 +85,33 @@ impl Bench<'_> {
 }
 
 impl Judge for Bench<'_> {
+    fn elsewhere(&self, message: &Message) -> Option<Verdict> {
+        let topic = &message.topic;
+        let settings = TopicSettings::of(&self.setup.topics, topic).filter(|topic| topic.rule == TopicRule::Owner)?;
+        let (owner, ordered) = (self.setup.neighbours.owner(message), settings.ordered);
+        match owner {
+            // A sender that names no epoch knows nothing of moves: for it the topic is full for a moment.
+            Owner::Frozen if message.routed == 0 => {
+                let detail = "the key of the message is about to move".to_owned();
+                Some(Verdict::Later { detail, ordered })
+            }
+            Owner::Frozen => {
+                let detail = "its key is about to move".to_owned();
+                Some(Verdict::Frozen { detail, ordered })
+            }
+            Owner::Other { unit, epoch } if epoch > message.routed && message.routed > 0 => {
+                Some(Verdict::Moved { unit, epoch, ordered })
+            }
+            Owner::Other { unit, epoch } if message.routed > 0 => {
+                let newer = message.routed;
+                let detail =
+                    format!("here the key is unit {unit}'s since epoch {epoch}, epoch {newer} is not known yet");
+                Some(Verdict::Frozen { detail, ordered })
+            }
+            Owner::Other { .. } | Owner::Ours | Owner::Settings(_) | Owner::Unknown => None,
+        }
+    }
+
     fn judge(&mut self, now: Now, from: &UnitId, geo: &Geo, message: &Message) -> Verdict {
         if self.level == Level::Full {
             return Verdict::Busy { pushback: PUSHBACK };

@@ -113,6 +113,9 @@ impl Engine {
 
     /// A slice was read.
     pub(super) fn on_job_read(&mut self, now: Now, number: u64, result: Result<Scanned, String>) {
+        if let Some(question) = number.checked_sub(super::undelivered::QUESTION_JOBS) {
+            return self.on_question_read(question, result);
+        }
         if let Some(task) = number.checked_sub(super::redrive::TASK_JOBS) {
             return self.on_task_read(now, task, result);
         }

@@ -158,6 +158,7 @@ mod tests {
             deadline: None,
             visited: Vec::new(),
             redrives: 0,
+            routed: 0,
             attributes: Metadata::default(),
             body: Bytes::from(vec![0; 1 << 20]),
         };

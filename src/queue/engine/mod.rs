@@ -25,8 +25,10 @@ mod publish;
 mod recovery;
 mod redrive;
 mod report;
+mod reroute;
 #[cfg(test)]
 mod tests;
+mod undelivered;
 mod upkeep;
 mod waits;
 
@@ -38,6 +40,8 @@ use self::places::Places;
 use self::publish::Publishing;
 use self::redrive::Moves;
 use self::report::Report;
+use self::reroute::Rerouting;
+use self::undelivered::Questions;
 use self::upkeep::Upkeep;
 use self::waits::Waits;
 use super::api::{Input, Output};
@@ -74,6 +78,8 @@ pub struct Engine {
     report: Report,
     /// Dead letters for which there is no room yet; what they come from is paused (M-E4).
     held: VecDeque<DeadWish>,
+    rerouting: Rerouting,
+    questions: Questions,
     pauses: BTreeMap<Pausable, Pause>,
     limits: BTreeMap<(UnitId, Option<Topic>), (f64, u64, u32)>,
     damaged: Vec<String>,
@@ -131,6 +137,10 @@ impl Engine {
                     .settle(now, settled, outcome, &mut self.dice, &mut self.fx);
             }
             Input::Operate(ticket, command) => self.operate(now, ticket, *command),
+            Input::Ask(question) => self.ask(question),
+            Input::Withdraw(ticket) => self.questions.withdraw(ticket),
+            // `poll` asks them.
+            Input::Routes => {}
             Input::Reload(setup) => self.reload(*setup),
         }
         self.absorb();
@@ -147,7 +157,10 @@ impl Engine {
         wakes.extend(self.places.inbox.poll(now, &mut self.dice, &mut self.fx));
         let mut judge = judge::Bench::new(&self.setup, &mut self.places, self.upkeep.level());
         wakes.extend(self.arrivals.poll(now, &mut judge, &mut self.fx));
+        wakes.extend(self.move_out(now));
         self.absorb();
+        wakes.extend(self.reroute_all(now));
+        self.answer_questions();
         wakes.extend(self.run_tasks(now));
         self.absorb();
         self.journal.seal(now.mono, &mut self.requests);
@@ -219,6 +232,7 @@ impl Engine {
                     Write::Record(Record::Attempt { .. }) if planted(Bug::AttemptsForgotten) => {}
                     Write::Record(Record::Settled { reason: None, .. }) if planted(Bug::SettledForgotten) => {}
                     Write::Record(record) => self.journal.push(record),
+                    Write::Reroute(wish) => self.rerouting.add(*wish),
                     Write::Then(output) => self.outputs.extend(self.journal.then(output)),
                 }
             }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::Engine;
 use super::places::unknown_topic;
+use super::reroute::Way;
 use super::upkeep::Level;
 use super::waits::{Awaited, Waiter};
 use crate::model::{AckLevel, Map, Message, MessageId, Reason, RelayError, Retry, Seq, Topic, UnitId, UnixMillis};
@@ -126,15 +127,15 @@ impl Engine {
             let detail = "too many publishers wait until their messages are relayed or delivered; wait for ACCEPTED";
             return Err(RelayError::new(Reason::Limited, Retry::Safe, detail).pushed_back(PUSHBACK));
         }
-        let outs: Vec<UnitId> = self.others(&publish.units);
-        let own = publish.units.contains(&self.setup.place.unit);
-        let message = message(&self.setup, now, publish, settings);
+        let units = publish.units.clone();
+        let mut message = message(&self.setup, now, publish, settings);
         let print = Print::of(&message).filter(|_| self.dedup.is_on());
         if let Some(print) = &print
             && self.is_duplicate(&message.topic, print, waiter)
         {
             return Ok(false);
         }
+        let Way { outs, own } = self.way(&mut message, &units, settings)?;
         self.admit(now, &message, settings, (&outs, own))?;
         self.store(message, settings, (outs, own), |number, publishing| {
             if let Some(print) = print {
@@ -254,6 +255,7 @@ impl Engine {
             (unit, seq)
         };
         let outs: Vec<(UnitId, Seq)> = outs.into_iter().map(numbered).collect();
+        self.at_home(&message, settings, &outs);
         let stored = Stored {
             message,
             from: None,
@@ -261,6 +263,7 @@ impl Engine {
             inbox,
             only: None,
             redriven: None,
+            rerouted: None,
             mirror,
         };
         if planted(Bug::SendBeforeSync) {
@@ -346,7 +349,7 @@ impl Engine {
     }
 
     /// Units without this one, each once.
-    fn others(&self, units: &[UnitId]) -> Vec<UnitId> {
+    pub(super) fn others(&self, units: &[UnitId]) -> Vec<UnitId> {
         let mut others: Vec<UnitId> = Vec::with_capacity(units.len());
         for unit in units {
             if *unit != self.setup.place.unit && !others.contains(unit) {
@@ -373,6 +376,7 @@ fn message(setup: &Setup, now: Now, publish: Publish, settings: &TopicSettings) 
         deadline: publish.deadline.into_iter().chain(by_topic).min(),
         visited: vec![setup.place.unit.clone()],
         redrives: 0,
+        routed: publish.routed,
         attributes: publish.attributes,
         body: publish.body,
     }

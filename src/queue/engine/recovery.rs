@@ -14,6 +14,8 @@ use super::places::Places;
 use super::publish::Publishing;
 use super::redrive::Moves;
 use super::report::Report;
+use super::reroute::Rerouting;
+use super::undelivered::Questions;
 use super::upkeep::Upkeep;
 use super::waits::Waits;
 use crate::model::Seq;
@@ -115,6 +117,8 @@ impl Engine {
             upkeep: Upkeep::default(),
             report: Report::default(),
             held: std::collections::VecDeque::new(),
+            rerouting: Rerouting::default(),
+            questions: Questions::default(),
             pauses: std::collections::BTreeMap::new(),
             limits: std::collections::BTreeMap::new(),
             damaged: Vec::new(),
@@ -165,7 +169,7 @@ impl Engine {
         for write in std::mem::take(&mut self.fx.writes) {
             match write {
                 Write::Record(record) if super::journal::survives(&record) => self.journal.push(record),
-                Write::Record(_) | Write::Dead(_) | Write::Then(_) => {}
+                Write::Record(_) | Write::Dead(_) | Write::Reroute(_) | Write::Then(_) => {}
             }
         }
         self.fx.outputs.clear();

@@ -10,7 +10,6 @@ use std::time::Duration;
 use super::Engine;
 use super::upkeep::Level;
 use crate::model::{Message, Seq, UnixMillis};
-use crate::queue::TopicSettings;
 use crate::queue::codec;
 use crate::queue::dead::redrive::{State, Task, Tasks};
 use crate::queue::effects::Now;
@@ -20,6 +19,7 @@ use crate::queue::line::LineId;
 use crate::queue::log::Scanned;
 use crate::queue::operator::{Answer, RedriveRequest};
 use crate::queue::record::{DeadLetter, DeadSource, Kept, Pausable, Record, Stored};
+use crate::queue::{Owner, TopicSettings};
 
 /// Letters on their way back.
 #[derive(Debug, Default)]
@@ -231,6 +231,12 @@ impl Engine {
             task.failed += 1;
             return Fate::Stays;
         };
+        if let Some(fate) = self.belongs_elsewhere(&message, &letter.at) {
+            if let (Fate::Stays, Some(task)) = (&fate, self.tasks.task(number)) {
+                task.failed += 1;
+            }
+            return fate;
+        }
         message.redrives += 1;
         let Some(stored) = self.place_again(message, settings, letter.at, letter.seq) else {
             return Fate::Wait(FULL_PAUSE);
@@ -241,6 +247,19 @@ impl Engine {
         self.moves.letters.insert(letter.seq, number);
         self.journal.push(Record::Stored(Box::new(stored)));
         Fate::Moved
+    }
+
+    /// What becomes of a letter of a group whose key is about to move, or is another unit's: there it would be delivered beside the
+    /// owner, so it stays.
+    fn belongs_elsewhere(&self, message: &Message, at: &DeadSource) -> Option<Fate> {
+        if message.routed == 0 || !matches!(at, DeadSource::Group(..)) {
+            return None;
+        }
+        match self.setup.neighbours.owner(message) {
+            Owner::Frozen => Some(Fate::Wait(FULL_PAUSE)),
+            Owner::Other { .. } => Some(Fate::Stays),
+            Owner::Ours | Owner::Settings(_) | Owner::Unknown => None,
+        }
     }
 
     /// A message with a number where it was before; `None` if there is no room for it.
@@ -259,6 +278,7 @@ impl Engine {
             inbox: None,
             only: None,
             redriven: Some(letter),
+            rerouted: None,
             mirror: None,
         };
         match at {

@@ -88,7 +88,8 @@ impl Books {
             Some(GapReason::DeadLettered) => &mut self.dead_lettered,
             Some(GapReason::Dropped) => &mut self.dropped,
             Some(GapReason::Expired) => &mut self.expired,
-            Some(GapReason::Purged) => &mut self.purged,
+            // A group gives nothing to another unit: what it has was delivered here before its key moved.
+            Some(GapReason::Purged | GapReason::Rerouted) => &mut self.purged,
         }
     }
 }

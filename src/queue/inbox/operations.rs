@@ -92,6 +92,14 @@ impl Inbox {
         topic.is_some_and(|topic| self.all_done(topic, seq))
     }
 
+    /// Whether a group has failed with a number and will be given it again.
+    pub fn is_tried_again(&self, topic: &Topic, seq: Seq) -> bool {
+        let topic = self.by_name.get(topic).and_then(|at| self.topics.get(*at));
+        let groups = topic.into_iter().flat_map(|topic| &topic.groups);
+        let mut groups = groups.filter_map(|at| self.groups.get(*at)?.as_ref());
+        groups.any(|group| group.failures.contains_key(&seq))
+    }
+
     /// How many of these numbers all groups of a topic are done with: exact if it is all of them or if there is one group,
     /// else rather too many.
     pub fn done_between(&self, topic: &Topic, from: Seq, to: Seq) -> u64 {
@@ -105,6 +113,16 @@ impl Inbox {
     pub fn last_stored(&self, topic: &Topic) -> Seq {
         let topic = self.by_name.get(topic).and_then(|at| self.topics.get(*at));
         topic.map_or(0, |topic| topic.stored)
+    }
+
+    /// The lowest number of a topic that some group is not done with, and the highest that was given.
+    pub fn span(&self, topic: &Topic) -> (Seq, Seq) {
+        let Some(topic) = self.by_name.get(topic).and_then(|at| self.topics.get(*at)) else {
+            return (1, 0);
+        };
+        let groups = topic.groups.iter().filter_map(|at| self.groups.get(*at)?.as_ref());
+        let done = groups.map(|group| group.done.frontier()).min().unwrap_or_default();
+        (done + 1, topic.next - 1)
     }
 
     /// Whether a group is there; `false` for the one that stands for none.

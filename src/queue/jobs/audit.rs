@@ -104,6 +104,7 @@ fn difference(row: &AuditRow) -> i64 {
         row.dead_lettered,
         row.purged,
         row.corrupted,
+        row.rerouted,
     ];
     let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     became

@@ -129,6 +129,7 @@ mod tests {
             deadline: None,
             visited: Vec::new(),
             redrives: 0,
+            routed: 0,
             attributes: attributes.build(),
             body: Bytes::new(),
         }

@@ -23,7 +23,7 @@ use prometheus::{Counter, Histogram, IntCounter, Registry};
 
 use self::labels::{DEAD, DELIVERY, LANES, LINK, known_group, known_reason, lane_number, pattern};
 use self::series::{DiskSeries, Events, Gauges};
-use super::lanes::LaneKind;
+use super::lanes::{FROZEN, LaneKind, MOVED};
 use super::record::{DeadLetter, Record, Stored};
 use super::{Setup, Sync, Topics};
 use crate::model::{DeadPlace, GapReason, GroupName, Map, Message, Reason, Topic, UnitId};
@@ -44,6 +44,13 @@ pub enum Seen {
         group: GroupName,
         /// Since it was accepted, in whichever unit.
         age: Duration,
+    },
+    /// A unit sent a message of a key that is not this unit's to take now.
+    Elsewhere {
+        /// The unit.
+        unit: UnitId,
+        /// [`FROZEN`](super::lanes::FROZEN) or [`MOVED`](super::lanes::MOVED).
+        reason: &'static str,
     },
     /// A message was handed to a consumer another time.
     Redelivered {
@@ -229,6 +236,10 @@ impl Metrics {
     pub fn on_seen(&mut self, seen: &Seen) {
         match seen {
             Seen::Again { unit } => self.unit(unit).again.inc(),
+            Seen::Elsewhere { unit, reason } => {
+                let labels = [unit.as_str(), self.local.as_str(), *reason];
+                self.events.not_owned.with_label_values(&labels).inc();
+            }
             Seen::Throttled { unit, time } => self.unit(unit).throttled.inc_by(time.as_secs_f64()),
             Seen::Delivered { topic, group, age } => {
                 let series = self.group(topic, group);
@@ -244,6 +255,11 @@ impl Metrics {
         let Message { topic, .. } = &stored.message;
         if stored.redriven.is_some() {
             self.events.redriven.inc();
+        } else if let Some((from, _)) = &stored.rerouted {
+            let to = stored.outs.first().map_or(&self.local, |(to, _)| to);
+            let labels = [pattern(&self.topics, topic), from.as_str(), to.as_str()];
+            self.events.rerouted.with_label_values(&labels).inc();
+            self.on_removed(topic, LINK, GapReason::Rerouted, 1);
         } else if let Some((stream, _)) = &stored.from {
             let unit = stream.unit.clone();
             self.lanes(&unit, topic).0.inc();
@@ -363,6 +379,9 @@ impl Events {
     fn unit(&self, local: &str, unit: &str) -> UnitSeries {
         for reason in GapReason::ALL {
             self.received_gaps.with_label_values(&[unit, local, reason.as_str()]);
+        }
+        for reason in [FROZEN, MOVED] {
+            self.not_owned.with_label_values(&[unit, local, reason]);
         }
         UnitSeries {
             again: self.received_again.with_label_values(&[unit, local]),

@@ -19,6 +19,8 @@ pub(super) struct Events {
     pub(super) received: IntCounterVec,
     pub(super) received_again: IntCounterVec,
     pub(super) received_gaps: IntCounterVec,
+    pub(super) not_owned: IntCounterVec,
+    pub(super) rerouted: IntCounterVec,
     pub(super) relayed: IntCounterVec,
     pub(super) relay_duration: HistogramVec,
     pub(super) delivered: IntCounterVec,
@@ -134,6 +136,8 @@ impl Events {
             received: make.counters(RECEIVED, &["src_unit", "dst_unit", "topic"])?,
             received_again: make.counters(RECEIVED_DUPLICATES, &pair)?,
             received_gaps: make.counters(RECEIVED_GAPS, &reasons)?,
+            not_owned: make.counters(RECEIVED_ELSEWHERE, &reasons)?,
+            rerouted: make.counters(REROUTED, &["topic", "from_unit", "to_unit"])?,
             relayed: make.counters(RELAYED, &way)?,
             relay_duration: make.ages(RELAY_DURATION_SECONDS, &lane)?,
             delivered: make.counters(DELIVERED, &group)?,
@@ -232,6 +236,14 @@ const RECEIVED: Series = ("strait_queue_received_total", "Messages of other unit
 const RECEIVED_DUPLICATES: Series = (
     "strait_queue_received_duplicates_total",
     "Messages of other units that were here already.",
+);
+const RECEIVED_ELSEWHERE: Series = (
+    "strait_queue_received_elsewhere_total",
+    "Messages that another unit sent and that were not taken because their key is about to move, or has moved.",
+);
+const REROUTED: Series = (
+    "strait_messages_rerouted_total",
+    "Messages that were taken out of the line of a unit and put into that of another, which owns their key by now.",
 );
 const RECEIVED_GAPS: Series = (
     "strait_queue_received_gaps_total",

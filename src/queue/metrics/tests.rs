@@ -73,6 +73,7 @@ fn message(topic: &str) -> Message {
         deadline: None,
         visited: Vec::new(),
         redrives: 0,
+        routed: 0,
         attributes: Metadata::default(),
         body: Bytes::from_static(b"four"),
     }
@@ -86,6 +87,7 @@ fn stored(topic: &str, from: Option<(StreamId, u64)>, redriven: Option<u64>) -> 
         inbox: Some(1),
         only: None,
         redriven,
+        rerouted: None,
         mirror: None,
     }))
 }

@@ -173,7 +173,8 @@ pub struct GroupStatus {
     pub pause: Option<Pause>,
 }
 
-/// One line of the books (M-G8): `accepted = relayed + pending + expired + dropped + dead_lettered + purged + corrupted`.
+/// One line of the books (M-G8):
+/// `accepted = relayed + pending + expired + dropped + dead_lettered + purged + corrupted + rerouted`.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct AuditRow {
     /// Topic.
@@ -196,6 +197,9 @@ pub struct AuditRow {
     pub purged: u64,
     /// Lost to damage on disk.
     pub corrupted: u64,
+    /// Taken to another unit, because their keys belong to that one now.
+    #[serde(default)]
+    pub rerouted: u64,
     /// `accepted` less all others: zero, or something is wrong.
     pub difference: i64,
 }

@@ -8,13 +8,13 @@ use super::backlog::Waiting;
 use super::ends::{End, Ending, From};
 use super::keys::NO_KEY;
 use super::lane::{Cargo, Flight, Lane};
-use super::later::Later;
 use super::live::Entry;
+use super::stops::Stopped;
 use super::topics::TopicId;
 use crate::model::{Message, RelayName, Seq, UnitId};
 use crate::queue::api::Output;
 use crate::queue::effects::{Effects, Now, Told, Why};
-use crate::queue::lanes::{EXPIRED, FULL, LaneId, LaneKind, Refused, ToReceiver, ToSender};
+use crate::queue::lanes::{EXPIRED, LaneId, LaneKind, Refused, ToReceiver, ToSender};
 use crate::queue::line::Settled;
 use crate::queue::metrics::Seen;
 
@@ -200,7 +200,7 @@ impl Outbox {
     }
 
     fn on_landed(&mut self, now: Now, flight: Flight, empty: bool, refused: &BTreeMap<Seq, Refused>) {
-        let mut later = Later::default();
+        let mut stops = Stopped::default();
         match flight.cargo {
             Cargo::Live(count) => {
                 self.share.on_live_arrived(now.mono, flight.bytes, flight.sent);
@@ -210,7 +210,9 @@ impl Outbox {
                         continue;
                     }
                     match refused.get(&entry.seq) {
-                        Some(refused) if refused.reason == FULL => later.live(entry),
+                        Some(refused) if Self::is_for_now(refused) => {
+                            self.stop_live(now.mono, entry, refused, &mut stops);
+                        }
                         Some(refused) => self.refuse_live(now, entry, refused),
                         None => {
                             self.settling.came(now, &self.unit, LaneKind::Live, &entry.message);
@@ -230,7 +232,9 @@ impl Outbox {
                     }
                     self.unfly(&waiting);
                     match refused.get(&waiting.seq) {
-                        Some(refused) if refused.reason == FULL => later.backlog(waiting),
+                        Some(refused) if Self::is_for_now(refused) => {
+                            self.stop_backlog(now.mono, waiting, refused, &mut stops);
+                        }
                         Some(refused) => self.refuse_backlog(now, waiting, refused),
                         None => {
                             self.settling.came(now, &self.unit, LaneKind::Backlog, &waiting.message);
@@ -241,7 +245,7 @@ impl Outbox {
             }
             Cargo::Gap(seqs, _) => self.ledger.told(seqs),
         }
-        self.put_off(now.mono, later);
+        self.put_stopped(now.mono, stops);
     }
 
     /// The peer will never take this one (M-E5).
@@ -251,6 +255,7 @@ impl Outbox {
             topic: entry.topic,
             bytes: entry.bytes,
             hash: NO_KEY,
+            home: self.home_key(entry.topic, &entry.message),
         };
         self.refuse(now, ending, From::Taken, entry.message, refused);
     }
@@ -270,6 +275,7 @@ impl Outbox {
     }
 
     fn settle_live(&mut self, entry: &Entry) {
+        self.on_taken(entry.topic, entry.seq, &entry.message);
         self.topics.at_mut(entry.topic).live -= 1;
         self.lighten(entry.topic, entry.bytes);
         self.settling.add(entry.seq, entry.topic);
@@ -277,6 +283,7 @@ impl Outbox {
 
     /// A message of the backlog is with the unit.
     pub(super) fn settle_backlog(&mut self, waiting: &Waiting) {
+        self.on_taken(waiting.topic, waiting.seq, &waiting.message);
         // After damage it may have been written off while it was on its way: see `write_off`.
         let state = self.topics.at_mut(waiting.topic);
         state.backlog = state.backlog.saturating_sub(1);
@@ -392,6 +399,7 @@ impl Ending {
             topic: waiting.topic,
             bytes: waiting.bytes,
             hash: waiting.hash,
+            home: waiting.home(),
         }
     }
 }

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use super::keys::Keys;
+use super::keys::{Keys, NO_KEY};
 use super::pace::Pace;
 use super::topics::TopicId;
 use crate::model::{Message, Seq, UnixMillis};
@@ -24,6 +24,17 @@ pub(super) struct Waiting {
     /// It will not be sent.
     pub(super) void: bool,
     pub(super) message: Message,
+}
+
+impl Waiting {
+    /// What it counts as in `homes`.
+    pub(super) fn home(&self) -> u64 {
+        if self.message.routed > 0 && self.message.redrives == 0 {
+            self.hash
+        } else {
+            NO_KEY
+        }
+    }
 }
 
 /// A cursor over the line.
@@ -166,15 +177,22 @@ impl Cursor {
         self.buffer.push_back(waiting);
     }
 
-    /// A message that did not arrive, in front of the others; unless it will be read anyway.
+    /// A message that did not arrive, in front of the others; unless it will be read anyway. Going up, some before it may have
+    /// been left out, and come to the front again meanwhile.
     pub(super) fn put_back(&mut self, waiting: Waiting) {
-        let ahead = match &self.place {
-            Place::Up(next) => waiting.seq >= *next,
-            Place::Down(ranges, _) => ranges.iter().any(|(from, to)| (*from..=*to).contains(&waiting.seq)),
+        let (ahead, at) = match &self.place {
+            Place::Up(next) => {
+                let at = self.buffer.partition_point(|other| other.seq < waiting.seq);
+                (waiting.seq >= *next, at)
+            }
+            Place::Down(ranges, _) => {
+                let ahead = ranges.iter().any(|(from, to)| (*from..=*to).contains(&waiting.seq));
+                (ahead, 0)
+            }
         };
         if !ahead {
             self.buffer_bytes += waiting.bytes;
-            self.buffer.push_front(waiting);
+            self.buffer.insert(at, waiting);
         }
     }
 
@@ -341,6 +359,8 @@ pub(super) type Cursors = BTreeMap<u32, Cursor>;
 pub(super) const GENERAL: u32 = 0;
 /// Not a cursor of the backlog: looks for what is to be removed.
 pub(super) const SWEEP: u32 = 1;
+/// Not a cursor of the backlog: looks for messages of keys that have moved.
+pub(super) const MOVING: u32 = 2;
 /// Bytes held ahead by one cursor, about; a read brings half of it.
 pub(super) const AHEAD_BYTES: usize = 2 << 20;
 /// Messages of one read.

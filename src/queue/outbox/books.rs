@@ -19,6 +19,7 @@ pub(super) struct Books {
     dead_lettered: u64,
     purged: u64,
     corrupted: u64,
+    rerouted: u64,
 }
 
 impl Books {
@@ -30,6 +31,7 @@ impl Books {
             GapReason::Dropped => &mut self.dropped,
             GapReason::Expired => &mut self.expired,
             GapReason::Purged => &mut self.purged,
+            GapReason::Rerouted => &mut self.rerouted,
         };
         *place += if planted(Bug::CountedTwice) { 2 * count } else { count };
     }
@@ -45,7 +47,7 @@ impl Books {
     }
 
     fn ended(&self) -> u64 {
-        self.relayed + self.expired + self.dropped + self.dead_lettered + self.purged + self.corrupted
+        self.relayed + self.expired + self.dropped + self.dead_lettered + self.purged + self.corrupted + self.rerouted
     }
 
     fn row(&self, topic: &Topic, unit: &UnitId) -> AuditRow {
@@ -59,6 +61,7 @@ impl Books {
             dead_lettered: self.dead_lettered,
             purged: self.purged,
             corrupted: self.corrupted,
+            rerouted: self.rerouted,
             ..AuditRow::default()
         }
     }

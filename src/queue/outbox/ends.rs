@@ -1,4 +1,4 @@
-//! Messages that end without being relayed: expired, dropped, purged, damaged, refused.
+//! Messages that end without being relayed: expired, dropped, purged, damaged, refused, or taken elsewhere.
 //!
 //! A *wish* is made first: from then on the message is not sent. When its record is on disk, the number is done, counted, and the
 //! peer is told (O3, O4, M-G2).
@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use super::Outbox;
 use super::keys::NO_KEY;
 use super::topics::{TopicId, UNKNOWN};
-use crate::model::{DeadPlace, GapReason, Message, Seq, Topic};
-use crate::queue::effects::{DeadWish, Effects, Now, Told, Why};
+use crate::model::{DeadPlace, GapReason, Message, Seq, Topic, UnitId};
+use crate::queue::effects::{DeadWish, Effects, Now, RerouteWish, Told, Why};
+use crate::queue::planted::{Bug, planted};
 use crate::queue::record::{DeadSource, Record};
 
 /// A message that will not be sent, as soon as that is on disk.
@@ -18,6 +19,7 @@ pub(super) struct Wish {
     pub(super) topic: TopicId,
     bytes: usize,
     pub(super) hash: u64,
+    home: u64,
     end: End,
 }
 
@@ -28,6 +30,12 @@ pub(super) enum End {
     Gap(GapReason),
     /// As a dead letter.
     Dead(Box<DeadWish>),
+    /// In the line of the unit that owns its key since an epoch.
+    Moved {
+        message: Box<Message>,
+        to: UnitId,
+        epoch: u64,
+    },
 }
 
 /// Where a message is that ends.
@@ -49,7 +57,10 @@ pub(super) struct Ending {
     pub(super) seq: Seq,
     pub(super) topic: TopicId,
     pub(super) bytes: usize,
+    /// As the cursor counts it; [`NO_KEY`] if it is live.
     pub(super) hash: u64,
+    /// As `homes` counts it.
+    pub(super) home: u64,
 }
 
 impl Outbox {
@@ -68,6 +79,7 @@ impl Outbox {
                     topic: entry.topic,
                     bytes: entry.bytes,
                     hash: NO_KEY,
+                    home: self.home_key(entry.topic, &entry.message),
                 };
                 self.end(ending, From::Window, End::Gap(reason));
                 continue;
@@ -75,12 +87,14 @@ impl Outbox {
             let ending = held.get(&seq).copied().unwrap_or_else(|| {
                 // Its key is not known: the counts of keys are too high from now on.
                 self.cursor_of(topic).keys.remove_some();
+                self.homes.remove_some();
                 let bytes = self.topics.at(topic).mean_bytes();
                 Ending {
                     seq,
                     topic,
                     bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
                     hash: NO_KEY,
+                    home: NO_KEY,
                 }
             });
             self.end(ending, From::Backlog, End::Gap(reason));
@@ -108,16 +122,19 @@ impl Outbox {
             let cursor = self.cursor_of(wish.topic);
             cursor.ending = cursor.ending.saturating_sub(1);
             cursor.keys.remove(wish.hash);
+            self.homes.remove(wish.home);
         }
         if self.ledger.gap(seqs.0, seqs.1, reason) == 0 {
             return;
         }
-        fx.told.push(Told::Gone {
-            unit: self.unit.clone(),
-            seqs,
-            there: false,
-            why,
-        });
+        if reason != GapReason::Rerouted {
+            fx.told.push(Told::Gone {
+                unit: self.unit.clone(),
+                seqs,
+                there: false,
+                why,
+            });
+        }
         for (topic, count) in counts {
             let topic = self.known(topic);
             self.topics.at_mut(topic).books.gone(reason, *count);
@@ -168,7 +185,13 @@ impl Outbox {
 
     /// A message will not be sent.
     pub(super) fn end(&mut self, ending: Ending, from: From, end: End) {
-        let Ending { seq, topic, bytes, .. } = ending;
+        let Ending {
+            seq,
+            topic,
+            bytes,
+            home,
+            ..
+        } = ending;
         let flies = from == From::Backlog && self.flying.remove(&seq);
         let state = self.topics.at_mut(topic);
         state.ending += 1;
@@ -209,6 +232,7 @@ impl Outbox {
                 topic,
                 bytes,
                 hash: ending.hash,
+                home,
                 end,
             },
         );
@@ -224,7 +248,9 @@ impl Outbox {
                     topic: UNKNOWN,
                     bytes: 0,
                     hash: NO_KEY,
+                    home: NO_KEY,
                 };
+                self.homes.remove_some();
                 self.end(ending, From::Lost, End::Gap(GapReason::Corrupted));
             }
             seq = self.ledger.done.next_open(seq + 1);
@@ -233,6 +259,7 @@ impl Outbox {
 
     /// Wants the records of all wishes that have none.
     pub(super) fn write_wishes(&mut self, fx: &mut Effects) {
+        let mut moved = Vec::new();
         let mut gaps: Vec<(GapReason, Seq, Seq, BTreeMap<TopicId, u64>)> = Vec::new();
         for seq in std::mem::take(&mut self.unwritten) {
             let Some(wish) = self.wished.get(&seq) else { continue };
@@ -240,6 +267,15 @@ impl Outbox {
                 End::Gap(reason) => *reason,
                 End::Dead(dead) => {
                     fx.dead((**dead).clone());
+                    continue;
+                }
+                End::Moved { message, to, epoch } => {
+                    moved.push(RerouteWish {
+                        message: (**message).clone(),
+                        from: (self.unit.clone(), seq),
+                        to: to.clone(),
+                        epoch: *epoch,
+                    });
                     continue;
                 }
             };
@@ -250,6 +286,12 @@ impl Outbox {
                 }
                 _ => gaps.push((reason, seq, seq, BTreeMap::from([(wish.topic, 1)]))),
             }
+        }
+        if planted(Bug::MovedOutOfOrder) {
+            moved.reverse();
+        }
+        for wish in moved {
+            fx.reroute(wish);
         }
         for (reason, from, to, counts) in gaps {
             let counts = counts.into_iter();
@@ -276,6 +318,7 @@ impl Outbox {
         let cursor = self.cursor_of(topic);
         cursor.pending = cursor.pending.saturating_sub(count);
         cursor.keys.remove_some();
+        self.homes.remove_some();
     }
 
     /// Messages of the backlog that are in memory.
@@ -287,6 +330,7 @@ impl Outbox {
             topic: waiting.topic,
             bytes: waiting.bytes,
             hash: waiting.hash,
+            home: waiting.home(),
         });
         endings.map(|ending| (ending.seq, ending)).collect()
     }

@@ -76,6 +76,8 @@ impl Outbox {
             self.topics.at_mut(topic).promised = (0, 0);
         }
         self.unwritten = self.wished.keys().copied().collect();
+        self.homes.rollback();
+        self.clamp_moves();
     }
 
     /// A message is on disk.
@@ -92,6 +94,13 @@ impl Outbox {
         let bytes = message.bytes();
         if let Some(deadline) = message.deadline {
             self.sweep.expect(deadline);
+        }
+        let home = self.home_key(topic, message);
+        if home != NO_KEY {
+            self.homes.on_stored(seq, home, message.routed, self.config.keys_max);
+        }
+        if !self.stops.is_empty() {
+            self.on_key_stored(seq, self.topics.at(topic).key_of(message), message);
         }
         let state = self.topics.at_mut(topic);
         state.books.accepted += 1;
@@ -126,6 +135,15 @@ impl Outbox {
         id
     }
 
+    /// What a message counts as in `homes`. One that was redriven has lost its place among the others of its key (M-C4).
+    pub(super) fn home_key(&self, topic: TopicId, message: &Message) -> u64 {
+        if message.routed > 0 && message.redrives == 0 {
+            self.topics.at(topic).key_of(message)
+        } else {
+            NO_KEY
+        }
+    }
+
     fn may_go_live(&self, topic: TopicId, message: &Message, bytes: usize) -> bool {
         let state = self.topics.at(topic);
         let room = self.live.len() == 0 || self.live.bytes() + bytes <= self.config.live_bytes_max;
@@ -136,6 +154,7 @@ impl Outbox {
             || self.paused().is_some()
             || self.foreign
             || !self.open_live_lane()
+            || (!self.stops.is_empty() && self.stops.contains_key(&state.key_of(message)))
         {
             return false;
         }

@@ -4,9 +4,9 @@
 //! - K1. A key with a message in the backlog is behind. The other way round, a key may be behind without need: when two have
 //!   the same hash, or while keys are not told apart.
 
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use crate::model::{Key, Map};
+use crate::model::{Key, Map, Message};
 
 /// How many messages of each key are in a backlog; a key is its hash.
 #[derive(Debug, Default)]
@@ -90,6 +90,12 @@ impl Keys {
 pub(super) fn hash_of(topic: u64, key: &Key) -> u64 {
     let dimension = xxh3_64_with_seed(&key.dimension, topic);
     xxh3_64_with_seed(&key.key, dimension).max(NO_KEY + 1)
+}
+
+/// What a message of an ordered topic counts as, if it has a key.
+pub fn key_hash(message: &Message) -> Option<u64> {
+    let topic = xxh3_64(message.topic.as_str().as_bytes());
+    message.key.as_ref().map(|key| hash_of(topic, key))
 }
 
 /// Stands for a message whose order does not matter.

@@ -52,6 +52,11 @@ impl Live {
         self.sent < self.entries.len()
     }
 
+    /// Those that are on the lane.
+    pub(super) fn sent(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().take(self.sent)
+    }
+
     /// The next one to be sent.
     pub(super) fn next(&self) -> Option<&Entry> {
         self.entries.get(self.sent)

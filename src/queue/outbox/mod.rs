@@ -13,7 +13,9 @@
 //! - O3. What becomes of a message is decided once: by the first record that is wanted about it. What the peer says about it
 //!   afterwards changes nothing. A record that was lost with the disk is wanted again.
 //! - O4. A number ends by an acknowledgement, or by a record on disk; then it is counted in the books, once (M-G8).
-//! - O5. Memory is bounded by `live_bytes_max`, `lane_bytes_max`, the read-ahead and `backlog_keys_max`, whatever the
+//! - O5. A key whose owner is another unit by now has all its messages in one line, or leaves one for another in its order (`homes`,
+//!   `moving`); what comes meanwhile comes behind them.
+//! - O6. Memory is bounded by `live_bytes_max`, `lane_bytes_max`, the read-ahead and `backlog_keys_max`, whatever the
 //!   backlog (M-G7).
 //!
 //! # Not here
@@ -23,12 +25,14 @@ mod acks;
 mod backlog;
 mod books;
 mod ends;
+mod homes;
 mod intake;
 mod keys;
 mod lane;
 mod later;
 mod ledger;
 mod live;
+mod moving;
 mod operate;
 mod pace;
 mod reads;
@@ -37,6 +41,7 @@ mod send;
 mod share;
 mod snapshot;
 mod state;
+mod stops;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -46,7 +51,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use homes::Stay;
 pub use intake::Full;
+pub use keys::key_hash;
 pub use snapshot::OutboxSnapshot;
 
 use super::Setup;
@@ -59,11 +66,14 @@ use crate::model::{RelayName, Seq, Topic, UnitId};
 use acks::Settling;
 use backlog::{Cursor, Cursors, GENERAL};
 use ends::Wish;
+use homes::Homes;
 use lane::Lane;
 use ledger::Ledger;
 use live::Live;
+use moving::Moving;
 use pace::Pace;
 use share::Share;
+use stops::Stops;
 use sweep::Sweep;
 use topics::{Table, TopicId};
 
@@ -111,6 +121,10 @@ pub struct Outbox {
     /// Messages of the backlog whose publishers wait until they are delivered.
     tell: BTreeSet<Seq>,
     sweep: Sweep,
+    /// Keys whose messages are in the line or will be, and those that do not go on for now.
+    homes: Homes,
+    stops: Stops,
+    moving: Moving,
     share: Share,
     pace: Pace,
     /// Topics that are full there, and until when they rest.
@@ -175,7 +189,7 @@ impl Outbox {
             live_lane: None,
             backlog_lane: None,
             cursors: BTreeMap::from([(GENERAL, Cursor::new(None, false, 1, 0))]),
-            next_cursor: backlog::SWEEP + 1,
+            next_cursor: backlog::MOVING + 1,
             turn: 0,
             flying: BTreeSet::new(),
             void: BTreeSet::new(),
@@ -184,6 +198,9 @@ impl Outbox {
             held: BTreeSet::new(),
             tell: BTreeSet::new(),
             sweep: Sweep::default(),
+            homes: Homes::default(),
+            stops: Stops::default(),
+            moving: Moving::default(),
             share,
             pace: Pace::default(),
             resting: BTreeMap::new(),
@@ -225,6 +242,7 @@ impl Outbox {
     /// A restart has read all: what is here now is all that a relay of the unit can have (M-A1).
     pub fn recovered(&mut self) {
         self.known = self.last_stored;
+        self.clamp_moves();
     }
 
     /// Numbers up to this one were named to a relay.

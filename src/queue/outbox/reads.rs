@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::backlog::{AHEAD_BYTES, Cursor, GENERAL, SWEEP, WINDOW_OPEN, Waiting};
+use super::backlog::{AHEAD_BYTES, Cursor, GENERAL, MOVING, SWEEP, WINDOW_OPEN, Waiting};
 use super::ends::{Ending, From};
 use super::pace::is_limited;
 use super::send::Wake;
@@ -18,6 +18,8 @@ impl Outbox {
         self.clock = self.clock.max(now.mono);
         if cursor == SWEEP {
             self.on_swept(now, read);
+        } else if cursor == MOVING {
+            self.on_moving_read(now, read);
         } else {
             self.on_backlog_read(now, cursor, read);
         }
@@ -115,6 +117,10 @@ impl Outbox {
 
     /// Cursors that have nothing left begin anew or go.
     pub(super) fn tidy(&mut self) {
+        let is_empty = || self.topics.iter().all(|topic| topic.waiting() == 0);
+        if self.homes.wants_clear() && self.assigned == self.last_stored && is_empty() {
+            self.homes.clear();
+        }
         let numbers: Vec<u32> = self.cursors.keys().copied().collect();
         for number in numbers {
             let room = self.config.keys_max;
@@ -122,9 +128,11 @@ impl Outbox {
             let Some(cursor) = self.cursors.get_mut(&number) else {
                 continue;
             };
-            if cursor.pending > 0 && cursor.is_through(last) {
+            let is_through = cursor.pending > 0 && cursor.is_through(last);
+            let wants_recount = cursor.keys.wants_recount() && cursor.is_at_hand() && cursor.pending > 0;
+            if is_through && !self.stops_on(number) {
                 self.write_off(number);
-            } else if cursor.keys.wants_recount() && cursor.is_at_hand() && cursor.pending > 0 {
+            } else if wants_recount {
                 self.recount(number, room);
             }
             let Some(cursor) = self.cursors.get_mut(&number) else {

@@ -39,6 +39,7 @@ impl Outbox {
         let mut wake = Wake::default();
         self.end_pause(now, &mut wake);
         self.end_rests(now.mono, &mut wake);
+        self.end_stops(now.mono, &mut wake);
         self.close_dead(now.mono, fx, &mut wake);
         self.demote(now.mono);
         if self.paused().is_none() && !self.foreign {
@@ -180,6 +181,7 @@ impl Outbox {
                         topic: entry.topic,
                         bytes: entry.bytes,
                         hash: NO_KEY,
+                        home: self.home_key(entry.topic, &entry.message),
                     };
                     self.expire(now, ending, From::Taken, entry.message);
                 }
@@ -279,6 +281,15 @@ impl Outbox {
                 cursor.pop();
                 continue;
             }
+            let (hash, seq) = (head.hash, head.seq);
+            if !self.stops.is_empty() && self.leaves_out(hash, seq) {
+                self.cursors.get_mut(&number).and_then(super::Cursor::pop);
+                continue;
+            }
+            let Some(cursor) = self.cursors.get_mut(&number) else {
+                break;
+            };
+            let Some(head) = cursor.head() else { break };
             if head.seq > barrier || cursor.flying >= cursor.window {
                 break;
             }

@@ -8,10 +8,13 @@ use serde::{Deserialize, Serialize};
 use super::Outbox;
 use super::backlog::{Cursor, GENERAL};
 use super::books::Books;
+use super::homes::{Home, Homes};
 use super::ledger::Ledger;
+use super::stops::{Leaving, State, Stop};
 use crate::model::{Seq, Topic, UnixMillis};
 use crate::queue::line::Settled;
 use crate::queue::operator::LimitValues;
+use crate::queue::planted::{Bug, planted};
 use crate::queue::record::Pause;
 
 /// State of an outbox. Records that were wanted before are in it; applied again, they change nothing (R2).
@@ -28,6 +31,10 @@ pub struct OutboxSnapshot {
     topic_limits: BTreeMap<Topic, LimitValues>,
     earliest_deadline: Option<u64>,
     oldest: Option<u64>,
+    /// Keys with messages in the line, and whether they were too many.
+    homes: (Vec<(u64, Home)>, bool),
+    /// Keys on their way into other lines: hash, topic, first number, and where to.
+    leaving: Vec<(u64, Topic, Seq, Leaving)>,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -64,6 +71,8 @@ impl Outbox {
             topic_limits: self.topic_limits.clone(),
             earliest_deadline: self.sweep.earliest.map(|earliest| earliest.0),
             oldest: self.oldest().map(|oldest| oldest.0),
+            homes: self.homes.all(),
+            leaving: self.all_leaving(),
         }
     }
 
@@ -95,7 +104,25 @@ impl Outbox {
             self.restore_topic(topic);
         }
         self.put_limits();
+        if !planted(Bug::MovesForgotten) {
+            self.homes = Homes::restored(snapshot.homes.0, snapshot.homes.1);
+            for (id, topic, first, leaving) in snapshot.leaving {
+                let (topic, _) = self.topics.place(&topic);
+                self.stops.insert(id, Stop::leaving(first, topic, leaving));
+            }
+        }
         true
+    }
+
+    fn all_leaving(&self) -> Vec<(u64, Topic, Seq, Leaving)> {
+        let leaving = |(id, stop): (&u64, &Stop)| match &stop.state {
+            State::Leaves(leaving) if leaving.begun => {
+                let low = self.ledger.done.next_open(1);
+                Some((*id, self.topics.at(stop.topic).name.clone(), low, leaving.clone()))
+            }
+            State::Leaves(_) | State::Tries | State::Waits(_) => None,
+        };
+        self.stops.iter().filter_map(leaving).collect()
     }
 
     fn restore_topic(&mut self, snapshot: &TopicSnapshot) {

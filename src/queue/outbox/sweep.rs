@@ -163,6 +163,7 @@ impl Outbox {
             topic,
             bytes: message.bytes(),
             hash: state.key_of(&message),
+            home: self.home_key(topic, &message),
         };
         let ending = Ending {
             hash: if from == From::Window {

@@ -112,6 +112,12 @@ impl World {
                 .blame(format!("a message came to the wrong consumer: {deliver:?}"));
         }
         let now = self.moment();
+        let text = deliver
+            .message
+            .key
+            .as_ref()
+            .map(|key| String::from_utf8_lossy(&key.key).into_owned());
+        self.ledger.owner = text.and_then(|key| self.true_owner(&key));
         let Some(event) =
             self.ledger
                 .on_delivered((relay, life, topic, group), now.wall, &self.publishers.all, deliver)

@@ -27,7 +27,8 @@ impl World {
             0..4 => self.crash(relay),
             4 => self.cut(&[(relay, other)]),
             5 | 6 => self.cut(&[(relay, other), (other, relay)]),
-            7 | 8 => self.break_some_lane(),
+            7 => self.break_some_lane(),
+            8 => self.give_up_some_lane(),
             9 | 10 => self.disk_fails(relay),
             11 => self.disk_is_full(relay),
             12 => {
@@ -249,6 +250,9 @@ impl World {
     pub(super) fn restless(&mut self) -> String {
         let now = self.moment();
         let mut text = String::new();
+        if self.moves_under_way() {
+            text.push_str("keys are moving; ");
+        }
         for (number, relay) in self.relays.iter().enumerate() {
             let Some(life) = &relay.life else {
                 let _ = write!(text, "relay {number} is down; ");

@@ -23,6 +23,11 @@ pub(super) struct Ledger {
     crashes: BTreeMap<usize, Vec<u64>>,
     troubles: BTreeMap<usize, Vec<(u64, u64)>>,
     unblocked: BTreeSet<usize>,
+    /// First deliveries of events whose keys can move: by group, topic and event, and where.
+    firsts: BTreeMap<(&'static str, &'static str, u64), usize>,
+    /// Who owns the key of the message that is delivered now.
+    pub owner: Option<usize>,
+    pub rerouted: u64,
     pub deliveries: u64,
 }
 
@@ -91,7 +96,12 @@ impl Ledger {
             .key
             .as_ref()
             .map(|key| String::from_utf8_lossy(&key.key).into_owned());
-        if of.topic != topic || of.key != key || !of.units.contains(&relay) {
+        let here = if of.moves {
+            self.owner == Some(relay)
+        } else {
+            of.units.contains(&relay)
+        };
+        if of.topic != topic || of.key != key || !here {
             self.blame(format!(
                 "event {event} came to relay {relay} as {message:?}, was {of:?} (M-G4)"
             ));
@@ -106,18 +116,22 @@ impl Ledger {
         if message.deadline.is_some_and(|deadline| deadline.0 + 1000 < wall.0) {
             self.blame(format!("event {event} was delivered after its deadline (M-E2)"));
         }
+        let (is_first, place_of_order) = self.first_of((relay, topic, group), event, of.moves && message.redrives == 0);
         if message.redrives == 0 {
             self.check_share((relay, life, topic, group), event, deliver);
         }
         let share = self.shares.entry((relay, group, topic, event)).or_default();
         share.open.insert((deliver.delivery.seq, deliver.delivery.stamp));
-        if share.deliveries == 0
+        if is_first
             && message.redrives == 0
             && topic != "short"
             && let Some(key) = key
         {
             let place = (message.id.epoch, message.id.number);
-            let last = self.order.entry((relay, group, topic, key, of.relay)).or_default();
+            let last = self
+                .order
+                .entry((place_of_order, group, topic, key, of.relay))
+                .or_default();
             if *last > place {
                 let text = format!(
                     "event {event} ({}) came to relay {relay} behind number {} (M-C1)",
@@ -131,6 +145,26 @@ impl Ledger {
             share.deliveries += 1;
         }
         Some(event)
+    }
+
+    /// Whether it is the first delivery of an event, and where the order of its key counts.
+    fn first_of(
+        &mut self,
+        (relay, topic, group): (usize, &'static str, &'static str),
+        event: u64,
+        moves: bool,
+    ) -> (bool, usize) {
+        if !moves {
+            let share = self.shares.get(&(relay, group, topic, event));
+            return (share.is_none_or(|share| share.deliveries == 0), relay);
+        }
+        let first = self.firsts.get(&(group, topic, event)).copied();
+        if *self.firsts.entry((group, topic, event)).or_insert(relay) != relay {
+            self.blame(format!(
+                "event {event} is delivered at relay {relay} and was at {first:?} (M-B2)"
+            ));
+        }
+        (first.is_none(), EVERYWHERE)
     }
 
     fn check_share(&mut self, (relay, life, topic, group): Home, event: u64, deliver: &Deliver) {
@@ -221,6 +255,7 @@ impl World {
     fn check_books(&mut self, rows: &[crate::queue::operator::AuditRow]) {
         let unfinished = self.relays.iter().any(|relay| relay.unfinished);
         for row in rows {
+            self.ledger.rerouted += row.rerouted;
             if row.difference != 0 || (row.corrupted != 0 && !unfinished) {
                 self.ledger.blame(format!("books are wrong (M-G8): {row:?}"));
             }
@@ -250,6 +285,28 @@ impl World {
         }
     }
 
+    /// What is wrong with an event whose key can move: each group must have had it, wherever, or it is a dead letter.
+    fn lost_on_the_move(&self, event: u64, of: &Published, id: &str, dead: &[Vec<Peeked>]) -> Vec<String> {
+        let is_dead = |group: &str| {
+            let was_for = format!("group {group}");
+            let mut letters = dead.iter().flatten().filter(|letter| letter.id == id);
+            letters.any(|letter| {
+                let place = letter.was_for.as_deref().unwrap_or_default();
+                place == was_for || place.starts_with("unit ")
+            })
+        };
+        let shares = |group: &'static str| {
+            (0..self.relays.len()).filter_map(move |relay| self.ledger.shares.get(&(relay, group, of.topic, event)))
+        };
+        let lost = |group: &&'static str| {
+            let acked = shares(group).any(|share| share.acked.is_some());
+            !acked && !is_dead(group) && of.topic != "small"
+        };
+        let lost = groups(of.topic).iter().copied().filter(lost);
+        lost.map(|group| format!("event {event} ({id}) of {} is lost for {group} (M-A4)", of.topic))
+            .collect()
+    }
+
     fn check_events(&mut self, dead: &[Vec<Peeked>]) {
         let is_dead = |relay: usize, id: &str, was_for: &str| {
             dead[relay]
@@ -262,6 +319,10 @@ impl World {
                 continue;
             };
             let id = id.to_string();
+            if of.moves {
+                wrong.extend(self.lost_on_the_move(u64::try_from(event).unwrap(), of, &id, dead));
+                continue;
+            }
             for unit in of.units.iter().copied() {
                 let odd = of.key.as_ref().is_some_and(|key| key.starts_with("odd"));
                 // Relays that disagree about an owner send a message on until one of them has had it before.
@@ -291,6 +352,8 @@ impl World {
     }
 }
 
+/// In place of a relay: the order of a key counts over all units that owned it.
+const EVERYWHERE: usize = usize::MAX;
 /// What was decided so long before a crash is on disk.
 const GRACE: u64 = 700_000;
 /// So long after a trouble the disk is used again at the latest.

@@ -11,6 +11,7 @@
 mod consumers;
 mod faults;
 mod ledger;
+mod moves;
 mod net;
 mod publishers;
 mod relay;
@@ -25,6 +26,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use self::consumers::Consumers;
 use self::ledger::Ledger;
+use self::moves::Moves;
 use self::net::Net;
 use self::publishers::Publishers;
 use self::relay::Relay;
@@ -41,6 +43,8 @@ pub(super) struct Plan {
     /// Milliseconds with faults.
     pub millis: u64,
     pub faults: bool,
+    /// Keys move.
+    pub moves: bool,
     /// What happens is written down, for the hash of the run; that costs more than the run.
     pub traced: bool,
 }
@@ -57,6 +61,7 @@ pub(super) struct World {
     publishers: Publishers,
     consumers: Consumers,
     ledger: Ledger,
+    moves: Moves,
     answers: BTreeMap<u64, Vec<Answer>>,
     tickets: u64,
     calm: bool,
@@ -74,6 +79,7 @@ enum Event {
     Fault,
     Restart(usize),
     Heal(faults::Trouble),
+    Move(moves::Event),
     Net(net::Event),
     Consumer(consumers::Event),
     Tidy,
@@ -93,6 +99,7 @@ impl World {
             publishers: Publishers::default(),
             consumers: Consumers::default(),
             ledger: Ledger::default(),
+            moves: Moves::default(),
             answers: BTreeMap::new(),
             tickets: 0,
             calm: false,
@@ -108,6 +115,9 @@ impl World {
         }
         world.plan_in(1_000, Event::Publish);
         world.plan_in(100_000, Event::Tidy);
+        if plan.moves {
+            world.plan_in(300_000, Event::Move(moves::Event::Begin));
+        }
         if plan.faults {
             world.plan_in(500_000, Event::Fault);
         }
@@ -161,6 +171,7 @@ impl World {
             Event::Fault => self.fault(),
             Event::Restart(relay) => self.start_relay(relay),
             Event::Heal(trouble) => self.heal(&trouble),
+            Event::Move(event) => self.on_move(event),
             Event::Net(event) => self.on_net(event),
             Event::Consumer(event) => self.on_consumer(event),
             Event::Tidy => {
@@ -235,6 +246,7 @@ impl World {
             Output::Subscribed { ticket, result } => self.on_subscribed(ticket, result.is_ok()),
             Output::Deliver(deliver) => self.on_deliver(relay, &deliver),
             Output::Overdue { .. } => {}
+            Output::Undelivered { ticket, messages } => self.on_none_left(ticket, messages),
             Output::Answer(ticket, answer) => {
                 self.answers.entry(ticket.number).or_default().push(*answer);
             }
@@ -296,8 +308,10 @@ impl World {
             .sum();
         let seconds = self.now / 1_000_000;
         let deliveries = self.ledger.deliveries;
+        let (moves, aborted) = (self.moves.done, self.moves.aborted);
+        let rerouted = self.ledger.rerouted;
         format!(
-            "{events} events, {accepted} accepted, {deliveries} deliveries, {lives} lives, {dead} dead letters, {segments} segments, {seconds} s"
+            "{moves} moves, {aborted} aborted, {rerouted} rerouted, {events} events, {accepted} accepted, {deliveries} deliveries, {lives} lives, {dead} dead letters, {segments} segments, {seconds} s"
         )
     }
 

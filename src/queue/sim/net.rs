@@ -34,6 +34,8 @@ pub(super) enum Event {
     Open(usize, usize, LaneKind),
     There(LaneId, ToReceiver),
     Back(LaneId, ToSender),
+    /// What was held up arrives.
+    Late(LaneId),
     /// One end, the sender's (0) or the receiver's (1), notices that the lane has ended.
     Ended(LaneId, usize),
 }
@@ -69,6 +71,7 @@ impl World {
                     self.input(relay, life, Input::FromReceiver { lane, frame });
                 }
             }
+            Event::Late(lane) => self.release(lane),
             Event::Ended(lane, end) => self.end_lane(lane, end),
         }
     }
@@ -147,8 +150,15 @@ impl World {
         self.plan_in(time, WorldEvent::Net(Event::There(lane, frame)));
     }
 
-    fn send_back(&mut self, lane: LaneId, frame: ToSender) {
+    fn send_back(&mut self, lane: LaneId, mut frame: ToSender) {
         let delay = self.delay();
+        if let ToSender::Opened { frontier, above, .. } = &mut frame
+            && self.dice.u8(..3) == 0
+        {
+            // The last of it came late on another lane, and there is not room for all runs: it comes again.
+            *frontier = frontier.saturating_sub(self.dice.u64(..40));
+            above.truncate(self.dice.usize(..=above.len()));
+        }
         let Some(state) = self.net.lanes.get_mut(&lane) else {
             return;
         };
@@ -158,12 +168,8 @@ impl World {
         if let ToSender::Busy { pushback } = &frame {
             if pushback.is_some() {
                 state.held.get_or_insert_with(VecDeque::new);
-            } else if let Some(held) = state.held.take() {
-                for frame in held {
-                    self.planned += 1;
-                    let event = WorldEvent::Net(Event::There(lane, frame));
-                    self.agenda.insert((self.now, self.planned), event);
-                }
+            } else {
+                self.release(lane);
             }
         }
         let Some(state) = self.net.lanes.get_mut(&lane) else {
@@ -175,6 +181,15 @@ impl World {
         state.back = (state.back + 1).max(self.now + delay);
         let time = state.back - self.now;
         self.plan_in(time, WorldEvent::Net(Event::Back(lane, frame)));
+    }
+
+    fn release(&mut self, lane: LaneId) {
+        let held = self.net.lanes.get_mut(&lane).and_then(|state| state.held.take());
+        for frame in held.into_iter().flatten() {
+            self.planned += 1;
+            let event = WorldEvent::Net(Event::There(lane, frame));
+            self.agenda.insert((self.now, self.planned), event);
+        }
     }
 
     fn arrive(&mut self, lane: LaneId, frame: ToReceiver) {
@@ -232,6 +247,23 @@ impl World {
             .collect();
         if let Some(lane) = self.dice.choice(open) {
             self.break_lane(lane);
+        }
+    }
+
+    /// The sender gives a lane up and opens another; what it has sent on the old one still comes for a while.
+    pub(super) fn give_up_some_lane(&mut self) {
+        let lanes = self.net.lanes.iter();
+        let open = lanes.filter(|(_, lane)| !lane.broken && lane.ends[0]);
+        let open: Vec<LaneId> = open.map(|(id, _)| *id).collect();
+        if let Some(lane) = self.dice.choice(open) {
+            if let Some(state) = self.net.lanes.get_mut(&lane) {
+                state.held.get_or_insert_with(VecDeque::new);
+            }
+            let time = self.dice.u64(1_000..500_000);
+            self.plan_in(time, WorldEvent::Net(Event::Late(lane)));
+            self.end_lane(lane, 0);
+            let time = self.dice.u64(1_000..3_000_000);
+            self.plan_in(time, WorldEvent::Net(Event::Ended(lane, 1)));
         }
     }
 

@@ -23,6 +23,8 @@ pub(super) struct Published {
     pub topic: &'static str,
     pub key: Option<String>,
     pub units: Vec<usize>,
+    /// Its key can move: it goes to whoever owns it.
+    pub moves: bool,
     /// What the producer was told at first.
     pub accepted: Option<MessageId>,
     level: Option<AckLevel>,
@@ -77,6 +79,7 @@ impl World {
             topic,
             key,
             units,
+            moves: rule == TopicRule::Owner && kind != "odd" && keyed,
             accepted: None,
             level: None,
             wait: *self.dice.choice(&[
@@ -93,6 +96,12 @@ impl World {
         let bytes = self.dice.usize(1..400);
         let published = &self.publishers.all[event];
         let relay = published.relay;
+        let key = published.key.as_ref().filter(|_| published.moves);
+        let owner = key.and_then(|key| self.relays[relay].view.owner(key));
+        let (units, routed) = match owner {
+            Some((owner, epoch, _)) => (vec![unit(owner)], epoch),
+            None => (published.units.iter().copied().map(unit).collect(), 0),
+        };
         let Some(life) = self.relays[relay].life_number() else {
             return;
         };
@@ -114,7 +123,8 @@ impl World {
             }),
             attributes: attributes.build(),
             body: Bytes::from(format!("{event} {}", "x".repeat(bytes))),
-            units: published.units.iter().copied().map(unit).collect(),
+            units,
+            routed,
             deadline: None,
             wait: published.wait,
         };

@@ -4,19 +4,22 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::moves::View;
 use super::{Event, World};
-use crate::model::{ByteSize, Geo, Key, Name, Place, UnitId};
+use crate::model::{ByteSize, Geo, Name, Place, UnitId};
 use crate::queue::effects::Now;
 use crate::queue::engine::Engine;
 use crate::queue::log::disk::{Batch, Event as Done, Request};
 use crate::queue::log::{AppendError, Log, MemoryStorage, Options};
 use crate::queue::{
-    Exhausted, GroupSettings, Metrics, Neighbours, Overflow, Owners, Settings, Setup, TopicRule, TopicSettings, Topics,
+    Exhausted, GroupSettings, Metrics, Neighbours, Overflow, Settings, Setup, TopicRule, TopicSettings, Topics,
 };
 
 pub(super) struct Relay {
     pub unit: UnitId,
     pub setup: Setup,
+    /// What it has heard of who owns which key.
+    pub view: Arc<View>,
     pub storage: MemoryStorage,
     pub life: Option<Life>,
     pub lives: u64,
@@ -36,24 +39,6 @@ pub(super) struct Life {
     appends: VecDeque<Batch>,
     asked: VecDeque<Request>,
     failed_era: Option<u64>,
-}
-
-/// Keys belong to units by the number they end with; one relay has it from an old table that odd ones belong to the first.
-#[derive(Debug)]
-struct ByNumber {
-    relays: usize,
-    old: bool,
-}
-
-impl Owners for ByNumber {
-    fn owner(&self, key: &Key) -> Option<UnitId> {
-        let text = std::str::from_utf8(&key.key).ok()?;
-        if self.old && text.starts_with("odd") {
-            return Some(unit(0));
-        }
-        let number: usize = text.rsplit('-').next()?.parse().ok()?;
-        Some(unit(number % self.relays))
-    }
 }
 
 pub(super) fn name(text: &str) -> Name {
@@ -80,6 +65,7 @@ pub(super) const TOPICS: [&str; 7] = ["orders", "news", "short", "small", "poiso
 
 impl Relay {
     pub(super) fn new(number: usize, relays: usize, dice: &mut fastrand::Rng) -> Self {
+        let view = View::new(number, relays, number > 0 && number + 1 == relays);
         let geos = (0..relays).map(|number| (unit(number), geo(number)));
         let setup = Setup {
             place: Place {
@@ -96,14 +82,12 @@ impl Relay {
             neighbours: Neighbours {
                 geos: geos.collect(),
                 hops_max: 4,
-                owners: Some(Arc::new(ByNumber {
-                    relays,
-                    old: number > 0 && number + 1 == relays,
-                })),
+                owners: Some(view.clone()),
             },
         };
         Self {
             unit: unit(number),
+            view,
             setup,
             storage: MemoryStorage::default(),
             life: None,

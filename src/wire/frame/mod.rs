@@ -280,6 +280,7 @@ mod tag {
     pub(super) const LAST: u8 = 36;
     pub(super) const FRONTIER: u8 = 37;
     pub(super) const HIGHEST: u8 = 38;
+    pub(super) const CAUSE: u8 = 39;
 }
 
 const MARK_IDEMPOTENT: u64 = 1;

@@ -230,6 +230,7 @@ fn books(rows: &[AuditRow], out: &mut impl Write) -> io::Result<()> {
         "DEAD>",
         "PURGED>",
         "CORRUPTED>",
+        "REROUTED>",
         "DIFFERENCE>",
     ]);
     for row in rows {
@@ -242,6 +243,7 @@ fn books(rows: &[AuditRow], out: &mut impl Write) -> io::Result<()> {
             row.dead_lettered,
             row.purged,
             row.corrupted,
+            row.rerouted,
         ];
         let mut texts = vec![row.topic.clone(), row.to.clone()];
         texts.extend(numbers.map(number));

@@ -1,3 +1,4 @@
+mod moves;
 mod order;
 mod random;
 mod senders;
@@ -37,6 +38,7 @@ fn message(number: Seq) -> Message {
         deadline: None,
         visited: vec![name("a")],
         redrives: 0,
+        routed: 0,
         attributes: Metadata::default(),
         body: Bytes::new(),
     }
@@ -49,9 +51,16 @@ struct Gate {
     busy: bool,
     refused: BTreeSet<Seq>,
     full: bool,
+    /// What is said of messages of key 1, if it is not this unit's to take.
+    elsewhere: Option<Verdict>,
 }
 
 impl Judge for Gate {
+    fn elsewhere(&self, message: &Message) -> Option<Verdict> {
+        let is_first = message.key.as_ref().is_some_and(|key| &key.key[..] == b"1");
+        self.elsewhere.clone().filter(|_| is_first)
+    }
+
     fn judge(&mut self, _: Now, from: &UnitId, _: &Geo, message: &Message) -> Verdict {
         assert_eq!(from.as_str(), "a");
         if self.busy {
@@ -65,6 +74,9 @@ impl Judge for Gate {
         if self.full {
             let detail = String::new();
             return Verdict::Later { detail, ordered: true };
+        }
+        if let Some(verdict) = self.elsewhere(message) {
+            return verdict;
         }
         self.given += 1;
         Verdict::Store {
@@ -140,9 +152,13 @@ impl World {
     }
 
     fn send(&mut self, lane: LaneId, batch: u64, seqs: &[Seq]) {
+        self.send_of(lane, batch, seqs, b"1");
+    }
+
+    fn send_of(&mut self, lane: LaneId, batch: u64, seqs: &[Seq], key: &'static [u8]) {
         let key = self.keyed.then(|| Key {
             dimension: Bytes::from_static(b"k"),
-            key: Bytes::from_static(b"1"),
+            key: Bytes::from_static(key),
         });
         let sent = |seq: &Seq| Sent {
             seq: *seq,
@@ -169,7 +185,7 @@ impl World {
                     self.apply(&record);
                     self.log.push(record);
                 }
-                Some(Write::Dead(_)) => panic!("arrivals give nothing up"),
+                Some(Write::Dead(_) | Write::Reroute(_)) => panic!("arrivals give nothing up"),
                 None => return,
             }
         }
@@ -222,6 +238,16 @@ impl World {
             _ => None,
         };
         self.log.iter().filter_map(seq).collect()
+    }
+
+    /// What was refused on a lane: number and word.
+    fn refused(&self, lane: LaneId) -> Vec<(Seq, String)> {
+        let refused = |frame: &ToSender| match frame {
+            ToSender::Ack { refused, .. } => refused.clone(),
+            _ => Vec::new(),
+        };
+        let all = self.said[&lane].iter().flat_map(refused);
+        all.map(|refused| (refused.seq, refused.reason)).collect()
     }
 
     fn acked(&self, lane: LaneId) -> u64 {

@@ -3,6 +3,7 @@
 mod damage;
 mod groups;
 mod lives;
+mod moves;
 mod operate;
 mod peers;
 mod publish;
@@ -26,16 +27,20 @@ use crate::queue::log::{Faults, Log, MemoryStorage, Options, Space};
 use crate::queue::operator::{Answer, Command, Filter, Line, RedriveRequest};
 use crate::queue::record::{Pausable, Pause};
 use crate::queue::{
-    GroupSettings, Metrics, Neighbours, OnExpiry, Overflow, Owners, Priority, ReplaySettings, Settings, Setup,
-    TopicRule, TopicSettings,
+    GroupSettings, Metrics, Neighbours, OnExpiry, Overflow, Owner, Ownership, Priority, ReplaySettings, Settings,
+    Setup, TopicRule, TopicSettings,
 };
 
 #[derive(Debug)]
 struct OwnedBy(&'static str);
 
-impl Owners for OwnedBy {
-    fn owner(&self, key: &Key) -> Option<Name> {
-        (&key.key[..] != b"none").then(|| name(self.0))
+impl Ownership for OwnedBy {
+    fn of(&self, key: &Key) -> Owner {
+        match (&key.key[..], self.0) {
+            (b"none", _) => Owner::Unknown,
+            (_, "a") => Owner::Ours,
+            (_, other) => Owner::Settings(name(other)),
+        }
     }
 }
 
@@ -241,6 +246,7 @@ impl World {
             attributes: Metadata::default(),
             body: Bytes::from(format!("body {}", self.tickets)),
             units: units.iter().map(|unit| name(unit)).collect(),
+            routed: 0,
             deadline: None,
             wait: AckLevel::Accepted,
         };

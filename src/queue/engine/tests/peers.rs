@@ -89,6 +89,7 @@ impl World {
             deadline: None,
             visited: vec![name("b")],
             redrives: 0,
+            routed: 0,
             attributes: Metadata::default(),
             body: Bytes::from_static(b"from b"),
         };
@@ -137,6 +138,7 @@ impl World {
                 deadline: None,
                 visited: vec![name("b")],
                 redrives: 0,
+                routed: 0,
                 attributes: Metadata::default(),
                 body: Bytes::from_static(b"from b"),
             };

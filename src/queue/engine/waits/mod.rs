@@ -195,6 +195,37 @@ impl Waits {
         }
     }
 
+    /// A message has left the line of a unit for that of another, or for the inbox here. Says whether somebody waits until it is
+    /// delivered.
+    pub(super) fn on_rerouted(
+        &mut self,
+        from: &(UnitId, Seq),
+        out: Option<&(UnitId, Seq)>,
+        inbox: Option<(Topic, Seq)>,
+        outputs: &mut VecDeque<Output>,
+    ) -> bool {
+        let Some(leg) = self.outs.remove(from) else {
+            return false;
+        };
+        let Some(wait) = self.by_number.get_mut(&leg.wait) else {
+            return false;
+        };
+        wait.awaited.outs.retain(|out| out != from);
+        wait.awaited.outs.extend(out.cloned());
+        let tell = wait.waiters.iter().any(|waiter| waiter.level == AckLevel::Delivered);
+        if let Some(out) = out {
+            self.outs.insert(out.clone(), leg);
+        }
+        if let Some(inbox) = inbox {
+            wait.awaited.inbox = Some(inbox.clone());
+            self.inboxes.insert(inbox, leg.wait);
+            if !leg.relayed {
+                self.on_relayed(leg.wait, outputs);
+            }
+        }
+        tell
+    }
+
     /// Nobody waits for this publish any more.
     pub(super) fn forget(&mut self, ticket: Ticket) {
         let Some(number) = self.by_ticket.remove(&ticket) else {

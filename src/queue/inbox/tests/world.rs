@@ -56,6 +56,7 @@ pub(super) fn message(key: Option<u64>, deadline: Option<u64>, body: usize) -> M
         deadline: deadline.map(UnixMillis),
         visited: Vec::new(),
         redrives: 0,
+        routed: 0,
         attributes: Metadata::default(),
         body: Bytes::from(vec![0; body]),
     }
@@ -142,6 +143,7 @@ impl World {
             inbox: Some(seq),
             only: only.cloned(),
             redriven: None,
+            rerouted: None,
             mirror: None,
         };
         self.writing.push_back(Write::Record(Record::Stored(Box::new(stored))));
@@ -187,6 +189,7 @@ impl World {
                     self.output(output);
                     continue;
                 }
+                Write::Reroute(wish) => panic!("{wish:?}"),
                 Write::Dead(wish) => Logged::Dead(wish),
                 Write::Record(record) => Logged::Record(record),
             };

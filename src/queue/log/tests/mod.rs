@@ -150,6 +150,7 @@ fn a_message_is_written_behind_the_head() {
         deadline: None,
         visited: Vec::new(),
         redrives: 0,
+        routed: 0,
         attributes: Metadata::default(),
         body: Bytes::from_static(b"body"),
     };

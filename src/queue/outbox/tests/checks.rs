@@ -25,6 +25,9 @@ impl World {
         if message.key.is_none() || !topic.rules.ordered {
             return Some(true);
         }
+        if outbox.stops.contains_key(&topic.key_of(message)) {
+            return None;
+        }
         let same_key = |other: &Message| other.topic == message.topic && other.key == message.key;
         let earlier = self.accepted.iter().filter(|(_, other)| same_key(other));
         let waits = |seq: Seq| outbox.is_open(seq) && outbox.live.find(seq).is_none();
@@ -69,7 +72,8 @@ impl World {
             let (seqs, what) = match record {
                 Pending::Gap(seqs, reason, _) => (*seqs, reason.as_str()),
                 Pending::Dead(seq, _) => ((*seq, *seq), "dead_lettered"),
-                Pending::Relayed(..) | Pending::Stored(..) => continue,
+                Pending::Elsewhere(Some(seq), _) => ((*seq, *seq), "rerouted"),
+                Pending::Elsewhere(None, _) | Pending::Relayed(..) | Pending::Stored(..) => continue,
             };
             for seq in seqs.0..=seqs.1 {
                 assert!(ended.insert(seq), "{seq} ended twice");
@@ -92,6 +96,7 @@ impl World {
             assert_eq!(row.expired, of("expired"), "{topic} {row:?}");
             assert_eq!(row.dropped, of("dropped"), "{topic} {row:?}");
             assert_eq!(row.purged, of("purged"), "{topic} {row:?}");
+            assert_eq!(row.rerouted, of("rerouted"), "{topic} {row:?}");
             assert_eq!(row.dead_lettered, of("dead_lettered"), "{topic} {row:?}");
             assert_eq!(row.corrupted, of("corrupted"), "{topic} {row:?}");
         }

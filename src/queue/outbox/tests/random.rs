@@ -33,6 +33,8 @@ enum Op {
     Limit(usize, bool),
     Busy(usize, bool),
     Full(usize, bool),
+    Freeze(usize, bool),
+    Move(usize),
     Purge(usize),
     Rollback,
     Checkpoint,
@@ -56,6 +58,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..6_usize, any::<bool>()).prop_map(|(topic, some)| Op::Limit(topic, some)),
         1 => (0..4_usize, any::<bool>()).prop_map(|(lane, busy)| Op::Busy(lane, busy)),
         2 => (0..5_usize, any::<bool>()).prop_map(|(topic, full)| Op::Full(topic, full)),
+        2 => (0..3_usize, any::<bool>()).prop_map(|(key, on)| Op::Freeze(key, on)),
+        2 => (0..3_usize).prop_map(Op::Move),
         1 => (0..30_usize).prop_map(Op::Purge),
         1 => Just(Op::Rollback),
         1 => Just(Op::Checkpoint),
@@ -63,6 +67,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+const KEYS: [&str; 3] = ["a", "b", "c"];
 const TOPICS: [&str; 5] = ["t0", "t1", "loose", "last", "small"];
 
 fn topics() -> BTreeMap<String, TopicSettings> {
@@ -136,7 +141,7 @@ fn step(world: &mut World, op: &Op) {
             ttl,
             refused,
         } => {
-            let key = ["a", "b", "c"].get(*key).copied();
+            let key = KEYS.get(*key).copied();
             let message = world.message(TOPICS[*topic], key, 100, ttl.then_some(3000));
             if let Some(seq) = world.publish(message)
                 && *refused
@@ -166,6 +171,12 @@ fn step(world: &mut World, op: &Op) {
         }
         Op::Full(topic, true) => _ = world.receiver.full.insert(name(TOPICS[*topic])),
         Op::Full(topic, false) => _ = world.receiver.full.remove(&name(TOPICS[*topic])),
+        Op::Freeze(key, true) => _ = world.receiver.frozen.insert(KEYS[*key].into()),
+        Op::Freeze(key, false) => _ = world.receiver.frozen.remove(KEYS[*key].as_bytes()),
+        Op::Move(key) => {
+            let (epoch, ours) = world.receiver.owner(KEYS[*key].as_bytes());
+            world.receiver.owners.insert(KEYS[*key].into(), (epoch + 2, !ours));
+        }
         Op::Rollback => {
             world.fail_disk();
             world.poll();
@@ -188,6 +199,7 @@ fn step(world: &mut World, op: &Op) {
 fn finish(world: &mut World) {
     world.outbox.pause(None);
     world.receiver.full.clear();
+    world.receiver.frozen.clear();
     for topic in TOPICS {
         world.outbox.pause_topic(&name(topic), false);
         world.outbox.limit(Some(&name(topic)), None);
@@ -212,10 +224,12 @@ proptest! {
     #[test]
     fn every_message_ends_once_and_keys_keep_their_order_whatever_happens(
         ops in prop::collection::vec(op(), 1..200), keys_max in prop::sample::select(vec![4, 1000]),
+        routes in any::<bool>(),
     ) {
         // M-A3, M-B2, M-C1, M-E2, M-E3, M-E5, M-G2, M-G8.
         let mut world = World::new(narrow(keys_max));
         world.checks_live = true;
+        world.routes = routes;
         for op in &ops {
             step(&mut world, op);
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{GapReason, Message, Seq, Topic};
-use crate::queue::lanes::{FULL, LaneKind, Refused, Sent, ToReceiver, ToSender};
+use crate::queue::lanes::{FROZEN, FULL, LaneKind, Refused, Sent, ToReceiver, ToSender};
 use crate::queue::line::Settled;
 
 /// The relay that receives.
@@ -12,6 +12,8 @@ pub(super) struct Receiver {
     pub(super) seen: Settled,
     /// First arrivals in their order, with the lane's kind.
     pub(super) arrivals: Vec<(Seq, LaneKind)>,
+    /// First arrivals since they were last looked at.
+    pub(super) fresh: Vec<Seq>,
     pub(super) skipped: BTreeMap<Seq, GapReason>,
     pub(super) duplicates: u64,
     /// It will never take these.
@@ -20,6 +22,11 @@ pub(super) struct Receiver {
     pub(super) full: BTreeSet<Topic>,
     /// Messages with keys that must come again.
     later: BTreeMap<Topic, BTreeSet<Seq>>,
+    /// Keys that have moved ever: since which epoch, and whether they belong to this unit now.
+    pub(super) owners: BTreeMap<Vec<u8>, (u64, bool)>,
+    /// Keys that are about to move.
+    pub(super) frozen: BTreeSet<Vec<u8>>,
+    later_of_key: BTreeMap<(Topic, Vec<u8>), BTreeSet<Seq>>,
     pub(super) deny: bool,
 }
 
@@ -57,8 +64,12 @@ impl Receiver {
                             detail: String::new(),
                         });
                         continue;
+                    } else if let Some(elsewhere) = self.elsewhere(&sent) {
+                        refused.push(elsewhere);
+                        continue;
                     } else if self.seen.insert(sent.seq) {
                         self.arrivals.push((sent.seq, kind));
+                        self.fresh.push(sent.seq);
                     } else {
                         self.duplicates += 1;
                     }
@@ -81,10 +92,40 @@ impl Receiver {
         }
     }
 
+    /// Epoch of a key, and whether it belongs to this unit.
+    pub(super) fn owner(&self, key: &[u8]) -> (u64, bool) {
+        self.owners.get(key).copied().unwrap_or((1, true))
+    }
+
+    /// As `engine::judge` and `arrivals::later` have it.
+    fn elsewhere(&mut self, sent: &Sent) -> Option<Refused> {
+        let message = &sent.message;
+        let key = message
+            .key
+            .as_ref()
+            .filter(|_| message.routed > 0 && !self.seen.contains(sent.seq))?;
+        let key = key.key.to_vec();
+        let later = self
+            .later_of_key
+            .entry((message.topic.clone(), key.clone()))
+            .or_default();
+        let behind = later.first().is_some_and(|lowest| *lowest < sent.seq);
+        let (epoch, ours) = self.owners.get(&key).copied().unwrap_or((1, true));
+        let refused = match (ours, epoch > message.routed) {
+            (true, _) if !behind && !self.frozen.contains(&key) => return None,
+            (false, true) if !behind => Refused::moved(sent.seq, &"elsewhere".parse().unwrap(), epoch),
+            _ => Refused::new(sent.seq, FROZEN, String::new()),
+        };
+        if !UNORDERED.contains(&message.topic.as_str()) {
+            later.insert(sent.seq);
+        }
+        Some(refused)
+    }
+
     /// As `arrivals::later` has it, for topics that are ordered.
     fn is_full(&mut self, sent: &Sent) -> bool {
         let topic = &sent.message.topic;
-        let keyed = sent.message.key.is_some() && !["loose", "last"].contains(&topic.as_str());
+        let keyed = sent.message.key.is_some() && !UNORDERED.contains(&topic.as_str());
         let later = self.later.entry(topic.clone()).or_default();
         let behind = keyed && later.first().is_some_and(|lowest| *lowest < sent.seq);
         let full = behind || self.full.contains(topic);
@@ -95,8 +136,11 @@ impl Receiver {
     }
 
     fn came(&mut self, seq: Seq) {
-        for later in self.later.values_mut() {
+        for later in self.later.values_mut().chain(self.later_of_key.values_mut()) {
             later.remove(&seq);
         }
     }
 }
+
+/// Topics without order.
+pub(super) const UNORDERED: [&str; 2] = ["loose", "last"];

@@ -83,6 +83,10 @@ impl World {
             if wire.up {
                 wire.back.push_back(answer);
             }
+            for seq in std::mem::take(&mut self.receiver.fresh) {
+                let message = self.accepted[&seq].clone();
+                self.came(&message);
+            }
         }
     }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::super::{Outbox, OutboxSnapshot};
-use super::receiver::Receiver;
+use super::super::{Outbox, OutboxSnapshot, Stay, key_hash};
+use super::receiver::{Receiver, UNORDERED};
 use super::wire::Wire;
 use crate::model::{GapReason, Geo, Key, Message, MessageId, Metadata, Name, Place, Seq, Topic, UnixMillis};
 use crate::queue::api::Output;
@@ -28,6 +28,8 @@ pub(super) enum Pending {
     Gap((Seq, Seq), GapReason, Vec<(Topic, u64)>),
     Dead(Seq, Box<DeadWish>),
     Relayed(Vec<(Seq, Seq)>, Vec<(Topic, u64)>),
+    /// Into the line of the next owner: from this one, or straight from its publisher.
+    Elsewhere(Option<Seq>, Box<Message>),
 }
 
 pub(super) struct World {
@@ -48,6 +50,10 @@ pub(super) struct World {
     pub(super) lost_records: bool,
     /// Each message that is stored is checked against M-C2; that is slow.
     pub(super) checks_live: bool,
+    /// Messages with a key name the epoch of its owner.
+    pub(super) routes: bool,
+    /// The number that came last of each key, to the receiver or into the line of the next owner (M-C1).
+    came: BTreeMap<(Topic, Bytes), u64>,
     made: u64,
     pub(super) reads_made: u64,
     pub(super) next_lane: u64,
@@ -100,6 +106,8 @@ impl World {
             wake: None,
             lost_records: false,
             checks_live: false,
+            routes: false,
+            came: BTreeMap::new(),
             made: 0,
             reads_made: 0,
             next_lane: 1,
@@ -124,18 +132,57 @@ impl World {
             deadline: ttl.map(|ttl| UnixMillis(self.now.wall.0 + ttl)),
             visited: Vec::new(),
             redrives: 0,
+            routed: 0,
             attributes: Metadata::default(),
             body: Bytes::from(vec![0; size]),
         }
     }
 
+    /// Which line a message belongs to, as `engine::reroute` has it; `false`: that of the next owner.
+    fn belongs_here(&mut self, message: &mut Message) -> bool {
+        let Some(key) = message.key.as_ref().filter(|_| self.routes) else {
+            return true;
+        };
+        let (epoch, ours) = self.receiver.owner(&key.key);
+        message.routed = epoch;
+        let ordered = !UNORDERED.contains(&message.topic.as_str());
+        let home = key_hash(message)
+            .filter(|_| ordered)
+            .and_then(|hash| self.outbox.home(hash));
+        match home {
+            Some((home, Stay::Leaves)) => message.routed = home.min(epoch),
+            Some((home, _)) if !ours && epoch > 1 => message.routed = home.min(epoch - 1),
+            _ => return ours,
+        }
+        true
+    }
+
+    /// A message has reached a unit or its line.
+    pub(super) fn came(&mut self, message: &Message) {
+        if let Some(key) = &message.key
+            && message.routed > 0
+            && !UNORDERED.contains(&message.topic.as_str())
+        {
+            let last = self.came.entry((message.topic.clone(), key.key.clone())).or_default();
+            assert!(*last < message.id.number, "{message:?} came behind {last} (M-C1)");
+            *last = message.id.number;
+        }
+    }
+
     /// Publishes; it is on disk after the next `commit`.
-    pub(super) fn publish(&mut self, message: Message) -> Option<Seq> {
+    pub(super) fn publish(&mut self, mut message: Message) -> Option<Seq> {
+        if !self.belongs_here(&mut message) {
+            self.pending.push_back(Pending::Elsewhere(None, Box::new(message)));
+            return None;
+        }
         let settings = TopicSettings::of(&self.setup.topics, &message.topic)
             .cloned()
             .unwrap_or_default();
         self.outbox.admit(&message.topic, &settings, message.bytes()).ok()?;
         let seq = self.outbox.assign();
+        if message.routed > 0 && !UNORDERED.contains(&message.topic.as_str()) {
+            self.outbox.at_home(seq, key_hash(&message).unwrap(), message.routed);
+        }
         self.pending.push_back(Pending::Stored(seq, Box::new(message), false));
         Some(seq)
     }
@@ -155,6 +202,9 @@ impl World {
             if let Pending::Stored(seq, message, _) = &write {
                 self.disk.insert(*seq, (**message).clone());
                 self.accepted.insert(*seq, (**message).clone());
+            }
+            if let Pending::Elsewhere(_, message) = &write {
+                self.came(message);
             }
             let expected = match &write {
                 Pending::Stored(_, message, _) if self.checks_live => Some(self.expects_live(message)),
@@ -182,6 +232,11 @@ impl World {
                         panic!()
                     };
                     Pending::Dead(seq, wish)
+                }
+                Write::Reroute(wish) => {
+                    let mut message = wish.message;
+                    message.routed = wish.epoch;
+                    Pending::Elsewhere(Some(wish.from.1), Box::new(message))
                 }
                 other => panic!("{other:?}"),
             });
@@ -222,6 +277,9 @@ impl World {
     pub(super) fn poll(&mut self) -> Option<Duration> {
         let mut fx = Effects::default();
         self.wake = self.outbox.poll(self.now, &mut fx);
+        let mut begun = self.outbox.moves().collect();
+        let again = self.outbox.move_out(self.now, &mut begun, &mut fx);
+        self.wake = self.wake.into_iter().chain(again).min();
         self.take(fx);
         self.wake
     }
@@ -317,7 +375,8 @@ fn apply(outbox: &mut Outbox, now: Now, record: &Pending, recovery: bool, fx: &m
         Pending::Gap(seqs, reason, counts) => outbox.on_gap(now, *seqs, *reason, counts, fx),
         Pending::Dead(seq, wish) => outbox.on_dead(now, *seq, &wish.message.topic, fx),
         Pending::Relayed(seqs, counts) if recovery => outbox.on_relayed(seqs, counts),
-        Pending::Relayed(..) => {}
+        Pending::Elsewhere(Some(seq), message) => outbox.on_rerouted(now, *seq, message, &name("elsewhere"), fx),
+        Pending::Elsewhere(None, _) | Pending::Relayed(..) => {}
     }
 }
 

@@ -107,7 +107,7 @@ fn open(raw: &Raw) -> Result<ToReceiver, FrameError> {
 }
 
 fn gap(raw: &Raw) -> Result<ToReceiver, FrameError> {
-    let (mut first, mut last, mut reason) = (None, None, None);
+    let (mut first, mut last, mut reason, mut cause) = (None, None, None, None);
     let mut rest: &[u8] = &raw.block;
     while let Some((tag, value)) = raw.take(&mut rest)? {
         match tag {
@@ -116,6 +116,10 @@ fn gap(raw: &Raw) -> Result<ToReceiver, FrameError> {
             tag::REASON => {
                 let code = u8::try_from(raw.number(tag, value)?).ok();
                 reason = Some(code.and_then(GapReason::from_code).ok_or(raw.bad(tag))?);
+            }
+            tag::CAUSE => {
+                let code = u8::try_from(raw.number(tag, value)?).ok();
+                cause = code.and_then(GapReason::from_code);
             }
             unknown => raw.skip(unknown)?,
         }
@@ -128,7 +132,7 @@ fn gap(raw: &Raw) -> Result<ToReceiver, FrameError> {
     Ok(ToReceiver::Gap {
         batch: raw.id,
         seqs: (first, last),
-        reason: needed(raw, reason, "a reason")?,
+        reason: cause.unwrap_or(needed(raw, reason, "a reason")?),
     })
 }
 

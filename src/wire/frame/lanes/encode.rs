@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::{BufMut, BytesMut};
 
 use super::{LEN_BYTES, NUMBERS_MAX, RUNS_MAX, TELL_DELIVERED, TEXT_BYTES_MAX};
-use crate::model::Seq;
 use crate::model::lanes::{LaneKind, Refused, Sent, ToReceiver, ToSender};
+use crate::model::{GapReason, Seq};
 use crate::wire::frame::encode::{begin, finish};
 use crate::wire::frame::{clip, count, kind, tag};
 use crate::wire::{attributes, message};
@@ -37,7 +37,10 @@ pub fn put_to_receiver(out: &mut BytesMut, frame: &ToReceiver) {
             let put = |out: &mut BytesMut| {
                 attributes::put_number(out, tag::FIRST, seqs.0);
                 attributes::put_number(out, tag::LAST, seqs.1);
-                attributes::put_number(out, tag::REASON, reason.code().into());
+                attributes::put_number(out, tag::REASON, known_to_all(*reason).code().into());
+                if known_to_all(*reason) != *reason {
+                    attributes::put_number(out, tag::CAUSE, reason.code().into());
+                }
             };
             end_with(out, start, put);
         }
@@ -151,4 +154,13 @@ fn put_number(out: &mut BytesMut, before: &mut Seq, seq: Seq) {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The reason that relays are told which end a lane when they do not know the true one: for them as for all, what is skipped is
+/// not missed.
+fn known_to_all(reason: GapReason) -> GapReason {
+    match reason {
+        GapReason::Rerouted => GapReason::Purged,
+        reason => reason,
+    }
 }

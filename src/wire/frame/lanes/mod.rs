@@ -15,7 +15,7 @@
 //! 24 ENDED          0                                ended: number | word | text
 //! ```
 //! A number is the difference to the one before in its frame, the first one to 0, as a zigzag varint. A word or text is
-//! its length as varint, then its bytes; runs are varints.
+//! its length as varint, then its bytes; runs are varints. The text of the word `moved` is an epoch in decimal, a space and a unit.
 //!
 //! # Invariants
 //! - F4. What a frame makes a reader allocate is bounded by the bytes of the frame, and these by [`FRAME_BYTES_MAX`].

@@ -21,6 +21,7 @@ fn message(number: u64, body: Vec<u8>) -> Message {
         deadline: None,
         visited: vec![name("a")],
         redrives: 0,
+        routed: 0,
         attributes: Metadata::default(),
         body: body.into(),
     }
@@ -184,6 +185,10 @@ fn a_frame_of_a_lane_that_breaks_a_rule_is_refused() {
         LaneDecoder::fed(&gap).to_receiver(),
         Err(FrameError::Attributes { kind: 18, .. })
     ));
+    // A cause that a later version knows.
+    let gap = frame(18, &[35, 1, 5, 36, 1, 5, 23, 1, 4, 39, 1, 99], &[]);
+    let (gap, _) = LaneDecoder::fed(&gap).to_receiver().unwrap().unwrap();
+    assert_eq!(gap, skipped(GapReason::Expired));
     check(
         &frame(16, &[33, 1, 1], &[]),
         FrameError::Missing {
@@ -204,6 +209,23 @@ fn a_frame_of_a_lane_that_breaks_a_rule_is_refused() {
             base: 9
         }
     );
+}
+
+// A relay that does not know the word ends the lane, and with the next lane it comes again.
+#[test]
+fn relays_that_know_nothing_of_moves_are_told_that_what_moved_was_purged() {
+    let mut bytes = BytesMut::new();
+    put_to_receiver(&mut bytes, &skipped(GapReason::Rerouted));
+    let attributes: &[u8] = &[35, 1, 5, 36, 1, 5, 23, 1, 5, 39, 1, 6];
+    assert!(bytes.ends_with(attributes), "{bytes:?}");
+}
+
+fn skipped(reason: GapReason) -> ToReceiver {
+    ToReceiver::Gap {
+        batch: 1,
+        seqs: (5, 5),
+        reason,
+    }
 }
 
 impl LaneDecoder {

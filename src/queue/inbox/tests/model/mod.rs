@@ -331,7 +331,7 @@ impl Model {
 
 fn copy(write: &Write) -> Option<Logged> {
     match write {
-        Write::Then(_) => None,
+        Write::Reroute(_) | Write::Then(_) => None,
         Write::Dead(wish) => Some(Logged::Dead(wish.clone())),
         Write::Record(record) => Some(Logged::Record(record.clone())),
     }

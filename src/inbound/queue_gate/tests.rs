@@ -1,0 +1,286 @@
+//! The gate of the queue while keys move.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::model::Name;
+use crate::queue::Inlet;
+use crate::routing::lease::LeaseState;
+use crate::routing::record::{
+    Batch, Book, Change, Epoch, MoveId, Node, NodeId, OpId, Record, RecordId, Rev, SessionId, Snapshot, State, Target,
+};
+use crate::routing::{Handle, Routes, Rule, Settings};
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+fn key(text: &str) -> Key {
+    Key {
+        dimension: Bytes::from_static(b"cid"),
+        key: Bytes::copy_from_slice(text.as_bytes()),
+    }
+}
+
+fn rule(unit: &str) -> Rule {
+    Rule {
+        dimension: name("cid"),
+        unit: name(unit),
+        keys: Vec::new(),
+        prefix: None,
+        range: None,
+        hash: None,
+        default: true,
+    }
+}
+
+/// By settings: unit `a` owns everything of dimension `cid`.
+fn settings() -> RouteTable {
+    let settings = Settings {
+        dimensions: vec![name("cid")],
+        rules: vec![rule("a")],
+        ..Settings::default()
+    };
+    RouteTable::build(&settings, &name("a"), [&name("b")]).unwrap()
+}
+
+/// By a route store: unit `a` does.
+fn table() -> RouteTable {
+    let book = Book {
+        units: ["a", "b"].map(name).to_vec(),
+        dimensions: vec![serde_json::from_value(serde_json::json!({ "name": "cid" })).unwrap()],
+        rules: vec![(1, rule("a"))],
+    };
+    let routes = Routes::from_snapshot(&Snapshot {
+        epoch: Epoch::new(0, Rev(1)),
+        seed: 1,
+        changes: vec![Change {
+            rev: Rev(1),
+            id: RecordId::Book,
+            record: Some(Record::Book(book)),
+        }],
+    });
+    settings().with_routes(Arc::new(routes))
+}
+
+fn id(text: &str) -> NodeId {
+    NodeId::Key {
+        dimension: name("cid"),
+        key: text.into(),
+    }
+}
+
+/// The table after something was decided about a key.
+fn decide(table: &RouteTable, key: &str, unit: &str, state: State) -> RouteTable {
+    let routes = table.routes().unwrap();
+    let (prev, rev) = (routes.rev(), routes.rev().next());
+    let node = Node {
+        id: id(key),
+        target: Target::Unit(name(unit)),
+        state,
+        rev,
+        previous: None,
+        op: OpId(0),
+        reason: String::new(),
+    };
+    let change = Change {
+        rev,
+        id: RecordId::Node(id(key)),
+        record: Some(Record::Node(node)),
+    };
+    let changes = vec![change];
+    table.with_routes(Arc::new(routes.apply(&Batch { prev, rev, changes }).unwrap()))
+}
+
+fn routes_of(table: &RouteTable) -> Arc<Routes> {
+    Arc::clone(table.routes().unwrap())
+}
+
+fn frozen(by: u64) -> State {
+    State::Frozen {
+        to: name("b"),
+        by: MoveId(by),
+    }
+}
+
+fn drain(key: &str, by: u64, rev: u64) -> Drain {
+    Drain {
+        by: MoveId(by),
+        node: id(key),
+        rev: Rev(rev),
+    }
+}
+
+struct World {
+    routing: Handle,
+    inlet: Arc<Inlet>,
+    answers: crossing::Sender<Output>,
+    drains: mpsc::Sender<Drain>,
+    drained: mpsc::Receiver<(GateId, Drain)>,
+    task: JoinHandle<()>,
+}
+
+impl World {
+    fn new(table: RouteTable) -> Self {
+        let routing = Handle::new(table);
+        let (queue, inlet) = queue::Handle::new(1);
+        let (answers, from_queue) = crossing::pipe();
+        let (drains, asked) = mpsc::channel(8);
+        let (told, drained) = mpsc::channel(8);
+        let gate = QueueGate::new(QueueGateParts {
+            unit: name("a"),
+            routing: routing.clone(),
+            claims: None,
+            queue,
+            answers: from_queue,
+            drains: asked,
+            drained: told,
+        });
+        let local = tokio::runtime::Handle::current();
+        let task = local.spawn(gate.run(CancellationToken::new()));
+        Self {
+            routing,
+            inlet,
+            answers,
+            drains,
+            drained,
+            task,
+        }
+    }
+
+    /// What the queue got, once the gate has nothing to do.
+    async fn inputs(&self) -> Vec<Input> {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        let mut inputs = Vec::new();
+        self.inlet.wake();
+        self.inlet.take(&mut inputs, Duration::ZERO);
+        inputs
+    }
+
+    fn answer(&self, number: u64, messages: u64) {
+        let ticket = ticket(number);
+        self.answers.push(Output::Undelivered { ticket, messages });
+    }
+}
+
+#[tokio::test]
+async fn a_freeze_is_reported_when_the_queue_says_that_nothing_waits() {
+    // G6, R-3.9 S4
+    let table = decide(&table(), "x", "a", frozen(7));
+    let mut world = World::new(table.clone());
+    // One that is over, or not in force here, is not asked about.
+    for over in [drain("x", 7, 1), drain("x", 8, 2), drain("y", 7, 2)] {
+        world.drains.send(over).await.unwrap();
+    }
+    assert!(world.inputs().await.is_empty());
+    world.drains.send(drain("x", 7, 2)).await.unwrap();
+    let inputs = world.inputs().await;
+    let [Input::Ask(question)] = &inputs[..] else {
+        panic!("{inputs:?}")
+    };
+    assert!(question.until_none && question.keys.contains(&key("x")) && !question.keys.contains(&key("y")));
+    assert!(world.drained.try_recv().is_err());
+    world.answer(question.ticket.number + 1, 0);
+    world.answer(question.ticket.number, 0);
+    world.inputs().await;
+    assert_eq!(world.drained.try_recv().unwrap(), (GateId::Queue, drain("x", 7, 2)));
+    assert!(world.drained.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_question_is_taken_back_when_its_freeze_is_over() {
+    // G7
+    let before = decide(&table(), "x", "a", frozen(7));
+    let mut world = World::new(before.clone());
+    world.drains.send(drain("x", 7, 2)).await.unwrap();
+    let inputs = world.inputs().await;
+    let [Input::Ask(question)] = &inputs[..] else {
+        panic!("{inputs:?}")
+    };
+    // Something that waits for routes is to look again: not the queue.
+    world.routing.wake();
+    assert!(world.inputs().await.is_empty());
+    // Another key: the question stays, and the queue looks again at what waits for routes.
+    let other = decide(&before, "y", "b", State::Active);
+    world.routing.replace_routes(&routes_of(&other));
+    assert!(matches!(world.inputs().await[..], [Input::Routes]));
+    world
+        .routing
+        .replace_routes(&routes_of(&decide(&other, "x", "a", State::Active)));
+    let inputs = world.inputs().await;
+    assert!(matches!(&inputs[..], [Input::Routes, Input::Withdraw(ticket)] if *ticket == question.ticket));
+    world.answer(question.ticket.number, 0);
+    world.inputs().await;
+    assert!(world.drained.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_later_freeze_takes_the_place_of_the_one_before() {
+    // G7
+    let first = decide(&table(), "x", "a", frozen(7));
+    let mut world = World::new(first.clone());
+    world.drains.send(drain("x", 7, 2)).await.unwrap();
+    world.inputs().await;
+    world
+        .routing
+        .replace_routes(&routes_of(&decide(&first, "x", "a", frozen(7))));
+    world.inputs().await;
+    world.drains.send(drain("x", 7, 3)).await.unwrap();
+    let inputs = world.inputs().await;
+    let [Input::Ask(question)] = &inputs[..] else {
+        panic!("{inputs:?}")
+    };
+    world.answer(question.ticket.number - 1, 0);
+    world.answer(question.ticket.number, 0);
+    world.inputs().await;
+    assert_eq!(world.drained.try_recv().unwrap(), (GateId::Queue, drain("x", 7, 3)));
+    assert!(world.drained.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn the_gate_ends_with_the_queue() {
+    let world = World::new(table());
+    drop(world.answers);
+    world.task.await.unwrap();
+}
+
+#[test]
+fn owners_of_keys_are_what_the_routes_say() {
+    let owners = |table: RouteTable, unit: &str| KeyOwners::new(Handle::new(table), name(unit), None);
+    let of = |table: RouteTable, text: &str| {
+        let owners = owners(table, "a");
+        let mut lease = LeaseState::default();
+        lease.opened(SessionId(1), Rev(1), boot_time());
+        owners.routing.set_lease(lease);
+        owners.of(&key(text))
+    };
+    let other = |epoch| Owner::Other { unit: name("b"), epoch };
+    // The settings know no epochs.
+    assert_eq!(of(settings(), "x"), Owner::Ours);
+    let at_b = owners(settings(), "b");
+    assert_eq!(at_b.of(&key("x")), Owner::Settings(name("a")));
+    let unknown = Key {
+        dimension: Bytes::from_static(b"other"),
+        ..key("x")
+    };
+    assert_eq!(at_b.of(&unknown), Owner::Unknown);
+    // Nothing of the store is here.
+    assert_eq!(of(settings().awaiting_routes(), "x"), Owner::Frozen);
+    let table = table();
+    assert_eq!(of(table.clone(), "x"), Owner::Ours);
+    assert_eq!(
+        owners(table.clone(), "a").of(&key("x")),
+        Owner::Frozen,
+        "without a session (G8)"
+    );
+    let table = decide(&table, "x", "a", frozen(7));
+    assert_eq!(of(table.clone(), "x"), Owner::Frozen);
+    assert_eq!(of(table.clone(), "y"), Owner::Ours);
+    let table = decide(&table, "x", "b", State::Active);
+    assert_eq!(of(table, "x"), other(3));
+}
