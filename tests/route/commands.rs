@@ -76,7 +76,7 @@ fn a_move_names_what_and_how() {
     let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("route-keys.csv");
     std::fs::write(&file, "uid,7,c\nuid,base64:/w==\n").unwrap();
     let line = format!(
-        "route move --key uid=1 --rule uid=3 --buckets uid=0-99 --file {} --to b --reason hall_3_closes --hooks --parallel 2 \
+        "route move --key uid=1 --rule uid=3 --buckets uid=0-99 --file {} --to b --reason hall_3_closes --parallel 2 \
          --freeze-budget 1s --trail 10m --dry-run",
         file.display()
     );
@@ -94,7 +94,7 @@ fn a_move_names_what_and_how() {
                 {"buckets": {"dimension": "uid", "from": 0, "to": 100}}, key("7"), key("base64:/w=="),
             ],
             "options": {
-                "hooks": true, "mirror": false, "parallel": 2, "freeze_budget": "1s", "copy_limit": "1h", "trail": "10m",
+                "hooks": false, "mirror": false, "parallel": 2, "freeze_budget": "1s", "copy_limit": "1h", "trail": "10m",
             },
         }),
     );

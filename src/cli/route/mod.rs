@@ -157,18 +157,12 @@ struct Move {
     /// Why; shown to whoever looks
     #[arg(long, value_name = "TEXT", default_value_t)]
     reason: String,
-    /// Ask the application's OwnerControl service at each step
-    #[arg(long)]
-    hooks: bool,
     /// Keys, buckets or rules under way at once
     #[arg(long, value_name = "N", default_value_t = MoveOptions::default().parallel, value_parser = clap::value_parser!(u16).range(1..))]
     parallel: u16,
     /// Longest time one may be frozen before it goes back
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = humantime::parse_duration)]
     freeze_budget: Duration,
-    /// Longest time the application may copy one
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
-    copy_limit: Duration,
     /// How long the old owner remembers where it went
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
     trail: Duration,
@@ -241,10 +235,8 @@ impl Move {
             what: self.what.all()?,
             to: self.to.clone(),
             options: MoveOptions {
-                hooks: self.hooks,
                 parallel: self.parallel,
                 freeze_budget: self.freeze_budget,
-                copy_limit: self.copy_limit,
                 trail: self.trail,
                 ..MoveOptions::default()
             },

@@ -11,7 +11,7 @@ use super::relay::{Input, Life};
 use super::{Event, World};
 use crate::control::claims::ClaimKey;
 use crate::control::ledger::{Ledger, check_asked, check_claims};
-use crate::control::store::{Opened, Reading, RelayStanding, StoreError};
+use crate::control::store::{Opened, RelayStanding, StoreError};
 use crate::model::UnitId;
 use crate::routing::record::{
     Claim, Commit, Committed, Epoch, FreezeAck, Lease, NodeId, OpId, Record, RecordId, RelayId, Rev, SessionId,
@@ -52,10 +52,8 @@ pub(super) struct Question {
 pub(super) enum Ask {
     Claim(Vec<Claim>),
     Claims(Vec<ClaimKey>),
-    Close(SessionId),
     Commit(Box<Commit>),
     Open(RelayId),
-    Read(Vec<RecordId>),
     Renew(SessionId),
     Report(Vec<FreezeAck>),
     Snapshot,
@@ -71,7 +69,6 @@ pub(super) enum Answer {
     Fine,
     Found(Vec<Option<Claim>>),
     Opened(Opened),
-    Read(Reading),
     Snapshot(Box<Snapshot>),
     Standing(Vec<RelayStanding>),
 }
@@ -159,7 +156,6 @@ impl World {
         Some(match ask {
             Ask::Snapshot => Answer::Snapshot(Box::new(self.store.snapshot())),
             Ask::Watch(from) => return self.watch(life, number, from),
-            Ask::Read(ids) => Answer::Read(self.store.ledger.read(&ids)),
             Ask::Commit(commit) => match check_asked(&commit).and_then(|()| self.commit(*commit)) {
                 Ok(committed) => Answer::Committed(committed),
                 Err(error) => Answer::Failed(error),
@@ -173,14 +169,6 @@ impl World {
                 Answer::Opened(self.store.ledger.opened(record, now))
             }
             Ask::Renew(session) => fine(self.store.ledger.renew(session, now)),
-            Ask::Close(session) => {
-                let closing = self.store.ledger.closing(session, OpId(self.dice.u128(..)));
-                if let Some((relay, commit)) = closing {
-                    self.commit(commit).unwrap();
-                    self.store.ledger.forgotten(&relay);
-                }
-                Answer::Fine
-            }
             Ask::Report(acks) => {
                 let acks: Vec<_> = acks.into_iter().map(|ack| self.as_reported(ack)).collect();
                 let drained = acks.iter().filter(|ack| ack.drained);
