@@ -14,11 +14,11 @@ pub(super) struct Asking {
 
 impl Asking {
     /// The command; `default` if there is none.
-    pub(super) fn read<C: DeserializeOwned>(&self, default: C, area: &str) -> Result<C, Response> {
+    pub(super) fn read<C: DeserializeOwned>(&self, default: C, area: &str) -> Result<C, Box<Response>> {
         match self.command.as_deref().map(serde_json::from_str) {
             None => Ok(default),
             Some(Ok(command)) => Ok(command),
-            Some(Err(error)) => Err(bad_command(&error, area)),
+            Some(Err(error)) => Err(Box::new(bad_command(&error, area))),
         }
     }
 }

@@ -28,7 +28,7 @@ type Shared = State<Arc<Parts>>;
 pub(super) async fn read(State(parts): Shared, Query(query): Query<Asking>) -> Response {
     let command = match query.read(Command::Status, AREA) {
         Ok(command) => command,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     if command.changes() || command.shows_bodies() {
         let text = "this changes something or shows bodies of messages; send it with POST\n";

@@ -30,7 +30,7 @@ pub trait RouteDesk: Send + Sync {
 
 impl RouteDesk for Operator {
     fn ask(&self, command: Command) -> Pin<Box<dyn Future<Output = Answer> + Send + '_>> {
-        let now = u64::try_from(wall_clock().as_secs()).unwrap_or_default();
+        let now = wall_clock().as_secs();
         let dice = fastrand::u128(..);
         Box::pin(async move {
             match self.answer(command, now, dice).await {
@@ -45,7 +45,7 @@ impl RouteDesk for Operator {
 pub(super) async fn read(State(parts): Shared, Query(query): Query<Asking>) -> Response {
     let command = match query.read(Command::Status, AREA) {
         Ok(command) => command,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     if command.changes() {
         let text = "this changes something; send it with POST\n";

@@ -88,11 +88,11 @@ pub(super) fn keys(text: &str) -> Vec<Result<Line, String>> {
         return from_json(text);
     }
     let mut rows = rows(text).into_iter().peekable();
-    let named = rows.next_if(|(_, row)| {
+    let first = rows.next_if(|(_, row)| {
         row.as_ref()
             .is_ok_and(|row| row.first().is_some_and(|cell| cell == "dimension"))
     });
-    let columns = match named.map(|(_, row)| row) {
+    let columns = match first.map(|(_, row)| row) {
         Some(Ok(names)) => Columns::named(&names),
         _ => Ok(Columns::PLAIN),
     };

@@ -157,7 +157,7 @@ struct Move {
     /// Why; shown to whoever looks
     #[arg(long, value_name = "TEXT", default_value_t)]
     reason: String,
-    /// Ask the application's OwnerControl service at each step
+    /// Ask the application's service for moves (`OwnerControl`) at each step
     #[arg(long)]
     hooks: bool,
     /// Keys, buckets or rules under way at once
