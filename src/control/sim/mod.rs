@@ -116,7 +116,7 @@ impl World {
             subjects: keys::subjects(),
             net: Net::new(),
             tokens: Tokens::new(),
-            witness: Witness::new(store.snapshot(), keys::subjects()),
+            witness: Witness::new(&store.snapshot(), keys::subjects()),
             store,
             relays,
             coordinators: Coordinators::default(),

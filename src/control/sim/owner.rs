@@ -69,13 +69,12 @@ impl World {
         }
         self.issue_token(life, subject, &decision, request.token);
         let request = request.clone();
-        match registered {
-            Some(registered) => self.serve(life, shard, registered, &request, at),
-            None => {
-                let time = self.dice.u64(100..20_000);
-                let late = Late { request, shard, trail };
-                self.plan_for(life, time, Input::Register(Box::new(late)));
-            }
+        if let Some(registered) = registered {
+            self.serve(life, shard, registered, &request, at);
+        } else {
+            let time = self.dice.u64(100..20_000);
+            let late = Late { request, shard, trail };
+            self.plan_for(life, time, Input::Register(Box::new(late)));
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 /// A mistake.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Planted {
+pub(in crate::control) enum Planted {
     /// The barrier does not wait for relays that have not been heard of for a second.
     SessionsNotWaitedFor,
     /// A relay takes a key that has been frozen for two seconds for its own again (R-D4).

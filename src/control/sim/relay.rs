@@ -269,7 +269,7 @@ impl World {
                 keeper.on_feed_ended(&error, now, dice);
             }
             (Asked::Open, Answer::Opened(opened)) => {
-                let epoch = if hasty { Default::default() } else { opened.epoch };
+                let epoch = if hasty { Epoch::default() } else { opened.epoch };
                 keeper.on_opened(&Ok(Opened { epoch, ..opened }), now, dice);
                 let session = (life, opened.session, opened.epoch.rev());
                 self.witness.on_opened(session);

@@ -31,10 +31,10 @@ pub(super) struct Witness {
 type Seen = (UnitId, u64, Standing, Rev);
 
 impl Witness {
-    pub(super) fn new(snapshot: Snapshot, subjects: Vec<Subject>) -> Self {
+    pub(super) fn new(snapshot: &Snapshot, subjects: Vec<Subject>) -> Self {
         Self {
             wrong: None,
-            truth: Truth::new(&snapshot, subjects),
+            truth: Truth::new(snapshot, subjects),
             running: BTreeMap::new(),
             newest: BTreeMap::new(),
             seen: BTreeMap::new(),
