@@ -24,7 +24,7 @@ impl Net {
 
 impl World {
     /// Something goes from one to another; it may come late, twice or never.
-    #[expect(clippy::needless_pass_by_value, reason = "it is gone for whoever sent it")]
+    #[expect(clippy::needless_pass_by_value, reason = "what is sent is gone")]
     pub(super) fn send(&mut self, from: Spot, to: Spot, event: Event) {
         if self.net.cut.contains(&(from, to)) {
             return;
