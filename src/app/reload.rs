@@ -137,6 +137,9 @@ impl Reload {
         }
         if next.routing != self.settings.routing || next.units != self.settings.units {
             self.shared.routing.replace_rules(&routes);
+            if let Some(ways) = &self.shared.routes {
+                ways.configured.store(Arc::new(next.route_book()));
+            }
         }
         let policies = policies(&next);
         self.shared.policies.store(Arc::new(policies.clone()));

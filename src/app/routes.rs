@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -49,6 +50,8 @@ pub(super) struct Ways {
     pub(super) drained: mpsc::Sender<(GateId, Drain)>,
     /// Answers operators, as soon as the store is open.
     pub(super) operator: Arc<LateOperator>,
+    /// What the settings in force would publish.
+    pub(super) configured: Arc<ArcSwap<Book>>,
     drains: Mutex<Vec<Option<mpsc::Receiver<Drain>>>>,
 }
 
@@ -119,6 +122,7 @@ pub(super) fn ways(settings: &Settings, shards: usize, answers: Receiver<Output>
         claims: claims.clone(),
         drained,
         operator: Arc::default(),
+        configured: Arc::new(ArcSwap::from_pointee(settings.route_book())),
         drains: Mutex::new(drains),
     };
     let ends = Ends {
@@ -209,7 +213,7 @@ async fn live(
         gates: ends.gates,
         drained: ends.drained,
         saved: shared.data_dir.join(COPY),
-        book: book.clone(),
+        book,
         metrics: shared.series.routes.clone(),
     });
     let known_max = shared.settings.routes.claims_known_max;
@@ -221,7 +225,8 @@ async fn live(
         known_max,
     );
     if let Some(routes) = &shared.routes {
-        let _ = routes.operator.0.set(operator(shared, Arc::clone(&store), book));
+        let operator = operator(shared, Arc::clone(&store), Arc::clone(&routes.configured));
+        let _ = routes.operator.0.set(operator);
     }
     if up.send(Ok(())).is_err() {
         return;
@@ -252,7 +257,7 @@ fn queue_gate(shared: &Shared, ends: QueueEnds) -> QueueGate {
 }
 
 /// Answers operators.
-fn operator(shared: &Shared, store: Arc<dyn Store>, book: Book) -> Operator {
+fn operator(shared: &Shared, store: Arc<dyn Store>, configured: Arc<ArcSwap<Book>>) -> Operator {
     let settings = &shared.settings;
     let kept = match settings.route_authority() {
         Some(authority) => format!("embedded at {authority}"),
@@ -269,7 +274,7 @@ fn operator(shared: &Shared, store: Arc<dyn Store>, book: Book) -> Operator {
         store,
         routing: shared.routing.clone(),
         place: shared.place.clone(),
-        configured: Arc::new(move || book.clone()),
+        configured: Arc::new(move || Book::clone(&configured.load())),
         view: Arc::new(view),
         in_flight_max: settings.routes.in_flight_max,
         copy_wait: operator::COPY_WAIT,

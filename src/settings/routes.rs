@@ -1,5 +1,7 @@
 //! Whether `[routes]` fits together, and with the dimensions and units of the other tables.
 
+use std::collections::BTreeSet;
+
 use super::{Problems, Settings, path};
 use crate::control::{DimensionSettings, PlacementKind, StoreKind};
 use crate::model::Name;
@@ -35,10 +37,13 @@ impl Settings {
         }
     }
 
-    /// What a new store begins with: the dimensions, units and rules of these settings.
+    /// What a new store begins with: the dimensions and rules of these settings, and the units of this Geo. Units of other Geos
+    /// have stores of their own, so no key moves to them or from them; rules may name them.
     pub fn route_book(&self) -> Book {
         let own = self.relay.unit.iter();
-        let units: std::collections::BTreeSet<_> = self.units.keys().chain(own).cloned().collect();
+        let here = |geo| Some(geo) == self.relay.geo.as_ref();
+        let others = self.units.iter().filter(|(_, settings)| here(&settings.geo));
+        let units: BTreeSet<_> = others.map(|(unit, _)| unit).chain(own).cloned().collect();
         let dimension = |name: &Name| {
             let described = self.routes.dimension.iter().find(|spec| spec.name == *name);
             described.map_or_else(|| DimensionSpec::new(name.clone()), DimensionSettings::spec)

@@ -295,3 +295,53 @@ dimension = "uid"
 hash = [0, 50]
 unit = "b"
 "#;
+
+// R-3.2: a store has the units of its Geo; and what is wrong with [routes] is said with what to do.
+#[test]
+fn routes_belong_to_one_geo_and_their_mistakes_are_named() {
+    let folder = Folder::new("routes");
+    let units = "[units.b]\ngeo = \"cn-east\"\n[units.far]\ngeo = \"sg\"\n";
+    let trust = "[peer]\ncertificate = \"c\"\nkey = \"k\"\n[peer.trust]\ncn-east = \"x\"\nsg = \"y\"\n";
+    let routing =
+        "[routing]\ndimensions = [\"uid\"]\n[[routing.rules]]\ndimension = \"uid\"\nunit = \"far\"\ndefault = true\n";
+    let with = |routes: &str| folder.source(&format!("{BASICS}{units}{trust}{routing}{routes}"));
+    let at = "[routes]\nstore = \"embedded\"\n";
+
+    let right = with(&format!("{at}authority = \"a/a-1\"\n"));
+    let checked = right.load().unwrap().check(right.base()).unwrap();
+    let book = checked.settings.route_book();
+    let units: Vec<_> = book.units.iter().map(crate::model::Name::as_str).collect();
+    assert_eq!(units, ["a", "b"], "units of other Geos have their routes elsewhere");
+    assert_eq!(book.rules.len(), 1);
+    assert!(checked.settings.is_route_authority());
+
+    for (routes, text) in [
+        (at.to_owned(), "routes.authority: required with store"),
+        (
+            format!("{at}authority = \"b/b-1\"\n"),
+            "routes.authority_addresses: required",
+        ),
+        (
+            format!("{at}authority = \"far/f-1\"\nauthority_addresses = [\"h:1\"]\n"),
+            "routes belong to one Geo",
+        ),
+        (
+            "[routes]\nstore = \"etcd\"\n".to_owned(),
+            "routes.etcd.endpoints: required",
+        ),
+        (
+            "[[routes.dimension]]\nname = \"cid\"\n".to_owned(),
+            "is not in routing.dimensions",
+        ),
+        (
+            "[[routes.dimension]]\nname = \"uid\"\nnew_keys = [{ percent = 5 }]\n".to_owned(),
+            "set placement = \"claim\"",
+        ),
+    ] {
+        let problems = folder.problems(&with(&routes));
+        assert!(
+            problems.iter().any(|problem| problem.contains(text)),
+            "{routes}: {problems:?}"
+        );
+    }
+}

@@ -387,7 +387,7 @@ fn advice(reason: Reason) -> &'static str {
         Reason::UnitAway => {
             "see whether the relay of the owner runs and can be reached over UDP; calls work again by themselves then"
         }
-        Reason::Undelivered => "do not publish it again before you know why; `strait dlq peek` shows dead letters",
+        Reason::Undelivered => "do not publish it again before you know why; `strait dlq list` shows dead letters",
         Reason::UnknownUnit => "add the unit to [units], or correct its name",
         Reason::UnknownService => "add the service to [services] of the unit that owns the key, or correct its name",
         Reason::UnknownTopic => "add the topic to [topics] of this relay, or correct its name",

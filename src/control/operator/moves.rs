@@ -95,6 +95,13 @@ impl Operator {
         };
         for (id, found) in nodes.into_iter().zip(found) {
             let from = owner(&table, &looked, &id, found, &self.0.place.unit)?;
+            if !routes.book().units.contains(&from) {
+                let text = format!(
+                    "{} belongs to unit {from}, which has its routes elsewhere: keys do not move between Geos",
+                    shown(&id)
+                );
+                return Err(OperatorError::Refused(text));
+            }
             if from == ask.to {
                 plan.there_already += 1;
             } else {

@@ -49,7 +49,7 @@ fn the_same_seed_gives_the_same_life() {
 // R-I1 to R-I11, R-I13 to R-I14
 #[test]
 fn keys_have_one_owner_and_moves_end_whatever_fails() {
-    let (first, seeds) = (setting("SIM_FIRST", 1), setting("SIM_SEEDS", 60));
+    let (first, seeds) = (setting("SIM_FIRST", 1), setting("SIM_SEEDS", 30));
     let run = |seed: u64| match World::new(plan(seed)).run() {
         Ok(_) => {}
         Err(wrong) => panic!("seed {seed}: {wrong}"),

@@ -134,6 +134,12 @@ async fn what_cannot_be_moved_says_why() {
         .await;
     let many = (0..10_001).map(|n| Which::Node(key("org", &n.to_string()))).collect();
     relay.refuses(Command::Move(ask(many, "a")), "at most 10000").await;
+    relay
+        .refuses(
+            moving(Which::Node(key("uid", "far:1")), "a"),
+            "do not move between Geos",
+        )
+        .await;
     let by = MoveId(5);
     relay
         .commit(vec![node(key("org", "k"), "a", State::Migrating { to: unit("b"), by })])
