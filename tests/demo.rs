@@ -420,7 +420,7 @@ fn check_python(grpc: &str) {
 // A configuration in the README that is refused costs a newcomer his first evening.
 #[test]
 fn the_configurations_of_the_readme_are_right() {
-    let [a, b, identities, messages] = blocks("toml").try_into().unwrap();
+    let [a, b, identities, messages, routes] = blocks("toml").try_into().unwrap();
     let a = format!("{a}\n{identities}\n{messages}");
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("readme");
     let _ = fs::remove_dir_all(&folder);
@@ -454,6 +454,11 @@ fn the_configurations_of_the_readme_are_right() {
         let explained = strait(&["explain", "--config", file, "--key", &key]);
         assert!(out(&explained).contains("owner        b"), "{}", out(&explained));
     }
+    let with_routes = fs::read_to_string(folder.join("a.toml")).unwrap() + &routes;
+    let file = folder.join("routes.toml");
+    fs::write(&file, with_routes).unwrap();
+    let checked = strait(&["config", "check", "--config", file.to_str().unwrap()]);
+    assert!(checked.status.success(), "{}", err(&checked));
 }
 
 // Commands that the README shows exist, with these options.

@@ -79,5 +79,9 @@ fn check(book: &Book) -> Result<(), String> {
         let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
         texts.join("; ")
     };
-    RouteTable::build(&settings, first, others).map(drop).map_err(told)
+    // Rules may name units of other Geos; that all units are configured is checked with the settings.
+    let named = book.rules.iter().map(|(_, rule)| &rule.unit);
+    RouteTable::build(&settings, first, others.iter().chain(named))
+        .map(drop)
+        .map_err(told)
 }

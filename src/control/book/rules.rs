@@ -95,6 +95,20 @@ fn takes_nothing(
         .iter()
         .filter(|(_, old)| old.dimension == *dimension)
         .collect();
+    // What was decided about buckets counts again when a rule has them. All are asked for at once: each may have to be read.
+    let buckets = rule.buckets().into_iter().flatten();
+    let of_buckets: Vec<_> = buckets.map(|bucket| decided(&bucket_of(dimension, bucket))).collect();
+    let fits = |of_bucket: &Decided| match of_bucket {
+        Decided::Nothing => true,
+        Decided::Unit(unit) => *unit == rule.unit,
+        Decided::Unclear => false,
+    };
+    if !of_buckets.iter().all(fits) {
+        return Err(format!(
+            "{} is new and has buckets that belong to other units or are being moved; configure shares that leave them out",
+            described(&(id, rule.clone()))
+        ));
+    }
     for narrowed in narrowed(rule, &rules) {
         let owner = owner(narrowed, decided);
         if owner.as_ref() == Some(&rule.unit) {

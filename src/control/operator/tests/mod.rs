@@ -195,7 +195,6 @@ fn book() -> serde_json::Value {
         "dimensions": [{ "name": "cid", "placement": { "claim": [] } }, { "name": "uid" }, { "name": "org" }],
         "rules": [
             [1, { "dimension": "uid", "unit": "b", "prefix": "15" }],
-            [4, { "dimension": "uid", "unit": "of-another-geo", "prefix": "far:" }],
             [2, { "dimension": "uid", "unit": "a", "hash": [0, 50] }],
             [3, { "dimension": "uid", "unit": "b", "hash": [50, 100] }],
         ],

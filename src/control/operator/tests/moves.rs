@@ -107,7 +107,10 @@ async fn what_is_there_already_is_no_move() {
 
 #[tokio::test]
 async fn what_cannot_be_moved_says_why() {
-    let relay = Relay::with("immovable", book()).await;
+    let mut book = book();
+    let far = serde_json::json!([4, { "dimension": "uid", "unit": "of-another-geo", "prefix": "far:" }]);
+    book["rules"].as_array_mut().unwrap().push(far);
+    let relay = Relay::with("immovable", book).await;
     let moving = |what: Which, to: &str| Command::Move(ask(vec![what], to));
     relay.refuses(moving(rule(9), "a"), "there is no rule 9 of uid").await;
     relay.refuses(moving(rule(1), "x"), "unit x is not published").await;
