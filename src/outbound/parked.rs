@@ -138,11 +138,19 @@ impl Rpc {
         })
     }
 
+    /// Parks a call that was refused before it was sent, if it only has to wait.
+    pub(super) fn park_at_once(&self, id: CallId, refused: Refused) -> Result<(), Refused> {
+        if !only_waits(&refused.error) || !self.parts.routing.table().has_store() {
+            return Err(refused);
+        }
+        let wait = Wait::until_known(&refused.error);
+        self.park(id, refused.request, wait)
+    }
+
     /// Parks a call that another relay refused because its key moves; `None` if it is none, or cannot be sent again.
     pub(super) fn park_refused(&self, id: CallId, open: &mut Open, error: &RelayError) -> Option<()> {
         let redirected = error.reason == Reason::WrongUnit && error.owner.is_some() && open.redirects > 0;
-        let moves = matches!(error.reason, Reason::Moving | Reason::NoLease | Reason::RoutesAway) || redirected;
-        if !moves || error.retry != Retry::Safe || !self.parts.routing.table().has_store() {
+        if !(only_waits(error) || redirected && error.retry == Retry::Safe) || !self.parts.routing.table().has_store() {
             return None;
         }
         let request = open.again.as_ref()?;
@@ -224,6 +232,12 @@ enum Looked {
     Fail(RelayError),
     Go(Rc<dyn Callee>, Box<Request>),
     Wait,
+}
+
+/// Whether the owner of the key takes the call in a moment, or another one does.
+fn only_waits(error: &RelayError) -> bool {
+    let waits = matches!(error.reason, Reason::Moving | Reason::NoLease | Reason::RoutesAway);
+    waits && error.retry == Retry::Safe
 }
 
 fn clock() -> Instant {

@@ -170,7 +170,10 @@ impl Rpc {
             redirects: 0,
         });
         let sent = match routed {
-            Routed::To(way) => self.send_first(way, request, id),
+            // The own gate may have a newer copy than the one this was routed by.
+            Routed::To(way) => self
+                .send_first(way, request, id)
+                .or_else(|refused| self.park_at_once(id, refused)),
             Routed::Wait(wait) => self.park(id, request, wait),
         };
         match sent {

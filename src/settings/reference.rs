@@ -60,7 +60,19 @@ const OPEN: [(&str, &str); 8] = [
 ];
 
 /// Lists of tables, each with an example.
-const LISTS: [(&str, &str, &str); 2] = [("ingress", "identities", IDENTITIES), ("routing", "rules", RULES)];
+const LISTS: [(&str, &str, &str); 3] = [
+    ("ingress", "identities", IDENTITIES),
+    ("routing", "rules", RULES),
+    ("routes", "dimension", DIMENSIONS),
+];
+
+const DIMENSIONS: &str = "\
+# [[routes.dimension]]
+# name = \"im.conversation\"
+# placement = \"claim\"          # the first writer has a key that no rule matches; or: \"rules\"
+# owner_lease = \"infinite\"     # or whole seconds from 7s: how long a relay without the store admits writes
+# new_keys = [{ class = \"gold\", to = [{ unit = \"b\", weight = 1 }] }]
+";
 
 const RULES: &str = "\
 # [[routing.rules]]
