@@ -1,4 +1,4 @@
-//! Does what a [`Mover`](super::Mover) says: commits, calls the application, asks how relays stand.
+//! Does what a [`Mover`] says: commits, calls the application, asks how relays stand.
 //!
 //! # Invariants
 //! - D1. Every act of a plan is answered in the end, if only with "the store is away": the mover waits for it.

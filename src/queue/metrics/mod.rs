@@ -49,7 +49,7 @@ pub enum Seen {
     Elsewhere {
         /// The unit.
         unit: UnitId,
-        /// [`FROZEN`](super::lanes::FROZEN) or [`MOVED`](super::lanes::MOVED).
+        /// [`FROZEN`] or [`MOVED`].
         reason: &'static str,
     },
     /// A message was handed to a consumer another time.
