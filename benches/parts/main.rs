@@ -18,6 +18,7 @@
     reason = "a benchmark that cannot go on stops, and owns the clock"
 )]
 
+mod counting;
 mod engine;
 mod frames;
 mod http2;
@@ -36,6 +37,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 criterion_group!(
     parts,
+    counting::bench,
     engine::bench,
     frames::bench,
     http2::bench,

@@ -109,7 +109,7 @@ pub enum RouteError {
         needs: Epoch,
     },
     /// There is a route store, and nothing of it is here yet.
-    #[error("this relay has heard nothing of the route store yet")]
+    #[error("nothing of the route store is here yet; a running relay that hears it says more: strait route get")]
     NoCopy,
     /// A key belongs to a group that belongs to it.
     #[error("the key of dimension {dimension} leads to a group that leads back to it; give one of them a unit")]

@@ -368,21 +368,4 @@ mod tests {
         drop((metrics, pair));
         assert!(text(&registry).contains(r#"outcome="ok",src_unit="a"} 1"#));
     }
-
-    /// Prints what one call costs: `cargo test --release -- --ignored --nocapture cost_of`.
-    #[test]
-    #[ignore = "prints what counting costs; nothing there can fail"]
-    fn cost_of_counting_one_call() {
-        let metrics = CallMetrics::detached().unwrap();
-        let unit = Name::new("a").unwrap();
-        let rounds = 1_000_000_u32;
-        let ok = ended(Outcome::Ok, None);
-        let start = tokio::time::Instant::now();
-        for _ in 0..rounds {
-            let pair = metrics.pair(Direction::Outbound, &unit, &unit);
-            pair.on_started();
-            pair.on_ended(std::hint::black_box(&ok));
-        }
-        println!("{:?} per call", start.elapsed() / rounds);
-    }
 }

@@ -165,7 +165,7 @@ async fn a_slow_reader_misses_nothing() {
 
 /// Writes until somebody kills it, and tells what was acknowledged.
 #[tokio::test]
-#[ignore = "the next test starts and kills it"]
+#[ignore = "not a test by itself: the process that the next test starts and kills"]
 async fn a_writer_to_be_killed() {
     let Ok(folder) = std::env::var(FOLDER) else { return };
     let store = Embedded::open(&PathBuf::from(folder).join("routes"), Hand::default().clock(), 7).unwrap();
