@@ -66,6 +66,14 @@ fn each_verb_is_one_question() {
         &json!({"ask": "publish", "dry_run": false, "who": "ann"}),
     );
     check(
+        "route undo ff --dry-run",
+        &json!({"ask": "undo", "id": "00000000000000ff", "dry_run": true, "who": "ann"}),
+    );
+    check(
+        "route publish --previous --dry-run",
+        &json!({"ask": "publish", "previous": true, "dry_run": true, "who": "ann"}),
+    );
+    check(
         "route forget b/b-1 --stopped",
         &json!({"ask": "forget", "relay": {"unit": "b", "relay": "b-1"}, "is_stopped": true, "who": "ann"}),
     );

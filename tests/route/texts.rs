@@ -155,6 +155,36 @@ fn a_move_says_what_it_does_and_how_far_it_is() {
 }
 
 #[test]
+fn taking_a_move_back_says_what_goes_where() {
+    let plan = |id: Option<&str>, to: &str, from: usize| {
+        let nodes: Vec<_> = (from..from + 2)
+            .map(|n| json!({"id": key(&format!("cid:{n}")), "from": "c"}))
+            .collect();
+        json!({"id": id, "to": to, "nodes": nodes, "there_already": 0})
+    };
+    let plans = [
+        plan(Some("00000000000000f0"), "a", 0),
+        plan(Some("00000000000000f1"), "b", 2),
+    ];
+    check(
+        "route_undo",
+        "route undo ff",
+        json!({"undone": {"plans": plans, "stay": 3}}),
+    );
+    let plans = [plan(None, "a", 0)];
+    check(
+        "route_undo_dry",
+        "route undo ff --dry-run",
+        json!({"undone": {"plans": plans, "stay": 0}}),
+    );
+    check(
+        "route_undo_none",
+        "route undo ff --wait",
+        json!({"undone": {"plans": [], "stay": 0}}),
+    );
+}
+
+#[test]
 fn relays_and_what_is_published() {
     let relay = |name: &str, silent: Option<&str>| json!({"relay": {"unit": "b", "relay": name}, "session": 12, "silent_for": silent, "frozen": 1});
     check(

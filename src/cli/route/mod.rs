@@ -20,7 +20,7 @@ use clap::Subcommand;
 use self::what::What;
 use super::ask::{At, who};
 use super::{CliError, Output, write_json};
-use crate::control::operator::{Answer, Command, GiveAsk, MoveAsk};
+use crate::control::operator::{Answer, Command, GiveAsk, MoveAsk, Undo};
 use crate::model::{Name, UnitId};
 use crate::routing::record::{KeyBytes, MoveId, MoveOptions, RelayId};
 
@@ -32,6 +32,7 @@ Examples:
   strait route move --key im.conversation=cid:1:42 --to b --dry-run
   strait route move --rule im.user=3 --to c --reason 'hall 3 closes' --wait
   strait route moves
+  strait route undo 00c0ffee00c0ffee --dry-run
   strait route import owners.csv --dry-run
   strait route publish --dry-run
 
@@ -102,10 +103,11 @@ enum Verb {
         id: Option<MoveId>,
     },
     /// Publish units, dimensions and rules that are new in the configuration of the relay
-    #[command(
-        after_help = "No key changes its owner by that: rules that would do it are refused, with the move that does it.\n\nExample:\n  strait route publish --dry-run"
-    )]
+    #[command(after_help = PUBLISH_HELP)]
     Publish {
+        /// Not the configuration: new keys go where they went before what was published last
+        #[arg(long)]
+        previous: bool,
         /// Only say what would be published
         #[arg(long)]
         dry_run: bool,
@@ -116,7 +118,36 @@ enum Verb {
     Set(Give),
     /// Show how the relay stands with its route store; works while that is away
     Status,
+    /// Take back a move that is over: what it moved goes where it came from
+    #[command(after_help = UNDO_HELP)]
+    Undo {
+        /// Number of the move
+        id: MoveId,
+        /// Only say what would be moved
+        #[arg(long)]
+        dry_run: bool,
+        /// Wait until it is over; exit code 2 if something stayed where it was
+        #[arg(long, conflicts_with = "dry_run")]
+        wait: bool,
+    },
 }
+
+const PUBLISH_HELP: &str = "\
+No key changes its owner by that: rules that would do it are refused, with the move that does it.
+
+--previous takes back a change of `new_keys`, for new keys from now on; those that were given meanwhile stay. Change the configuration
+too, or the next publication brings it again.
+
+Examples:
+  strait route publish --dry-run
+  strait route publish --previous";
+
+const UNDO_HELP: &str = "\
+That are moves of their own, one for each unit that gets something back, with the options of the first one. What was not moved by it, or
+has moved on since, stays where it is.
+
+Example:
+  strait route undo 00c0ffee00c0ffee --dry-run";
 
 const MOVE_HELP: &str = "\
 Calls of a key that is being moved wait for about a second. --file takes lines as `strait route import` does; units in it do not matter.
@@ -206,13 +237,18 @@ pub(super) fn run(args: &Route, output: Output, out: &mut impl Write) -> Result<
         Verb::Import(args) => import::run(&session, args, out),
         Verb::Move(args) => session.begin(args, out),
         Verb::Moves { id } => session.show(&Command::Moves { id: *id }, out),
-        Verb::Publish { dry_run } => {
-            let (dry_run, who) = (*dry_run, who());
-            session.show(&Command::Publish { dry_run, who }, out)
+        Verb::Publish { previous, dry_run } => {
+            let command = Command::Publish {
+                previous: *previous,
+                dry_run: *dry_run,
+                who: who(),
+            };
+            session.show(&command, out)
         }
         Verb::Relays => session.show(&Command::Relays, out),
         Verb::Set(give) => session.show(&Command::Set(give.ask()), out),
         Verb::Status => session.show(&Command::Status, out),
+        Verb::Undo { id, dry_run, wait } => session.undo(*id, *dry_run, *wait, out),
     }
 }
 
@@ -310,6 +346,28 @@ impl Session<'_> {
             Some(id) if args.wait => follow::until_over(self, id, out),
             _ => self.write(&answer, out),
         }
+    }
+
+    /// Takes a move back, and waits for the end of that if it is wanted.
+    fn undo(&self, id: MoveId, dry_run: bool, wait: bool, out: &mut impl Write) -> Result<(), CliError> {
+        let who = who();
+        let answer = self.ask(&Command::Undo(Undo { id, dry_run, who }))?;
+        let Answer::Undone(undone) = &answer else {
+            return Err(unexpected(&answer));
+        };
+        let begun: Vec<_> = undone.plans.iter().filter_map(|plan| plan.id).collect();
+        if !wait || begun.is_empty() {
+            return self.write(&answer, out);
+        }
+        // All are told, also after one of which something stayed.
+        let mut stayed = undone.stay > 0;
+        for id in begun {
+            match follow::until_over(self, id, out) {
+                Err(CliError::No) => stayed = true,
+                other => other?,
+            }
+        }
+        if stayed { Err(CliError::No) } else { Ok(()) }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::csv::{state, write_nodes};
 use crate::cli::table::{Table, moment, number, time};
 use crate::control::operator::{
-    Answer, BookRow, ClaimRow, Given, History, How, KeyRow, MoveRow, NodeRow, Plan, Published, RelayRow, Status,
+    Answer, BookRow, ClaimRow, Given, History, How, KeyRow, MoveRow, NodeRow, Plan, Published, RelayRow, Status, Undone,
 };
 use crate::routing::record::{Lease, MoveState, NodeId, Placement, State, Target};
 use crate::routing::{Rule, RuleKind};
@@ -23,6 +23,7 @@ pub(super) fn answer(answer: &Answer, out: &mut impl Write) -> io::Result<()> {
         Answer::Moves(rows) => moves(rows, out),
         Answer::Relays(rows) => relays(rows, out),
         Answer::Plan(found) => plan(found, out),
+        Answer::Undone(found) => undone(found, out),
         Answer::Given(found) => given(*found, out),
         Answer::Published(found) => published(found, out),
         Answer::Done => writeln!(out, "done"),
@@ -330,9 +331,23 @@ fn given(given: Given, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "{text}")
 }
 
+fn undone(undone: &Undone, out: &mut impl Write) -> io::Result<()> {
+    if undone.stay > 0 {
+        writeln!(
+            out,
+            "{} stay: the move did not give them to its unit, or they have moved on since",
+            count(undone.stay)
+        )?;
+    }
+    if undone.plans.is_empty() {
+        return writeln!(out, "nothing is to be moved");
+    }
+    undone.plans.iter().try_for_each(|found| plan(found, out))
+}
+
 fn published(published: &Published, out: &mut impl Write) -> io::Result<()> {
     if published.changes.is_empty() {
-        return writeln!(out, "all of the configuration is published already");
+        return writeln!(out, "all of it is published already");
     }
     for line in &published.changes {
         writeln!(out, "{line}")?;

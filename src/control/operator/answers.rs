@@ -32,6 +32,8 @@ pub enum Answer {
     Relays(Vec<RelayRow>),
     /// What a move would do, or does.
     Plan(Plan),
+    /// What taking a move back would do, or does.
+    Undone(Undone),
     /// The key belongs to the unit, or would.
     Given(Given),
     /// What became of many keys, or would.
@@ -267,6 +269,15 @@ pub struct Plan {
     pub nodes: Vec<PlannedNode>,
     /// What is there already.
     pub there_already: usize,
+}
+
+/// What taking a move back does.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Undone {
+    /// A move for each unit that gets something back.
+    pub plans: Vec<Plan>,
+    /// What the move did not give to its new owner, or has moved on since: it stays where it is.
+    pub stay: usize,
 }
 
 /// One node that is moved.

@@ -49,6 +49,8 @@ pub enum Command {
         #[serde(default)]
         who: String,
     },
+    /// Takes back a move that is over: what it moved goes where it came from.
+    Undo(Undo),
     /// Claims a key that has no owner yet for a unit.
     Claim(GiveAsk),
     /// Gives a key that has no owner yet to a unit: claims it, or pins it if keys of its dimension are not claimed.
@@ -77,6 +79,9 @@ pub enum Command {
     },
     /// Publishes units, dimensions and rules that are new in this relay's configuration.
     Publish {
+        /// Not the configuration: new keys go where they went before what was published last.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        previous: bool,
         /// Only say what would be done.
         #[serde(default)]
         dry_run: bool,
@@ -84,6 +89,20 @@ pub enum Command {
         #[serde(default)]
         who: String,
     },
+}
+
+/// A move that is to be taken back.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Undo {
+    /// Which.
+    pub id: MoveId,
+    /// Only say what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Who asks, for the audit log.
+    #[serde(default)]
+    pub who: String,
 }
 
 /// A key that is to be given to a unit.
@@ -167,6 +186,7 @@ impl Command {
             | Self::Moves { .. }
             | Self::Relays => false,
             Self::Move(MoveAsk { dry_run, .. })
+            | Self::Undo(Undo { dry_run, .. })
             | Self::Claim(GiveAsk { dry_run, .. })
             | Self::Set(GiveAsk { dry_run, .. })
             | Self::Import { dry_run, .. }
@@ -187,6 +207,7 @@ impl Command {
             Self::Relays => "relays",
             Self::Move(_) => "move",
             Self::Abort { .. } => "abort",
+            Self::Undo(_) => "undo",
             Self::Claim(_) => "claim",
             Self::Set(_) => "set",
             Self::Import { .. } => "import",
@@ -199,6 +220,7 @@ impl Command {
     pub fn who(&self) -> &str {
         match self {
             Self::Move(MoveAsk { who, .. })
+            | Self::Undo(Undo { who, .. })
             | Self::Claim(GiveAsk { who, .. })
             | Self::Set(GiveAsk { who, .. })
             | Self::Abort { who, .. }
@@ -213,7 +235,7 @@ impl Command {
     pub fn target(&self) -> String {
         match self {
             Self::Move(ask) => format!("{} to unit {}", ask.what.len(), ask.to),
-            Self::Abort { id, .. } => id.to_string(),
+            Self::Abort { id, .. } | Self::Undo(Undo { id, .. }) => id.to_string(),
             Self::Claim(ask) | Self::Set(ask) => format!("a key of {} for unit {}", ask.dimension, ask.unit),
             Self::Import { rows, .. } => format!("{} keys", rows.len()),
             Self::Forget { relay, .. } => relay.to_string(),

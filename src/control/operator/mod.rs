@@ -17,15 +17,16 @@ mod moves;
 mod publish;
 #[cfg(test)]
 mod tests;
+mod undo;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use answers::{
     Answer, BookRow, ClaimRow, Conflict, Given, History, How, Imported, KeyRow, LeaseRow, MoveRow, NodeRow, Plan,
-    PlannedNode, Published, Refusal, RelayRow, Status,
+    PlannedNode, Published, Refusal, RelayRow, Status, Undone,
 };
-pub use ask::{Command, GiveAsk, IMPORT_MAX, ImportRow, MoveAsk, Which};
+pub use ask::{Command, GiveAsk, IMPORT_MAX, ImportRow, MoveAsk, Undo, Which};
 
 use super::store::{Store, StoreError};
 use crate::model::{Name, Place};
@@ -132,11 +133,12 @@ impl Operator {
             Command::Relays => self.relays().await,
             Command::Move(ask) => self.start(ask, now, dice).await,
             Command::Abort { id, .. } => self.abort(id, OpId(dice)).await,
+            Command::Undo(ask) => self.undo(ask, now, dice).await,
             Command::Claim(ask) => self.give(ask, false, dice).await,
             Command::Set(ask) => self.give(ask, true, dice).await,
             Command::Import { rows, dry_run, who } => self.import(rows, dry_run, &who, dice).await,
             Command::Forget { relay, is_stopped, .. } => self.forget(relay, is_stopped).await,
-            Command::Publish { dry_run, .. } => self.publish(dry_run, OpId(dice)).await,
+            Command::Publish { dry_run, previous, .. } => self.publish(previous, dry_run, OpId(dice)).await,
         }
     }
 

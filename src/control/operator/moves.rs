@@ -122,14 +122,13 @@ impl Operator {
                 ..
             }) = found
             else {
-                let text = format!("there is no move {id}; `strait route moves` lists them");
-                return Err(OperatorError::Refused(text));
+                return Err(missing(id));
             };
             match work.state {
                 MoveState::Running => work.state = MoveState::Aborting,
                 MoveState::Aborting => return Ok(Answer::Done),
                 MoveState::Trailing | MoveState::Finished => {
-                    let text = format!("move {id} has finished; move the keys back with another one");
+                    let text = format!("move {id} has finished; take it back with `strait route undo {id}`");
                     return Err(OperatorError::Refused(text));
                 }
             }
@@ -165,8 +164,7 @@ impl Operator {
             }
         }
         if let (Some(id), true) = (id, works.is_empty()) {
-            let text = format!("there is no move {id}; `strait route moves` lists them");
-            return Err(OperatorError::Refused(text));
+            return Err(missing(id));
         }
         works.sort_by_key(|work| std::cmp::Reverse(work.asked_at));
         let row = |work: Move| {
@@ -175,6 +173,10 @@ impl Operator {
         };
         Ok(Answer::Moves(works.into_iter().map(row).collect()))
     }
+}
+
+pub(super) fn missing(id: MoveId) -> OperatorError {
+    OperatorError::Refused(format!("there is no move {id}; `strait route moves` lists them"))
 }
 
 /// Whether something was decided that was not taken back.

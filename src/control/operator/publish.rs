@@ -5,19 +5,24 @@ use std::collections::BTreeMap;
 use super::{Answer, Operator, OperatorError, Published, READ_AT_ONCE};
 use crate::control::book::{Decided, changes, merge_book_with};
 use crate::routing::record::{
-    Book, Change, Commit, Committed, Node, NodeId, OpId, Record, RecordId, Rev, State, Target,
+    Book, Change, Commit, Committed, Node, NodeId, OpId, Placement, Record, RecordId, Rev, State, Target,
 };
 
 /// What was read about rules and buckets.
 type Read = BTreeMap<NodeId, (Rev, Decided)>;
 
 impl Operator {
-    /// Publishes what is new in the configuration, or says what that is.
-    pub(super) async fn publish(&self, dry_run: bool, op: OpId) -> Result<Answer, OperatorError> {
+    /// Publishes what is new in the configuration, or says what that is. With `previous`, where new keys went before what was
+    /// published last.
+    pub(super) async fn publish(&self, previous: bool, dry_run: bool, op: OpId) -> Result<Answer, OperatorError> {
         let configured = (self.0.configured)();
         for _ in 0..ATTEMPTS_MAX {
             let published = self.read_book().await?;
             let (book, rev) = published.map_or((None, Rev::ZERO), |(book, rev)| (Some(book), rev));
+            let configured = match &book {
+                Some(book) if previous => with_placements(book, &self.book_before(rev).await?),
+                _ => configured.clone(),
+            };
             let (merged, read) = self.merge(book.as_ref(), &configured).await?;
             let Some(merged) = merged else {
                 return Ok(told(None, Vec::new(), dry_run));
@@ -39,6 +44,21 @@ impl Operator {
         }
         let text = "others publish or move keys of the same rules all the time; ask again";
         Err(OperatorError::Refused(text.to_owned()))
+    }
+
+    /// What was published before this revision.
+    async fn book_before(&self, rev: Rev) -> Result<Book, OperatorError> {
+        let changes = self.store().history(RecordId::Book, LOOK_BACK).await?;
+        let mut older = changes.into_iter().filter(|change| change.rev < rev);
+        let found = older.find_map(|change| match change.record {
+            Some(Record::Book(book)) => Some(book),
+            _ => None,
+        });
+        found.ok_or_else(|| {
+            let text = "nothing was published before, or the store does not remember it; write the rules for new keys into \
+                        the configuration and publish them";
+            OperatorError::Refused(text.to_owned())
+        })
     }
 
     /// Merges, reading what the outcome depends on until nothing more is asked for.
@@ -69,6 +89,18 @@ impl Operator {
             }
         }
     }
+}
+
+/// What is published, with the rules for new keys of another book.
+fn with_placements(book: &Book, earlier: &Book) -> Book {
+    let mut book = book.clone();
+    for spec in &mut book.dimensions {
+        let then = earlier.dimensions.iter().find(|then| then.name == spec.name);
+        if let Some((then, true)) = then.map(|then| (then, matches!(then.placement, Placement::Claim(_)))) {
+            spec.placement = then.placement.clone();
+        }
+    }
+    book
 }
 
 /// With a bucket, all of those that its rule has.
@@ -131,3 +163,5 @@ fn told(rev: Option<Rev>, changes: Vec<String>, dry_run: bool) -> Answer {
 
 /// Others that publish at the same time.
 const ATTEMPTS_MAX: usize = 10;
+/// Books that are looked through for the one before.
+const LOOK_BACK: usize = 2;

@@ -4,6 +4,7 @@ mod give;
 mod looks;
 mod moves;
 mod publish;
+mod undo;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,6 +36,7 @@ impl Relay {
         let relay = Self::unpublished(name, book);
         relay
             .ask(Command::Publish {
+                previous: false,
                 dry_run: false,
                 who: String::new(),
             })

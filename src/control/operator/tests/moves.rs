@@ -221,5 +221,5 @@ async fn a_move_is_stopped_once_and_not_after_its_end() {
     let mut over = work(&relay, id).await;
     over.state = MoveState::Finished;
     relay.commit(vec![Record::Move(over)]).await;
-    relay.refuses(abort(id), "has finished; move the keys back").await;
+    relay.refuses(abort(id), "strait route undo").await;
 }

@@ -1,9 +1,11 @@
 //! The configuration is published, and nothing changes its owner by that.
 
 use super::*;
+use crate::routing::record::Placement;
 
 fn publish(dry_run: bool) -> Command {
     Command::Publish {
+        previous: false,
         dry_run,
         who: "ann".to_owned(),
     }
@@ -113,4 +115,47 @@ async fn a_move_that_begins_meanwhile_is_not_overlooked() {
     assert!(merged.is_some());
     let compares = super::super::publish::compares(rev, &read).unwrap();
     assert_eq!(compares, [(RecordId::Book, rev), (RecordId::Node(moved), Rev::ZERO)]);
+}
+
+fn new_keys(relay: &Relay, percent: u8) {
+    let placement = serde_json::json!({ "claim": [{ "percent": percent, "to": [{ "unit": "c", "weight": 1 }] }] });
+    relay.configured.lock().unwrap().dimensions[0].placement = serde_json::from_value(placement).unwrap();
+}
+
+async fn placement(relay: &Relay) -> Placement {
+    let (book, _) = relay.operator.read_book().await.unwrap().unwrap();
+    book.dimensions[0].placement.clone()
+}
+
+// S8: new keys are shifted by a publication, and back by one command that needs no file of before.
+#[tokio::test]
+async fn new_keys_go_again_where_they_went_before() {
+    let relay = Relay::with("shift", book()).await;
+    let back = |dry_run| Command::Publish {
+        previous: true,
+        dry_run,
+        who: "ann".to_owned(),
+    };
+    relay.refuses(back(false), "nothing was published before").await;
+    let first = placement(&relay).await;
+    new_keys(&relay, 5);
+    published(&relay, false).await;
+    let shifted = placement(&relay).await;
+    assert_ne!(shifted, first);
+    // A unit that came with the shift stays.
+    relay.configured.lock().unwrap().units.push(unit("d"));
+    new_keys(&relay, 50);
+    published(&relay, false).await;
+    let Ok(Answer::Published(dry)) = relay.ask(back(true)).await else {
+        panic!("published")
+    };
+    assert_eq!(dry.changes, ["dimension cid has other settings"]);
+    assert_ne!(placement(&relay).await, shifted, "a dry run");
+    relay.ask(back(false)).await.unwrap();
+    assert_eq!(placement(&relay).await, shifted);
+    let (book, _) = relay.operator.read_book().await.unwrap().unwrap();
+    assert!(book.units.contains(&unit("d")));
+    // And forth again.
+    relay.ask(back(false)).await.unwrap();
+    assert_ne!(placement(&relay).await, shifted);
 }
