@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::net::Spot;
-use super::relay::Life;
+use super::relay::{Life, Relay};
 use super::store::Store;
 use super::{Event, World};
 use crate::routing::record::{MoveState, Record, RecordId};
@@ -22,6 +22,7 @@ impl World {
         if self.calm {
             return;
         }
+        self.pauses.on_trouble(self.now);
         let relay = self.dice.usize(..self.relays.len());
         let other = self.dice.usize(..self.relays.len());
         let here = Spot::Relay(relay);
@@ -85,7 +86,14 @@ impl World {
         }
     }
 
+    /// Whether something is wrong now.
+    pub(super) fn is_troubled(&self) -> bool {
+        let away = |relay: &Relay| relay.is_paused || relay.running.is_none();
+        !self.net.cut.is_empty() || !self.store.stalled.is_empty() || self.store.is_away || self.relays.iter().any(away)
+    }
+
     pub(super) fn heal(&mut self, trouble: &Trouble) {
+        self.pauses.on_trouble(self.now);
         match *trouble {
             Trouble::Cut(from, to) => _ = self.net.cut.remove(&(from, to)),
             Trouble::Leader => self.elect_leader(),

@@ -2,7 +2,7 @@
 //! milliseconds, the same each time for the same seed.
 //!
 //! Faults come for a while, then all is healed, and every move must come to its end. What must hold is looked at all the time
-//! ([`witness`]): R-I1 to R-I5, R-I7 to R-I11, R-I13 to R-I15.
+//! ([`witness`]): R-I1 to R-I5, R-I7 to R-I15.
 //!
 //! # Invariants
 //! - S1. Nothing but the seed decides: one source of dice for the world, no time but that of the world.
@@ -20,6 +20,7 @@ mod faults;
 mod keys;
 mod net;
 mod owner;
+mod pauses;
 mod planted;
 mod relay;
 mod store;
@@ -38,6 +39,7 @@ use xxhash_rust::xxh3::Xxh3;
 use self::coordinator::Coordinators;
 use self::keys::Subject;
 use self::net::Net;
+use self::pauses::Pauses;
 use self::planted::Planted;
 use self::relay::Relay;
 use self::store::{Question, Store};
@@ -70,6 +72,7 @@ pub(super) struct World {
     store: Store,
     relays: Vec<Relay>,
     coordinators: Coordinators,
+    pauses: Pauses,
     tokens: Tokens,
     witness: Witness,
     last_call: u64,
@@ -120,6 +123,7 @@ impl World {
             store,
             relays,
             coordinators: Coordinators::default(),
+            pauses: Pauses::default(),
             last_call: 0,
             calm: !plan.faults,
             trace: Xxh3::new(),
@@ -190,7 +194,10 @@ impl World {
                 self.tell_readers(true);
                 self.plan_in(PROGRESS_EVERY, Event::Progress);
             }
-            Event::Restart(relay) => self.start_relay(relay),
+            Event::Restart(relay) => {
+                self.start_relay(relay);
+                self.pauses.on_trouble(self.now);
+            }
             Event::Store(question) => self.on_question(*question),
             Event::To(life, input) => self.on_input(life, input),
             Event::Work => self.work(),
@@ -215,7 +222,10 @@ impl World {
         let (witness, moves) = (self.witness.stats(), self.coordinators.stats());
         let rev = self.store.rev();
         let seconds = self.now / 1_000_000;
-        format!("{witness}, {moves}, {lives} lives, revision {rev}, {seconds} s")
+        let pause = Duration::from_micros(self.pauses.longest());
+        format!(
+            "{witness}, {moves}, {lives} lives, revision {rev}, {seconds} s, frozen for {pause:?} at most in quiet times"
+        )
     }
 
     fn note(&mut self, what: &impl Debug) {

@@ -1,4 +1,4 @@
-//! The mistakes of R-5 that a run can have, each in what stands between the real parts: to see that they are found.
+//! The mistakes of R-5, and one more, that a run can have, each in what stands between the real parts: to see that they are found.
 
 /// A mistake.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -21,11 +21,13 @@ pub(in crate::control) enum Planted {
     BlindClaim,
     /// A call is registered some time after its route was looked at.
     RegistersLate,
+    /// What ends a freeze without a new owner gets lost for eight seconds (R-I12); not in the table of R-5.
+    AbortsLate,
 }
 
 impl Planted {
     /// All of them.
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::SessionsNotWaitedFor,
         Self::UnfreezesAlone,
         Self::RevisionNotCompared,
@@ -35,5 +37,6 @@ impl Planted {
         Self::ExpiryIgnoresCalls,
         Self::BlindClaim,
         Self::RegistersLate,
+        Self::AbortsLate,
     ];
 }

@@ -141,6 +141,9 @@ impl World {
         if self.store.is_away && self.dice.u8(..4) > 0 {
             return;
         }
+        if self.is_lost(&question.ask) {
+            return;
+        }
         let (life, number) = (question.life, question.number);
         self.note(&(life, "asks", &question.ask));
         let Some(answer) = self.ask(question) else { return };
@@ -215,6 +218,12 @@ impl World {
             self.note(&written);
             self.store.done.push((written.op, written.batch.rev));
             self.witness.on_commit(self.now, &written.batch);
+            if self.is_troubled() {
+                self.pauses.on_trouble(self.now);
+            }
+            if let Some(wrong) = self.pauses.on_commit(self.now, &written.batch) {
+                self.witness.blame(wrong);
+            }
             self.tell_readers(false);
         }
         Ok(committed)
@@ -279,6 +288,23 @@ impl World {
             }
         }
         standing
+    }
+
+    /// Planted: a commit that gives up a freeze.
+    fn is_lost(&self, ask: &Ask) -> bool {
+        let (true, Ask::Commit(commit)) = (self.has(Planted::AbortsLate), ask) else {
+            return false;
+        };
+        commit.puts.iter().any(|put| {
+            let Record::Node(node) = put else { return false };
+            let is = self.store.ledger.node(&put.id());
+            let stays = is.is_some_and(|is| is.state.is_frozen() && is.target == node.target);
+            stays
+                && self
+                    .pauses
+                    .since(&node.id)
+                    .is_some_and(|since| self.now < since + 8_000_000)
+        })
     }
 
     fn as_reported(&self, mut ack: FreezeAck) -> FreezeAck {

@@ -46,7 +46,7 @@ fn the_same_seed_gives_the_same_life() {
     assert_ne!(run(3), run(4));
 }
 
-// R-I1 to R-I11, R-I13 to R-I14
+// R-I1 to R-I5, R-I7 to R-I15
 #[test]
 fn keys_have_one_owner_and_moves_end_whatever_fails() {
     let (first, seeds) = (setting("SIM_FIRST", 1), setting("SIM_SEEDS", 30));
