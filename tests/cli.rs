@@ -150,3 +150,56 @@ fn schema_completions_reference_and_version_are_printed() {
     assert_eq!(reference, fs::read_to_string("config/relay.toml").unwrap());
     assert!(out(&strait(&["version"])).starts_with(concat!("strait ", env!("CARGO_PKG_VERSION"))));
 }
+
+// O-S5: the secret is for its owner only, never overwritten, and a new one is added beside it.
+#[test]
+fn a_token_key_is_made_once_and_rotated_beside_the_old_one() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("token-key");
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("token.keys");
+    let name = file.to_str().unwrap();
+    let output = strait(&["token-key", "--rotate", name]);
+    assert_eq!(output.status.code(), Some(1), "there is nothing to rotate");
+    let made = strait(&["token-key", name]);
+    assert_eq!((made.status.code(), err(&made).as_str()), (Some(0), ""));
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let first = fs::read_to_string(&file).unwrap();
+    let key = first.strip_suffix(" sign\n").unwrap();
+    assert!(key.len() == 64 && !out(&made).contains(key) && !err(&made).contains(key));
+    let again = strait(&["token-key", name]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(err(&again).contains("--rotate"), "{}", err(&again));
+    assert_eq!(fs::read_to_string(&file).unwrap(), first);
+    for count in 2..=4 {
+        assert!(strait(&["token-key", "--rotate", name]).status.success());
+        let text = fs::read_to_string(&file).unwrap();
+        assert_eq!(text.lines().count(), count);
+        assert!(text.lines().next().unwrap().ends_with(" sign"));
+        assert_eq!(text.matches(" verify").count(), count - 1);
+        assert!(text.contains(&format!("{key} verify")));
+    }
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let full = strait(&["token-key", "--rotate", name]);
+    assert_eq!(full.status.code(), Some(1));
+    assert!(err(&full).contains("more than 4 keys"), "{}", err(&full));
+    assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), 4);
+}
+
+#[test]
+fn token_keys_without_a_route_store_are_a_mistake() {
+    let file = config(
+        "tokens",
+        &format!("{RELAY}\n[routes.tokens]\nkey_file = \"token.keys\"\ngeo_number = 0\n"),
+    );
+    let output = strait(&["config", "check", "--config", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2));
+    for text in [
+        "routes.tokens.key_file: tokens are for claimed keys",
+        "routes.tokens.geo_number: must be 1",
+    ] {
+        assert!(err(&output).contains(text), "{}", err(&output));
+    }
+}

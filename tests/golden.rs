@@ -22,8 +22,8 @@ use bytes::{Bytes, BytesMut};
 use strait::model::lanes::{LaneKind, Refused, Sent, ToReceiver, ToSender};
 use strait::model::{
     CancelReason, Code, Ending, Envelope, Facts, GapReason, Key, Message, MessageId, Metadata, MetadataBuilder, Name,
-    OnFailure, Part, Place, Reason, RelayError, ReplyBody, Request, RequestBody, Retry, RouteHints, Source, Timing,
-    UnixMillis,
+    OnFailure, Part, Place, Reason, RelayError, ReplyBody, Request, RequestBody, Retry, RouteHints, RoutePush, Source,
+    Timing, UnixMillis,
 };
 use strait::wire::frame::lanes::{self, LaneDecoder};
 use strait::wire::frame::{self, CONNECTION, Decoder, Encoder, HEADER_BYTES};
@@ -130,6 +130,7 @@ fn failure() -> RelayError {
         retry: Retry::Safe,
         pushback: Some(Duration::from_millis(25)),
         owner: Some((name("c"), 301)),
+        token: None,
     }
 }
 
@@ -199,6 +200,24 @@ fn frames() -> Vec<(&'static str, &'static str, BytesMut)> {
     );
     add("failed", "an error of a relay", &|out| {
         frame::put_failed(out, id, &failure())
+    });
+    add(
+        "failed_token",
+        "another owner, and what to bring along next time",
+        &|out| {
+            let error = RelayError {
+                token: Some(Bytes::from_static(TOKEN)),
+                ..failure()
+            };
+            frame::put_failed(out, id, &error);
+        },
+    );
+    add("route", "a key that the service has used has another owner", &|out| {
+        let push = RoutePush {
+            key: plain(now).hints.keys.remove(0),
+            token: Bytes::from_static(&TOKEN[16..]),
+        };
+        frame::put_route(out, &push);
     });
     add("goodbye", "the last frame of a connection", &|out| {
         let error = RelayError::new(Reason::BadInput, Retry::Ambiguous, "no HELLO within 5s");
@@ -345,7 +364,10 @@ fn add_lanes(add: &mut impl FnMut(&'static str, &'static str, &dyn Fn(&mut Bytes
     });
 }
 
-const KINDS: [&str; 25] = [
+/// The first of `tests/golden/tokens`, as relays give it for a key of a dimension with a name of 15 characters.
+const TOKEN: &[u8] = b"im.conversation;ES8AAQADAAAAAAAAA-gAAAAAA-xrB3aAAALGQPhlaAuV2r6M--a7pN_A";
+
+const KINDS: [&str; 26] = [
     "?",
     "HELLO",
     "NAME",
@@ -371,6 +393,7 @@ const KINDS: [&str; 25] = [
     "BUSY",
     "DELIVERED",
     "ENDED",
+    "ROUTE",
 ];
 
 const TAGS: [&str; 39] = [
@@ -557,7 +580,7 @@ fn every_golden_file_belongs_to_a_frame_and_can_be_read() {
     assert_eq!(files, known);
     for file in files {
         let bytes = parse(&std::fs::read_to_string(folder().join(&file)).unwrap());
-        if bytes[0] >= 16 {
+        if (16..25).contains(&bytes[0]) {
             let mut decoder = LaneDecoder::new();
             decoder.feed(&bytes);
             let one_way = bytes[0] < 19;

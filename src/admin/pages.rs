@@ -11,7 +11,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::Parts;
+use crate::control::tokens::{TokenKeys, unix_now};
 use crate::model::{Key, Name, RouteHints};
+use crate::routing::record::Epoch;
+use crate::routing::token::{Brought, With};
 use crate::telemetry::{Chain, OPENMETRICS};
 
 type Shared = State<Arc<Parts>>;
@@ -21,7 +24,7 @@ strait relay
 GET  /metrics                                    series, as Prometheus text or OpenMetrics
 GET  /livez                                      200 while the process runs
 GET  /readyz[?verbose]                           200 if the relay may get work, else 503 and why
-GET  /explain?dimension=D&key=K[&service=S]      which unit owns a key, and why; also unit=U
+GET  /explain?dimension=D&key=K[&service=S]      which unit owns a key, and why; also unit=U, token=D;T
 GET  /status                                     units, links and services, as JSON
 GET  /certificates                               certificates of this relay and its links, as JSON
 POST /drain                                      finish running calls, then end
@@ -89,6 +92,8 @@ pub(super) struct Explain {
     key: Option<String>,
     service: Option<String>,
     unit: Option<String>,
+    /// A route token for the key.
+    token: Option<String>,
 }
 
 pub(super) async fn explain(State(parts): Shared, Query(query): Query<Explain>) -> Response {
@@ -110,13 +115,32 @@ pub(super) async fn explain(State(parts): Shared, Query(query): Query<Explain>) 
         ..RouteHints::default()
     };
     let missing_key = (parts.missing_key)(query.service.as_deref());
-    Json(
-        parts
-            .routing
-            .table()
-            .explain(&hints, &missing_key, &parts.place.unit, &()),
-    )
-    .into_response()
+    let table = parts.routing.table();
+    let ring = parts.tokens.as_ref().map(TokenKeys::ring);
+    let field = query.token.as_deref().map(str::as_bytes);
+    let with = ring.as_deref().zip(table.routes()).zip(field);
+    let with = with.map(|((ring, routes), field)| With {
+        ring,
+        routes,
+        field,
+        now: unix_now(),
+        lost: Epoch::default(),
+    });
+    let brought = Brought::new(&(), with);
+    let mut explanation = table.explain(&hints, &missing_key, &parts.place.unit, &brought);
+    if let Some(key) = hints.keys.first().filter(|_| query.token.is_some()) {
+        if let Some(dimension) = std::str::from_utf8(&key.dimension)
+            .ok()
+            .and_then(|name| Name::new(name).ok())
+        {
+            brought.look_at(&dimension, &key.key);
+        }
+        let outcome = brought
+            .checked()
+            .map_or("none for the key", |check| check.outcome.as_str());
+        explanation.token = Some(outcome.to_owned());
+    }
+    Json(explanation).into_response()
 }
 
 pub(super) async fn status(State(parts): Shared) -> Json<Map<String, Value>> {

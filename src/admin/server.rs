@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::guard::{Access, Rules, guard};
 use super::{Desk, Health, RouteDesk, messages, pages, routes};
+use crate::control::tokens::TokenKeys;
 use crate::model::{MissingKey, Place};
 use crate::routing;
 use crate::telemetry::{LogHandle, Registry};
@@ -28,6 +29,8 @@ pub struct Parts {
     pub log: LogHandle,
     /// Rules for `/explain`.
     pub routing: routing::Handle,
+    /// Keys of route tokens for `/explain`, if there are any.
+    pub tokens: Option<TokenKeys>,
     /// This relay.
     pub place: Place,
     /// What services want done with calls without key.

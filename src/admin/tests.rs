@@ -51,6 +51,7 @@ fn start_with(access: Access) -> Fixture {
         health: health.clone(),
         log: LogHandle::detached(),
         routing: routing::Handle::new(RouteTable::build(&settings, &a, [&b]).unwrap()),
+        tokens: None,
         place: Place {
             unit: a,
             relay: Name::new("a-1").unwrap(),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::control::embedded::FileError;
 use crate::control::etcd::AddressError;
+use crate::control::tokens::TokenKeysError;
 use crate::peer::ConnectError;
 use crate::peer::credentials::CredentialsError;
 use crate::peer::quic::QuicError;
@@ -74,6 +75,9 @@ pub enum AppError {
     /// A token cannot be read.
     #[error("a token of the settings cannot be used")]
     Token(#[from] crate::token::TokenError),
+    /// The keys of route tokens cannot be used.
+    #[error("the keys of route tokens cannot be used")]
+    TokenKeys(#[from] TokenKeysError),
     /// A limit of the framed protocol is out of range.
     #[error("the settings of the framed protocol do not fit together")]
     Framed(#[from] ingress::framed::SettingsError),

@@ -139,6 +139,7 @@ fn admin_parts(
         health: shared.health.clone(),
         log,
         routing: shared.routing.clone(),
+        tokens: shared.tokens.clone(),
         place: shared.place.clone(),
         missing_key: shared.missing_keys(),
         status: Arc::new(Pages(shared.clone())),

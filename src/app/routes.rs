@@ -234,6 +234,9 @@ async fn live(
     tasks.spawn(claims.run(stop.clone()));
     tasks.spawn(queue_gate(shared, ends.queue).run(stop.clone()));
     tasks.spawn(moves.run(stop.clone()));
+    if let Some(keys) = &shared.tokens {
+        tasks.spawn(keys.clone().watch(stop.clone()));
+    }
     let (lines, taken, geo) = (ends.lines, tasks.clone(), shared.geo.clone());
     tasks.spawn(serve_lines(lines, geo, Authority::new(store), taken, stop.clone()));
     worker.run(stop).await;

@@ -25,7 +25,7 @@ use super::{AppError, ShardStatus, Shared};
 use crate::calls::{CallPolicies, ShardPolicies};
 use crate::control::keeper::GateId;
 use crate::delivery::{self, Delivery};
-use crate::inbound::{GateParts, OwnerGate};
+use crate::inbound::{GateParts, GateTokens, OwnerGate};
 use crate::peer::{self, Peers};
 use crate::routing::gate::Drain;
 use crate::settings::Settings;
@@ -283,6 +283,11 @@ fn outbound(
         policies: policies.clone(),
         parking: parking(shared),
         claims: shared.routes.as_ref().map(|routes| routes.claims.clone()),
+        tokens: shared.tokens.clone().map(|keys| outbound::TokenParts {
+            keys,
+            counts: shared.series.tokens.on_shard(),
+            copy: shared.series.routes.clone(),
+        }),
         lookups: shared.series.lookups.on_shard(),
         budgets: shared.retries.on_shard(index),
         metrics: metrics.clone(),
@@ -301,6 +306,10 @@ fn owner_gate(shared: &Shared, index: usize) -> Option<Rc<OwnerGate>> {
         claims: routes.claims.clone(),
         drained: routes.drained.clone(),
         in_flight_max: shared.settings.routes.in_flight_max,
+        tokens: shared.tokens.clone().map(|keys| GateTokens {
+            keys,
+            counts: shared.series.tokens.on_shard(),
+        }),
     }))
 }
 

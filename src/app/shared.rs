@@ -11,6 +11,7 @@ use super::queue_thread::{self, Ends, Ways};
 use super::status::Status;
 use super::{AppError, routes};
 use crate::calls::CallPolicies;
+use crate::control::tokens::TokenKeys;
 use crate::control::worker;
 use crate::delivery::SharedDirectory;
 use crate::model::{Geo, Place};
@@ -18,6 +19,7 @@ use crate::peer::credentials::{Credentials, CredentialsHandle, Own};
 use crate::peer::quic::Quic;
 use crate::peer::refusals::Refusals;
 use crate::routing::metrics::LookUpSeries;
+use crate::routing::token::TokenSeries;
 use crate::settings::{Checked, Settings};
 use crate::telemetry::Registry;
 use crate::telemetry::calls::CallSeries;
@@ -43,6 +45,8 @@ pub(super) struct Shared {
     pub(super) queue: Ways,
     /// The way to the thread of the routes, if there is a route store.
     pub(super) routes: Option<routes::Ways>,
+    /// The keys of route tokens, if there are any.
+    pub(super) tokens: Option<TokenKeys>,
     pub(super) status: Arc<Status>,
     pub(super) health: admin::Health,
 }
@@ -76,6 +80,7 @@ pub(super) struct Series {
     pub(super) peer: peer::Metrics,
     pub(super) routes: worker::Metrics,
     pub(super) lookups: LookUpSeries,
+    pub(super) tokens: TokenSeries,
 }
 
 /// The ends of ways that the app hands on.
@@ -125,6 +130,7 @@ pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, Al
     let shared = Shared {
         queue,
         routes,
+        tokens: TokenKeys::open(&settings.routes)?,
         routing: routing::Handle::new(table),
         quic,
         directory: SharedDirectory::new(shards),
@@ -144,6 +150,7 @@ pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, Al
             peer: peer::Metrics::register(series, &unit)?,
             routes: worker::Metrics::register(series)?,
             lookups: LookUpSeries::register(series)?,
+            tokens: TokenSeries::register(series)?,
         },
         status: Arc::new(Status::new(&settings, shards)),
         health: admin::Health::new(),

@@ -21,6 +21,7 @@ mod messages;
 mod queue;
 mod route;
 mod table;
+mod token_key;
 mod version;
 
 use std::ffi::OsString;
@@ -106,6 +107,9 @@ enum Command {
     /// Receive messages of a group from the local relay
     #[command(after_help = messages::SUBSCRIBE_HELP)]
     Subscribe(messages::SubscribeArgs),
+    /// Make the secret that route tokens are signed with, or a new one beside it
+    #[command(after_help = token_key::HELP)]
+    TokenKey(token_key::Args),
     /// Print version, revision and what is built in
     Version,
 }
@@ -250,6 +254,7 @@ fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), CliError> {
             checked.warn();
             Ok(app::run(source, checked, log)?)
         }
+        Command::TokenKey(args) => token_key::run(&args, out),
         Command::Version => version::print(cli.output, out),
     }
 }

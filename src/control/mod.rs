@@ -23,6 +23,7 @@ mod settings;
 #[cfg(test)]
 mod sim;
 pub mod store;
+pub mod tokens;
 pub mod worker;
 
-pub use settings::{DimensionSettings, EtcdSettings, PlacementKind, Settings, StoreKind};
+pub use settings::{DimensionSettings, EtcdSettings, PlacementKind, Settings, StoreKind, TokenSettings, TokensOf};

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::Name;
 use crate::routing::record::{DimensionSpec, Lease, Placement, PlacementRule};
+use crate::routing::token::Lifetime;
 
 /// `[routes]`: where routes are kept that change while relays run. Without a store the rules of `[routing]` decide alone,
 /// and nothing can be moved.
@@ -34,6 +35,28 @@ pub struct Settings {
     pub dimension: Vec<DimensionSettings>,
     /// The etcd cluster.
     pub etcd: EtcdSettings,
+    /// Route tokens.
+    pub tokens: TokenSettings,
+}
+
+/// `[routes.tokens]`: what clients keep about claimed keys and bring along, so that a relay need not ask the store.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TokenSettings {
+    /// File with the secrets that tokens are signed with, the same at all relays of the Geo; `strait token-key` makes one. Read
+    /// again when it changes. Default empty: tokens are neither given nor taken.
+    pub key_file: PathBuf,
+    /// Number of the Geo in its tokens, the same at all its relays and another one in other Geos. Default 1.
+    pub geo_number: u16,
+}
+
+impl Default for TokenSettings {
+    fn default() -> Self {
+        Self {
+            key_file: PathBuf::new(),
+            geo_number: 1,
+        }
+    }
 }
 
 /// `[[routes.dimension]]`: how the keys of a dimension are placed and moved. In force when it is published: a new store begins
@@ -57,6 +80,37 @@ pub struct DimensionSettings {
     /// Longest key in bytes. Default 256.
     #[serde(default = "key_bytes_max")]
     pub key_bytes_max: u16,
+    /// How long route tokens of its keys are good for: `usual`, renewed after 10 minutes and refused after a day; `short`, a minute
+    /// and an hour; `long`, an hour and a week; or `none`. This one is not published: each relay goes by its own. Default `usual`.
+    #[serde(default)]
+    pub tokens: TokensOf,
+}
+
+/// How long route tokens of a dimension are good for.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokensOf {
+    /// Renewed after 10 minutes, refused after a day.
+    #[default]
+    Usual,
+    /// Renewed after a minute, refused after an hour.
+    Short,
+    /// Renewed after an hour, refused after a week.
+    Long,
+    /// None are given.
+    None,
+}
+
+impl TokensOf {
+    /// The lifetime; `None` if there are no tokens.
+    pub fn lifetime(self) -> Option<Lifetime> {
+        match self {
+            Self::Usual => Some(Lifetime::Usual),
+            Self::Short => Some(Lifetime::Short),
+            Self::Long => Some(Lifetime::Long),
+            Self::None => None,
+        }
+    }
 }
 
 /// How a key that nothing was decided about gets its owner.
@@ -129,6 +183,7 @@ impl Default for Settings {
             claims_known_max: 1_000_000,
             dimension: Vec::new(),
             etcd: EtcdSettings::default(),
+            tokens: TokenSettings::default(),
         }
     }
 }
@@ -149,7 +204,8 @@ impl Settings {
     /// Makes relative paths start at `base`, the folder of the configuration file.
     pub fn resolve_paths(&mut self, base: &Path) {
         let etcd = &mut self.etcd;
-        for path in [&mut etcd.authorities, &mut etcd.certificate, &mut etcd.key] {
+        let keys = &mut self.tokens.key_file;
+        for path in [&mut etcd.authorities, &mut etcd.certificate, &mut etcd.key, keys] {
             if !path.as_os_str().is_empty() {
                 *path = base.join(&*path);
             }

@@ -11,15 +11,18 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::control::claims::Claims;
 use crate::control::clock::boot_time;
 use crate::control::keeper::GateId;
+use crate::control::tokens::{TokenKeys, unix_now};
 use crate::model::{Geo, MissingKey, Place, Reason, RelayError, Request, Retry};
 use crate::routing::gate::{Closed, Drain, Gate, Knock, Registered};
-use crate::routing::record::Lease;
-use crate::routing::{self, Decision, RouteError, RouteTable};
+use crate::routing::record::{Epoch, Lease, Rev};
+use crate::routing::token::{self, Brought, Grounds, Occasion, TokenCounts, With};
+use crate::routing::{self, Decision, Evidence, Found, RouteError, RouteTable, Trail};
 
 /// What the gate is made of.
 pub struct GateParts {
@@ -37,6 +40,16 @@ pub struct GateParts {
     pub drained: mpsc::Sender<(GateId, Drain)>,
     /// Longest time a call of a key may run that another unit may take over.
     pub in_flight_max: Duration,
+    /// What callers know of keys, if there are route tokens.
+    pub tokens: Option<GateTokens>,
+}
+
+/// What the gate needs for route tokens.
+pub struct GateTokens {
+    /// The keys of the Geo.
+    pub keys: TokenKeys,
+    /// Counts those that are given.
+    pub counts: TokenCounts,
 }
 
 /// The owner's gate of a shard.
@@ -73,7 +86,7 @@ impl OwnerGate {
     ) -> Result<Option<Admission>, RelayError> {
         let parts = &self.parts;
         let here = &parts.place.unit;
-        let resolved = table.resolve_with_trail(&request.hints, missing_key, here, &parts.claims);
+        let resolved = self.resolve(table, request, missing_key);
         let (decision, trail) = resolved.map_err(|error| self.without_route(request, error))?;
         if decision.dimension.is_none() {
             return if decision.unit == here {
@@ -100,9 +113,59 @@ impl OwnerGate {
             now: boot_time(),
         };
         let admitted = self.gate.borrow().admit(table, &decision, &knock);
-        admitted.map_err(|closed| self.refusal(closed, &decision))?;
+        admitted.map_err(|closed| self.refusal(closed, &decision, (table, &*request)))?;
         request.facts.owner_epoch = Some(decision.epoch);
         Ok(Some(admission))
+    }
+
+    /// Resolves a call, by the token that its relay sent along if need be.
+    fn resolve<'t>(
+        &'t self,
+        table: &'t RouteTable,
+        request: &Request,
+        missing_key: &'t MissingKey,
+    ) -> Result<(Decision<'t>, Trail), RouteError> {
+        let parts = &self.parts;
+        let ring = parts.tokens.as_ref().map(|tokens| tokens.keys.ring());
+        let given = ring.as_deref().zip(table.routes()).zip(request.hints.token.as_deref());
+        let with = given.map(|((ring, routes), field)| With {
+            ring,
+            routes,
+            field,
+            now: unix_now(),
+            lost: Epoch::default(),
+        });
+        let brought = Brought::new(&parts.claims, with);
+        table.resolve_with_trail(&request.hints, missing_key, &parts.place.unit, &brought)
+    }
+
+    /// The token that goes with the name of the owner.
+    fn token(&self, decision: &Decision<'_>, table: &RouteTable, request: &Request) -> Option<Bytes> {
+        let (tokens, routes) = (self.parts.tokens.as_ref()?, table.routes()?);
+        let dimension = decision.dimension?;
+        let key = request
+            .hints
+            .keys
+            .iter()
+            .find(|key| key.dimension == dimension.as_str())?;
+        let hash = routes.hash(&key.dimension, &key.key);
+        let claim = match self.parts.claims.claim(dimension, &key.key, hash) {
+            Found::Known(known) => Some(known.target),
+            Found::Nothing | Found::Unasked => None,
+        };
+        let grounds = Grounds {
+            routes,
+            decision,
+            key: &key.key,
+            check: None,
+            claim: claim.as_ref(),
+            now: unix_now(),
+            then: Rev::ZERO,
+            lifetime: tokens.keys.lifetime(dimension)?,
+        };
+        let text = tokens.keys.ring().issue(dimension, &key.key, &grounds.token()?)?;
+        tokens.counts.on_issued(Occasion::Redirect);
+        Some(token::field(dimension, &text).into())
     }
 
     /// A freeze is to be waited for. Calls that go through its node are told apart with [`waits`](Self::waits).
@@ -119,6 +182,9 @@ impl OwnerGate {
 
     /// Reports what could not be reported before (G5).
     pub fn flush(&self) {
+        if let Some(tokens) = &self.parts.tokens {
+            tokens.counts.flush();
+        }
         let unsent = self.unsent.take();
         self.report(unsent);
     }
@@ -158,10 +224,18 @@ impl OwnerGate {
         error
     }
 
-    fn refusal(&self, closed: Closed, decision: &Decision<'_>) -> RelayError {
+    fn refusal(
+        &self,
+        closed: Closed,
+        decision: &Decision<'_>,
+        (table, request): (&RouteTable, &Request),
+    ) -> RelayError {
         let here = &self.parts.place.unit;
         match closed {
-            Closed::NotOwner => wrong_unit(&self.parts.place, decision),
+            Closed::NotOwner => RelayError {
+                token: self.token(decision, table, request),
+                ..wrong_unit(&self.parts.place, decision)
+            },
             Closed::Behind => {
                 let detail = "this relay has not heard yet of the decision that sent the call here";
                 RelayError::new(Reason::RoutesAway, Retry::Safe, detail).pushed_back(PUSHBACK)

@@ -8,7 +8,7 @@ mod queue_gate;
 mod rpc;
 
 pub use consumers::{Consumer, Consumers};
-pub use gate::{GateParts, OwnerGate};
+pub use gate::{GateParts, GateTokens, OwnerGate};
 pub use message::{MessageParts, Messages};
 pub use push::{IN_FLIGHT_DEFAULT, IN_FLIGHT_MAX, Push, PushParts};
 pub use queue_gate::{KeyOwners, QueueGate, QueueGateParts};

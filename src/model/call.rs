@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Code, Metadata, RelayError, RouteHints, Source, UnitId};
+use super::{Code, Key, Metadata, RelayError, RouteHints, Source, UnitId};
 
 /// Bytes of a body that travel without asking for credit: what a lane carries per call and direction.
 /// More than this is a *large* body and flows under credit, on a stream of its own between relays.
@@ -57,6 +57,30 @@ pub trait Callee {
 pub trait Caller {
     /// Takes an event of a call. Events of ended calls are ignored.
     fn on_reply(&self, id: CallId, event: ReplyEvent);
+
+    /// Whether it wants to hear when keys that it used get another owner.
+    fn takes_routes(&self) -> bool {
+        false
+    }
+
+    /// A key that it used has another owner. May be lost.
+    fn on_route(&self, _: &RoutePush) {}
+}
+
+/// A key got another owner.
+#[derive(Clone, Eq, PartialEq)]
+pub struct RoutePush {
+    /// The key.
+    pub key: Key,
+    /// What to bring along with calls of it from now on, as a route token's text.
+    pub token: Bytes,
+}
+
+impl fmt::Debug for RoutePush {
+    /// The dimension only (O-S5).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RoutePush({:?})", self.key)
+    }
 }
 
 /// Something calls can be sent to, with what a balancer needs to choose it.

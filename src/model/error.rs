@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::{RelayName, UnitId};
 
 /// An ending that a relay, not a service, gave to a call.
@@ -22,6 +24,8 @@ pub struct RelayError {
     pub pushback: Option<Duration>,
     /// The unit that owns the key and the epoch of that knowledge; set with `WrongUnit`.
     pub owner: Option<(UnitId, u64)>,
+    /// What to bring along with the next call of the key, as the value of a `strait-token` field. Text that relays made.
+    pub token: Option<Bytes>,
 }
 
 /// The relay where an error was made.
@@ -130,6 +134,7 @@ impl RelayError {
             retry,
             pushback: None,
             owner: None,
+            token: None,
         }
     }
 

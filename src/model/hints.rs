@@ -13,7 +13,7 @@ pub struct RouteHints {
     pub keys: Vec<Key>,
     /// Go to this unit, if policy allows.
     pub unit: Option<UnitId>,
-    /// Route token the client learnt earlier; opaque here.
+    /// Route tokens the client learnt earlier, as the value of a `strait-token` field; opaque here.
     pub token: Option<Bytes>,
     /// Priority class.
     pub class: Option<Class>,

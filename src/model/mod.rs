@@ -11,6 +11,7 @@
 mod call;
 mod error;
 mod hints;
+mod hottest;
 mod identity;
 pub mod lanes;
 mod message;
@@ -21,10 +22,11 @@ mod subscription;
 
 pub use call::{
     CallId, Callee, Caller, CallerRef, CancelReason, Ending, Endpoint, Envelope, Facts, Outcome, Part, Refused,
-    ReplyBody, ReplyEvent, Request, RequestBody, RequestEvent, SMALL_BODY_BYTES, Timing, wants_credit,
+    ReplyBody, ReplyEvent, Request, RequestBody, RequestEvent, RoutePush, SMALL_BODY_BYTES, Timing, wants_credit,
 };
 pub use error::{Code, Place, Reason, RelayError, Retry};
 pub use hints::{Class, Key, MissingKey, MissingKeyError, OnFailure, RouteHints, ServiceName};
+pub use hottest::Hottest;
 pub use identity::{Geo, Name, NameError, RelayName, Source, UnitId};
 pub use message::{
     AckLevel, DeadPlace, GapReason, GroupName, Message, MessageId, MessageIdError, Seq, Topic, UnixMillis,

@@ -7,8 +7,11 @@ mod parked;
 mod parking;
 mod retries;
 mod rpc;
+mod strikes;
 #[cfg(test)]
 mod tests;
+mod tokens;
+mod users;
 mod verdict;
 
 use std::rc::Rc;
@@ -17,6 +20,7 @@ pub use carrier::{CarrierParts, Carriers, Claims};
 pub use message::{Catalog, Published, Publisher, PublisherParts, PublisherRef, Publishers};
 pub use parking::ParkingLimits;
 pub use rpc::{Parts, Rpc};
+pub use tokens::TokenParts;
 
 use crate::model::{Callee, RelayError, UnitId};
 use crate::peer::Peers;

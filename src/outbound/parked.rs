@@ -208,7 +208,10 @@ impl Rpc {
         let parked = open.parked.as_mut()?;
         let mut request = open.again.take()?;
         request.facts.visited.clear();
-        let (until, routed) = (parked.until, self.route(&mut request, &mut open.record));
+        let (until, routed) = (
+            parked.until,
+            self.route(&mut request, &mut open.record, (&open.caller, &mut open.offer)),
+        );
         Some(match routed {
             Ok(Routed::To(way)) => {
                 open.parked = None;

@@ -126,6 +126,7 @@ impl Rpc {
         } else {
             1
         };
+        self.on_redirect(open, &failure);
         if let Some((unit, request)) = adopt(open, &failure, redirects_max) {
             open.active = self.parts.budgets.of(&unit).map(ShardBudget::count);
             return Then::Resend(unit, request);

@@ -19,6 +19,7 @@ use super::Ways;
 use super::parked::{Parked, Wait};
 use super::parking::{Parking, ParkingLimits};
 use super::retries::{Retries, Turn};
+use super::tokens::{Offer, TokenParts, Tokens};
 use super::verdict::{self, Failure};
 use crate::admission::{Active, ShardBudget, ShardBudgets};
 use crate::calls::{CallRecord, Calls, Limited, ShardPolicies, TimeLimits};
@@ -48,6 +49,8 @@ pub struct Parts {
     pub parking: ParkingLimits,
     /// Knows who has keys that nothing else was decided about, if there is a route store.
     pub claims: Option<Claims>,
+    /// What clients know of keys, if there are route tokens.
+    pub tokens: Option<TokenParts>,
     /// Counts what decides where calls go.
     pub lookups: LookUps,
     /// How many calls may be sent again.
@@ -64,13 +67,14 @@ pub struct Rpc {
     pub(super) calls: Calls<Open>,
     pub(super) retries: Retries,
     pub(super) parking: Parking,
+    pub(super) tokens: Option<Tokens>,
     next_request_id: Cell<u64>,
     me: Weak<Self>,
 }
 
 /// One call under way.
 pub(super) struct Open {
-    caller: CallerRef,
+    pub(super) caller: CallerRef,
     /// Who has it; nobody while it waits to be sent again.
     pub(super) callee: Option<(Rc<dyn Callee>, CallId)>,
     pub(super) limits: TimeLimits,
@@ -89,6 +93,8 @@ pub(super) struct Open {
     pub(super) parked: Option<Box<Parked>>,
     /// How often another relay named another owner.
     pub(super) redirects: u8,
+    /// What its answer tells the caller of its key.
+    pub(super) offer: Offer,
 }
 
 /// What is known of a call's way.
@@ -101,14 +107,16 @@ pub(super) enum Routed {
 
 impl Rpc {
     /// The story of one shard.
-    pub fn new(parts: Parts) -> Rc<Self> {
+    pub fn new(mut parts: Parts) -> Rc<Self> {
         let next_request_id = Cell::new(parts.first_request_id);
         let parking = Parking::new(parts.parking);
+        let tokens = parts.tokens.take().map(Tokens::new);
         Rc::new_cyclic(|me| Self {
             parts,
             calls: Calls::default(),
             retries: Retries::default(),
             parking,
+            tokens,
             next_request_id,
             me: me.clone(),
         })
@@ -119,13 +127,17 @@ impl Rpc {
         tokio::join!(
             self.calls.watch(|id| self.on_overdue(id)),
             self.watch_retries(),
-            self.watch_routes()
+            self.watch_routes(),
+            self.watch_users()
         );
     }
 
     /// Hands what was counted to the shared series.
     pub fn flush(&self) {
         self.parts.lookups.flush();
+        if let Some(tokens) = &self.tokens {
+            tokens.parts.counts.flush();
+        }
     }
 
     /// Calls under way.
@@ -141,7 +153,8 @@ impl Rpc {
         record: CallRecord,
     ) -> Result<CallId, Box<(CallRecord, Refused)>> {
         let mut record = record;
-        let routed = match self.route(&mut request, &mut record) {
+        let mut offer = Offer::default();
+        let routed = match self.route(&mut request, &mut record, (&caller, &mut offer)) {
             Ok(routed) => routed,
             Err(error) => return Err(Box::new((record, refused(error, request)))),
         };
@@ -168,6 +181,7 @@ impl Rpc {
             turn: None,
             parked: None,
             redirects: 0,
+            offer,
         });
         let sent = match routed {
             // The own gate may have a newer copy than the one this was routed by.
@@ -196,7 +210,12 @@ impl Rpc {
     }
 
     /// Where the call goes, or what it waits for.
-    pub(super) fn route(&self, request: &mut Request, record: &mut CallRecord) -> Result<Routed, RelayError> {
+    pub(super) fn route(
+        &self,
+        request: &mut Request,
+        record: &mut CallRecord,
+        caller: (&CallerRef, &mut Offer),
+    ) -> Result<Routed, RelayError> {
         if request.service().is_none() {
             let detail = "the path of a call must be /package.Service/Method".to_owned();
             return Err(RelayError::new(Reason::BadInput, Retry::Never, detail));
@@ -204,12 +223,7 @@ impl Rpc {
         let policies = self.parts.policies.current();
         let policy = policies.of(request.service());
         let table = self.parts.routing.table();
-        let decision = match table.resolve(
-            &request.hints,
-            &policy.missing_key,
-            &self.parts.place.unit,
-            &self.parts.claims,
-        ) {
+        let decision = match self.resolve(&table, request, &policy.missing_key, caller) {
             Ok(decision) => decision,
             Err(error) => return self.without_route(request, error).map(Routed::Wait),
         };
@@ -294,6 +308,7 @@ impl Rpc {
     pub(super) fn answer(&self, mut open: Open, mut part: Part, now: std::time::Instant) {
         part.head = part.head.or(open.head.take());
         add_answer_fields(&mut part, open.record.unit());
+        open.offer.put_into(&mut part);
         open.record.on_reply_bytes(part.body.0.len());
         open.on_ended(&part);
         let (status, timing) = part
@@ -305,8 +320,10 @@ impl Rpc {
         open.record.answered(status, timing, now, &self.parts.metrics);
     }
 
-    pub(super) fn fail(&self, open: Open, error: RelayError) {
-        let error = error.at(&self.parts.place.unit, &self.parts.place.relay);
+    pub(super) fn fail(&self, mut open: Open, error: RelayError) {
+        let mut error = error.at(&self.parts.place.unit, &self.parts.place.relay);
+        // Not what another relay may have said: the caller's Geo may be another one.
+        error.token = open.offer.take();
         open.record
             .failed(&error, Instant::now().into_std(), &self.parts.metrics);
         open.caller.send(ReplyEvent::Failed(Box::new(error)));

@@ -19,6 +19,9 @@ pub struct Explanation {
     pub rule: Option<String>,
     /// Why the call would be refused.
     pub error: Option<String>,
+    /// How the route token stands that was asked about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
     /// What was looked at, in order; the last one decided.
     pub steps: Vec<Step>,
 }
@@ -49,6 +52,7 @@ impl Explanation {
             frozen: None,
             rule: None,
             error: None,
+            token: None,
             steps,
         };
         match result {

@@ -62,6 +62,7 @@ impl Settings {
             self.check_authority(&mut add);
         }
         self.check_etcd(problems);
+        self.check_tokens(problems);
         let mut add = |key: &str, text: String| problems.add(None, path::join("routes", key), text);
         if routes.in_flight_max.is_zero() {
             add("in_flight_max", "must be longer than zero".to_owned());
@@ -89,6 +90,20 @@ impl Settings {
                     format!("dimension {} is described twice", dimension.name),
                 );
             }
+        }
+    }
+
+    fn check_tokens(&self, problems: &mut Problems) {
+        let tokens = &self.routes.tokens;
+        let mut add = |key: &str, text: &str| problems.add(None, path::join("routes.tokens", key), text.to_owned());
+        if self.routes.store == StoreKind::None && !tokens.key_file.as_os_str().is_empty() {
+            add(
+                "key_file",
+                "tokens are for claimed keys, and without a store none are claimed; set routes.store, or take it out",
+            );
+        }
+        if tokens.geo_number == 0 {
+            add("geo_number", "must be 1 or more");
         }
     }
 

@@ -31,6 +31,9 @@ pub const CALL_BYTES_DEFAULT: usize = 256 * 1024;
 /// Smallest limit on un-credited body bytes per call: one chunk must fit.
 pub const CALL_BYTES_MIN: usize = 64 * 1024;
 
+/// Among the features of a hello on a local socket: the service takes ROUTE frames.
+pub const ROUTES: &str = "routes";
+
 /// What a connection or stream is for.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, prost::Enumeration)]
 #[repr(i32)]

@@ -168,6 +168,9 @@ fn put_grpc(fields: &mut MetadataBuilder, error: &RelayError) {
     let text = clip(&error.detail);
     put(fields, b"grpc-message", &percent_encode(text.as_bytes()));
     put(fields, b"strait-error", place_text(error).as_bytes());
+    if let Some(token) = &error.token {
+        put(fields, b"strait-token", token);
+    }
     if let Some(wait) = error.pushback {
         put(
             fields,

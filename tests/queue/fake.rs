@@ -147,6 +147,7 @@ fn parts(access: Access, desk: Arc<Desk>) -> Parts {
         health: Health::new(),
         log: LogHandle::detached(),
         routing: routing::Handle::new(routes),
+        tokens: None,
         place: Place {
             unit,
             relay: Name::new("a-1").unwrap(),

@@ -60,6 +60,7 @@ impl Relay {
             health: Health::new(),
             log: LogHandle::detached(),
             routing: routing::Handle::new(table),
+            tokens: None,
             place: Place {
                 unit,
                 relay: Name::new("a-1").unwrap(),

@@ -33,6 +33,7 @@ pub(super) async fn shake(
     let ours = Hello {
         bytes_max: u64::try_from(limits.call_bytes_max).unwrap_or(u64::MAX),
         frame_bytes_max: u32::try_from(limits.frame_bytes_max).unwrap_or(u32::MAX),
+        features: vec![hello::ROUTES.to_owned()],
         ..Hello::new(Purpose::Service, calls_max)
     };
     let mut decoder = Decoder::new(limits.frame_bytes_max);

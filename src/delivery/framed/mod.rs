@@ -47,9 +47,9 @@ pub use self::metrics::{Metrics, Side};
 use crate::mailbox::Mailbox;
 use crate::model::{
     CallId, Callee, Caller, CallerRef, Endpoint, Reason, Refused, Registry, RelayError, ReplyEvent, Request,
-    RequestEvent, Retry, Source, Subscriptions,
+    RequestEvent, Retry, RoutePush, Source, Subscriptions,
 };
-use crate::wire::hello;
+use crate::wire::hello::{self, Agreed};
 use crate::wire::messages;
 use crate::wire::pace::LeastPace;
 
@@ -139,6 +139,8 @@ pub struct Connection {
     calls_max: Cell<usize>,
     /// Whether the other side takes calls now.
     taking: Cell<bool>,
+    /// How many routes it may be told before those on their way are written; `None` if it wants none.
+    routes_room: Cell<Option<usize>>,
 }
 
 /// What ports tell the task.
@@ -153,6 +155,8 @@ enum Event {
     Request { id: u64, event: RequestEvent },
     /// For a call of the other side.
     Reply { id: u64, event: ReplyEvent },
+    /// A key that the other side used has another owner.
+    Route(RoutePush),
     /// A subscription is in force, or is not; to be told to the other side.
     Subscribed {
         /// Which REGISTER asked for it, as the session counts.
@@ -165,12 +169,14 @@ enum Event {
 }
 
 impl Connection {
-    fn new(calls_max: usize, taking: bool) -> Rc<Self> {
+    fn new(agreed: &Agreed, taking: bool) -> Rc<Self> {
+        let routes_room = agreed.has(hello::ROUTES).then_some(ROUTES_WAITING_MAX);
         Rc::new(Self {
             mailbox: Mailbox::new(),
             ids: RefCell::default(),
-            calls_max: Cell::new(calls_max),
+            calls_max: Cell::new(agreed.calls_max),
             taking: Cell::new(taking),
+            routes_room: Cell::new(routes_room),
         })
     }
 
@@ -221,6 +227,19 @@ impl Caller for Connection {
     fn on_reply(&self, id: CallId, event: ReplyEvent) {
         self.mailbox.push(Event::Reply { id: id.0, event });
     }
+
+    fn takes_routes(&self) -> bool {
+        self.routes_room.get().is_some()
+    }
+
+    /// Lost if the other side does not read what it was told before: answers of its calls will tell.
+    fn on_route(&self, push: &RoutePush) {
+        let Some(room) = self.routes_room.get().and_then(|room| room.checked_sub(1)) else {
+            return;
+        };
+        self.routes_room.set(Some(room));
+        self.mailbox.push(Event::Route(push.clone()));
+    }
 }
 
 impl Endpoint for Connection {
@@ -246,8 +265,7 @@ pub async fn serve(
     metrics.on_open();
     let ended = match handshake::shake(&mut io, &surroundings.limits, surroundings.limits.calls_max).await {
         Ok(shaken) => {
-            let calls_max = shaken.agreed.calls_max;
-            let connection = Connection::new(calls_max, false);
+            let connection = Connection::new(&shaken.agreed, false);
             driver::run(io, connection, shaken, surroundings, drain).await
         }
         Err(error) => Ended::Failed(handshake::give_up(&mut io, error).await),
@@ -283,7 +301,7 @@ where
         Ok(shaken) => shaken,
         Err(error) => return Err(handshake::give_up(&mut io, error).await),
     };
-    let connection = Connection::new(shaken.agreed.calls_max, true);
+    let connection = Connection::new(&shaken.agreed, true);
     let metrics = surroundings.metrics.clone();
     let work = driver::run(io, Rc::clone(&connection), shaken, surroundings, drain);
     let work = async move {
@@ -294,3 +312,6 @@ where
     };
     Ok((connection, work))
 }
+
+/// Routes that may wait to be written, as many as a connection is told of keys.
+const ROUTES_WAITING_MAX: usize = 256;

@@ -108,7 +108,7 @@ impl Session {
             Frame::Failed { id, error } => outgoing.on_failed(id, &error, &connection),
             Frame::Ping(number) => frame::put_pong(wire.out, number),
             Frame::Pong(DRAIN_PING) if draining => self.draining = Drain::Known,
-            Frame::Pong(_) | Frame::Renew | Frame::Retire { .. } | Frame::Unknown(_) => {}
+            Frame::Pong(_) | Frame::Renew | Frame::Retire { .. } | Frame::Route(_) | Frame::Unknown(_) => {}
             Frame::Drain => connection.taking.set(false),
             Frame::Register { id, body } => return self.register(id, &body, now),
             Frame::Registered { .. } => return Err(SessionError::Violation("REGISTERED is for services, not relays")),
@@ -133,6 +133,11 @@ impl Session {
             Event::Open { id, request, caller } => outgoing.on_open(id, request, caller, &connection, &mut wire),
             Event::Request { id, event } => outgoing.on_event(id, event, &connection, &mut wire),
             Event::Reply { id, event } => incoming.on_event(id, event, &mut wire),
+            Event::Route(push) => {
+                frame::put_route(wire.out, &push);
+                let room = connection.routes_room.get().map(|room| room + 1);
+                connection.routes_room.set(room);
+            }
             Event::Subscribed { .. } => {}
         }
     }

@@ -40,7 +40,7 @@ pub(super) fn parse(
             }
             b"strait-key" => hints.keys.push(key(block, value)?),
             b"strait-unit" => hints.unit = Some(parse_name("strait-unit", value)?),
-            b"strait-token" => hints.token = Some(block.slice_ref(value)),
+            b"strait-token" => hints.token = Some(tokens(hints.token.take(), block, value)),
             b"strait-class" => hints.class = Some(parse_name("strait-class", value)?),
             b"strait-idempotent" => {
                 hints.idempotent = match value {
@@ -105,6 +105,14 @@ fn key(block: &Bytes, value: &[u8]) -> Result<Key, RelayError> {
     })
 }
 
+/// Fields of one name are one list, as HTTP says.
+fn tokens(before: Option<Bytes>, block: &Bytes, value: &[u8]) -> Bytes {
+    match before {
+        Some(before) => [&before[..], b",", value].concat().into(),
+        None => block.slice_ref(value),
+    }
+}
+
 fn parse_name(field: &str, value: &[u8]) -> Result<Name, RelayError> {
     let text = std::str::from_utf8(value).map_err(|_| bad(format!("{field} must be a name")))?;
     Name::new(text).map_err(|error| bad(format!("{field} is not a name: {error}")))
@@ -158,6 +166,7 @@ mod tests {
             ("strait-key", "im.conversation=c:1"),
             ("strait-unit", "b"),
             ("strait-token", "t"),
+            ("strait-token", "u"),
             ("strait-class", "gold"),
             ("strait-idempotent", "true"),
             ("strait-on-failure", "park"),
@@ -170,7 +179,7 @@ mod tests {
         assert_eq!(&request.hints.keys[0].key[..], b"a=b");
         assert_eq!(&request.hints.keys[1].dimension[..], b"im.conversation");
         assert_eq!(request.hints.unit.unwrap().as_str(), "b");
-        assert_eq!(request.hints.token.unwrap(), "t");
+        assert_eq!(request.hints.token.unwrap(), "t,u");
         assert_eq!(request.hints.class.unwrap().as_str(), "gold");
         assert!(request.hints.idempotent);
         assert_eq!(request.hints.on_failure, OnFailure::Park);

@@ -1,6 +1,7 @@
 //! Calls that are tried again, against a unit whose every move a test makes.
 
 mod attempts;
+mod tokens;
 mod waits;
 
 use std::cell::Cell;
@@ -52,10 +53,13 @@ fn unit(name: &str) -> UnitId {
 }
 
 fn fixture() -> Fixture {
+    let table = RouteTable::build(&routing::Settings::default(), &unit("a"), [&unit("b")]).unwrap();
+    fixture_with(table, None, Registry::new().unwrap())
+}
+
+fn fixture_with(table: RouteTable, tokens: Option<TokenParts>, series: Registry) -> Fixture {
     let (a, b) = (unit("a"), unit("b"));
-    let series = Registry::new().unwrap();
     let budgets = RetryBudgets::new([a.clone(), b.clone()], 1, RetrySettings::default());
-    let table = RouteTable::build(&routing::Settings::default(), &a, [&b]).unwrap();
     let unit_b = Rc::new(B {
         service: Service::new(),
         away: Cell::new(false),
@@ -75,6 +79,7 @@ fn fixture() -> Fixture {
             calls_of_key: 4,
         },
         claims: None,
+        tokens,
         lookups: LookUps::detached().unwrap(),
         budgets: budgets.on_shard(0),
         metrics: CallSeries::register(series.series()).unwrap().on_shard(),

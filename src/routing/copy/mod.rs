@@ -159,6 +159,16 @@ impl Routes {
         NodeView::of(self, node_hash(self.seed, id))
     }
 
+    /// What was decided about the key with this hash, tombstones included.
+    pub(in crate::routing) fn view_of(&self, hash: KeyHash) -> Option<NodeView<'_>> {
+        NodeView::of(self, hash)
+    }
+
+    /// The newest record of the key with this hash, a tombstone perhaps.
+    pub(in crate::routing) fn newest_of(&self, hash: KeyHash) -> Option<Rev> {
+        self.overrides.get(hash).copied().map(packed::rev)
+    }
+
     /// Units in the order of their numbers in the book, with what was decided about them; [`State::Active`] if nothing was.
     pub fn units(&self) -> impl Iterator<Item = (&UnitId, &State)> {
         let units = self.book().units.iter();

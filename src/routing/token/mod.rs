@@ -19,7 +19,8 @@
 //!
 //! # Path
 //! A call's `strait-token` fields go through [`presented`] and [`Ring::open`]; the [`Token`] is then evidence like any other:
-//! its target as of its revision. Answers carry what [`Ring::issue`] made.
+//! its target as of its revision, which [`Brought`] gives to whoever resolves the call. [`Grounds`] say which token the
+//! answer carries along, and [`Ring::issue`] makes it.
 //!
 //! # Invariants
 //! - T1. What was not signed for this dimension, this key and this Geo is no token, whatever bit differs (R-I7).
@@ -31,17 +32,24 @@
 //! # Not here
 //! Whether a token is still right (the copy of the routes), and tokens between Geos (kind 2, which is refused).
 
+mod answer;
+mod brought;
 mod field;
 mod layout;
 mod lifetime;
+mod metrics;
 mod ring;
 mod secrets;
+mod statement;
 #[cfg(test)]
 mod tests;
 
+pub use answer::{Grounds, Occasion, is_claimed, may_have_tokens};
+pub use brought::{Brought, Check, CheckOutcome, With};
 pub use field::{PRESENTED_MAX, Presented, field, presented};
 pub use layout::{Flags, Text, Token, TokenTarget};
 pub use lifetime::{AS_OF_AGE_MAX, Lifetime};
+pub use metrics::{TokenCounts, TokenSeries};
 pub use ring::Ring;
 pub use secrets::{Secrets, SecretsError, SecretsProblem};
 

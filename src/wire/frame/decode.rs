@@ -11,7 +11,7 @@ use super::{
 };
 use crate::model::{
     CancelReason, Code, Ending, Envelope, Facts, Key, Metadata, Name, OnFailure, Part, Place, Reason, RelayError,
-    ReplyBody, Request, RequestBody, Retry, RouteHints, Source,
+    ReplyBody, Request, RequestBody, Retry, RouteHints, RoutePush, Source,
 };
 use crate::wire::attributes;
 
@@ -101,6 +101,7 @@ impl Decoder {
             kind::HELLO => Frame::Hello(raw.body),
             kind::REGISTER => Frame::Register { id, body: raw.body },
             kind::REGISTERED => Frame::Registered { id, body: raw.body },
+            kind::ROUTE => route(raw)?,
             unknown if unknown >= 128 => return Err(FrameError::Mandatory(unknown)),
             unknown => Frame::Unknown(unknown),
         })
@@ -289,7 +290,7 @@ fn credit(mut raw: Raw) -> Result<Frame, FrameError> {
 fn failed(mut raw: Raw) -> Result<Frame, FrameError> {
     let mut reason = Reason::Internal;
     let mut retry = Retry::Ambiguous;
-    let (mut pushback, mut owner, mut unit, mut relay) = (None, None, None, None);
+    let (mut pushback, mut owner, mut unit, mut relay, mut token) = (None, None, None, None, None);
     let block = std::mem::take(&mut raw.block);
     let mut rest: &[u8] = &block;
     while let Some((tag, mut value)) = raw.take(&mut rest)? {
@@ -313,6 +314,7 @@ fn failed(mut raw: Raw) -> Result<Frame, FrameError> {
                 let epoch = attributes::take_varint(&mut value).ok_or(raw.bad(tag))?;
                 owner = Some((raw.name(tag, value)?, epoch));
             }
+            tag::TOKEN => token = Some(block.slice_ref(value)),
             tag::PLACE_UNIT => unit = Some(raw.name(tag, value)?),
             tag::PLACE_RELAY => relay = Some(raw.name(tag, value)?),
             unknown => raw.skip(unknown)?,
@@ -329,8 +331,27 @@ fn failed(mut raw: Raw) -> Result<Frame, FrameError> {
             retry,
             pushback,
             owner,
+            token,
         }),
     })
+}
+
+fn route(mut raw: Raw) -> Result<Frame, FrameError> {
+    let (mut key, mut token) = (None, None);
+    let block = std::mem::take(&mut raw.block);
+    let mut rest: &[u8] = &block;
+    while let Some((tag, value)) = raw.take(&mut rest)? {
+        match tag {
+            tag::KEY_TEXT => key = Some(key_text(&block, value).ok_or(raw.bad(tag))?),
+            tag::TOKEN => token = Some(block.slice_ref(value)),
+            unknown => raw.skip(unknown)?,
+        }
+    }
+    let missing = |what| FrameError::Missing { kind: raw.kind, what };
+    Ok(Frame::Route(RoutePush {
+        key: key.ok_or(missing("a key"))?,
+        token: token.ok_or(missing("a token"))?,
+    }))
 }
 
 fn key_text(block: &Bytes, value: &[u8]) -> Option<Key> {

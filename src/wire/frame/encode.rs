@@ -10,6 +10,7 @@ use super::{
 };
 use crate::model::{
     CancelReason, Code, Ending, Envelope, Facts, Key, Map, OnFailure, Part, RelayError, Request, Retry, RouteHints,
+    RoutePush,
 };
 use crate::wire::attributes;
 
@@ -159,6 +160,9 @@ pub fn put_failed(out: &mut BytesMut, id: u64, error: &RelayError) {
         if let Some((unit, epoch)) = &error.owner {
             attributes::put_number_and_bytes(out, tag::OWNER, *epoch, unit.as_str().as_bytes());
         }
+        if let Some(token) = &error.token {
+            attributes::put_bytes(out, tag::TOKEN, token);
+        }
         if let Some(place) = &error.place {
             attributes::put_bytes(out, tag::PLACE_UNIT, place.unit.as_str().as_bytes());
             attributes::put_bytes(out, tag::PLACE_RELAY, place.relay.as_str().as_bytes());
@@ -199,6 +203,14 @@ pub fn put_register(out: &mut BytesMut, id: u64, body: &[u8]) {
 /// Answer to a `Register`; a protobuf `Registered`.
 pub fn put_registered(out: &mut BytesMut, id: u64, body: &[u8]) {
     frame(out, kind::REGISTERED, 0, id, body, |_| {});
+}
+
+/// A key that the service used has another owner.
+pub fn put_route(out: &mut BytesMut, push: &RoutePush) {
+    frame(out, kind::ROUTE, 0, 0, &[], |out| {
+        put_key(out, &push.key, None);
+        attributes::put_bytes(out, tag::TOKEN, &push.token);
+    });
 }
 
 fn frame(out: &mut BytesMut, kind: u8, flags: u8, id: u64, body: &[u8], put_attributes: impl FnOnce(&mut BytesMut)) {

@@ -38,11 +38,11 @@ use bytes::Bytes;
 pub use self::decode::Decoder;
 pub use self::encode::{
     Encoder, put_cancel, put_credit, put_drain, put_failed, put_hello, put_ping, put_pong, put_register,
-    put_registered, put_renew, put_reply, put_request_body, put_retire,
+    put_registered, put_renew, put_reply, put_request_body, put_retire, put_route,
 };
 use super::attributes::AttributeError;
 use super::message::MessageError;
-use crate::model::{CancelReason, MetadataError, Part, RelayError, Request, RequestBody};
+use crate::model::{CancelReason, MetadataError, Part, RelayError, Request, RequestBody, RoutePush};
 
 /// Bytes of a frame header.
 pub const HEADER_BYTES: usize = 16;
@@ -135,6 +135,8 @@ pub enum Frame {
         /// From here on body bytes travel on their own stream (between relays).
         large: bool,
     },
+    /// A relay tells a local service that a key it used has another owner.
+    Route(RoutePush),
     /// More of a request body.
     RequestBody {
         /// Call.
@@ -226,6 +228,7 @@ mod kind {
     pub(super) const BUSY: u8 = 22;
     pub(super) const DELIVERED: u8 = 23;
     pub(super) const ENDED: u8 = 24;
+    pub(super) const ROUTE: u8 = 25;
 }
 
 mod flag {

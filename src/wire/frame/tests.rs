@@ -129,16 +129,25 @@ fn error() -> impl Strategy<Value = RelayError> {
     let place = (name(), name()).prop_map(|(unit, relay)| Place { unit, relay });
     let pushback = prop::option::of(any::<u32>().prop_map(|ms| Duration::from_millis(ms.into())));
     let owner = prop::option::of((name(), any::<u64>()));
-    (reason, retry, prop::option::of(place), "\\PC{0,80}", pushback, owner).prop_map(
-        |(reason, retry, place, detail, pushback, owner)| RelayError {
+    let token = prop::option::of(bytes(60));
+    (
+        reason,
+        retry,
+        prop::option::of(place),
+        "\\PC{0,80}",
+        pushback,
+        owner,
+        token,
+    )
+        .prop_map(|(reason, retry, place, detail, pushback, owner, token)| RelayError {
             reason,
             place,
             detail,
             retry,
             pushback,
             owner,
-        },
-    )
+            token,
+        })
 }
 
 /// Decodes a stream that comes in pieces of `step` bytes.

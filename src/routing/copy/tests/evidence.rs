@@ -6,7 +6,7 @@ use crate::routing::{Source, key_hash};
 
 /// What may happen to the one room of these histories.
 #[derive(Clone, Copy, Debug)]
-enum Event {
+pub(super) enum Event {
     MoveTo(&'static str),
     TakeBack,
     SomethingElse,
@@ -18,19 +18,19 @@ const EVENTS: [Event; 4] = [
     Event::TakeBack,
     Event::SomethingElse,
 ];
-const LENGTH: u32 = 5;
+pub(super) const LENGTH: u32 = 5;
 /// The room was claimed by unit b when the book was published.
-const BIRTH: Rev = Rev(1);
+pub(super) const BIRTH: Rev = Rev(1);
 
 /// Every history of this length.
-fn histories() -> impl Iterator<Item = Vec<Event>> {
+pub(super) fn histories() -> impl Iterator<Item = Vec<Event>> {
     (0..4_usize.pow(LENGTH)).map(|number| {
         let digits = (0..LENGTH).map(|place| EVENTS[number / 4_usize.pow(place) % 4]);
         digits.collect()
     })
 }
 
-fn steps(history: &[Event]) -> Vec<Step> {
+pub(super) fn steps(history: &[Event]) -> Vec<Step> {
     let steps = history.iter().map(|event| match event {
         Event::MoveTo(unit) => Step::Put(key_id("room", 1), Target::Unit(name(unit)), State::Active),
         Event::TakeBack => Step::Put(key_id("room", 1), Target::Unit(name("b")), State::Tombstone),
@@ -40,7 +40,7 @@ fn steps(history: &[Event]) -> Vec<Step> {
 }
 
 /// Owner and epoch of the room at a revision, read off the history.
-fn truth(history: &[Event], at: Rev) -> (&'static str, Rev) {
+pub(super) fn truth(history: &[Event], at: Rev) -> (&'static str, Rev) {
     let events = (BIRTH.0 + 1..).zip(history);
     let about = events.filter(|(rev, event)| *rev <= at.0 && !matches!(event, Event::SomethingElse));
     match about.last() {
@@ -79,7 +79,7 @@ fn token(history: &[Event], as_of: Rev) -> Known {
 }
 
 /// A claim never says anything but who has had the room since birth.
-fn claim(as_of: Rev) -> Known {
+pub(super) fn claim(as_of: Rev) -> Known {
     Known {
         target: Target::Unit(name("b")),
         base: Epoch::new(3, BIRTH),

@@ -4,6 +4,7 @@ mod evidence;
 mod history;
 mod saved;
 mod takeover;
+mod tokens;
 mod trail;
 mod walks;
 
