@@ -12,7 +12,7 @@ use super::status::Status;
 use super::{AppError, routes};
 use crate::calls::CallPolicies;
 use crate::control::tokens::TokenKeys;
-use crate::control::worker;
+use crate::control::{mover, worker};
 use crate::delivery::SharedDirectory;
 use crate::model::{Geo, Place};
 use crate::peer::credentials::{Credentials, CredentialsHandle, Own};
@@ -79,6 +79,7 @@ pub(super) struct Series {
     pub(super) ingress_grpc: ingress::grpc::Metrics,
     pub(super) peer: peer::Metrics,
     pub(super) routes: worker::Metrics,
+    pub(super) moves: mover::Metrics,
     pub(super) lookups: LookUpSeries,
     pub(super) tokens: TokenSeries,
 }
@@ -149,6 +150,7 @@ pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, Al
             ingress_grpc: ingress::grpc::Metrics::register(series)?,
             peer: peer::Metrics::register(series, &unit)?,
             routes: worker::Metrics::register(series)?,
+            moves: mover::Metrics::register(series)?,
             lookups: LookUpSeries::register(series)?,
             tokens: TokenSeries::register(series)?,
         },

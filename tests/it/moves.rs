@@ -97,7 +97,7 @@ pub async fn ask(relay: &Relay, command: &Value) -> Value {
 }
 
 /// Moves a key and waits until it is there; answers how long that took.
-async fn move_key(world: &World, at: &str, key: usize, to: &str) -> Duration {
+pub async fn move_key(world: &World, at: &str, key: usize, to: &str) -> Duration {
     let relay = world.cluster.relay(at);
     let node = json!({ "node": { "key": { "dimension": "cid", "key": format!("m{key}") } } });
     let begun = Instant::now();

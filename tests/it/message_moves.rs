@@ -1,0 +1,156 @@
+//! M-C1, R-3.9: messages follow a key that moves: none is lost, none comes twice, and each key keeps its order.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use strait::client::{Client, Publish, Subscribe};
+use tokio::task::JoinSet;
+
+use crate::harness::{wait_for, within};
+use crate::moves::move_key;
+use crate::owners::{UNITS, World};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const TOPIC: &str = "im.message";
+const KEYS: usize = 6;
+
+/// What consumers of all units got, in the order in which they got it: unit, key and number.
+type Received = Arc<Mutex<Vec<(String, String)>>>;
+
+async fn client(world: &World, unit: &str) -> Client {
+    let address = format!("tcp://{}", world.cluster.relay(&format!("{unit}-1")).framed());
+    within("a client to connect", LIMIT, Client::connect(&address))
+        .await
+        .unwrap()
+}
+
+async fn consume(world: &World, unit: &'static str, received: &Received) -> Client {
+    let client = client(world, unit).await;
+    let received = received.clone();
+    let subscribe = Subscribe::new(TOPIC, "ledger").in_flight_max(64);
+    let subscribed = client.subscribe(subscribe, move |message| {
+        let body = String::from_utf8(message.body().to_vec()).unwrap();
+        received.lock().unwrap().push((unit.to_owned(), body));
+        async { Ok(()) }
+    });
+    within("a subscription", LIMIT, subscribed).await.unwrap();
+    client
+}
+
+/// Publishes for each key from each unit: the next message when the one before is accepted.
+struct Publishers {
+    stop: Arc<AtomicBool>,
+    tasks: JoinSet<Vec<String>>,
+}
+
+impl Publishers {
+    async fn start(world: &World) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut tasks = JoinSet::new();
+        for unit in UNITS {
+            let client = client(world, unit).await;
+            for key in 0..KEYS {
+                let (client, stop) = (client.clone(), stop.clone());
+                tasks.spawn(async move {
+                    let mut accepted = Vec::new();
+                    for number in 0_u32.. {
+                        if stop.load(Ordering::SeqCst) {
+                            break;
+                        }
+                        let body = format!("m{key} {unit} {number}");
+                        let message = Publish::new(TOPIC)
+                            .key("cid", format!("m{key}"))
+                            .identity(&format!("/{unit}"), &body)
+                            .body(body.clone())
+                            .timeout(LIMIT);
+                        client.publish(message).await.unwrap();
+                        accepted.push(body);
+                    }
+                    accepted
+                });
+            }
+        }
+        Self { stop, tasks }
+    }
+
+    async fn end(self) -> Vec<String> {
+        self.stop.store(true, Ordering::SeqCst);
+        within("the publishers to end", LIMIT, self.tasks.join_all())
+            .await
+            .concat()
+    }
+}
+
+async fn until_more(received: &Received, more: usize) {
+    let target = received.lock().unwrap().len() + more;
+    wait_for("messages to come", LIMIT, async || {
+        (received.lock().unwrap().len() >= target).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_follow_a_key_that_moves() {
+    let rule = format!("topics.\"{TOPIC}\".rule");
+    let world = World::start(&[(rule.as_str(), "owner".into())]).await;
+    for key in 0..KEYS {
+        world.call(UNITS[key % 3], &format!("cid=m{key}")).await.unwrap();
+    }
+    let received = Received::default();
+    let mut consumers = Vec::new();
+    for unit in UNITS {
+        consumers.push(consume(&world, unit, &received).await);
+    }
+    let publishers = Publishers::start(&world).await;
+    until_more(&received, 100).await;
+    // Each key goes to the next unit, and half of them one further.
+    for step in 1..=2 {
+        for key in (0..KEYS).filter(|key| step == 1 || key % 2 == 0) {
+            let at = ["a-1", "a-2", "b-1", "c-1"][key % 4];
+            move_key(&world, at, key, UNITS[(key + step) % 3]).await;
+            until_more(&received, 20).await;
+        }
+    }
+    let accepted = publishers.end().await;
+    let what = format!("{} messages to be received", accepted.len());
+    wait_for(&what, LIMIT, async || {
+        (received.lock().unwrap().len() >= accepted.len()).then_some(())
+    })
+    .await;
+    let received = received.lock().unwrap();
+    let mut count: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut units: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut last: BTreeMap<(&str, &str), u32> = BTreeMap::new();
+    for (unit, body) in received.iter() {
+        *count.entry(body).or_default() += 1;
+        let parts: Vec<_> = body.split(' ').collect();
+        let (key, from, number) = (parts[0], parts[1], parts[2].parse::<u32>().unwrap());
+        let before = last.insert((key, from), number);
+        assert!(
+            before.is_none_or(|before| before < number),
+            "M-C1: {body} came at unit {unit} behind {before:?}"
+        );
+        let seen = units.entry(key).or_default();
+        if seen.last() != Some(&unit.as_str()) {
+            seen.push(unit);
+        }
+    }
+    let lost = accepted
+        .iter()
+        .filter(|body| !count.contains_key(body.as_str()))
+        .count();
+    let twice = count.values().filter(|count| **count > 1).count();
+    assert_eq!((lost, twice), (0, 0), "of {} accepted", accepted.len());
+    // Once a key has gone on, nothing of it comes at its old unit.
+    for key in 0..KEYS {
+        let name = format!("m{key}");
+        let mut expected: Vec<_> = (0..=1).map(|step| UNITS[(key + step) % 3]).collect();
+        if key % 2 == 0 {
+            expected.push(UNITS[(key + 2) % 3]);
+        }
+        assert_eq!(units[name.as_str()], expected, "{name}");
+    }
+    eprintln!("{} messages, {} moves", accepted.len(), KEYS + KEYS / 2);
+}
