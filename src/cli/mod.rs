@@ -21,6 +21,7 @@ mod messages;
 mod queue;
 mod route;
 mod table;
+mod unit;
 mod version;
 
 use std::ffi::OsString;
@@ -77,7 +78,7 @@ enum Command {
     /// Check, show and describe the configuration
     #[command(subcommand)]
     Config(configuration::Command),
-    /// Show three units on this machine: calls cross, a unit goes away and comes back
+    /// Show three units on this machine: calls cross, a conversation moves under writes, a unit goes away and comes back
     #[command(after_help = demo::HELP)]
     Demo(demo::Args),
     /// Dead letters of a running relay: list, show, purge, redrive
@@ -106,6 +107,9 @@ enum Command {
     /// Receive messages of a group from the local relay
     #[command(after_help = messages::SUBSCRIBE_HELP)]
     Subscribe(messages::SubscribeArgs),
+    /// Units as a whole: how they stand, drain, evacuate, give them their keys back
+    #[command(after_help = unit::HELP)]
+    Unit(unit::Unit),
     /// Print version, revision and what is built in
     Version,
 }
@@ -250,6 +254,7 @@ fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), CliError> {
             checked.warn();
             Ok(app::run(source, checked, log)?)
         }
+        Command::Unit(args) => unit::run(&args, cli.output, out),
         Command::Version => version::print(cli.output, out),
     }
 }

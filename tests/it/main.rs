@@ -45,3 +45,4 @@ mod retries;
 mod routing;
 mod services;
 mod trace;
+mod units;

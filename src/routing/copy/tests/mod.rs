@@ -163,6 +163,7 @@ fn work(id: MoveId, state: MoveState) -> Move {
         nodes: Vec::new(),
         to: name("a"),
         kind: MoveKind::Nodes,
+        of: None,
         since: Rev::ZERO,
         options: MoveOptions::default(),
         state,
@@ -189,6 +190,7 @@ fn written(step: &Step, rev: Rev) -> Option<(RecordId, Option<Record>)> {
                 state: state.clone(),
                 rev,
                 previous: None,
+                home: None,
                 op: OpId(0),
                 reason: String::new(),
             };
