@@ -141,6 +141,8 @@ fn two_demos_at_once_show_what_they_claim_and_leave_nothing() {
         "360 of 360 calls answered",
         "strait-error: unit_away; unit=a; relay=a-1",
         "services of the other units could call its keys again",
+        "strait route move --key im.room=lobby --to b",
+        "strait-error: routes_away; unit=a; relay=a-1",
         "1,000 more for unit c were accepted since, and wait on the disk of relay a-1",
         "rate that is set for the replay      500 messages a second",
         "this subscriber cannot read the message",
@@ -158,7 +160,32 @@ fn two_demos_at_once_show_what_they_claim_and_leave_nothing() {
     assert_eq!(crossing.len(), 9);
     assert!(crossing.iter().all(|row| row["by_owner"] == row["calls"]), "{told}");
     check_messages(&document["messages"]);
+    check_routes(&document);
     assert!(begun.elapsed() < LIMIT, "two demos took {:?}", begun.elapsed());
+}
+
+// R-I1: a conversation moved under the writes of both units, and calls went on without the routes.
+fn check_routes(document: &Value) {
+    let moved = &document["moved"];
+    let owners = moved["owners"].as_array().unwrap();
+    assert_eq!(
+        (&owners[0]["unit"], &owners[1]["unit"]),
+        (&"a".into(), &"b".into()),
+        "{moved}"
+    );
+    assert!(owners[0]["epoch"].as_u64() < owners[1]["epoch"].as_u64(), "{moved}");
+    let without = &document["without_routes"];
+    for writes in [moved, &without["writes"]] {
+        assert!(writes["acknowledged"].as_u64() > Some(100), "{writes}");
+        for fault in ["lost", "doubled", "reordered", "refused"] {
+            assert_eq!(writes[fault], 0, "{fault}: {writes}");
+        }
+    }
+    let calls = without["calls"].as_array().unwrap();
+    assert!(
+        calls.len() == 9 && calls.iter().all(|row| row["by_owner"] == row["calls"]),
+        "{without}"
+    );
 }
 
 // M-C1, M-D2, M-E4, M-F1, M-G8, as programs read it.
@@ -214,6 +241,7 @@ fn a_demo_that_is_stopped_leaves_nothing() {
         ("INT", "Strait demo"),
         ("TERM", "Calls cross"),
         ("INT", "Messages cross"),
+        ("INT", "The relay that keeps the routes"),
         ("HUP", "Unit c goes away"),
         ("TERM", "Unit c comes back"),
     ] {
@@ -334,6 +362,14 @@ fn check_printed(told: &str) {
     for call in printed.iter().filter(|line| line.trim().starts_with("call ")) {
         assert!(run(call).contains("heard: hello"), "{call}");
     }
+
+    let moved = run(find("route move"));
+    assert!(moved.contains("moved"), "{moved}");
+    let again = printed.iter().filter(|line| line.trim().starts_with("call im.Room"));
+    assert!(again.map(|call| run(call)).all(|said| said == "unit b heard: hello"));
+    let history = run(find("route history"));
+    assert!(history.contains("curiosity") || history.contains("unit b"), "{history}");
+    assert!(run(find("unit drain")).contains("nothing was changed"));
 
     // Before there is a group without a consumer.
     let hello = printed.iter().find(|line| line.ends_with("--body hello")).unwrap();

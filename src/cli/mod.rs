@@ -22,6 +22,7 @@ mod queue;
 mod route;
 mod table;
 mod token_key;
+mod unit;
 mod version;
 
 use std::ffi::OsString;
@@ -78,7 +79,7 @@ enum Command {
     /// Check, show and describe the configuration
     #[command(subcommand)]
     Config(configuration::Command),
-    /// Show three units on this machine: calls cross, a unit goes away and comes back
+    /// Show three units on this machine: calls cross, a conversation moves under writes, a unit goes away and comes back
     #[command(after_help = demo::HELP)]
     Demo(demo::Args),
     /// Dead letters of a running relay: list, show, purge, redrive
@@ -110,6 +111,9 @@ enum Command {
     /// Make the secret that route tokens are signed with, or a new one beside it
     #[command(after_help = token_key::HELP)]
     TokenKey(token_key::Args),
+    /// Units as a whole: how they stand, drain, evacuate, give them their keys back
+    #[command(after_help = unit::HELP)]
+    Unit(unit::Unit),
     /// Print version, revision and what is built in
     Version,
 }
@@ -255,6 +259,7 @@ fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), CliError> {
             Ok(app::run(source, checked, log)?)
         }
         Command::TokenKey(args) => token_key::run(&args, out),
+        Command::Unit(args) => unit::run(&args, cli.output, out),
         Command::Version => version::print(cli.output, out),
     }
 }

@@ -375,6 +375,13 @@ impl Received {
         &self.request.hints.keys
     }
 
+    /// Since when this unit owns the call's key, if the relay has a route store: a number that only grows from owner to owner. A
+    /// service that remembers the highest for each key, and refuses lower ones, is safe from calls of before a move.
+    pub fn owner_epoch(&self) -> Option<u64> {
+        let epoch = self.request.facts.epoch;
+        (epoch != 0).then_some(epoch)
+    }
+
     /// Who called, as the relays established it.
     pub fn source(&self) -> Option<&Source> {
         self.request.facts.source.as_ref()

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::store::{Store, StoreError};
+use super::store::{ClaimKey, Store, StoreError};
 use crate::model::{Name, UnitId};
 use crate::routing::record::{Claim, Commit, FreezeAck, KeyBytes, RecordId, RelayId, Rev, SessionId};
 
@@ -18,6 +18,7 @@ pub(super) enum Question {
     History { id: RecordId, limit: usize },
     Claim(Vec<Claim>),
     Claims(Vec<(Name, KeyBytes)>),
+    ClaimsOf { unit: UnitId, after: Option<ClaimKey> },
     Open(RelayId),
     Renew(SessionId),
     Close(SessionId),
@@ -37,6 +38,7 @@ impl Question {
             Self::History { id, limit } => document(&store.history(id, limit).await),
             Self::Claim(claims) => document(&store.claim(claims).await),
             Self::Claims(keys) => document(&store.claims(keys).await),
+            Self::ClaimsOf { unit, after } => document(&store.claims_of(unit, after).await),
             Self::Open(relay) => document(&store.open(relay).await),
             Self::Renew(session) => document(&store.renew(session).await),
             Self::Close(session) => document(&store.close(session).await),

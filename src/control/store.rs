@@ -33,6 +33,9 @@ pub trait Store: Send + Sync + 'static {
     fn claim(&self, claims: Vec<Claim>) -> Answer<'_, Vec<Claim>>;
     /// Who has these keys, and the revision this was read at.
     fn claims(&self, keys: Vec<(Name, KeyBytes)>) -> Answer<'_, (Rev, Vec<Option<Claim>>)>;
+    /// Claims for a unit, some at a time, in an order that stays; those after a key. Looks at a bounded number of claims of
+    /// whomever, so a page may hold none and yet not be the last.
+    fn claims_of(&self, unit: UnitId, after: Option<ClaimKey>) -> Answer<'_, ClaimsPage>;
     /// Begins a life of a relay; the one before is over at once.
     fn open(&self, relay: RelayId) -> Answer<'_, Opened>;
     /// Says that a life goes on. [`StoreError::SessionOver`] if the store has given it up.
@@ -63,6 +66,32 @@ pub struct Reading {
     pub epoch: Epoch,
     /// As asked for, in that order.
     pub found: Vec<Option<Change>>,
+}
+
+/// Dimension and key of a claim.
+pub type ClaimKey = (Name, KeyBytes);
+
+/// Some of the claims for a unit.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct ClaimsPage {
+    /// They.
+    pub claims: Vec<Claim>,
+    /// The last one that was looked at; `None` if there are no more.
+    pub next: Option<ClaimKey>,
+}
+
+/// Claims that a page looks at.
+pub const CLAIMS_PAGE: usize = 1000;
+
+impl ClaimsPage {
+    /// Those for a unit, of claims that were looked at; `limit` of them are not all there are.
+    pub(super) fn of(unit: &UnitId, seen: Vec<Claim>, limit: usize) -> Self {
+        let last = seen.last().filter(|_| seen.len() >= limit);
+        let next = last.map(|claim| (claim.dimension.clone(), claim.key.clone()));
+        let mut claims = seen;
+        claims.retain(|claim| claim.target.unit() == Some(unit));
+        Self { claims, next }
+    }
 }
 
 /// A life of a relay that has begun.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use strait::control::store::{Feed, Store, StoreError};
+use strait::control::store::{CLAIMS_PAGE, Feed, Store, StoreError};
 use strait::routing::Routes;
 use strait::routing::record::{
     Batch, Claim, Commit, Committed, FreezeAck, MoveId, Node, Record, RecordId, Rev, SessionId, Snapshot,
@@ -22,6 +22,7 @@ pub(crate) async fn all(store: Arc<dyn Store>) {
     histories_are_told_backwards(&*store).await;
     first_to_claim_has_the_key(&*store).await;
     claims_of_many_agree(&store).await;
+    claims_for_a_unit_are_told_once(&*store).await;
     commits_of_many_exclude_each_other(&store).await;
     lives_and_reports(&*store).await;
 }
@@ -289,6 +290,38 @@ async fn claims_of_many_agree(store: &Arc<dyn Store>) {
         assert_eq!(*owner, told);
     }
     assert_eq!(owners.len(), 5);
+}
+
+/// a drain finds every claim for its unit, page by page, also those that have nothing of it between them.
+async fn claims_for_a_unit_are_told_once(store: &dyn Store) {
+    let count = CLAIMS_PAGE + CLAIMS_PAGE / 2;
+    let mut expected = BTreeSet::new();
+    let all: Vec<_> = (0..count).collect();
+    for some in all.chunks(100) {
+        let wanted = some.iter().map(|n| {
+            // Few at the beginning, all at the end.
+            let is_rare = *n < CLAIMS_PAGE + 1 && n % 400 != 1;
+            claim(&format!("page-{n:05}"), if is_rare { "b" } else { "c" }, 1)
+        });
+        let wanted: Vec<_> = wanted.collect();
+        let of_unit = wanted.iter().filter(|claim| claim.target.unit() == Some(&name("c")));
+        expected.extend(of_unit.map(|claim| String::from(claim.key.clone())));
+        store.claim(wanted).await.unwrap();
+    }
+    let (mut told, mut pages, mut after) = (Vec::new(), 0, None);
+    loop {
+        let page = store.claims_of(name("c"), after).await.unwrap();
+        pages += 1;
+        let keys = page.claims.into_iter().map(|claim| String::from(claim.key));
+        told.extend(keys.filter(|key| key.starts_with("page-")));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert!(pages > 1);
+    assert_eq!(told.len(), expected.len());
+    assert_eq!(told.into_iter().collect::<BTreeSet<_>>(), expected);
 }
 
 /// G1: a counter that all raise by compare-and-swap, each with lost answers and retries, is as high as raises were done.

@@ -37,6 +37,7 @@ pub(crate) fn node(text: &str, unit: &str, state: State) -> Record {
         state,
         rev: Rev::ZERO,
         previous: None,
+        home: None,
         op: OpId(0),
         reason: String::new(),
     })

@@ -48,3 +48,4 @@ mod routing;
 mod services;
 mod tokens;
 mod trace;
+mod units;

@@ -16,26 +16,26 @@ use crate::owners::{UNITS, World};
 use crate::services::{Client, request};
 
 const LIMIT: Duration = Duration::from_secs(60);
-const KEYS: usize = 20;
+pub const KEYS: usize = 20;
 
 /// A write that was acknowledged.
 #[derive(Clone, Debug)]
-struct Ack {
-    key: usize,
-    unit: String,
+pub struct Ack {
+    pub key: usize,
+    pub unit: String,
     /// Since when that unit owned the key, as its service was told.
-    epoch: u64,
+    pub epoch: u64,
     took: Duration,
 }
 
 /// Writers at all units, each with all keys in turn, until they are told to stop.
-struct Writers {
+pub struct Writers {
     stop: Arc<AtomicBool>,
     tasks: JoinSet<(Vec<Ack>, Vec<Status>)>,
 }
 
 impl Writers {
-    fn start(world: &World) -> Self {
+    pub fn start(world: &World) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
         for unit in UNITS {
@@ -57,7 +57,7 @@ impl Writers {
     }
 
     /// What each writer saw, in its order.
-    async fn end(self) -> (Vec<Vec<Ack>>, Vec<Status>) {
+    pub async fn end(self) -> (Vec<Vec<Ack>>, Vec<Status>) {
         self.stop.store(true, Ordering::SeqCst);
         let all = within("the writers to end", LIMIT, self.tasks.join_all()).await;
         let (acks, errors): (Vec<_>, Vec<_>) = all.into_iter().unzip();
@@ -66,9 +66,14 @@ impl Writers {
 }
 
 async fn write(client: &Client, key: usize) -> Result<Ack, Status> {
+    write_within(client, key, Duration::from_secs(10)).await
+}
+
+/// One write, with a deadline.
+pub async fn write_within(client: &Client, key: usize, limit: Duration) -> Result<Ack, Status> {
     let name = format!("cid=m{key}");
     let mut asked = request(Bytes::new(), &[("strait-key", name.as_str())]);
-    asked.set_timeout(Duration::from_secs(10));
+    asked.set_timeout(limit);
     let begun = Instant::now();
     let answer = client.unary("Metadata", asked).await?;
     let unit = answer.metadata().get("strait-unit").expect("who served it");
@@ -116,7 +121,7 @@ pub async fn move_key(world: &World, at: &str, key: usize, to: &str) -> Duration
 }
 
 /// Each epoch of a key belongs to one unit, and nobody who writes one after the other sees an epoch go back (R-I1).
-fn check(acks: &[Vec<Ack>]) {
+pub fn check(acks: &[Vec<Ack>]) {
     let mut owners: BTreeMap<(usize, u64), &str> = BTreeMap::new();
     for of_writer in acks {
         let mut last = 0;

@@ -19,13 +19,13 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub struct World {
     pub cluster: Cluster,
     clients: BTreeMap<&'static str, Client>,
-    echoes: Vec<Echo>,
+    echoes: BTreeMap<&'static str, Echo>,
 }
 
 impl World {
     pub async fn start(settings: &[(&str, Value)]) -> Self {
         let mut builder = Cluster::builder().routes_at("a-1");
-        let mut echoes = Vec::new();
+        let mut echoes = BTreeMap::new();
         for unit in UNITS {
             let echo = Echo::start();
             builder = builder
@@ -38,7 +38,7 @@ impl World {
             for (key, value) in settings {
                 builder = builder.set(unit, key, value.clone());
             }
-            echoes.push(echo);
+            echoes.insert(unit, echo);
         }
         let cluster = builder.start().await;
         let mut clients = BTreeMap::new();
@@ -60,7 +60,18 @@ impl World {
 
     /// Calls that services have served.
     pub fn served(&self) -> u64 {
-        self.echoes.iter().map(|echo| echo.seen.get(|seen| &seen.opened)).sum()
+        UNITS.iter().map(|unit| self.served_by(unit)).sum()
+    }
+
+    /// Calls that the service of a unit has served.
+    pub fn served_by(&self, unit: &str) -> u64 {
+        self.echoes[unit].seen.get(|seen| &seen.opened)
+    }
+
+    /// Connects to the relay of a unit anew, after it was started anew.
+    pub async fn reconnect(&mut self, unit: &'static str) {
+        let client = Client::connect(&self.cluster.relay(&format!("{unit}-1")).grpc()).await;
+        self.clients.insert(unit, client);
     }
 
     /// Calls with a key at the relay of a unit; answers which unit served it.
@@ -128,8 +139,7 @@ async fn new_keys_belong_to_one_unit_whoever_asks() {
 
     world.cluster.relay_mut("a-1").start().await;
     world.cluster.until_all_linked().await;
-    let client = Client::connect(&world.cluster.relay("a-1").grpc()).await;
-    world.clients.insert("a", client);
+    world.reconnect("a").await;
     for (number, owner) in &owners {
         for unit in UNITS {
             let served = world.call(unit, &format!("cid={number}")).await;

@@ -14,3 +14,4 @@ mod commands;
 mod fake;
 mod store;
 mod texts;
+mod units;

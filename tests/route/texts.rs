@@ -12,7 +12,7 @@ use crate::fake::{Relay, Scripted, err, out};
 const MOMENT: u64 = 1_795_600_800;
 
 #[track_caller]
-fn check(name: &str, line: &str, answer: serde_json::Value) {
+pub fn check(name: &str, line: &str, answer: serde_json::Value) {
     let answer: Answer = serde_json::from_value(answer).unwrap();
     let relay = Relay::start(Some(Scripted::new(move |_| answer.clone())));
     let ran = relay.strait(line);

@@ -1,9 +1,10 @@
 //! `strait demo`: two Geos and three units on one machine, real relays and certificates, calls and messages that cross, a
-//! unit that goes away and comes back, a message that nobody can read. Succeeds only if all it tells was checked (O-N1).
+//! conversation that moves under writes, the routes that are away, a unit that goes away and comes back, a message that nobody
+//! can read. Succeeds only if all it tells was checked (O-N1).
 //!
 //! # Path
-//! `world` starts relays (`configuration`), `services` stand behind them. `calls` and `messages` are the acts: `traffic` calls,
-//! `publishing` publishes and receives, `ledger` counts that. `report` judges and tells. Here is the order.
+//! `world` starts relays (`configuration`), `services` stand behind them. `calls`, `messages` and `moving` are the acts: `traffic`
+//! calls, `publishing` publishes and receives, `ledger` counts that, `room` what is written to a conversation. `report` judges and tells. Here is the order.
 //!
 //! # Not here
 //! The relay itself: processes of this program run it as operators do.
@@ -13,8 +14,10 @@ mod configuration;
 mod ledger;
 mod machine;
 mod messages;
+mod moving;
 mod publishing;
 mod report;
+mod room;
 mod scrape;
 mod services;
 mod show;
@@ -30,6 +33,7 @@ use tokio::time::Instant;
 use self::ledger::Ledger;
 use self::publishing::Publisher;
 use self::report::{Document, Seen, Start};
+use self::room::Room;
 use self::services::Services;
 use self::show::Show;
 use self::traffic::{Caller, Steady};
@@ -108,6 +112,7 @@ struct Stage {
     publisher: Publisher,
     _services: Services,
     ledger: Ledger,
+    room: Room,
     world: World,
 }
 
@@ -148,6 +153,14 @@ async fn play(args: &Args, show: &mut Show<'_, impl Write>) -> Result<Stage, Cli
     let publishing = messages::cross(&stage).await;
     show.tell(&publishing.problems(), || publishing.tell())?;
 
+    show.title("A conversation moves to another unit while both write to it")?;
+    let moved = moving::move_room(&stage).await;
+    show.tell(&moved.problems(), || moved.tell())?;
+
+    show.title("The relay that keeps the routes is killed: calls go on")?;
+    let without = moving::without_routes(&mut stage).await?;
+    show.tell(&without.problems(), || without.tell())?;
+
     show.title("Unit c goes away: its relay is killed")?;
     let others: Vec<Unit> = report::stay().collect();
     let staying: Vec<Caller> = stage.callers_of(&others);
@@ -175,6 +188,8 @@ async fn play(args: &Args, show: &mut Show<'_, impl Write>) -> Result<Stage, Cli
         start,
         crossing,
         publishing,
+        moved,
+        without,
         outage,
         waiting,
         back,
@@ -191,7 +206,8 @@ async fn set_up(args: &Args) -> Result<(Stage, Start), DemoError> {
     let mut services = Services::start().await?;
     let world = World::start(&services, args.keep).await?;
     let ledger = Ledger::default();
-    services.register(world.relays(), &ledger).await?;
+    let room = Room::default();
+    services.register(world.relays(), &ledger, &room).await?;
     let mut callers = Vec::new();
     for relay in world.relays() {
         callers.push(Caller::connect(relay).await?);
@@ -213,6 +229,7 @@ async fn set_up(args: &Args) -> Result<(Stage, Start), DemoError> {
         callers,
         _services: services,
         ledger,
+        room,
         world,
     };
     Ok((stage, start))

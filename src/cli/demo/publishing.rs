@@ -11,6 +11,7 @@ use super::ledger::{Conversation, Ledger};
 use super::traffic::Caller;
 use super::world::{GROUP, Relay, TOPIC, UNITS, Unit};
 use crate::client::{Attempt, CallError, Client, Nack, Publish, Published, Settle, Subscribe};
+use crate::model::Retry;
 
 /// A service of a unit that publishes.
 #[derive(Clone)]
@@ -56,10 +57,18 @@ impl Publisher {
         }
     }
 
-    /// Publishes one message and waits until it is on the disk of the relay.
+    /// Publishes one message and waits until it is on the disk of the relay. What the relay did not take and says is safe to publish
+    /// again is published again, for a moment.
     pub(super) async fn publish(&self, conversation: &Conversation, body: &str) -> Sent {
         let number = self.ledger.begin(conversation, Instant::now());
-        let result = self.client.publish(message(conversation, number, body)).await;
+        let mut result = self.client.publish(message(conversation, number, body)).await;
+        for _ in 0..AGAIN_MAX {
+            if !result.as_ref().is_err_and(|error| error.retry() == Retry::Safe) {
+                break;
+            }
+            tokio::time::sleep(AGAIN).await;
+            result = self.client.publish(message(conversation, number, body)).await;
+        }
         let id = result.as_ref().ok().map(|published| published.id().to_owned());
         self.ledger.end(number, said(id.as_deref(), result.as_ref().err()));
         Sent { number, id }
@@ -169,6 +178,9 @@ pub(super) const POISON: &str = "poison";
 pub(super) const UNREADABLE: &str = "this subscriber cannot read the message";
 /// What any other message says.
 pub(super) const HELLO: &str = "hello";
+/// A relay that hears of the route store again takes messages after a moment.
+const AGAIN: Duration = Duration::from_millis(100);
+const AGAIN_MAX: u8 = 20;
 /// How demos are recognised as who published.
 const SOURCE: &str = "/strait-demo";
 /// Between two messages to a unit.

@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status};
 
 use super::super::grpc::Plain;
 use super::ledger::Ledger;
+use super::room::Room;
 use super::world::{Relay, UNITS, Unit};
 use super::{DemoError, publishing};
 use crate::client::{Client, Reply};
@@ -63,13 +64,20 @@ impl Services {
     ///
     /// # Errors
     /// A relay refuses.
-    pub(super) async fn register(&mut self, relays: &[Relay], ledger: &Ledger) -> Result<(), DemoError> {
+    pub(super) async fn register(&mut self, relays: &[Relay], ledger: &Ledger, room: &Room) -> Result<(), DemoError> {
         for relay in relays {
             let client = relay.connect().await?;
             let unit = relay.unit.name;
             client
                 .serve("im.Presence", async move |received| {
                     Ok(Reply::new(said_by(unit, received.body())))
+                })
+                .await?;
+            let (unit, room) = (relay.unit, room.clone());
+            client
+                .serve("im.Room", move |received| {
+                    room.write(unit, received.owner_epoch(), received.body());
+                    ready(Ok(Reply::new(said_by(unit.name, received.body()))))
                 })
                 .await?;
             publishing::subscribe(&client, relay.unit, ledger).await?;

@@ -62,6 +62,11 @@ impl<'a, W: Write> Show<'a, W> {
                 "    Geo {geo:<8} unit {name}   owns the conversations {prefix}...   process {pid}"
             ))?;
         }
+        let Unit { name, geo, relay, .. } = world.authority().unit;
+        let pid = world.authority().pid().unwrap_or_default();
+        self.line(&format!(
+            "    Geo {geo:<8} unit {name}   relay {relay} keeps the routes of the Geo   process {pid}"
+        ))?;
         self.line("")
     }
 
@@ -119,7 +124,7 @@ impl<'a, W: Write> Show<'a, W> {
 }
 
 /// Commands that work while the demo runs.
-fn to_try(world: &World) -> [(&'static str, Vec<String>); 3] {
+fn to_try(world: &World) -> [(&'static str, Vec<String>); 4] {
     let (near, far) = (world.publishing(), world.away());
     let (grpc, framed, admin) = (near.grpc(), near.framed(), near.admin());
     let (far_grpc, far_admin) = (far.grpc(), far.admin());
@@ -137,6 +142,16 @@ fn to_try(world: &World) -> [(&'static str, Vec<String>); 3] {
             vec![
                 format!("subscribe {TOPIC} --group mine --relay http://{far_grpc}"),
                 format!("{publish} hello"),
+            ],
+        ),
+        (
+            "Rooms belong to who writes first. Write to one in unit a, move it to unit b, write again, see its history; what a drain would do",
+            vec![
+                format!("call im.Room/Write --key im.room=mine --data hello --relay tcp://{framed}"),
+                format!("route move --key im.room=mine --to b --reason curiosity --wait --admin {admin}"),
+                format!("call im.Room/Write --key im.room=mine --data hello --relay tcp://{framed}"),
+                format!("route history --key im.room=mine --admin {admin}"),
+                format!("unit drain b --to a=1 --dry-run --admin {admin}"),
             ],
         ),
         (

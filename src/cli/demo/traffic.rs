@@ -236,7 +236,7 @@ fn reason_of_status(status: &tonic::Status) -> String {
 }
 
 /// The same for framed callers, to whom it comes in parts.
-fn reason_of_call(error: &CallError) -> String {
+pub(super) fn reason_of_call(error: &CallError) -> String {
     match error {
         CallError::Relay(error) => match &error.place {
             Some(place) => format!("{}; unit={}; relay={}", error.reason, place.unit, place.relay),

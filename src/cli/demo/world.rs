@@ -18,6 +18,7 @@ use super::services::Services;
 use super::{DemoError, configuration, scrape};
 use crate::cli::ask::At;
 use crate::client::{Client, ConnectError};
+use crate::control::operator as routes;
 use crate::model::Name;
 use crate::peer::dev_ca::{self, Ca};
 use crate::peer::identity::TrustDomain;
@@ -58,6 +59,14 @@ pub(super) const UNITS: [Unit; 3] = [
     },
 ];
 
+/// The relay that keeps the routes of Geo cn-east in a file, and carries no calls.
+pub(super) const ROUTES: Unit = Unit {
+    name: "a",
+    geo: "cn-east",
+    relay: "a-2",
+    prefix: "",
+};
+
 /// The unit that publishes all the time.
 pub(super) const PUBLISHING: Unit = UNITS[0];
 /// The unit whose subscriber meets a message that it cannot read.
@@ -74,6 +83,7 @@ pub(super) const RATE: u32 = 500;
 /// Running relays and their files. Field order is drop order: processes end before their files go.
 pub(super) struct World {
     relays: [Relay; 3],
+    authority: Relay,
     folder: Folder,
 }
 
@@ -108,10 +118,11 @@ impl World {
 
     async fn try_start(services: &Services, usual_ports: bool) -> Result<Self, DemoError> {
         let mut world = Self::prepare(services, usual_ports)?;
-        for relay in &mut world.relays {
+        let Self { relays, authority, .. } = &mut world;
+        for relay in relays.iter_mut().chain([&mut *authority]) {
             relay.spawn()?;
         }
-        for relay in &mut world.relays {
+        for relay in relays.iter_mut().chain([authority]) {
             relay.until_ready().await?;
         }
         Ok(world)
@@ -124,22 +135,29 @@ impl World {
             Ports::free(usual).map(|ports| (unit, ports)).map_err(DemoError::Ports)
         };
         let all = [with_ports(PUBLISHING)?, with_ports(POISONED)?, with_ports(AWAY)?];
+        let relay = |home: &str, (unit, ports): (Unit, Ports)| Relay {
+            unit,
+            ports,
+            home: folder.path().join(home),
+            child: None,
+        };
+        let (routes, ports) = with_ports(ROUTES)?;
         let world = Self {
-            relays: all.map(|(unit, ports)| Relay {
-                unit,
-                ports,
-                home: folder.path().join(unit.name),
-                child: None,
-            }),
+            relays: all.map(|(unit, ports)| relay(unit.name, (unit, ports))),
+            authority: relay(routes.relay, (routes, ports)),
             folder,
         };
         world.make_certificates()?;
-        for relay in &world.relays {
-            let text = configuration::text(relay.unit, relay.ports, &all, services.grpc_port(relay.unit));
-            fs::create_dir(&relay.home)
-                .and_then(|()| fs::write(relay.home.join("relay.toml"), text))
-                .map_err(DemoError::Files)?;
+        let relay = |relay: &Relay| configuration::Own {
+            unit: relay.unit,
+            ports: relay.ports,
+        };
+        for own in &world.relays {
+            let service = services.grpc_port(own.unit);
+            own.configure(&configuration::text(relay(own), &all, service, ports.peer))?;
         }
+        let own = &world.authority;
+        own.configure(&configuration::authority(relay(own), &all))?;
         Ok(world)
     }
 
@@ -148,7 +166,7 @@ impl World {
         let dir = self.folder.path().join("certs");
         let now = OffsetDateTime::now_utc();
         let name = |text| Name::new(text).map_err(|error| DemoError::Files(io::Error::other(error)));
-        for relay in &self.relays {
+        for relay in self.relays.iter().chain([&self.authority]) {
             let ca = Ca::open(&dir, &name(relay.unit.geo)?, now)?;
             let pair = ca.relay(&dev_ca::Request {
                 trust_domain: TrustDomain::default(),
@@ -191,6 +209,16 @@ impl World {
         relay
     }
 
+    /// The relay that keeps the routes.
+    pub(super) fn authority(&self) -> &Relay {
+        &self.authority
+    }
+
+    /// The same, to end and to start it.
+    pub(super) fn authority_mut(&mut self) -> &mut Relay {
+        &mut self.authority
+    }
+
     /// Where the files are.
     pub(super) fn folder(&self) -> &Path {
         self.folder.path()
@@ -198,6 +226,11 @@ impl World {
 }
 
 impl Relay {
+    fn configure(&self, text: &str) -> Result<(), DemoError> {
+        let written = fs::create_dir(&self.home).and_then(|()| fs::write(self.home.join("relay.toml"), text));
+        written.map_err(DemoError::Files)
+    }
+
     /// Starts the process.
     ///
     /// # Errors
@@ -268,6 +301,13 @@ impl Relay {
     /// Asks its queue; `None` while it is away, or if it says no.
     pub(super) async fn ask(&self, command: &Ask) -> Option<Answer> {
         ask(&self.admin(), command).await
+    }
+
+    /// Asks it about routes; `None` while it is away, or if it says no.
+    pub(super) async fn ask_routes(&self, command: &routes::Command) -> Option<routes::Answer> {
+        let answer = At::local(&self.admin()).ask_quietly(command).await.ok()?;
+        let is_told = !matches!(answer, routes::Answer::Refused { .. } | routes::Answer::Failed { .. });
+        is_told.then_some(answer)
     }
 
     /// Process id, while it runs.
@@ -341,7 +381,7 @@ mod tests {
         let world = Relay::default_world();
         let mode = fs::metadata(world.folder()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
-        for relay in world.relays() {
+        for relay in world.relays().iter().chain([world.authority()]) {
             let source = crate::settings::Source {
                 file: Some(relay.home.join("relay.toml")),
                 ..Default::default()

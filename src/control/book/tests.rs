@@ -277,6 +277,7 @@ fn any_decisions() -> impl Strategy<Value = Vec<Node>> {
         },
         rev: Rev(2),
         previous: None,
+        home: None,
         op: OpId(1),
         reason: String::new(),
     });

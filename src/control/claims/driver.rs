@@ -16,7 +16,7 @@ use crate::control::clock::boot_time;
 use crate::control::store::{Store, StoreError};
 use crate::model::{MissingKey, Name, RouteHints, UnitId};
 use crate::routing::placement::{self, NewKey, Surroundings};
-use crate::routing::record::{Claim, KeyBytes, OpId, Placement};
+use crate::routing::record::{Claim, KeyBytes, OpId, Placement, State, Target};
 use crate::routing::{self, Evidence, Found, KeyHash, RouteError, RouteTable, Routes};
 
 /// What a shard knows of claims, and its way to ask for more. Clones share both.
@@ -153,15 +153,18 @@ impl Driver {
             class: hints.class.as_ref(),
         };
         let call = Call { routes, hints };
-        let placed = placement::place(rules, new, &self.unit, &call);
-        let Some(placed) = placed else {
-            tracing::warn!(%dimension, "a new key has no unit to go to: no placement rule fits, and this unit takes no keys");
+        let placed = placement::place(rules, new, &self.unit, &call).map(|placed| placed.target);
+        // The unit is drained or evacuated, its services still work: their new keys go to the others.
+        let active = routes.units().filter(|(_, state)| **state == State::Active);
+        let others = || placement::fallback(&dimension, &key.key, active.map(|(unit, _)| unit));
+        let Some(target) = placed.or_else(|| others().cloned().map(Target::Unit)) else {
+            tracing::warn!(%dimension, "a new key has no unit to go to: none takes keys");
             return None;
         };
         Some(Claim {
             key: KeyBytes(key.key.clone()),
             dimension,
-            target: placed.target,
+            target,
             base: routes.epoch(),
             op: OpId(fastrand::u128(..)),
             by: self.unit.clone(),

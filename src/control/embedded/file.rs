@@ -1,12 +1,13 @@
 //! The file: records, claims, and which operations were done last.
 
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
 
 use crate::control::ledger::{DONE_MAX, Ledger, Written};
-use crate::control::store::StoreError;
+use crate::control::store::{ClaimKey, StoreError};
 use crate::model::Name;
 use crate::routing::record::{Change, Claim, Epoch, KeyBytes, OpId, RecordId, Rev, Snapshot};
 
@@ -176,6 +177,19 @@ impl RoutesFile {
         for (dimension, key) in keys {
             let claim = table.get(claim_key(dimension, key).as_slice())?;
             found.push(claim.map(|claim| read_claim(claim.value())));
+        }
+        Ok(found)
+    }
+
+    /// Claims in the order of their keys, those after one.
+    pub(super) fn claims_after(&self, after: Option<&ClaimKey>, limit: usize) -> Result<Vec<Owner>, redb::Error> {
+        let read = self.0.begin_read()?;
+        let table = read.open_table(CLAIMS)?;
+        let after = after.map(|(dimension, key)| claim_key(dimension, key));
+        let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut found = Vec::new();
+        for entry in table.range::<&[u8]>((from, Bound::Unbounded))?.take(limit) {
+            found.push(read_claim(entry?.1.value()));
         }
         Ok(found)
     }

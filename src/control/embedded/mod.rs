@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use self::file::FileError;
 use self::file::RoutesFile;
 use self::thread::{Ask, Worker};
-use super::store::{Answer, Feed, Opened, Reading, RelayStanding, Store, StoreError};
+use super::store::{Answer, ClaimKey, ClaimsPage, Feed, Opened, Reading, RelayStanding, Store, StoreError};
 use crate::model::{Name, UnitId};
 use crate::routing::record::{
     Change, Claim, Commit, Committed, FreezeAck, KeyBytes, RecordId, RelayId, Rev, SessionId, Snapshot,
@@ -95,6 +95,10 @@ impl Store for Embedded {
 
     fn claims(&self, keys: Vec<(Name, KeyBytes)>) -> Answer<'_, (Rev, Vec<Option<Claim>>)> {
         self.ask(|reply| Ask::Claims(keys, reply))
+    }
+
+    fn claims_of(&self, unit: UnitId, after: Option<ClaimKey>) -> Answer<'_, ClaimsPage> {
+        self.ask(|reply| Ask::ClaimsOf(unit, after, reply))
     }
 
     fn open(&self, relay: RelayId) -> Answer<'_, Opened> {

@@ -8,7 +8,9 @@ use super::Clock;
 use super::feeds::Feeds;
 use super::file::RoutesFile;
 use crate::control::ledger::{Ledger, Written, check_asked, check_claims};
-use crate::control::store::{Feed, Opened, PROGRESS, Reading, RelayStanding, StoreError};
+use crate::control::store::{
+    CLAIMS_PAGE, ClaimKey, ClaimsPage, Feed, Opened, PROGRESS, Reading, RelayStanding, StoreError,
+};
 use crate::model::{Name, UnitId};
 use crate::routing::record::{
     Change, Claim, Commit, Committed, FreezeAck, KeyBytes, OpId, Record, RecordId, RelayId, RelayRecord, Rev,
@@ -27,6 +29,7 @@ pub(super) enum Ask {
     History(RecordId, usize, Reply<Vec<Change>>),
     Claim(Vec<Claim>, Reply<Vec<Claim>>),
     Claims(Vec<(Name, KeyBytes)>, Reply<(Rev, Vec<Option<Claim>>)>),
+    ClaimsOf(UnitId, Option<ClaimKey>, Reply<ClaimsPage>),
     Open(RelayId, Reply<Opened>),
     Renew(SessionId, Reply<()>),
     Close(SessionId, Reply<()>),
@@ -134,6 +137,14 @@ impl Worker {
                 let found = self.file.claims(&keys)?;
                 let found: Result<_, _> = found.into_iter().map(Option::transpose).collect();
                 answer(reply, found.map(|found| (self.ledger.epoch().rev(), found)));
+            }
+            Ask::ClaimsOf(unit, after, reply) => {
+                let seen: Result<Vec<_>, _> = self
+                    .file
+                    .claims_after(after.as_ref(), CLAIMS_PAGE)?
+                    .into_iter()
+                    .collect();
+                answer(reply, seen.map(|seen| ClaimsPage::of(&unit, seen, CLAIMS_PAGE)));
             }
             Ask::Renew(session, reply) => answer(reply, self.ledger.renew(session, now)),
             Ask::Report(acks, reply) => {

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::keys::{self, get, is_at, one, operation, put};
-use super::{Etcd, TOGETHER_MAX};
+use super::{Etcd, TOGETHER_MAX, reads};
 use crate::control::ledger::check_claims;
-use crate::control::store::StoreError;
-use crate::model::Name;
+use crate::control::store::{CLAIMS_PAGE, ClaimKey, ClaimsPage, StoreError};
+use crate::model::{Name, UnitId};
 use crate::routing::record::{Book, Claim, KeyBytes, RecordId, Rev};
-use crate::wire::etcd::{Operate, Operated, Outcome, Txn};
+use crate::wire::etcd::{Operate, Operated, Outcome, Range, Txn};
 
 impl Etcd {
     pub(super) async fn claim_all(&self, claims: Vec<Claim>) -> Result<Vec<Claim>, StoreError> {
@@ -58,6 +58,30 @@ impl Etcd {
             .map(|kvs| kvs.first().map(|kv| keys::read(&kv.value)).transpose());
         let claims: Result<_, _> = claims.collect();
         Ok((found.head, claims?))
+    }
+
+    /// Claims in the order of their keys, those after one.
+    pub(super) async fn read_claims_of(
+        &self,
+        unit: &UnitId,
+        after: Option<ClaimKey>,
+    ) -> Result<ClaimsPage, StoreError> {
+        let all = self.keys.claims();
+        let range = Range {
+            range_end: keys::end_of(&all),
+            key: after.map_or(all, |(dimension, key)| reads::after(&self.keys.claim(&dimension, &key))),
+            limit: i64::try_from(CLAIMS_PAGE).unwrap_or(i64::MAX),
+            ..Range::default()
+        };
+        let seen: Result<Vec<Claim>, _> = self
+            .api
+            .range(range)
+            .await?
+            .kvs
+            .iter()
+            .map(|kv| keys::read(&kv.value))
+            .collect();
+        Ok(ClaimsPage::of(unit, seen?, CLAIMS_PAGE))
     }
 
     /// By what was last seen published; if that does not fit, by what is.

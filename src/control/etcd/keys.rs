@@ -84,6 +84,11 @@ impl Keys {
         format!("{}/done/{}", self.prefix, String::from(op)).into()
     }
 
+    /// All claims begin with it.
+    pub(super) fn claims(&self) -> Bytes {
+        format!("{}/claims/", self.prefix).into()
+    }
+
     pub(super) fn claim(&self, dimension: &Name, key: &KeyBytes) -> Bytes {
         let start = format!("{}/claims/{dimension}/", self.prefix);
         [start.as_bytes(), &key.0].concat().into()

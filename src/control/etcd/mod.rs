@@ -37,7 +37,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use self::api::Api;
 use self::commits::Operations;
 use self::keys::Keys;
-use super::store::{Answer, Feed, Opened, Reading, RelayStanding, Store, StoreError};
+use super::store::{Answer, ClaimKey, ClaimsPage, Feed, Opened, Reading, RelayStanding, Store, StoreError};
 use crate::model::{Name, UnitId};
 use crate::routing::record::{
     Book, Change, Claim, Commit, Committed, FreezeAck, KeyBytes, RecordId, RelayId, Rev, SessionId, Snapshot,
@@ -152,6 +152,10 @@ impl Store for Etcd {
 
     fn claims(&self, keys: Vec<(Name, KeyBytes)>) -> Answer<'_, (Rev, Vec<Option<Claim>>)> {
         Box::pin(self.read_claims(keys))
+    }
+
+    fn claims_of(&self, unit: UnitId, after: Option<ClaimKey>) -> Answer<'_, ClaimsPage> {
+        Box::pin(async move { self.read_claims_of(&unit, after).await })
     }
 
     fn open(&self, relay: RelayId) -> Answer<'_, Opened> {

@@ -165,7 +165,7 @@ pub(super) fn prev_of(kv: &KeyValue) -> Result<Rev, StoreError> {
 }
 
 /// The next key there can be.
-fn after(key: &Bytes) -> Bytes {
+pub(super) fn after(key: &Bytes) -> Bytes {
     let mut next = BytesMut::from(&key[..]);
     next.put_u8(0);
     next.freeze()

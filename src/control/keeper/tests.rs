@@ -55,6 +55,7 @@ fn put(ledger: &mut Ledger, number: u64, unit: &str, state: State) -> Rev {
         state,
         rev: Rev::ZERO,
         previous: None,
+        home: None,
         op: OpId(0),
         reason: String::new(),
     };

@@ -45,6 +45,7 @@ fn node(id: NodeId, unit: &str, state: State) -> Node {
         state,
         rev: Rev::ZERO,
         previous: None,
+        home: None,
         op: OpId(0),
         reason: String::new(),
     }
@@ -228,6 +229,7 @@ fn work(nodes: Vec<NodeId>, state: MoveState) -> Move {
         nodes,
         to: name("b"),
         kind: MoveKind::Nodes,
+        of: None,
         since: Rev::ZERO,
         options: MoveOptions::default(),
         state,

@@ -264,12 +264,14 @@ impl Planned {
         let about = RecordId::Node(id.clone());
         let rev = sight.routes.rev_of(&about);
         let op = operation(sight, job.work.id, &about, step, rev, "");
+        let home = home_of(job, &put, step);
         let node = Node {
             id: id.clone(),
             target: put.target,
             state: put.state,
             rev: Rev::ZERO,
             previous: put.previous,
+            home,
             op,
             reason: format!("move {}", job.work.id),
         };
@@ -322,6 +324,12 @@ pub(super) struct Put {
     pub(super) target: Target,
     pub(super) state: State,
     pub(super) previous: Option<UnitId>,
+}
+
+/// Where a node that a drain has moved is at home.
+fn home_of(job: &Job<'_>, put: &Put, step: Step) -> Option<UnitId> {
+    let drained = job.work.of.clone().filter(|_| step == Step::Commit);
+    drained.filter(|unit| put.previous.as_ref() == Some(unit))
 }
 
 /// The number of a step: the same whoever takes it, and of no other one. Keyed, so that no key can be made to look like another.

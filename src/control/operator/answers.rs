@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::{UnitPlan, UnitRow};
 use crate::control::store::RelayStanding;
 use crate::model::{Name, ServiceName, UnitId};
 use crate::routing::Explanation;
@@ -31,6 +32,10 @@ pub enum Answer {
     Moves(Vec<MoveRow>),
     /// Relays.
     Relays(Vec<RelayRow>),
+    /// Units.
+    Units(Vec<UnitRow>),
+    /// What is done about a unit, or would be.
+    UnitPlan(Box<UnitPlan>),
     /// What a move would do, or does.
     Plan(Plan),
     /// What taking a move back would do, or does.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::control::store::ClaimKey;
 use crate::model::{Name, UnitId};
 use crate::routing::record::{KeyBytes, MoveId, MoveOptions, NodeId, RelayId};
 
@@ -51,6 +52,17 @@ pub enum Command {
     },
     /// Takes back a move that is over: what it moved goes where it came from.
     Undo(Undo),
+    /// Units, whether they take keys, what they have, and what is being done about them.
+    Units {
+        /// Only this one; then the keys that were claimed for it are counted too.
+        unit: Option<UnitId>,
+    },
+    /// A unit gets no new keys, and what it has goes to others by ordinary moves.
+    Drain(DrainAsk),
+    /// Others take over the keys of a unit, without its help.
+    Evacuate(EvacuateAsk),
+    /// A unit that was drained or evacuated gets its keys back.
+    Return(ReturnAsk),
     /// Claims a key that has no owner yet for a unit.
     Claim(GiveAsk),
     /// Gives a key that has no owner yet to a unit: claims it, or pins it if keys of its dimension are not claimed.
@@ -157,6 +169,78 @@ pub struct MoveAsk {
     pub who: String,
 }
 
+/// A unit that is to be drained. Keys that were claimed for it come some at a time: ask again with the
+/// [`next`](super::UnitPlan::next) of the answer until there is none.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrainAsk {
+    /// The unit.
+    pub unit: UnitId,
+    /// Who gets what it has, by weight.
+    pub to: Vec<(UnitId, u16)>,
+    /// How it is moved.
+    #[serde(default)]
+    pub options: MoveOptions,
+    /// Go on after this claim.
+    #[serde(default)]
+    pub after: Option<ClaimKey>,
+    /// Only say what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Why, for people.
+    #[serde(default)]
+    pub reason: String,
+    /// Who asks, for the audit log.
+    #[serde(default)]
+    pub who: String,
+}
+
+/// A unit that is to be evacuated.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvacuateAsk {
+    /// The unit.
+    pub unit: UnitId,
+    /// Who takes over, by weight.
+    pub to: Vec<(UnitId, u16)>,
+    /// Whoever asks knows that what the application has not copied is lost.
+    #[serde(default)]
+    pub accept_loss: bool,
+    /// Whoever asks knows that keys with a lease that never ends may be written at two units until the relays of the unit have
+    /// stopped. Needs a reason.
+    #[serde(default)]
+    pub accept_dual: bool,
+    /// Only say what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Why, for people.
+    #[serde(default)]
+    pub reason: String,
+    /// Who asks, for the audit log.
+    #[serde(default)]
+    pub who: String,
+}
+
+/// A unit that is to get its keys back.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReturnAsk {
+    /// The unit.
+    pub unit: UnitId,
+    /// How its keys are moved.
+    #[serde(default)]
+    pub options: MoveOptions,
+    /// Only say what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Why, for people.
+    #[serde(default)]
+    pub reason: String,
+    /// Who asks, for the audit log.
+    #[serde(default)]
+    pub who: String,
+}
+
 /// What is moved.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -184,9 +268,13 @@ impl Command {
             | Self::Export
             | Self::Book
             | Self::Moves { .. }
-            | Self::Relays => false,
+            | Self::Relays
+            | Self::Units { .. } => false,
             Self::Move(MoveAsk { dry_run, .. })
             | Self::Undo(Undo { dry_run, .. })
+            | Self::Drain(DrainAsk { dry_run, .. })
+            | Self::Evacuate(EvacuateAsk { dry_run, .. })
+            | Self::Return(ReturnAsk { dry_run, .. })
             | Self::Claim(GiveAsk { dry_run, .. })
             | Self::Set(GiveAsk { dry_run, .. })
             | Self::Import { dry_run, .. }
@@ -208,6 +296,10 @@ impl Command {
             Self::Move(_) => "move",
             Self::Abort { .. } => "abort",
             Self::Undo(_) => "undo",
+            Self::Units { .. } => "units",
+            Self::Drain(_) => "drain",
+            Self::Evacuate(_) => "evacuate",
+            Self::Return(_) => "return",
             Self::Claim(_) => "claim",
             Self::Set(_) => "set",
             Self::Import { .. } => "import",
@@ -221,6 +313,9 @@ impl Command {
         match self {
             Self::Move(MoveAsk { who, .. })
             | Self::Undo(Undo { who, .. })
+            | Self::Drain(DrainAsk { who, .. })
+            | Self::Evacuate(EvacuateAsk { who, .. })
+            | Self::Return(ReturnAsk { who, .. })
             | Self::Claim(GiveAsk { who, .. })
             | Self::Set(GiveAsk { who, .. })
             | Self::Abort { who, .. }
@@ -236,12 +331,25 @@ impl Command {
         match self {
             Self::Move(ask) => format!("{} to unit {}", ask.what.len(), ask.to),
             Self::Abort { id, .. } | Self::Undo(Undo { id, .. }) => id.to_string(),
+            Self::Drain(ask) => format!("unit {} to {}", ask.unit, weighed(&ask.to)),
+            Self::Evacuate(ask) => {
+                let loss = if ask.accept_loss { "; signed for loss" } else { "" };
+                let dual = if ask.accept_dual { "; signed for two owners" } else { "" };
+                let (unit, to, reason) = (&ask.unit, weighed(&ask.to), &ask.reason);
+                format!("unit {unit} to {to}{loss}{dual}: {reason}")
+            }
+            Self::Return(ask) => format!("unit {}", ask.unit),
             Self::Claim(ask) | Self::Set(ask) => format!("a key of {} for unit {}", ask.dimension, ask.unit),
             Self::Import { rows, .. } => format!("{} keys", rows.len()),
             Self::Forget { relay, .. } => relay.to_string(),
             _ => String::new(),
         }
     }
+}
+
+fn weighed(shares: &[(UnitId, u16)]) -> String {
+    let shares: Vec<_> = shares.iter().map(|(unit, weight)| format!("{unit}={weight}")).collect();
+    shares.join(",")
 }
 
 /// Most keys of an import; more are several.

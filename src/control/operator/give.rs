@@ -197,6 +197,7 @@ impl Operator {
                 state: State::Active,
                 rev: Rev::ZERO,
                 previous: None,
+                home: None,
                 op,
                 reason: described(how.who, "nobody had it"),
             }));

@@ -1,13 +1,14 @@
-//! What operators ask of the routes: look, give keys to units, move, watch moves, publish, forget relays.
+//! What operators ask of the routes: look, give keys to units, move, watch moves, drain and evacuate units, publish, forget relays.
 //!
 //! # Invariants
 //! - O1. What changes is a commit or claim of the store: two operators at once never undo each other unseen.
 //! - O2. A dry run changes nothing and says what would be done, by the same code.
 //! - O3. Only a move takes a key from its owner. All else gives keys that nobody has.
 //! - O4. Owners are judged by a copy that is as new as what was read in the store.
+//! - O5. Who has keys by force is asked for by a person, who signs for what may be lost; nothing evacuates a unit by itself.
 //!
 //! # Not here
-//! How a move is done (`mover`).
+//! How a move is done (`mover`), which moves a drain takes (`mover::units`).
 
 mod answers;
 mod ask;
@@ -18,6 +19,8 @@ mod publish;
 #[cfg(test)]
 mod tests;
 mod undo;
+mod unit_answers;
+mod units;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +29,8 @@ pub use answers::{
     Answer, BookRow, ClaimRow, Conflict, Given, History, How, Imported, KeyRow, LeaseRow, MoveRow, NodeRow, Plan,
     PlannedNode, Published, Refusal, RelayRow, Status, Undone,
 };
-pub use ask::{Command, GiveAsk, IMPORT_MAX, ImportRow, MoveAsk, Undo, Which};
+pub use ask::{Command, DrainAsk, EvacuateAsk, GiveAsk, IMPORT_MAX, ImportRow, MoveAsk, ReturnAsk, Undo, Which};
+pub use unit_answers::{Fence, Fenced, ShareRow, UnitAct, UnitPlan, UnitRow};
 
 use super::store::{Store, StoreError};
 use crate::model::{Name, Place};
@@ -134,6 +138,10 @@ impl Operator {
             Command::Move(ask) => self.start(ask, now, dice).await,
             Command::Abort { id, .. } => self.abort(id, OpId(dice)).await,
             Command::Undo(ask) => self.undo(ask, now, dice).await,
+            Command::Units { unit } => self.units(unit, now).await,
+            Command::Drain(ask) => self.drain(ask, now, dice).await,
+            Command::Evacuate(ask) => self.evacuate(ask, now, dice).await,
+            Command::Return(ask) => self.give_back(ask, now, dice).await,
             Command::Claim(ask) => self.give(ask, false, dice).await,
             Command::Set(ask) => self.give(ask, true, dice).await,
             Command::Import { rows, dry_run, who } => self.import(rows, dry_run, &who, dice).await,

@@ -24,6 +24,7 @@ impl Operator {
         let work = Move {
             id,
             kind: MoveKind::Nodes,
+            of: None,
             nodes: plan.nodes.iter().map(|node| node.id.clone()).collect(),
             to: ask.to,
             since,

@@ -26,7 +26,7 @@ use tonic_prost::ProstCodec;
 
 use self::dial::Connector;
 use super::question::Question;
-use super::store::{Answer, Feed, Opened, Reading, RelayStanding, Store, StoreError};
+use super::store::{Answer, ClaimKey, ClaimsPage, Feed, Opened, Reading, RelayStanding, Store, StoreError};
 use crate::model::{Name, UnitId};
 use crate::routing::record::{
     Batch, Change, Claim, Commit, Committed, FreezeAck, KeyBytes, RecordId, RelayId, Rev, SessionId, Snapshot,
@@ -150,6 +150,10 @@ impl Store for Remote {
 
     fn claims(&self, keys: Vec<(Name, KeyBytes)>) -> Answer<'_, (Rev, Vec<Option<Claim>>)> {
         self.ask(Question::Claims(keys))
+    }
+
+    fn claims_of(&self, unit: UnitId, after: Option<ClaimKey>) -> Answer<'_, ClaimsPage> {
+        self.ask(Question::ClaimsOf { unit, after })
     }
 
     fn open(&self, relay: RelayId) -> Answer<'_, Opened> {

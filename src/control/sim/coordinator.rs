@@ -105,6 +105,7 @@ impl World {
         let work = Move {
             id: MoveId(self.coordinators.last),
             kind: MoveKind::Nodes,
+            of: None,
             nodes,
             to: name(self.dice.choice(UNITS).unwrap()),
             since: routes.rev(),
@@ -143,14 +144,16 @@ impl World {
             .collect();
         let heirs: Vec<_> = heirs.into_iter().filter(|(unit, _)| routes.is_active(unit)).collect();
         let asked = self.asked(life);
-        units::evacuate(routes, &name(UNITS[unit]), &heirs, false, &asked).ok()
+        let begun = units::evacuate(routes, &name(UNITS[unit]), &heirs, false, &asked).ok()?;
+        begun.commits.into_iter().next()
     }
 
     fn some_return(&mut self, life: Life, routes: &Routes) -> Option<Commit> {
         let mut all = routes.units();
         let (unit, _) = all.find(|(_, state)| matches!(state, State::Evacuated { .. }))?;
         let (asked, options) = (self.asked(life), self.some_options());
-        units::give_back(routes, unit, options, &asked).ok()
+        let begun = units::give_back(routes, unit, options, &asked).ok()?;
+        begun.commits.into_iter().next()
     }
 
     fn some_stop(&mut self, routes: &Routes) -> Option<Commit> {

@@ -83,6 +83,7 @@ fn decide(table: &RouteTable, key: &str, unit: &str, state: State) -> RouteTable
         state,
         rev,
         previous: None,
+        home: None,
         op: OpId(0),
         reason: String::new(),
     };

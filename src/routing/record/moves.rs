@@ -16,6 +16,9 @@ pub struct Move {
     /// What is done.
     #[serde(default)]
     pub kind: MoveKind,
+    /// The unit whose drain or return it is a part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<UnitId>,
     /// What is moved, at most [`Move::NODES_MAX`]; of work on a unit, that unit alone.
     pub nodes: Vec<NodeId>,
     /// The new owner; of an evacuation the one that gets most.

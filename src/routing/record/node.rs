@@ -20,6 +20,9 @@ pub struct Node {
     /// The owner before, while late messages may still come to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<UnitId>,
+    /// The unit that a drain took it from, and that gets it back when it takes keys again. What is decided next forgets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<UnitId>,
     /// The operation that wrote it.
     pub op: OpId,
     /// Why, for people.

@@ -199,7 +199,7 @@ fn away_error(from: Unit) -> String {
     format!("unit_away; unit={}; relay={}", from.name, from.relay)
 }
 
-fn all_answered(problems: &mut Vec<String>, from: Unit, owner: Unit, tally: &Tally) {
+pub(super) fn all_answered(problems: &mut Vec<String>, from: Unit, owner: Unit, tally: &Tally) {
     let (from, owner) = (from.name, owner.name);
     if tally.calls == 0 {
         problems.push(format!("no call of unit {from} to keys of unit {owner} was made"));

@@ -2,8 +2,9 @@
 
 use serde::Serialize;
 
-use super::{Books, Crossing, Outage, Poison, Publishing, Replay, Return, Start, Waiting};
+use super::{Books, Crossing, Moved, Outage, Poison, Publishing, Replay, Return, Start, Waiting, WithoutRoutes};
 use crate::cli::demo::ledger::{Account, Spread, Sum};
+use crate::cli::demo::room::Account as Written;
 use crate::cli::demo::traffic::{Tallies, Tally};
 use crate::cli::demo::world::Unit;
 use crate::queue::operator::{AuditRow, Peeked, RedriveStatus};
@@ -18,6 +19,8 @@ pub(in crate::cli) struct Document {
     back_after_ms: u128,
     back: Vec<Row<Tally>>,
     others: Vec<Row<Tally>>,
+    moved: MovedRow,
+    without_routes: WithoutRow,
     messages: Messages,
 }
 
@@ -26,6 +29,8 @@ pub(in crate::cli) struct Seen {
     pub(in crate::cli) start: Start,
     pub(in crate::cli) crossing: Crossing,
     pub(in crate::cli) publishing: Publishing,
+    pub(in crate::cli) moved: Moved,
+    pub(in crate::cli) without: WithoutRoutes,
     pub(in crate::cli) outage: Outage,
     pub(in crate::cli) waiting: Waiting,
     pub(in crate::cli) back: Return,
@@ -41,6 +46,45 @@ struct Row<T> {
     owner: &'static str,
     #[serde(flatten)]
     of: T,
+}
+
+/// A conversation that was moved while it was written to.
+#[derive(Serialize)]
+struct MovedRow {
+    took_ms: u128,
+    #[serde(flatten)]
+    writes: Writes,
+}
+
+/// The relay that keeps the routes was away.
+#[derive(Serialize)]
+struct WithoutRow {
+    known_after_ms: Option<u128>,
+    back_after_ms: Option<u128>,
+    new_key: Option<String>,
+    writes: Writes,
+    calls: Vec<Row<Tally>>,
+}
+
+/// What came of writes to a conversation.
+#[derive(Serialize)]
+struct Writes {
+    acknowledged: u64,
+    lost: u64,
+    doubled: u64,
+    reordered: u64,
+    refused: usize,
+    longest_ms: u128,
+    gap_ms: u128,
+    owners: Vec<Owner>,
+}
+
+/// Who wrote how many, since which epoch.
+#[derive(Serialize)]
+struct Owner {
+    unit: &'static str,
+    writes: u64,
+    epoch: u64,
 }
 
 #[derive(Serialize)]
@@ -103,6 +147,17 @@ impl Document {
             back_after_ms: seen.back.after.as_millis(),
             back: calls(&seen.back.calls),
             others: calls(&seen.back.others),
+            moved: MovedRow {
+                took_ms: seen.moved.took.as_millis(),
+                writes: writes(&seen.moved.account),
+            },
+            without_routes: WithoutRow {
+                known_after_ms: seen.without.known_after.map(|after| after.as_millis()),
+                back_after_ms: seen.without.back_after.map(|after| after.as_millis()),
+                new_key: seen.without.refused,
+                writes: writes(&seen.without.account),
+                calls: calls(&seen.without.calls),
+            },
             messages: Messages {
                 crossing: sums(&seen.publishing.account),
                 waiting: seen.waiting.kept,
@@ -124,6 +179,24 @@ fn calls(tallies: &Tallies) -> Vec<Row<Tally>> {
         of: tally.clone(),
     };
     tallies.0.iter().map(row).collect()
+}
+
+fn writes(account: &Written) -> Writes {
+    let owner = |(unit, writes, epoch): &(Unit, u64, u64)| Owner {
+        unit: unit.name,
+        writes: *writes,
+        epoch: *epoch,
+    };
+    Writes {
+        acknowledged: account.writes,
+        lost: account.lost,
+        doubled: account.doubled,
+        reordered: account.reordered,
+        refused: account.refused.len(),
+        longest_ms: account.longest.as_millis(),
+        gap_ms: account.gap.as_millis(),
+        owners: account.owners.iter().map(owner).collect(),
+    }
 }
 
 fn sums(account: &Account) -> Vec<Row<Sum>> {

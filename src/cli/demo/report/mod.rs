@@ -7,6 +7,7 @@ mod books;
 mod calls;
 mod document;
 mod messages;
+mod moving;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,6 +17,7 @@ pub(super) use self::books::{Books, Poison};
 pub(super) use self::calls::{Crossing, Outage, Return, Start};
 pub(super) use self::document::{Document, Seen};
 pub(super) use self::messages::{Publishing, Replay, Waiting};
+pub(super) use self::moving::{Moved, WithoutRoutes};
 use super::world::{AWAY, UNITS, Unit};
 
 /// Counts by unit of the caller and owner of the key.

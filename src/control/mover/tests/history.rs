@@ -105,8 +105,8 @@ fn take(world: &mut World, step: &Step) {
                 .collect();
             let asked = asked(world);
             // Nobody signs for two owners.
-            if let Ok(commit) = units::evacuate(&routes, &name(unit(number)), &others, false, &asked) {
-                world.store(commit).unwrap();
+            if let Ok(mut begun) = units::evacuate(&routes, &name(unit(number)), &others, false, &asked) {
+                world.store(begun.commits.remove(0)).unwrap();
             }
         }
         Step::GiveBack => {
@@ -114,10 +114,10 @@ fn take(world: &mut World, step: &Step) {
             let gone: Vec<_> = routes.units().filter(|(_, state)| state.takeover().is_some()).collect();
             let asked = asked(world);
             if let Some((unit, _)) = gone.first()
-                && let Ok(commit) =
+                && let Ok(mut begun) =
                     units::give_back(&routes, unit, crate::routing::record::MoveOptions::default(), &asked)
             {
-                world.store(commit).unwrap();
+                world.store(begun.commits.remove(0)).unwrap();
             }
         }
     }

@@ -138,6 +138,7 @@ fn nothing_is_moved_to_or_from_a_unit_about_which_something_was_decided_since() 
                 state,
                 rev: crate::routing::record::Rev::ZERO,
                 previous: None,
+                home: None,
                 op: OpId(3),
                 reason: String::new(),
             }));
@@ -165,7 +166,8 @@ fn takeover(units: &[(&str, u16)]) -> Vec<(crate::model::UnitId, u16)> {
 fn evacuate(world: &mut World, unit: &str, to: &[(&str, u16)], accept_dual: bool) -> u64 {
     let asked = asked(world);
     let routes = crate::routing::Routes::from_snapshot(&world.ledger.snapshot());
-    let commit = units::evacuate(&routes, &name(unit), &takeover(to), accept_dual, &asked).unwrap();
+    let mut begun = units::evacuate(&routes, &name(unit), &takeover(to), accept_dual, &asked).unwrap();
+    let commit = begun.commits.remove(0);
     let Record::Move(work) = commit.puts[0].clone() else {
         panic!()
     };
@@ -194,8 +196,8 @@ fn a_unit_is_evacuated_and_gets_its_keys_back() {
     for unit in ["a", "b"] {
         let asked = asked(&mut world);
         let routes = crate::routing::Routes::from_snapshot(&world.ledger.snapshot());
-        let commit = units::give_back(&routes, &name(unit), MoveOptions::default(), &asked).unwrap();
-        world.store(commit).unwrap();
+        let mut begun = units::give_back(&routes, &name(unit), MoveOptions::default(), &asked).unwrap();
+        world.store(begun.commits.remove(0)).unwrap();
         world.rounds(6);
         assert_eq!(world.unit(unit), State::Active);
     }
@@ -268,13 +270,24 @@ fn a_unit_is_drained_by_moves_and_gets_nothing_new() {
     let asked = asked(&mut world);
     let snapshot = world.ledger.snapshot();
     let shares = takeover(&[("b", 1), ("c", 1)]);
-    let commits = units::drain(&snapshot, &name("a"), &shares, &MoveOptions::default(), &asked).unwrap();
-    for commit in commits {
+    let draining = units::Draining {
+        unit: &name("a"),
+        shares: &shares,
+        options: &MoveOptions::default(),
+        claims: &[],
+        only_claims: false,
+    };
+    for commit in units::drain(&snapshot, draining, &asked).unwrap().commits {
         world.store(commit).unwrap();
     }
     world.rounds(30);
     assert_eq!(world.unit("a"), State::Draining);
     assert_ne!(owner_now(&world, 1), "a");
+    assert!(
+        world
+            .node(&rule("cid"))
+            .is_some_and(|node| node.home == Some(name("a")))
+    );
     let mut back = world.work(9, "a", vec![key(1)]);
     back.kind = MoveKind::Nodes;
     world.put(Record::Move(back));
@@ -282,4 +295,52 @@ fn a_unit_is_drained_by_moves_and_gets_nothing_new() {
     assert_eq!(world.found(9).aborted, 1);
     let id = RecordId::Node(NodeId::Unit(name("a")));
     assert_eq!(world.ledger.node(&id).map(|node| &node.state), Some(&State::Draining));
+}
+
+// what a drain took comes back by moves, except what was moved again since.
+#[test]
+fn what_a_drain_took_comes_back() {
+    let mut world = World::new(&["c-1", "a-1", "b-1"], &[0]);
+    let decided = [1, 2, 3].map(key);
+    for (id, to) in [(5, "b"), (6, "a")] {
+        let work = world.work(id, to, decided.to_vec());
+        world.put(Record::Move(work));
+        world.rounds(20);
+    }
+    let drain = |world: &mut World| {
+        let asked = asked(world);
+        let draining = units::Draining {
+            unit: &name("a"),
+            shares: &takeover(&[("b", 1)]),
+            options: &MoveOptions::default(),
+            claims: &[],
+            only_claims: false,
+        };
+        units::drain(&world.ledger.snapshot(), draining, &asked).unwrap()
+    };
+    let take_back = |world: &mut World| {
+        let asked = asked(world);
+        units::take_back(&world.ledger.snapshot(), &name("a"), &MoveOptions::default(), &asked)
+    };
+    let begun = drain(&mut world);
+    for commit in begun.commits {
+        world.store(commit).unwrap();
+    }
+    let text = take_back(&mut world).unwrap_err().to_string();
+    assert!(text.contains("is under way"), "{text}");
+    assert_eq!(drain(&mut world).moves, [], "moves that are under way take it already");
+    world.rounds(40);
+    assert!((1..40).all(|number| owner_now(&world, number) != "a"));
+    let again = world.work(7, "c", vec![key(2)]);
+    world.put(Record::Move(again));
+    world.rounds(20);
+    for commit in take_back(&mut world).unwrap().commits {
+        world.store(commit).unwrap();
+    }
+    world.rounds(40);
+    assert_eq!(world.unit("a"), State::Active);
+    let owners = [1, 2, 3].map(|number| owner_now(&world, number));
+    assert_eq!(owners, ["a", "c", "a"].map(str::to_owned));
+    assert!(world.node(&rule("cid")).is_some_and(|node| node.home.is_none()));
+    assert!(take_back(&mut world).is_err());
 }

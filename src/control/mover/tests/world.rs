@@ -160,6 +160,7 @@ impl World {
         Move {
             id: MoveId(id),
             kind: MoveKind::Nodes,
+            of: None,
             nodes,
             to: name(to),
             since: self.ledger.epoch().rev(),

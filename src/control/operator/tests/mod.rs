@@ -5,6 +5,7 @@ mod looks;
 mod moves;
 mod publish;
 mod undo;
+mod units;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -168,6 +169,7 @@ fn node(id: NodeId, owner: &str, state: State) -> Record {
         state,
         rev: Rev::ZERO,
         previous: None,
+        home: None,
         op: OpId(0),
         reason: String::new(),
     })

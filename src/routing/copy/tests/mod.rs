@@ -164,6 +164,7 @@ fn work(id: MoveId, state: MoveState) -> Move {
         nodes: Vec::new(),
         to: name("a"),
         kind: MoveKind::Nodes,
+        of: None,
         since: Rev::ZERO,
         options: MoveOptions::default(),
         state,
@@ -191,6 +192,7 @@ fn written(step: &Step, rev: Rev) -> Option<(RecordId, Option<Record>)> {
                 state: state.clone(),
                 rev,
                 previous: None,
+                home: None,
                 op: OpId(0),
                 reason: String::new(),
             };
