@@ -15,6 +15,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::attributes::{self, AttributeError};
+use super::names;
 use crate::model::{Key, Message, MessageId, Metadata, MetadataError, Name, UnixMillis};
 
 /// Units a message may have visited.
@@ -181,8 +182,7 @@ fn read_key(tag: u8, value: &[u8], block: &Bytes) -> Result<Key, AttributeError>
 }
 
 fn name(tag: u8, value: &[u8]) -> Result<Name, AttributeError> {
-    let text = std::str::from_utf8(value).map_err(|_| AttributeError::Value(tag))?;
-    Name::new(text).map_err(|_| AttributeError::Value(tag))
+    names::read(value).map_err(|_| AttributeError::Value(tag))
 }
 
 const LEN_BYTES: usize = 4;

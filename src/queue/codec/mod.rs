@@ -38,8 +38,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::log::Entry;
 use super::record::Record;
-use crate::wire::attributes::AttributeError;
-use crate::wire::message::MessageError;
+use crate::model::Message;
+use crate::wire::attributes::{self, AttributeError};
+use crate::wire::message::{self, MessageError};
 
 /// Why bytes are no record.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -84,14 +85,7 @@ pub fn encode(record: &Record) -> Entry {
 /// # Errors
 /// [`CodecError`].
 pub fn decode(kind: u8, mut content: Bytes) -> Result<Record, CodecError> {
-    if content.len() < LEN_BYTES {
-        return Err(CodecError::Cut);
-    }
-    let len = usize::try_from(content.get_u32()).unwrap_or(usize::MAX);
-    if content.len() < len {
-        return Err(CodecError::Cut);
-    }
-    let head = content.split_to(len);
+    let head = split_head(&mut content)?;
     match kind {
         STORED => read::stored(&head, content),
         DEAD => read::dead(&head, content),
@@ -102,6 +96,39 @@ pub fn decode(kind: u8, mut content: Bytes) -> Result<Record, CodecError> {
     }
 }
 
+/// Reads the message of a record, and of the rest of it only whether this version may read it: who reads a line back wants no more.
+/// `None`: records of the kind have none.
+///
+/// # Errors
+/// [`CodecError`].
+pub fn decode_message(kind: u8, mut content: Bytes) -> Result<Option<Message>, CodecError> {
+    let head = split_head(&mut content)?;
+    let mut rest: &[u8] = &head;
+    while let Some((tag, _)) = attributes::take(&mut rest)? {
+        if tag >= MANDATORY {
+            attributes::skip_unknown(tag)?;
+        }
+    }
+    match kind {
+        STORED | DEAD => Ok(Some(message::read(content)?)),
+        _ => Ok(None),
+    }
+}
+
+/// Takes the head off; the message is left.
+fn split_head(content: &mut Bytes) -> Result<Bytes, CodecError> {
+    if content.len() < LEN_BYTES {
+        return Err(CodecError::Cut);
+    }
+    let len = usize::try_from(content.get_u32()).unwrap_or(usize::MAX);
+    if content.len() < len {
+        return Err(CodecError::Cut);
+    }
+    Ok(content.split_to(len))
+}
+
+/// Tags from here on have to be understood, and none of ours is that high.
+const MANDATORY: u8 = 128;
 const LEN_BYTES: usize = 4;
 const HEAD_BYTES: usize = 64;
 /// Numbers stay so far below the end that adding to them is safe.

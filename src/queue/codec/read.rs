@@ -13,7 +13,7 @@ use super::{
 };
 use crate::model::{DeadPlace, GapReason, Name, Seq, UnixMillis};
 use crate::wire::attributes::{self, AttributeError};
-use crate::wire::message;
+use crate::wire::{message, names};
 
 pub(super) fn stored(mut head: &[u8], content: Bytes) -> Result<Record, CodecError> {
     let mut stored = Stored {
@@ -277,8 +277,7 @@ fn number_and_name(tag: u8, mut value: &[u8]) -> Result<(u64, Name), AttributeEr
 }
 
 fn name(tag: u8, value: &[u8]) -> Result<Name, AttributeError> {
-    let text = std::str::from_utf8(value).map_err(|_| AttributeError::Value(tag))?;
-    Name::new(text).map_err(|_| AttributeError::Value(tag))
+    names::read(value).map_err(|_| AttributeError::Value(tag))
 }
 
 fn text(tag: u8, value: &[u8]) -> Result<String, AttributeError> {

@@ -2,7 +2,7 @@
 
 use super::Engine;
 use super::places::Places;
-use crate::model::Seq;
+use crate::model::{GapReason, Seq};
 use crate::queue::api::Output;
 use crate::queue::dedup::{First, Print};
 use crate::queue::effects::Now;
@@ -46,6 +46,12 @@ impl Engine {
                     self.dedup.on_chunk_read(&chunk);
                 }
             }
+            Record::Settled {
+                topic,
+                group,
+                seqs,
+                reason: Some(GapReason::Dropped | GapReason::Purged),
+            } if when == When::Written => self.places.inbox.on_left(now, &topic, &group, &seqs),
             Record::Attempt { .. } | Record::Kept(_) | Record::Relayed { .. } | Record::Settled { .. } => {
                 if when == When::Replayed {
                     self.apply_decided(now, record);

@@ -168,10 +168,8 @@ fn read_back(from: Seq, result: Result<Scanned, String>) -> ReadBack {
 
 /// The message of a record. One that cannot be read is as one that is not there.
 fn message_of(found: Found) -> Option<Message> {
-    match codec::decode(found.kind, found.content) {
-        Ok(Record::Stored(stored)) => Some(stored.message),
-        Ok(Record::Dead(letter)) => Some(letter.message),
-        Ok(_) => None,
+    match codec::decode_message(found.kind, found.content) {
+        Ok(message) => message,
         Err(error) => {
             tracing::error!(%error, position = ?found.position, "a record of the queue cannot be read");
             None

@@ -2,7 +2,7 @@
 
 use super::Engine;
 use crate::model::{GapReason, Message, Seq, Topic};
-use crate::queue::api::Ticket;
+use crate::queue::api::{Output, Ticket};
 use crate::queue::codec;
 use crate::queue::effects::{Now, Reader};
 use crate::queue::jobs::audit::{Audit, AuditLine};
@@ -90,7 +90,11 @@ impl Engine {
                     found.truncate(limit);
                     Answer::Messages { messages: found, more }
                 }
-                Work::Purge { messages, .. } => Answer::Done { messages },
+                Work::Purge { messages, .. } => {
+                    // Behind the records: what an operator was told to be gone does not come back.
+                    let answer = Box::new(Answer::Done { messages });
+                    return self.fx.then(Output::Answer(job.ticket, answer));
+                }
             };
             return self.answer(job.ticket, answer);
         };

@@ -8,7 +8,8 @@
 //! # Invariants
 //! - E1. A publisher is answered, a message is sent and a peer is acknowledged only behind the records that say so (M-A2, A2).
 //! - E2. Records take effect when they are on disk, in their order, at run time and in a restart by the same code (R1). What
-//!   parts have decided at once (`Relayed`, `Settled`, `Attempt`, `Kept`) is applied in a restart only.
+//!   parts have decided at once (`Relayed`, `Settled`, `Attempt`, `Kept`) is applied in a restart only; the inbox hears when what it
+//!   dropped or purged is on disk.
 //! - E3. No order of a hash map decides anything: the same inputs and dice lead to the same outputs.
 //! - E4. Nothing here waits: long work is done in slices, each of which ends with a read (`jobs`).
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::mirror::Mirrors;
-use crate::model::{Reason, RelayError, Retry, Seq, Topic, UnitId};
+use crate::model::{Map, Reason, RelayError, Retry, Seq, Topic, UnitId};
 use crate::queue::api::{Output, Subscribe};
 use crate::queue::effects::{DeadWish, Effects, Now};
 use crate::queue::inbox::Inbox;
@@ -22,7 +22,8 @@ pub(super) struct Places {
     pub(super) mirrors: Mirrors,
     /// Lanes that we opened.
     pub(super) lanes: BTreeMap<LaneId, UnitId>,
-    owners: BTreeMap<LineId, Owner>,
+    /// Asked for each message; nothing depends on its order (E3).
+    owners: Map<LineId, Owner>,
     /// Highest numbers of damaged records in lines that nobody knows yet.
     pub(super) floors: BTreeMap<LineId, Seq>,
     /// Topics that are known.
@@ -51,7 +52,7 @@ impl Places {
             inbox: Inbox::new(),
             mirrors: Mirrors::default(),
             lanes: BTreeMap::new(),
-            owners: owners.into(),
+            owners: owners.into_iter().collect(),
             floors: BTreeMap::new(),
             topics: 0,
         }

@@ -289,14 +289,16 @@ impl Engine {
             self.publishing.prints.remove(&print);
         }
         let message = &stored.message;
-        let inbox = stored.inbox.map(|seq| (message.topic.clone(), seq));
-        let awaited = self.awaited(message.id.clone(), stored.outs.clone(), inbox);
+        let mut awaited = self.awaited(message.id.clone(), Vec::new(), None);
         for waiter in &coming.waiters {
             self.outputs.push_back(awaited.progress(waiter, AckLevel::Accepted));
         }
         let mut waiters = coming.waiters;
         waiters.retain(|waiter| waiter.level > AckLevel::Accepted);
         if !waiters.is_empty() {
+            // Where it goes matters to those only who wait for more.
+            awaited.outs.clone_from(&stored.outs);
+            awaited.inbox = stored.inbox.map(|seq| (message.topic.clone(), seq));
             self.waits.add(awaited, waiters, &mut self.outputs);
         }
         tell_delivered

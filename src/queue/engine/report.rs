@@ -1,4 +1,4 @@
-//! What the metrics are told of how things stand, once a second; once a minute whether the books balance (M-G8).
+//! What the metrics are told of how things stand, once a second, of many groups less often; once a minute whether the books balance (M-G8).
 
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use crate::queue::outbox::Outbox;
 #[derive(Debug, Default)]
 pub(super) struct Report {
     at: Duration,
+    groups_at: Duration,
     books_at: Duration,
     /// Messages that the books cannot account for, as was told last.
     imbalance: u64,
@@ -25,8 +26,14 @@ impl Engine {
             return;
         }
         self.report.at = now.mono + INTERVAL;
-        let status = self.status(now);
+        let status = self.status_but_groups(now);
         self.metrics.on_status(&status);
+        if now.mono >= self.report.groups_at {
+            let groups = self.places.inbox.status(now);
+            self.metrics.on_groups(&groups);
+            let steps = u32::try_from(groups.len() / GROUPS_PER_SECOND).unwrap_or(u32::MAX);
+            self.report.groups_at = now.mono + INTERVAL * steps.clamp(1, STEPS_MAX);
+        }
         if let Answer::Redrives { tasks } = self.redrives(now) {
             self.metrics.on_redrives(&tasks);
         }
@@ -60,4 +67,8 @@ impl Engine {
 }
 
 const INTERVAL: Duration = Duration::from_secs(1);
+/// With more groups than that they are told less often: to look at all of them would take more time than what they do.
+const GROUPS_PER_SECOND: usize = 5_000;
+/// Seconds between two times at most.
+const STEPS_MAX: u32 = 30;
 const BOOKS_INTERVAL: Duration = Duration::from_secs(60);

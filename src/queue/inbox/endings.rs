@@ -12,7 +12,7 @@ use super::retries::{Doom, Failure, back_off};
 use crate::model::{DeadPlace, GapReason, Message, Seq, Topic, UnixMillis};
 use crate::queue::effects::{DeadWish, Effects, Why};
 use crate::queue::record::{DeadSource, Kept, Record};
-use crate::queue::{Exhausted, OnExpiry, Overflow};
+use crate::queue::{Exhausted, OnExpiry};
 
 /// An attempt that failed.
 pub(super) struct Failed {
@@ -268,56 +268,6 @@ impl Group {
             }
         }
     }
-
-    /// A message goes for another reason. What is being given up stays: it leaves as a dead letter.
-    pub(super) fn gone(&mut self, seq: Seq, reason: GapReason) -> bool {
-        if self.done.contains(seq) || self.is_doomed(seq) {
-            return false;
-        }
-        let Some(Open { facts, place }) = self.open.remove(&seq) else {
-            self.end((seq, None), Some(reason), None);
-            return true;
-        };
-        match place {
-            Place::Flight { consumer, .. } => _ = self.consumers.free(consumer, facts.bytes),
-            Place::Later(at) | Place::Blocked(Some(at)) => _ = self.retries.later.remove(&(at, seq)),
-            Place::Wanted => _ = self.retries.wanted.remove(&seq),
-            Place::Blocked(None) | Place::Dying | Place::Reading => {}
-        }
-        let bytes = Some(facts.bytes).filter(|bytes| *bytes > 0);
-        self.end((seq, facts.key), Some(reason), bytes);
-        true
-    }
-
-    /// Drops the oldest messages if the topic says so and is too full (M-E3). Not while records are read after a start: what
-    /// had ended may be found in later ones.
-    pub(super) fn make_room(&mut self, scene: &Scene<'_>) {
-        let bounds = scene.topic.rules.bounds;
-        if bounds.overflow != Overflow::DropOldest {
-            return;
-        }
-        while bounds.exceeded(self.books.pending(), self.books.bytes) {
-            let Some(oldest) = self.oldest_unused(scene.topic.stored.saturating_sub(1)) else {
-                break;
-            };
-            self.gone(oldest, GapReason::Dropped);
-        }
-    }
-
-    /// The oldest message up to a number that no consumer has and that is not given up.
-    fn oldest_unused(&self, last: Seq) -> Option<Seq> {
-        let mut seq = self.done.next_open(1);
-        for _ in 0..DROP_LOOKS {
-            if seq > last {
-                return None;
-            }
-            match self.open.get(&seq).map(|open| open.place) {
-                Some(Place::Flight { .. } | Place::Dying) => seq = self.done.next_open(seq + 1),
-                _ => return Some(seq),
-            }
-        }
-        None
-    }
 }
 
 /// A consumer may wish no longer pause than this.
@@ -326,5 +276,3 @@ const DELAY_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 const DOOMS_MAX: usize = 64;
 /// Bytes of an error text that are kept.
 const ERROR_BYTES: usize = 1024;
-/// Messages in flight that are passed over in search of one to drop.
-const DROP_LOOKS: usize = 1024;

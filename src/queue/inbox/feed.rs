@@ -57,6 +57,11 @@ impl Feed {
         self.ready.push_back(ready);
     }
 
+    /// The number that [`pop_ready`](Self::pop_ready) would give.
+    pub(super) fn first_ready(&self) -> Option<Seq> {
+        self.ready.front().map(|ready| ready.seq)
+    }
+
     pub(super) fn pop_ready(&mut self) -> Option<Ready> {
         let ready = self.ready.pop_front()?;
         self.ready_bytes -= ready.facts.bytes;

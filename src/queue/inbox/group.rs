@@ -39,6 +39,8 @@ pub(super) struct Group {
     pub failures: BTreeMap<Seq, Failure>,
     /// Ended in memory, not yet in a record.
     pub unsaved: Vec<(Seq, Option<GapReason>)>,
+    /// Dropped or purged, and the record of it is not on disk yet (V1 of [`leaving`](super::leaving)); only on ordered topics.
+    pub leaving: BTreeSet<Seq>,
     /// Ended otherwise than by a consumer, since the inbox looked last.
     pub given_up: Vec<(Seq, Why)>,
     pub(super) feed: Feed,
@@ -144,6 +146,7 @@ impl Group {
             consumers: Consumers::default(),
             failures: BTreeMap::new(),
             unsaved: Vec::new(),
+            leaving: BTreeSet::new(),
             given_up: Vec::new(),
             feed,
             keys: Keys::default(),
@@ -159,20 +162,27 @@ impl Group {
     /// Does what has become possible or due. Returns when there will be more to do.
     pub(super) fn step(&mut self, scene: &Scene<'_>, dice: &mut fastrand::Rng, fx: &mut Effects) -> Option<Duration> {
         self.consumers.wake(scene.now.mono);
-        self.make_room(scene);
         self.take_overdue(scene, dice, fx);
         self.call_due(scene.now.mono);
         self.go_on(scene, fx);
-        if self.consumers.is_empty() {
-            self.sweep(scene, fx);
-        } else {
-            self.fill(scene, fx);
-            while self.hand_out(scene, fx) {
-                self.fill(scene, fx);
-            }
+        // First out, then away: what consumers have room for is not dropped, and nothing is dropped again before that (V2).
+        self.serve(scene, fx);
+        if self.make_room(scene, fx) {
+            self.serve(scene, fx);
         }
         self.read_wanted(scene, fx);
         self.next_wake(scene)
+    }
+
+    /// Hands out what can be.
+    fn serve(&mut self, scene: &Scene<'_>, fx: &mut Effects) {
+        if self.consumers.is_empty() {
+            return self.sweep(scene, fx);
+        }
+        self.fill(scene, fx);
+        while self.hand_out(scene, fx) {
+            self.fill(scene, fx);
+        }
     }
 
     /// Whether messages are handed out.

@@ -21,6 +21,9 @@ impl Group {
     pub(super) fn hand_out(&mut self, scene: &Scene<'_>, fx: &mut Effects) -> bool {
         let mut any = false;
         while self.consumers.have_room() && !self.dies_too_much() && self.is_active(scene) {
+            if !self.feed.first_ready().is_some_and(|seq| self.may_go(seq)) {
+                break;
+            }
             let Some(Ready { seq, facts, message }) = self.feed.pop_ready() else {
                 break;
             };

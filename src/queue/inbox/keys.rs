@@ -8,12 +8,9 @@
 //!   parked key: those wait for long and would take the room of others (M-C3, M-G7).
 
 use std::collections::{BTreeSet, VecDeque};
-use std::hash::Hasher;
-
-use xxhash_rust::xxh3::Xxh3;
 
 use crate::model::{Key, Map, Message, Seq};
-use crate::queue::line::Settled;
+use crate::queue::line::{Settled, hash_joined};
 
 #[derive(Default)]
 pub(super) struct Keys {
@@ -44,11 +41,7 @@ pub(super) struct Next {
 
 /// What a key is known by.
 pub(super) fn hash(key: &Key) -> u64 {
-    let mut hash = Xxh3::new();
-    hash.write(&key.dimension.len().to_be_bytes());
-    hash.write(&key.dimension);
-    hash.write(&key.key);
-    hash.finish()
+    hash_joined(&[&key.dimension.len().to_be_bytes(), &key.dimension, &key.key])
 }
 
 impl Keys {

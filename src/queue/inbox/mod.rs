@@ -24,6 +24,7 @@ mod feed;
 mod group;
 mod hand_over;
 mod keys;
+mod leaving;
 mod membership;
 mod operations;
 mod retries;

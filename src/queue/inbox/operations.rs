@@ -67,19 +67,14 @@ impl Inbox {
         let Some(topic) = self.by_name.get(topic).and_then(|at| self.topics.get(*at)) else {
             return 0;
         };
-        let (stored, members) = (topic.stored, topic.groups.clone());
+        let members = topic.groups.clone();
         let mut count = 0;
         for at in members {
             let gone = self.act(at, now, |member, scene| {
                 if group.is_some_and(|group| *group != member.name) {
                     return 0;
                 }
-                let gone = seqs
-                    .iter()
-                    .filter(|seq| **seq <= stored && member.gone(**seq, reason))
-                    .count();
-                member.go_on(scene, fx);
-                gone
+                member.remove(scene, seqs, reason, fx)
             });
             count += u64::try_from(gone.unwrap_or(0)).unwrap_or(u64::MAX);
         }
@@ -188,6 +183,13 @@ impl Inbox {
             && let Some(Some(group)) = self.groups.get_mut(at)
         {
             group.on_settled(seqs, reason);
+        }
+    }
+
+    /// The record of ends is on disk, just now: what was dropped or purged cannot come back any more.
+    pub fn on_left(&mut self, now: Now, topic: &Topic, group: &GroupName, seqs: &[(Seq, Seq)]) {
+        if let Some(at) = self.find(topic, group) {
+            self.act(at, now, |group, _| group.on_left(seqs));
         }
     }
 

@@ -91,6 +91,7 @@ impl<S: Storage> Copy<'_, S> {
         }
         self.storage.sync_data(&self.file)?;
         self.segment.file_bytes = self.segment.end;
+        self.segment.lines.seal();
         Ok(Some(self.segment))
     }
 

@@ -50,7 +50,7 @@
 //!   batch may be in the file that failed as well. Reading a line gives the first; applying both does no harm (R2).
 //!
 //! # Size
-//! 40 bytes of memory for each line of each segment, whatever the number of records (M-G7): ten million messages of 1 KiB on ten
+//! 40 bytes of memory for each line of each segment, 60 of the one that is written to, whatever the number of records (M-G7): ten million messages of 1 KiB on ten
 //! lines are 160 segments, 64 KiB. Records have 24 bytes and 16 for each line beside their content.
 //!
 //! # Not here

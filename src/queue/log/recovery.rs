@@ -262,6 +262,7 @@ impl<S: Storage> Opening<'_, S> {
         let end = u32::try_from(content.end).map_err(|_| OpenError::Foreign(name))?;
         self.ends.insert(identity.nonce, end);
         content.damage.reverse();
+        content.lines.seal();
         self.recovery.damage.append(&mut content.damage);
         let segment = Segment {
             identity,

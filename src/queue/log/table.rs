@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::format::Identity;
 use super::storage::Storage;
 use super::{Options, Position};
-use crate::model::Seq;
+use crate::model::{Map, Seq};
 use crate::queue::line::LineId;
 
 /// What writer, readers and keeper share.
@@ -65,9 +65,15 @@ pub(super) struct Segment {
     pub(super) lines: Lines,
 }
 
-/// What of which lines is in a segment, by line.
+/// What of which lines is in a segment. While records are added, lines are in the order in which they came, and found by their places;
+/// once it is [sealed](Self::seal) they are in their own order. So a line more costs the same however many there are.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Lines(Vec<(LineId, Use)>);
+pub(super) struct Lines {
+    parts: Vec<(LineId, Use)>,
+    /// Where each line is in `parts`; of no use once they are in order.
+    places: Map<LineId, usize>,
+    sealed: bool,
+}
 
 /// What of a line is in a segment.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -164,45 +170,68 @@ impl Table {
 }
 
 impl Lines {
-    pub(super) fn from_parts(mut parts: Vec<(LineId, Use)>) -> Self {
-        parts.sort_unstable_by_key(|(line, _)| *line);
-        Self(parts)
+    pub(super) fn from_parts(parts: Vec<(LineId, Use)>) -> Self {
+        let mut lines = Self {
+            parts,
+            ..Self::default()
+        };
+        lines.seal();
+        lines
+    }
+
+    /// Nothing more is added.
+    pub(super) fn seal(&mut self) {
+        self.parts.sort_unstable_by_key(|(line, _)| *line);
+        self.parts.shrink_to_fit();
+        self.places = Map::default();
+        self.sealed = true;
     }
 
     pub(super) fn get(&self, line: LineId) -> Option<&Use> {
-        let at = self.0.binary_search_by_key(&line, |(line, _)| *line).ok()?;
-        self.0.get(at).map(|(_, part)| part)
+        self.parts.get(self.place(line)?).map(|(_, part)| part)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &(LineId, Use)> {
-        self.0.iter()
+        self.parts.iter()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.parts.len()
     }
 
     /// Adds a record of a line.
     pub(super) fn add(&mut self, line: LineId, seq: Seq, bytes: u64) {
-        match self.0.binary_search_by_key(&line, |(line, _)| *line) {
-            Ok(at) => {
-                if let Some((_, part)) = self.0.get_mut(at) {
-                    part.min = part.min.min(seq);
-                    part.max = part.max.max(seq);
-                    part.records += 1;
-                    part.bytes += bytes;
-                }
-            }
-            Err(at) => {
-                let part = Use {
-                    min: seq,
-                    max: seq,
-                    records: 1,
-                    bytes,
-                };
-                self.0.insert(at, (line, part));
-            }
+        if self.sealed {
+            self.places = self
+                .parts
+                .iter()
+                .enumerate()
+                .map(|(at, (line, _))| (*line, at))
+                .collect();
+            self.sealed = false;
         }
+        if let Some((_, part)) = self.place(line).and_then(|at| self.parts.get_mut(at)) {
+            part.min = part.min.min(seq);
+            part.max = part.max.max(seq);
+            part.records += 1;
+            part.bytes += bytes;
+            return;
+        }
+        let part = Use {
+            min: seq,
+            max: seq,
+            records: 1,
+            bytes,
+        };
+        self.places.insert(line, self.parts.len());
+        self.parts.push((line, part));
+    }
+
+    fn place(&self, line: LineId) -> Option<usize> {
+        if self.sealed {
+            return self.parts.binary_search_by_key(&line, |(line, _)| *line).ok();
+        }
+        self.places.get(&line).copied()
     }
 }
 

@@ -338,6 +338,7 @@ impl<S: Storage> Writer<S> {
             return;
         };
         shown.sealed = true;
+        shown.lines.seal();
         let cut = failed || shown.file_bytes > shown.end;
         if failed {
             table.failed.insert(active.identity.nonce);

@@ -11,6 +11,7 @@
 //! - E2. Nothing here influences what the queue does.
 
 mod labels;
+mod resolved;
 mod series;
 mod status;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use std::time::Duration;
 use prometheus::{Counter, Histogram, IntCounter, Registry};
 
 use self::labels::{DEAD, DELIVERY, LANES, LINK, known_group, known_reason, lane_number, pattern};
+use self::resolved::Resolved;
 use self::series::{DiskSeries, Events, Gauges};
 use super::lanes::{FROZEN, LaneKind, MOVED};
 use super::record::{DeadLetter, Record, Stored};
@@ -89,9 +91,9 @@ pub struct Metrics {
     buffered: bool,
     local: UnitId,
     topics: Arc<Topics>,
-    /// Resolved once for each topic, group and unit; forgotten when there are too many or settings change.
-    by_topic: Map<Topic, TopicSeries>,
-    by_group: Map<(Topic, GroupName), GroupSeries>,
+    /// Resolved once for each topic, group and unit; forgotten when settings change.
+    by_topic: Resolved<Topic, TopicSeries>,
+    by_group: Resolved<(Topic, GroupName), GroupSeries>,
     by_unit: Map<UnitId, UnitSeries>,
     shown: status::Shown,
 }
@@ -113,8 +115,8 @@ struct UnitSeries {
     again: IntCounter,
     throttled: Counter,
     durations: [Histogram; 2],
-    /// By topic as it is in the settings, with one for each lane.
-    topics: Map<Topic, (IntCounter, [IntCounter; 2])>,
+    /// What came in, and what went on each lane.
+    topics: Resolved<Topic, (IntCounter, [IntCounter; 2])>,
 }
 
 impl Metrics {
@@ -131,8 +133,8 @@ impl Metrics {
             buffered: false,
             local: unit.clone(),
             topics: Arc::default(),
-            by_topic: Map::default(),
-            by_group: Map::default(),
+            by_topic: Resolved::default(),
+            by_group: Resolved::default(),
             by_unit: Map::default(),
             shown: status::Shown::default(),
         })
@@ -142,8 +144,8 @@ impl Metrics {
     pub fn configure(&mut self, setup: &Setup) {
         self.topics = Arc::clone(&setup.topics);
         self.buffered = setup.queue.sync == Sync::Buffered;
-        self.by_topic.clear();
-        self.by_group.clear();
+        self.by_topic = Resolved::default();
+        self.by_group = Resolved::default();
         self.by_unit.clear();
         for (pattern, settings) in self.topics.iter() {
             let _ = self.events.topic(pattern);
@@ -300,23 +302,18 @@ impl Metrics {
     }
 
     fn topic(&mut self, topic: &Topic) -> &TopicSeries {
-        if self.by_topic.len() >= RESOLVED_MAX {
-            self.by_topic.clear();
-        }
         let (events, topics) = (&self.events, &self.topics);
-        let resolve = || events.topic(pattern(topics, topic));
-        self.by_topic.entry(topic.clone()).or_insert_with(resolve)
+        let labels = || pattern(topics, topic).to_owned();
+        self.by_topic.of(topic, labels, || events.topic(pattern(topics, topic)))
     }
 
     fn group(&mut self, topic: &Topic, group: &GroupName) -> &GroupSeries {
-        if self.by_group.len() >= RESOLVED_MAX {
-            self.by_group.clear();
-        }
         let (events, topics) = (&self.events, &self.topics);
-        let resolve = || events.group(pattern(topics, topic), known_group(topics, topic, group));
-        self.by_group
-            .entry((topic.clone(), group.clone()))
-            .or_insert_with(resolve)
+        let (pattern, known) = (|| pattern(topics, topic), || known_group(topics, topic, group));
+        // No name has a slash.
+        let labels = || format!("{}/{}", pattern(), known());
+        let key = (topic.clone(), group.clone());
+        self.by_group.of(&key, labels, || events.group(pattern(), known()))
     }
 
     fn unit(&mut self, unit: &UnitId) -> &mut UnitSeries {
@@ -337,10 +334,8 @@ impl Metrics {
         } = self;
         let (own, other) = (local.as_str(), unit.as_str());
         let series = by_unit.entry(unit.clone()).or_insert_with(|| events.unit(own, other));
-        if series.topics.len() >= RESOLVED_MAX {
-            series.topics.clear();
-        }
-        series.topics.entry(topic.clone()).or_insert_with(|| {
+        let labels = || pattern(topics, topic).to_owned();
+        series.topics.of(topic, labels, || {
             let topic = pattern(topics, topic);
             let received = events.received.with_label_values(&[other, own, topic]);
             let relayed = LANES.map(|lane| events.relayed.with_label_values(&[own, other, topic, lane]));
@@ -387,7 +382,7 @@ impl Events {
             again: self.received_again.with_label_values(&[unit, local]),
             throttled: self.throttled.with_label_values(&[local, unit]),
             durations: LANES.map(|lane| self.relay_duration.with_label_values(&[local, unit, lane])),
-            topics: Map::default(),
+            topics: Resolved::default(),
         }
     }
 }
@@ -401,6 +396,3 @@ fn count(runs: &[(u64, u64)]) -> u64 {
 fn real(number: usize) -> f64 {
     f64::from(u32::try_from(number).unwrap_or(u32::MAX))
 }
-
-/// Topics or groups that are resolved at a time; services choose the names.
-const RESOLVED_MAX: usize = 4096;

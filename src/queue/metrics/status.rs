@@ -1,4 +1,4 @@
-//! How things stand, as the engine says it once a second.
+//! How things stand, as the engine says it once a second, of many groups less often.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,7 +27,7 @@ const WAITING: [&str; 4] = ["behind", "in_flight", "pending", "retrying"];
 const TASKS: [&str; 2] = ["paused", "running"];
 
 impl Metrics {
-    /// How things stand.
+    /// How things stand, but for groups.
     pub fn on_status(&mut self, status: &Status) {
         let gauges = &self.gauges;
         gauges.used.set(whole(status.bytes_used));
@@ -45,8 +45,42 @@ impl Metrics {
                 .set(i64::from(status.disk == level));
         }
         self.units(&status.units);
-        self.groups(&status.groups);
         self.dead_letters(&status.dead_by_reason);
+    }
+
+    /// How groups stand, all of them.
+    pub fn on_groups(&mut self, groups: &[GroupStatus]) {
+        // Groups and topics that share labels are added up.
+        let mut sums: BTreeMap<(String, String), GroupStatus> = BTreeMap::new();
+        for group in groups {
+            let (Ok(topic), Ok(name)) = (Topic::new(&group.topic), GroupName::new(&group.group)) else {
+                continue;
+            };
+            let labels = (
+                pattern(&self.topics, &topic).to_owned(),
+                known_group(&self.topics, &topic, &name).to_owned(),
+            );
+            add(sums.entry(labels).or_default(), group);
+        }
+        for ((topic, group), status) in &sums {
+            self.on_group(topic, group, status);
+        }
+        let now: BTreeSet<_> = sums.into_keys().collect();
+        for (topic, group) in self.shown.groups.difference(&now) {
+            let labels = [topic.as_str(), group.as_str()];
+            for gauge in [
+                &self.gauges.group_blocked,
+                &self.gauges.group_consumers,
+                &self.gauges.group_paused,
+            ] {
+                take_back(gauge, &labels);
+            }
+            take_back(&self.gauges.group_oldest, &labels);
+            for state in WAITING {
+                take_back(&self.gauges.group_messages, &[labels[0], labels[1], state]);
+            }
+        }
+        self.shown.groups = now;
     }
 
     /// How redrives stand.
@@ -145,40 +179,6 @@ impl Metrics {
                 .with_label_values(&labels)
                 .set(i64::from(unit.state == state));
         }
-    }
-
-    fn groups(&mut self, groups: &[GroupStatus]) {
-        // Groups and topics that share labels are added up.
-        let mut sums: BTreeMap<(String, String), GroupStatus> = BTreeMap::new();
-        for group in groups {
-            let (Ok(topic), Ok(name)) = (Topic::new(&group.topic), GroupName::new(&group.group)) else {
-                continue;
-            };
-            let labels = (
-                pattern(&self.topics, &topic).to_owned(),
-                known_group(&self.topics, &topic, &name).to_owned(),
-            );
-            add(sums.entry(labels).or_default(), group);
-        }
-        for ((topic, group), status) in &sums {
-            self.on_group(topic, group, status);
-        }
-        let now: BTreeSet<_> = sums.into_keys().collect();
-        for (topic, group) in self.shown.groups.difference(&now) {
-            let labels = [topic.as_str(), group.as_str()];
-            for gauge in [
-                &self.gauges.group_blocked,
-                &self.gauges.group_consumers,
-                &self.gauges.group_paused,
-            ] {
-                take_back(gauge, &labels);
-            }
-            take_back(&self.gauges.group_oldest, &labels);
-            for state in WAITING {
-                take_back(&self.gauges.group_messages, &[labels[0], labels[1], state]);
-            }
-        }
-        self.shown.groups = now;
     }
 
     fn on_group(&self, topic: &str, group: &str, status: &GroupStatus) {

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use prometheus::TextEncoder;
 
+use super::resolved::RESOLVED_MAX;
 use super::*;
 use crate::model::{MessageId, Metadata, Name, Place, UnixMillis};
 use crate::queue::line::StreamId;
@@ -191,7 +192,9 @@ fn names_that_no_settings_know_share_one_series() {
     }
     world.check("strait_queue_duplicates_total{topic=\"chat.*\"} 10000");
     world.check("strait_queue_delivered_total{group=\"other\",topic=\"chat.*\"} 10000");
-    assert!(world.metrics.by_topic.len() <= RESOLVED_MAX && world.metrics.by_group.len() <= RESOLVED_MAX);
+    let (topics, groups) = (&world.metrics.by_topic, &world.metrics.by_group);
+    assert!(topics.places.len() <= RESOLVED_MAX && groups.places.len() <= RESOLVED_MAX);
+    assert_eq!((topics.all.len(), groups.all.len()), (1, 1));
     world.metrics.on_duplicate(&name("elsewhere"));
     world.check("strait_queue_duplicates_total{topic=\"other\"} 1");
 }
@@ -262,6 +265,7 @@ fn group(group: &str) -> GroupStatus {
 fn the_status_is_shown_and_what_is_gone_disappears() {
     let mut world = World::new();
     world.metrics.on_status(&status());
+    world.metrics.on_groups(&status().groups);
     for series in [
         "strait_queue_link_state{dst_unit=\"b\",src_unit=\"a\",state=\"stalled\"} 1",
         "strait_queue_link_state{dst_unit=\"b\",src_unit=\"a\",state=\"live\"} 0",
@@ -287,6 +291,7 @@ fn the_status_is_shown_and_what_is_gone_disappears() {
     later.groups.truncate(1);
     later.dead_by_reason.clear();
     world.metrics.on_status(&later);
+    world.metrics.on_groups(&later.groups);
     assert_eq!(world.series("dst_unit=\"b\""), Vec::<String>::new());
     assert_eq!(world.series("strait_queue_group_blocked_keys").len(), 1);
     world.check("strait_dead_letters_messages{reason=\"loop\"} 0");

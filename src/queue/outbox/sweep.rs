@@ -52,7 +52,9 @@ impl Outbox {
     pub(super) fn sweep(&mut self, now: Now, fx: &mut Effects, wake: &mut Wake) {
         let topics = &self.topics;
         self.sweep.over.retain(|topic| topics.at(*topic).is_over());
-        let waits = self.topics.iter().any(|state| state.backlog > state.flying);
+        // Of interest only if a message may expire. The cursors know; to ask each of many topics each time would cost more than the
+        // messages do.
+        let waits = self.sweep.earliest.is_some() && self.cursors.values().any(|cursor| cursor.pending > cursor.flying);
         if !waits {
             // All that waits is in memory, and looked at before it is sent.
             self.sweep.earliest = self.sweep.earliest.filter(|_| self.live.waits());

@@ -23,7 +23,9 @@ impl World {
         }
         let relay = self.dice.usize(..self.relays.len());
         let other = (relay + self.dice.usize(1..self.relays.len())) % self.relays.len();
-        match self.dice.u8(..20) {
+        // Half of what operators do gives way to other troubles.
+        let kinds = if self.plan.harsh { 17 } else { 20 };
+        match self.dice.u8(..kinds) {
             0..4 => self.crash(relay),
             4 => self.cut(&[(relay, other)]),
             5 | 6 => self.cut(&[(relay, other), (other, relay)]),
@@ -39,7 +41,8 @@ impl World {
             }
             _ => self.operator_acts(relay, other),
         }
-        let time = self.dice.u64(50_000..1_500_000);
+        let longest = if self.plan.harsh { 700_000 } else { 1_500_000 };
+        let time = self.dice.u64(50_000..longest);
         self.plan_in(time, Event::Fault);
     }
 

@@ -45,6 +45,8 @@ pub(super) struct Plan {
     pub faults: bool,
     /// Keys move.
     pub moves: bool,
+    /// Troubles come twice as often, links repeat and delay more, disks are slow more often, and publishers send more at once.
+    pub harsh: bool,
     /// What happens is written down, for the hash of the run; that costs more than the run.
     pub traced: bool,
 }

@@ -153,7 +153,7 @@ impl World {
     fn send_back(&mut self, lane: LaneId, mut frame: ToSender) {
         let delay = self.delay();
         if let ToSender::Opened { frontier, above, .. } = &mut frame
-            && self.dice.u8(..3) == 0
+            && self.dice.u8(..3) < if self.plan.harsh { 2 } else { 1 }
         {
             // The last of it came late on another lane, and there is not room for all runs: it comes again.
             *frontier = frontier.saturating_sub(self.dice.u64(..40));
@@ -318,8 +318,9 @@ impl World {
     }
 
     fn delay(&mut self) -> u64 {
+        let late = if self.plan.harsh { 4 } else { 1 };
         match self.dice.u8(..20) {
-            0 => self.dice.u64(1_000..200_000),
+            kind if kind < late => self.dice.u64(1_000..200_000),
             _ => self.dice.u64(200..3_000),
         }
     }

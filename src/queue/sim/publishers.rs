@@ -36,18 +36,21 @@ impl World {
         if self.calm {
             return;
         }
-        let burst = if self.dice.u8(..30) == 0 {
+        let bursts = if self.plan.harsh { 3 } else { 1 };
+        let burst = if self.dice.u8(..30) < bursts {
             self.dice.usize(10..80)
         } else {
             1
         };
+        // More at once than a topic may have makes it drop its oldest.
+        let topic = (burst > 1 && self.plan.harsh && self.dice.bool()).then_some("small");
         for _ in 0..burst {
             let old = self.publishers.all.len();
             if old > 0 && self.dice.u8(..10) == 0 {
                 // An answer was lost, or the producer is in doubt.
                 let again = self.dice.usize(old.saturating_sub(200)..old);
                 self.publish(again);
-            } else if let Some(new) = self.make_event() {
+            } else if let Some(new) = self.make_event(topic) {
                 self.publish(new);
             }
         }
@@ -55,10 +58,11 @@ impl World {
         self.plan_in(time, Event::Publish);
     }
 
-    fn make_event(&mut self) -> Option<usize> {
+    fn make_event(&mut self, topic: Option<&'static str>) -> Option<usize> {
         let relay = self.dice.usize(..self.relays.len());
         self.relays[relay].life.as_ref()?;
-        let topic = *self.dice.choice(&TOPICS)?;
+        let any = *self.dice.choice(&TOPICS)?;
+        let topic = topic.unwrap_or(any);
         let number = self.dice.usize(..12);
         let kind = match (topic, self.dice.u8(..8)) {
             ("poison" | "block", 0..4) => "bad",

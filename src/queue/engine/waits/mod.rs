@@ -22,7 +22,7 @@ pub(super) struct Waits {
     /// By life and number of the message.
     by_message: Map<(u64, u64), u64>,
     last: u64,
-    outs: BTreeMap<(UnitId, Seq), Leg>,
+    outs: Legs,
     inboxes: BTreeMap<(Topic, Seq), u64>,
     by_ticket: Map<Ticket, u64>,
 }
@@ -56,6 +56,28 @@ struct Wait {
 struct Leg {
     wait: u64,
     relayed: bool,
+}
+
+/// On their way to units, by number in the line of each: names are compared once, not at each step of a search.
+#[derive(Debug, Default)]
+struct Legs(BTreeMap<UnitId, BTreeMap<Seq, Leg>>);
+
+impl Legs {
+    fn insert(&mut self, unit: &UnitId, seq: Seq, leg: Leg) {
+        match self.0.get_mut(unit) {
+            Some(line) => _ = line.insert(seq, leg),
+            None => _ = self.0.insert(unit.clone(), BTreeMap::from([(seq, leg)])),
+        }
+    }
+
+    fn remove(&mut self, (unit, seq): &(UnitId, Seq)) -> Option<Leg> {
+        self.0.get_mut(unit)?.remove(seq)
+    }
+
+    fn range_mut(&mut self, unit: &UnitId, from: Seq, to: Seq) -> impl Iterator<Item = &mut Leg> {
+        let line = self.0.get_mut(unit).into_iter();
+        line.flat_map(move |line| line.range_mut(from..=to)).map(|(_, leg)| leg)
+    }
 }
 
 impl Awaited {
@@ -95,7 +117,7 @@ impl Waits {
                 wait: number,
                 relayed: false,
             };
-            self.outs.insert((unit.clone(), *seq), leg);
+            self.outs.insert(unit, *seq, leg);
         }
         if let Some(inbox) = &awaited.inbox {
             self.inboxes.insert(inbox.clone(), number);
@@ -142,10 +164,9 @@ impl Waits {
         match told {
             Told::Relayed { unit, seqs } => {
                 for (from, to) in seqs {
-                    let range = (unit.clone(), *from)..=(unit.clone(), *to);
-                    let legs = self.outs.range_mut(range).filter(|(_, leg)| !leg.relayed);
+                    let legs = self.outs.range_mut(unit, *from, *to).filter(|leg| !leg.relayed);
                     let waits: Vec<u64> = legs
-                        .map(|(_, leg)| {
+                        .map(|leg| {
                             leg.relayed = true;
                             leg.wait
                         })
@@ -172,8 +193,7 @@ impl Waits {
                 there,
                 why,
             } => {
-                let range = (unit.clone(), *from)..=(unit.clone(), *to);
-                let legs: Vec<Leg> = self.outs.range(range).map(|(_, leg)| *leg).collect();
+                let legs: Vec<Leg> = self.outs.range_mut(unit, *from, *to).map(|leg| *leg).collect();
                 for leg in legs {
                     if *there && !leg.relayed {
                         self.on_relayed(leg.wait, outputs);
@@ -214,7 +234,7 @@ impl Waits {
         wait.awaited.outs.extend(out.cloned());
         let tell = wait.waiters.iter().any(|waiter| waiter.level == AckLevel::Delivered);
         if let Some(out) = out {
-            self.outs.insert(out.clone(), leg);
+            self.outs.insert(&out.0, out.1, leg);
         }
         if let Some(inbox) = inbox {
             wait.awaited.inbox = Some(inbox.clone());

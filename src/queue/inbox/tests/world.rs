@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::model::{Geo, GroupName, Key, Message, MessageId, Metadata, Name, Place, Seq, Topic, UnixMillis};
+use crate::model::{GapReason, Geo, GroupName, Key, Message, MessageId, Metadata, Name, Place, Seq, Topic, UnixMillis};
 use crate::queue::api::{ConsumerId, Deliver, Output, Settlement, Subscribe, Ticket};
 use crate::queue::effects::{DeadWish, Effects, Now, ReadBack, Reader, Told, Write};
 use crate::queue::inbox::{Inbox, InboxSnapshot};
@@ -242,6 +242,12 @@ impl World {
                 Record::Kept(kept) => inbox.on_kept(now, kept),
                 other => panic!("not of an inbox: {other:?}"),
             },
+            Logged::Record(Record::Settled {
+                topic,
+                group,
+                seqs,
+                reason: Some(GapReason::Dropped | GapReason::Purged),
+            }) => inbox.on_left(now, topic, group, seqs),
             Logged::Record(_) => {}
         }
     }
@@ -365,11 +371,16 @@ impl World {
         self.now.mono = Duration::from_secs(1);
     }
 
-    /// A disk error: what was on its way is lost.
+    /// A disk error: what was on its way is lost. That messages had left is in the next snapshot, in place of its records.
     pub(super) fn disk_fails(&mut self) {
         self.left += self.writing.len();
-        self.writing.clear();
+        let lost = std::mem::take(&mut self.writing);
         self.inbox.rollback();
+        for write in lost {
+            if let Write::Record(record @ Record::Settled { .. }) = write {
+                self.apply(&Logged::Record(record), false, &mut Effects::default());
+            }
+        }
     }
 
     pub(super) fn dead(&self) -> Vec<&DeadWish> {

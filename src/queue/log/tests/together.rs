@@ -1,6 +1,7 @@
 //! One writes while another one reads and tidies up. Before each operation of either on the disk the other may have a turn: so
 //! one thread does all that two can do to each other, and the same again for the same seed.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -108,12 +109,22 @@ fn a_scan_leaves_out_nothing_that_came_into_the_segment_that_it_read() {
     assert_eq!(all, (1..=200).collect::<Vec<_>>());
 }
 
-/// What is known of a line.
+/// What is known beside the log: what writers were told, and what groups are done with.
+#[derive(Clone)]
 struct Known {
     dice: fastrand::Rng,
-    /// All up to this number are acknowledged.
-    acked: Seq,
+    /// All of each line up to this number are acknowledged.
+    acked: BTreeMap<LineId, Seq>,
     last: Position,
+    groups: Vec<Group>,
+}
+
+/// Reads a line, beside others.
+#[derive(Clone)]
+struct Group {
+    line: LineId,
+    cursor: Seq,
+    done: Settled,
 }
 
 /// The one who reads and tidies up.
@@ -121,61 +132,148 @@ struct Other {
     reader: Reader<Between>,
     keeper: Keeper<Between>,
     known: Arc<Mutex<Known>>,
-    cursor: Seq,
-    done: Settled,
     scans: u64,
 }
 
+/// What the end of a process left.
+struct Left {
+    files: MemoryStorage,
+    /// The power went out, now or some time before.
+    powerless: bool,
+}
+
 impl Known {
+    fn new(seed: u64) -> Self {
+        let mut known = Self {
+            dice: fastrand::Rng::with_seed(seed),
+            acked: BTreeMap::new(),
+            last: Position::default(),
+            groups: Vec::new(),
+        };
+        let lines = if seed % 4 == 0 { 1 } else { known.roll(12) + 1 };
+        for line in 0..lines {
+            let line = LineId(known.dice.u64(..) << 8 | line);
+            known.acked.insert(line, 0);
+            for _ in 0..=known.roll(4) {
+                known.groups.push(Group {
+                    line,
+                    cursor: 1,
+                    done: Settled::default(),
+                });
+            }
+        }
+        known
+    }
+
     fn roll(&mut self, below: u64) -> u64 {
         self.dice.u64(..below)
     }
+
+    /// Some records, each in up to three lines, and what will be acknowledged with them.
+    fn batch(&mut self) -> (Vec<Entry>, BTreeMap<LineId, Seq>) {
+        let lines: Vec<LineId> = self.acked.keys().copied().collect();
+        let mut last = self.acked.clone();
+        let count = self.roll(6) + 1;
+        let batch = (0..count).map(|_| {
+            let picked = (0..=self.roll(3)).map(|_| self.dice.choice(&lines).copied().unwrap());
+            let picked: BTreeSet<LineId> = picked.collect::<Vec<_>>().into_iter().collect();
+            let mut numbered = Vec::new();
+            for line in picked {
+                let number = last.get_mut(&line).unwrap();
+                *number += 1;
+                numbered.push((line, *number));
+            }
+            let longest = if self.roll(10) == 0 { 3000 } else { 300 };
+            let bytes = usize::try_from(self.roll(longest)).unwrap();
+            let mut content = text_of(&numbered).into_bytes();
+            content.resize(content.len() + bytes, b'.');
+            Entry {
+                kind: 1,
+                lines: numbered,
+                head: content.into(),
+                message: None,
+            }
+        });
+        (batch.collect(), last)
+    }
+
+    /// What all groups of a line are done with.
+    fn done(&self, line: LineId) -> Settled {
+        let groups = self.groups.iter().filter(|group| group.line == line);
+        let done = groups.map(|group| group.done.clone());
+        done.reduce(|all, one| all.common(&one)).unwrap_or_default()
+    }
+
+    /// The log is open again: what it has counts, told or not. What is missing of a write that a power cut tore nobody was told.
+    fn find(&mut self, log: &mut Log<Between>, recovery: &Recovery) {
+        let mut found: BTreeMap<LineId, BTreeSet<Seq>> = BTreeMap::new();
+        log.replay(recovery.replay_from, |record| {
+            self.last = self.last.max(record.position);
+            for (line, seq) in record.lines {
+                found.entry(line).or_default().insert(seq);
+            }
+        })
+        .unwrap();
+        for (line, seqs) in found {
+            let acked = self.acked.get_mut(&line).expect("nothing is invented");
+            let highest = *seqs.last().unwrap();
+            for seq in (*acked + 1..=highest).filter(|seq| !seqs.contains(seq)) {
+                assert!(!recovery.damage.is_empty(), "{seq} is missing though no write was torn");
+                for group in self.groups.iter_mut().filter(|group| group.line == line) {
+                    group.done.insert(seq);
+                }
+            }
+            *acked = highest.max(*acked);
+        }
+        for group in &mut self.groups {
+            group.cursor = group.done.frontier() + 1;
+        }
+    }
+}
+
+/// What the content of a record begins with.
+fn text_of(lines: &[(LineId, Seq)]) -> String {
+    lines.iter().map(|(line, seq)| format!("{:x}/{seq}/", line.0)).collect()
 }
 
 fn write(writer: &mut Writer<Between>, known: &Mutex<Known>) {
-    let (first, batch) = {
-        let mut known = known.lock().unwrap();
-        let (first, count) = (known.acked + 1, known.roll(6));
-        let mut batch: Vec<_> = (first..=first + count)
-            .map(|seq| entry(LINE, seq, usize::try_from(known.roll(300)).unwrap()))
-            .collect();
-        if known.roll(3) == 0 {
-            let bytes = usize::try_from(known.roll(3000)).unwrap();
-            batch.push(entry(OTHER, first, bytes));
-        }
-        (first, batch)
-    };
+    let (batch, acked) = known.lock().unwrap().batch();
     let positions = writer.append(&batch, false).unwrap();
     let mut known = known.lock().unwrap();
-    assert_eq!(known.acked + 1, first);
-    known.acked = batch
-        .iter()
-        .filter(|entry| entry.lines[0].0 == LINE)
-        .fold(first - 1, |number, _| number + 1);
+    known.acked = acked;
     known.last = *positions.last().unwrap();
 }
 
 impl Other {
     fn act(&mut self) {
-        let roll = self.known.lock().unwrap().roll(20);
+        let mut known = self.known.lock().unwrap();
+        let (roll, groups) = (known.roll(20), known.groups.len());
+        let which = known.dice.usize(..groups);
+        if roll == 19 {
+            let group = &mut known.groups[which];
+            group.cursor = group.done.frontier() + 1;
+        }
+        drop(known);
         match roll {
-            0..12 => self.scan(),
-            12..14 => self.fetch(),
+            0..12 => self.scan(which),
+            12..14 => self.fetch(which),
             14..18 => _ = self.keeper.upkeep().unwrap(),
             18 => self.tidy(),
-            _ => self.cursor = self.done.frontier() + 1,
+            _ => {}
         }
     }
 
     /// As a group reads its line: what it does not find, it takes for lost.
-    fn scan(&mut self) {
-        let (acked, messages_max) = {
+    fn scan(&mut self, which: usize) {
+        let (Group { line, cursor, done }, acked, messages_max) = {
             let mut known = self.known.lock().unwrap();
-            (known.acked, usize::try_from(known.roll(40) + 1).unwrap())
+            let group = known.groups[which].clone();
+            let messages_max = usize::try_from(known.roll(40) + 1).unwrap();
+            (group.clone(), known.acked[&group.line], messages_max)
         };
-        let from = self.done.next_open(self.cursor);
+        let from = done.next_open(cursor);
         let scan = Scan {
-            line: LINE,
+            line,
             from,
             messages_max,
             bytes_max: 8192,
@@ -185,125 +283,189 @@ impl Other {
         let mut expected = from;
         for (seq, found) in &scanned.found {
             assert!(*seq >= expected, "in order");
-            expected = self.done.next_open(expected);
+            expected = done.next_open(expected);
             assert!(
                 *seq <= expected,
                 "{expected} is missing before {seq}, of {acked}; {scan:?}"
             );
-            assert!(found.content.starts_with(format!("{:x}/{seq}/", LINE.0).as_bytes()));
+            assert!(found.lines.contains(&(line, *seq)));
+            assert!(found.content.starts_with(text_of(&found.lines).as_bytes()));
             expected = seq + 1;
         }
         let end = scanned.next.map_or(acked, |next| next - 1);
         assert!(
-            self.done.next_open(expected) > end,
+            done.next_open(expected) > end,
             "{expected} is missing before {end}, of {acked}; {scan:?}"
         );
-        self.cursor = expected.max(end + 1);
         let mut known = self.known.lock().unwrap();
+        known.groups[which].cursor = expected.max(end + 1);
         for (seq, _) in scanned.found {
             if known.roll(20) > 0 {
-                self.done.insert(seq);
+                known.groups[which].done.insert(seq);
             }
         }
     }
 
-    fn fetch(&mut self) {
-        let acked = self.known.lock().unwrap().acked;
-        let from = self.known.lock().unwrap().roll(acked + 1);
-        let seq = self.done.next_open(from);
+    fn fetch(&mut self, which: usize) {
+        let (line, seq, acked) = {
+            let mut known = self.known.lock().unwrap();
+            let line = known.groups[which].line;
+            let acked = known.acked[&line];
+            let from = known.roll(acked + 1);
+            (line, known.groups[which].done.next_open(from), acked)
+        };
         if seq <= acked {
-            assert!(self.reader.fetch(LINE, seq).unwrap().is_some(), "{seq} of {acked}");
+            assert!(self.reader.fetch(line, seq).unwrap().is_some(), "{seq} of {acked}");
         }
     }
 
     fn tidy(&mut self) {
-        let covers = self.known.lock().unwrap().last.after();
-        let done = self.done.clone();
-        let wanted = |line, from: Seq, to: Seq| match line {
-            LINE => to - from + 1 - done.done_between(from, to),
-            _ => 0,
+        let (covers, done) = {
+            let known = self.known.lock().unwrap();
+            let lines = known.acked.keys().map(|line| (*line, known.done(*line)));
+            (known.last.after(), lines.collect::<BTreeMap<_, _>>())
         };
+        let wanted = |line, from: Seq, to: Seq| to - from + 1 - done[&line].done_between(from, to);
         let sparse = self.keeper.sparse(wanted);
         self.keeper.checkpoint(b"state", covers).unwrap();
         self.keeper.release(|line, from, to| wanted(line, from, to) == 0);
         if let Some(sparse) = sparse {
-            let keep = |line, seq| line == LINE && !done.contains(seq);
+            let keep = |line, seq| !done[&line].contains(seq);
             self.keeper.merge(&sparse, keep).unwrap();
         }
     }
 }
 
-/// Some lives of a log, each with a segment of another size, and each ended by a kill. How many scans there were.
-fn check_lives(seed: u64) -> u64 {
-    let mut files = MemoryStorage::default();
-    let known = Arc::new(Mutex::new(Known {
-        dice: fastrand::Rng::with_seed(seed),
-        acked: 0,
-        last: Position::default(),
-    }));
-    let (mut done, mut scans) = (Settled::default(), 0);
-    for _ in 0..6 {
+impl Left {
+    /// The process is killed now, or the power goes out.
+    fn of(files: &MemoryStorage, dice: &mut fastrand::Rng) -> Self {
+        let powerless = dice.u8(..3) == 0;
+        let files = if powerless {
+            files.crashed(dice, 512)
+        } else {
+            files.fork()
+        };
+        Self { files, powerless }
+    }
+}
+
+/// Opens what is left. Now and then that process is killed on its way, and another one opens what is left then.
+fn open(left: &mut Left, known: &mut Known) -> (Between, Log<Between>) {
+    loop {
         let disk = Between {
-            files: files.fork(),
+            files: left.files.fork(),
             ..Between::default()
         };
-        let (segment, seed, turns) = {
-            let mut known = known.lock().unwrap();
-            (known.roll(4), known.roll(u64::MAX), known.roll(60) + 4)
+        let killed = Arc::new(Mutex::new(None));
+        let mut operations = if known.roll(2) == 0 { known.roll(80) } else { u64::MAX };
+        let kill = {
+            let (files, killed, mut dice) = (disk.files.clone(), Arc::clone(&killed), known.dice.fork());
+            move || {
+                if operations == 0 {
+                    killed
+                        .lock()
+                        .unwrap()
+                        .get_or_insert_with(|| Left::of(&files, &mut dice));
+                }
+                operations = operations.saturating_sub(1);
+            }
         };
+        disk.set_turn(Some(Box::new(kill)));
         let options = Options {
-            segment_bytes: 1024 << (2 * segment),
-            seed,
+            segment_bytes: 1024 << (2 * known.roll(4)),
+            seed: known.dice.u64(..),
             ..options()
         };
-        let (log, recovery) = Log::open(disk.clone(), options).unwrap();
-        assert_eq!(recovery.damage, []);
-        let (writer, reader, keeper) = log.split();
-        let writer = Arc::new(Mutex::new(writer));
-        let other = Arc::new(Mutex::new(Other {
-            reader,
-            keeper,
-            known: Arc::clone(&known),
-            cursor: done.frontier() + 1,
-            done,
-            scans: 0,
-        }));
-        let turn = {
-            let (writer, other, known) = (Arc::clone(&writer), Arc::clone(&other), Arc::clone(&known));
-            move || {
-                if known.lock().unwrap().roll(turns) > 2 {
-                    return;
-                }
-                // Whoever is not at work.
-                if let Ok(mut writer) = writer.try_lock() {
-                    write(&mut writer, &known);
-                } else if let Ok(mut other) = other.try_lock() {
-                    other.act();
-                }
+        let (mut log, recovery) = Log::open(disk.clone(), options).unwrap();
+        disk.set_turn(None);
+        let expected = |damage: &Damage| left.powerless && damage.unfinished;
+        assert!(recovery.damage.iter().all(expected), "{:?}", recovery.damage);
+        assert!(!recovery.state_lost);
+        if let Some(killed) = killed.lock().unwrap().take() {
+            let powerless = left.powerless || killed.powerless;
+            *left = Left { powerless, ..killed };
+            continue;
+        }
+        known.find(&mut log, &recovery);
+        return (disk, log);
+    }
+}
+
+/// A life of a log, ended by a kill or a power cut, wherever that comes. How many scans there were.
+fn live((disk, log): (Between, Log<Between>), mut known: Known) -> (Left, Known, u64) {
+    let (turns, steps, mut operations) = (known.roll(60) + 4, known.roll(300), known.roll(6000));
+    let mut dice = known.dice.fork();
+    let known = Arc::new(Mutex::new(known));
+    let (writer, reader, keeper) = log.split();
+    let writer = Arc::new(Mutex::new(writer));
+    let other = Arc::new(Mutex::new(Other {
+        reader,
+        keeper,
+        known: Arc::clone(&known),
+        scans: 0,
+    }));
+    let end = Arc::new(Mutex::new(None));
+    let turn = {
+        let (writer, other, known) = (Arc::clone(&writer), Arc::clone(&other), Arc::clone(&known));
+        let (files, end, mut dice) = (disk.files.clone(), Arc::clone(&end), dice.fork());
+        move || {
+            if operations == 0 {
+                let now = || (Left::of(&files, &mut dice), known.lock().unwrap().clone());
+                end.lock().unwrap().get_or_insert_with(now);
             }
-        };
-        disk.set_turn(Some(Box::new(turn)));
-        let steps = known.lock().unwrap().roll(300);
-        for _ in 0..steps {
-            let is_write = known.lock().unwrap().roll(2) == 0;
-            if is_write {
-                write(&mut writer.lock().unwrap(), &known);
-            } else {
-                other.lock().unwrap().act();
+            operations = operations.saturating_sub(1);
+            if known.lock().unwrap().roll(turns) > 2 {
+                return;
+            }
+            // Whoever is not at work.
+            if let Ok(mut writer) = writer.try_lock() {
+                write(&mut writer, &known);
+            } else if let Ok(mut other) = other.try_lock() {
+                other.act();
             }
         }
-        disk.set_turn(None);
-        files = disk.files.clone();
-        let other = other.lock().unwrap();
-        (done, scans) = (other.done.clone(), scans + other.scans);
+    };
+    disk.set_turn(Some(Box::new(turn)));
+    for _ in 0..steps {
+        if end.lock().unwrap().is_some() {
+            break;
+        }
+        let is_write = known.lock().unwrap().roll(2) == 0;
+        if is_write {
+            write(&mut writer.lock().unwrap(), &known);
+        } else {
+            other.lock().unwrap().act();
+        }
+    }
+    disk.set_turn(None);
+    let now = || (Left::of(&disk.files, &mut dice), known.lock().unwrap().clone());
+    let (left, known) = end.lock().unwrap().take().unwrap_or_else(now);
+    (left, known, other.lock().unwrap().scans)
+}
+
+/// Some lives of a log, each with a segment of another size. How many scans there were.
+fn check_lives(seed: u64) -> u64 {
+    let mut known = Known::new(seed);
+    let mut left = Left {
+        files: MemoryStorage::default(),
+        powerless: false,
+    };
+    let mut scans = 0;
+    for _ in 0..8 {
+        let opened = open(&mut left, &mut known);
+        let powerless = left.powerless;
+        let more;
+        (left, known, more) = live(opened, known);
+        left.powerless |= powerless;
+        scans += more;
     }
     scans
 }
 
-// M-A4, L4, L8, L9
+// M-A4, L4, L8 to L11, L14: many lines and groups, kills and power cuts anywhere, on the way of a recovery too.
 #[test]
 fn whatever_two_threads_do_at_the_same_time_nothing_acknowledged_is_missed() {
-    let seeds = std::env::var("LOG_TOGETHER_SEEDS").map_or(40, |seeds| seeds.parse().unwrap());
+    let seeds = std::env::var("LOG_TOGETHER_SEEDS").map_or(60, |seeds| seeds.parse().unwrap());
     let mut scans = 0;
     for seed in 0..seeds {
         let result = std::panic::catch_unwind(|| check_lives(seed));

@@ -6,6 +6,7 @@ mod damage;
 mod endings;
 mod failures;
 mod groups;
+mod leaving;
 
 use std::time::Duration;
 

@@ -162,6 +162,14 @@ impl Model {
             self.written = self.world.left + self.world.writing.len();
             for write in writes.into_iter().flatten() {
                 let Logged::Record(record) = write else { panic!() };
+                let undone = matches!(
+                    &record,
+                    Record::Settled {
+                        reason: Some(GapReason::Dropped | GapReason::Purged),
+                        ..
+                    }
+                );
+                assert!(!undone, "handed out before {record:?} is on disk (M-C1)");
                 self.look_at_record(record, true);
             }
             assert!(
@@ -288,10 +296,29 @@ impl Model {
                 .has
                 .range(..seq)
                 .filter(|before| self.stored[before].key == message.key);
-            let open = before.filter(|before| !state.ended.contains_key(before));
-            self.claims.extend(open.map(|before| (group.clone(), *before)));
+            let (open, ended): (Vec<Seq>, Vec<Seq>) =
+                before.copied().partition(|before| !state.ended.contains_key(before));
+            self.claims
+                .extend(open.into_iter().map(|before| (group.clone(), before)));
+            let leaving = self.leaving(&group);
+            let undone = ended.into_iter().find(|before| leaving.contains(before));
+            assert_eq!(undone, None, "a crash would bring it back, behind {seq} (M-C1)");
         }
         self.flying.push(deliver);
+    }
+
+    /// What was dropped or purged, so that only a record on its way to the disk says so.
+    fn leaving(&self, group: &GroupName) -> BTreeSet<Seq> {
+        let ends = self.world.writing.iter().filter_map(|write| match write {
+            Write::Record(Record::Settled {
+                group: of,
+                seqs,
+                reason: Some(GapReason::Dropped | GapReason::Purged),
+                ..
+            }) if self.name_of(of) == *group => Some(seqs),
+            _ => None,
+        });
+        ends.flatten().flat_map(|(from, to)| *from..=*to).collect()
     }
 
     fn fail(&mut self, deliver: &Deliver, delay: Option<Duration>) {
