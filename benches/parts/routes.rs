@@ -174,6 +174,7 @@ fn node(number: u32) -> Node {
         state: State::Active,
         rev: Rev(0),
         previous: None,
+        home: None,
         op: OpId(0),
         reason: String::new(),
     }

@@ -60,6 +60,7 @@ fn routes() -> Routes {
         state: State::Active,
         rev: Rev(MOVED),
         previous: None,
+        home: None,
         op: OpId(1),
         reason: String::new(),
     };
@@ -313,6 +314,7 @@ fn clients_that_want_it_are_told_of_moved_keys() {
                 state,
                 rev: Rev(rev),
                 previous: None,
+                home: None,
                 op: OpId(2),
                 reason: String::new(),
             };
