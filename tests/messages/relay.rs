@@ -277,6 +277,7 @@ fn outbound(place: &Place, routing: routing::Handle, delivery: &Rc<Delivery>) ->
             calls_of_key: 8,
         },
         claims: None,
+        tokens: None,
         budgets: RetryBudgets::new([name("a"), name("b"), name("c")], 1, RetrySettings::default()).on_shard(0),
         metrics: CallMetrics::detached().unwrap(),
         first_request_id: 1,
