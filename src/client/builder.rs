@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
+use super::tokens::Tokens;
 use super::{Address, Client, ConnectError, Handle, Shared, worker};
 
 /// Settings of a [`Client`] before it connects.
@@ -19,6 +20,7 @@ pub struct Builder {
     pub(super) message_bytes_max: usize,
     pub(super) backoff_max: Duration,
     pub(super) instance: String,
+    pub(super) tokens_max: usize,
 }
 
 impl Builder {
@@ -31,6 +33,7 @@ impl Builder {
             message_bytes_max: 16 * 1024 * 1024,
             backoff_max: Duration::from_secs(2),
             instance: String::new(),
+            tokens_max: 500,
         }
     }
 
@@ -76,6 +79,14 @@ impl Builder {
         self
     }
 
+    /// Keys of each dimension whose route tokens are kept and sent along, those that are used most. Default 500, which is
+    /// about 60 KiB; 0: none.
+    #[must_use]
+    pub fn tokens_max(mut self, keys: usize) -> Self {
+        self.tokens_max = keys;
+        self
+    }
+
     /// Connects.
     ///
     /// # Errors
@@ -89,6 +100,7 @@ impl Builder {
             dropped: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             services: Mutex::default(),
+            tokens: Mutex::new(Tokens::new(self.tokens_max)),
         });
         let handle = Handle {
             shared: Arc::clone(&shared),

@@ -140,7 +140,8 @@ impl Call {
         self
     }
 
-    /// Route token learnt from an earlier reply.
+    /// Route tokens learnt elsewhere, as the value of a `strait-token` field. Those of its own hottest keys a client sends by
+    /// itself; this one is sent in their place.
     #[must_use]
     pub fn token(mut self, token: impl Into<Bytes>) -> Self {
         self.hints.token = Some(token.into());
@@ -184,6 +185,10 @@ impl Call {
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
+    }
+
+    pub(super) fn hints_mut(&mut self) -> &mut RouteHints {
+        &mut self.hints
     }
 
     pub(super) fn timeout_or(&self, default: Duration) -> Duration {
@@ -269,12 +274,12 @@ impl Reply {
         self.body
     }
 
-    /// Initial metadata; relays put `strait-unit` and `strait-token` here.
+    /// Initial metadata; relays put `strait-unit` here, and of replies without trailers `strait-token`.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
     }
 
-    /// Trailing metadata.
+    /// Trailing metadata; relays put `strait-token` here.
     pub fn trailers(&self) -> &Metadata {
         &self.trailers
     }

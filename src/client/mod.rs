@@ -37,6 +37,9 @@
 //! # Ok(()) }
 //! ```
 //!
+//! Calls with keys that are claimed are answered with route tokens. The client keeps those of its hottest keys
+//! ([`Builder::tokens_max`]) and sends them along by itself, which spares its relay to ask who owns the key.
+//!
 //! Unary calls only; bodies up to [`Builder::message_bytes_max`] flow in chunks under credit. For
 //! streaming calls use gRPC.
 //!
@@ -54,6 +57,7 @@ mod messages;
 mod sending;
 mod served;
 mod session;
+mod tokens;
 mod worker;
 
 use std::collections::{HashMap, VecDeque};
@@ -63,6 +67,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
 
 pub use self::address::{Address, AddressError};
@@ -70,8 +75,9 @@ pub use self::builder::Builder;
 use self::call::Outcome;
 pub use self::call::{Call, CallError, InvalidCall, Received, Reply, Status};
 pub use self::messages::{Attempt, Nack, Publish, Published, Settle, Subscribe};
+use self::tokens::Tokens;
 pub use crate::model::AckLevel;
-use crate::model::{Name, NameError, Request};
+use crate::model::{Key, Metadata, Name, NameError, Request};
 use crate::wire::messages::SUBSCRIBER;
 
 /// A connection to a relay. Clones share it; it closes when the last clone is dropped.
@@ -141,6 +147,8 @@ struct Shared {
     dropped: AtomicBool,
     closed: AtomicBool,
     services: Mutex<HashMap<Wanted, (Handler, u32)>>,
+    /// Short sections: each takes or changes a few of them.
+    tokens: Mutex<Tokens>,
 }
 
 /// What a client receives calls for.
@@ -202,8 +210,10 @@ impl Client {
     ///
     /// # Errors
     /// [`CallError`]; its [`CallError::retry`] says whether calling again can make a service act twice.
-    pub async fn call(&self, call: Call) -> Result<Reply, CallError> {
+    pub async fn call(&self, mut call: Call) -> Result<Reply, CallError> {
         let shared = &self.handle.shared;
+        shared.tokens().attach(call.hints_mut());
+        let keys = call.hints_mut().keys.clone();
         let now = tokio::time::Instant::now();
         let deadline = now + call.timeout_or(self.handle.timeout);
         let permit = match shared.in_flight.try_acquire() {
@@ -213,7 +223,17 @@ impl Client {
                 .map_err(|_| CallError::Deadline { sent: false })?
                 .map_err(|_| CallError::Closed)?,
         };
-        self.begin(call, deadline, permit)?.end().await
+        let outcome = self.begin(call, deadline, permit)?.end().await;
+        if !keys.is_empty() {
+            shared.learn(&keys, &outcome);
+        }
+        outcome
+    }
+
+    /// The route token that it keeps of a key, as relays gave it. It is sent along with calls of the key by itself.
+    pub fn route_token(&self, dimension: &str, key: impl AsRef<[u8]>) -> Option<Bytes> {
+        let tokens = self.handle.shared.tokens();
+        tokens.of(dimension.as_bytes(), key.as_ref())
     }
 
     /// Hands a call to the worker.
@@ -295,6 +315,25 @@ impl Shared {
 
     fn services(&self) -> MutexGuard<'_, HashMap<Wanted, (Handler, u32)>> {
         self.services.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tokens(&self) -> MutexGuard<'_, Tokens> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the answer of a call with these keys says of them.
+    fn learn(&self, keys: &[Key], outcome: &Outcome) {
+        let none = Metadata::default();
+        match outcome {
+            Ok(reply) => self.tokens().learn_from(keys, [reply.metadata(), reply.trailers()]),
+            Err(CallError::Status(status)) => self.tokens().learn_from(keys, [&none, &status.trailers]),
+            Err(CallError::Relay(error)) => {
+                if let Some(token) = &error.token {
+                    self.tokens().learn(keys, token);
+                }
+            }
+            Err(_) => {}
+        }
     }
 
     /// Everything to tell a relay about.

@@ -135,6 +135,7 @@ impl Session {
                 let registered = hello::decode(&body).map_err(|error| error.to_string())?;
                 return Ok(Event::Registered(registered));
             }
+            Frame::Route(push) => self.shared.tokens().on_route(&push),
             Frame::Pong(_) | Frame::Renew | Frame::Retire { .. } | Frame::Unknown(_) => {}
             Frame::Hello(_) | Frame::Register { .. } => return Err("the relay broke the protocol".to_owned()),
         }

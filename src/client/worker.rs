@@ -91,7 +91,10 @@ async fn shake(
         address: address.clone(),
         detail,
     };
-    let ours = Hello::new(Purpose::Service, settings.serving_max);
+    let mut ours = Hello::new(Purpose::Service, settings.serving_max);
+    if settings.tokens_max > 0 {
+        ours.features.push(hello::ROUTES.to_owned());
+    }
     let mut out = BytesMut::new();
     put_hello(&mut out, &hello::encode(&ours));
     writer.write_all(&out).await.map_err(socket)?;

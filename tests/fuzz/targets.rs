@@ -16,18 +16,18 @@ use strait::queue::codec;
 use strait::wire::attributes;
 use strait::wire::envelope::{UnaryStrip, percent_decode, percent_encode};
 use strait::wire::frame::lanes::{self, LaneDecoder};
-use strait::wire::frame::{Decoder, Encoder, Frame, HEADER_BYTES, put_failed, put_reply};
+use strait::wire::frame::{Decoder, Encoder, Frame, HEADER_BYTES, put_failed, put_reply, put_route};
 use strait::wire::hello::{self, Hello, Purpose, Register, Registered};
 
 pub use self::logs::{log_checkpoint, log_damage, log_segment};
 pub use self::sessions::http2;
-pub use self::tokens::token;
+pub use self::tokens::{token, token_evidence};
 
 /// A function that takes bytes from an enemy.
 pub type Target = fn(&[u8]);
 
 /// All targets by name; the name is that of the corpus folder and of the fuzz binary.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("attributes", attributes),
     ("envelope", envelope),
     ("frame_decoder", frame_decoder),
@@ -40,6 +40,7 @@ pub const TARGETS: [(&str, Target); 12] = [
     ("metadata", metadata),
     ("queue_record", queue_record),
     ("token", token),
+    ("token_evidence", token_evidence),
 ];
 
 /// Longest frame in these tests.
@@ -78,6 +79,7 @@ fn again(frame: &Frame, now: Instant) {
             large_bytes,
         } => put_reply(&mut out, *id, part, *large, *large_bytes),
         Frame::Failed { id, error } => put_failed(&mut out, *id, error),
+        Frame::Route(push) => put_route(&mut out, push),
         _ => return,
     }
     let mut decoder = Decoder::new(16 * LIMIT);

@@ -44,4 +44,5 @@ mod reload;
 mod retries;
 mod routing;
 mod services;
+mod tokens;
 mod trace;
