@@ -5,12 +5,14 @@
 //! cargo bench --bench parts -- --quick        a few seconds
 //! cargo bench --bench parts -- frame/         those whose name has this in it
 //! cargo bench --bench parts -- overrides      millions of moved keys; not among all
+//! cargo bench --bench parts -- share          how many calls need the route store; not among all
 //! ```
 //! Each prints the time of one operation: bounds of the confidence interval around the estimate, and what changed since
 //! the last run on this machine. Where a part works in batches, one iteration is one call of a full batch.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::indexing_slicing,
     clippy::print_stdout,
     clippy::disallowed_methods,
     missing_docs,
@@ -27,6 +29,7 @@ mod log;
 mod look_ups;
 mod outbox;
 mod routes;
+mod token_share;
 mod tokens;
 
 use criterion::{criterion_group, criterion_main};

@@ -2,13 +2,20 @@
 
 use std::hint::black_box;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 use criterion::Criterion;
-use strait::model::Name;
-use strait::routing::record::{Epoch, Rev};
-use strait::routing::token::{Flags, Lifetime, Ring, Secrets, Token, TokenTarget};
+use strait::model::{Key, MissingKey, Name, RouteHints};
+use strait::routing::record::{Book, Change, DimensionSpec, Epoch, Placement, Record, RecordId, Rev, Snapshot};
+use strait::routing::token::{Brought, Flags, Lifetime, Ring, Secrets, Token, TokenTarget, With, field};
+use strait::routing::{RouteTable, Routes, Settings};
+
+use super::token_share;
 
 pub fn bench(criterion: &mut Criterion) {
+    if std::env::args().any(|argument| argument == "share") {
+        token_share::print();
+    }
     let now = 1_795_651_200;
     let dimension = Name::new("im.conversation").unwrap();
     let key = b"cid:1000000042:1000000043";
@@ -40,5 +47,56 @@ pub fn bench(criterion: &mut Criterion) {
     group.bench_function("open, signed by nobody", |bencher| {
         bencher.iter(|| ring.open(black_box(other.as_bytes()), &dimension, key, now));
     });
+    let field = field(&dimension, &text);
+    let (table, hints, local) = (table(&dimension), hints(&dimension, key), Name::new("a").unwrap());
+    let routes = table.routes().unwrap();
+    group.bench_function("routing a call by it", |bencher| {
+        bencher.iter(|| {
+            let with = With {
+                ring: &ring,
+                routes,
+                field: black_box(field.as_bytes()),
+                now,
+                lost: Epoch::default(),
+            };
+            let brought = Brought::new(&(), Some(with));
+            let decision = table.resolve(&hints, &MissingKey::Reject, &local, &brought);
+            decision.map(|decision| decision.epoch).unwrap()
+        });
+    });
     group.finish();
+}
+
+/// Conversations are claimed, and nothing else was decided.
+fn table(dimension: &Name) -> RouteTable {
+    let book = Book {
+        units: vec![Name::new("a").unwrap()],
+        dimensions: vec![DimensionSpec {
+            placement: Placement::Claim(Vec::new()),
+            ..DimensionSpec::new(dimension.clone())
+        }],
+        rules: Vec::new(),
+    };
+    let book = Change {
+        rev: Rev(1),
+        id: RecordId::Book,
+        record: Some(Record::Book(book)),
+    };
+    let routes = Routes::from_snapshot(&Snapshot {
+        epoch: Epoch::new(0, Rev(1010)),
+        seed: 7,
+        changes: vec![book],
+    });
+    let table = RouteTable::build(&Settings::default(), &Name::new("a").unwrap(), []).unwrap();
+    table.with_routes(Arc::new(routes))
+}
+
+fn hints(dimension: &Name, key: &'static [u8]) -> RouteHints {
+    RouteHints {
+        keys: vec![Key {
+            dimension: dimension.as_str().as_bytes().to_vec().into(),
+            key: key.into(),
+        }],
+        ..RouteHints::default()
+    }
 }
