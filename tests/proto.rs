@@ -14,6 +14,7 @@ use strait::wire::messages::{
     Ack, AckLevel, Attribute, Durability, Extend, MessageKey, Nack, PublishBatchReply, PublishBatchRequest,
     PublishError, PublishReply, PublishRequest, Received, Say, Start, SubscribeRequest, Terminate,
 };
+use strait::wire::owner_control::{self, HookReply, HookRequest, LagReply, What};
 
 fn pool() -> DescriptorPool {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/proto");
@@ -21,6 +22,7 @@ fn pool() -> DescriptorPool {
         "strait/control/v1/control.proto",
         "strait/v1/frame.proto",
         "strait/v1/messages.proto",
+        "strait/v1/owner_control.proto",
         "strait/v1/peer.proto",
     ];
     let set = protox::compile(files, [root]).expect("the documents compile");
@@ -317,23 +319,27 @@ fn levels_and_durability_of_the_document_are_those_of_the_code() {
     assert_eq!(check("strait.v1.Durability", "DURABILITY", &durability), 3);
 }
 
-/// What gRPC reflection tells is committed, so that no build needs a compiler of protobuf. `STRAIT_BLESS=1` writes it.
+/// What gRPC reflection tells, and what the examples in Python read, is committed, so that no build needs a compiler of
+/// protobuf. `STRAIT_BLESS=1` writes it.
 #[test]
-fn the_compiled_document_is_fresh() {
+fn the_compiled_documents_are_fresh() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/proto");
-    let mut compiler = protox::Compiler::new([root]).expect("the folder is there");
-    compiler.include_source_info(false);
-    compiler.open_file("strait/v1/messages.proto").expect("it compiles");
-    let bytes = compiler.encode_file_descriptor_set();
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/proto/messages.descriptors");
-    if std::env::var_os("STRAIT_BLESS").is_some() {
-        std::fs::write(path, &bytes).expect("it can be written");
+    for name in ["messages", "owner_control"] {
+        let mut compiler = protox::Compiler::new([root]).expect("the folder is there");
+        compiler.include_source_info(false);
+        let document = format!("strait/v1/{name}.proto");
+        compiler.open_file(&document).expect("it compiles");
+        let bytes = compiler.encode_file_descriptor_set();
+        let path = format!("{root}/{name}.descriptors");
+        if std::env::var_os("STRAIT_BLESS").is_some() {
+            std::fs::write(&path, &bytes).expect("it can be written");
+        }
+        let committed = std::fs::read(&path).expect("it is committed");
+        assert!(
+            committed == bytes,
+            "run STRAIT_BLESS=1 cargo test --test proto, and commit {path}"
+        );
     }
-    let committed = std::fs::read(path).expect("it is committed");
-    assert!(
-        committed == bytes,
-        "run STRAIT_BLESS=1 cargo test --test proto, and commit {path}"
-    );
 }
 
 #[test]
@@ -345,4 +351,49 @@ fn purposes_of_the_document_are_those_of_the_code() {
         assert_eq!(value.name(), name);
     }
     assert_eq!(purpose.values().count(), 4);
+}
+
+#[test]
+fn questions_about_moves_of_the_document_are_those_of_the_code() {
+    let asked = |what: What| HookRequest {
+        r#move: "00000000000000ff".into(),
+        node: Some(owner_control::Node {
+            dimension: "cid".into(),
+            what: Some(what),
+        }),
+        from: "a".into(),
+        to: "b".into(),
+        revision: 9,
+    };
+    for (what, shown) in [
+        (What::Key("k".into()), "cid:b\"k\":0:0:"),
+        (What::Bucket(7), "cid:b\"\":7:0:"),
+        (What::Rule(8), "cid:b\"\":0:8:"),
+        (What::Unit("u".into()), "cid:b\"\":0:0:u"),
+    ] {
+        let node = format!("node={shown}");
+        let expected = ["move=00000000000000ff", node.as_str(), "from=a", "to=b", "revision=9"];
+        assert_eq!(read("strait.v1.HookRequest", &asked(what).encode_to_vec()), expected);
+    }
+    let reply = HookReply {
+        pending: true,
+        detail: "d".into(),
+    };
+    let expected = ["pending=Bool(true)", "detail=d"];
+    assert_eq!(read("strait.v1.HookReply", &reply.encode_to_vec()), expected);
+    let reply = LagReply {
+        changes: 1,
+        bytes: 2,
+        time_ms: 3,
+        pending: true,
+        detail: "d".into(),
+    };
+    let expected = ["changes=1", "bytes=2", "time_ms=3", "pending=Bool(true)", "detail=d"];
+    assert_eq!(read("strait.v1.LagReply", &reply.encode_to_vec()), expected);
+    let service = pool()
+        .get_service_by_name("strait.v1.OwnerControl")
+        .expect("it is there");
+    let methods: Vec<_> = service.methods().map(|method| method.name().to_owned()).collect();
+    let ours = ["Prepare", "Copy", "Lag", "Quiesce", "FinalSync", "Activate", "Cleanup"];
+    assert_eq!(methods, ours);
 }

@@ -100,12 +100,12 @@ async fn serve(source: Source, checked: Checked, log: LogHandle) -> Result<(), A
         drain.cancelled().await;
         health.set("draining", false, "the relay is shutting down");
         stop_accepting.cancel();
-        finish(&shards, &shared.status, grace).await;
+        finish(&shards, &shared.status, grace).await
     };
-    let forced = tokio::select! {
-        ((), ()) = async { tokio::join!(accepting, life) } => false,
-        () = signals(&drain) => true,
-        () = reload.run(shards.iter().map(Shard::commands).collect()) => true,
+    let (forced, is_drained) = tokio::select! {
+        ((), is_drained) = async { tokio::join!(accepting, life) } => (false, is_drained),
+        () = signals(&drain) => (true, false),
+        () = reload.run(shards.iter().map(Shard::commands).collect()) => (true, false),
     };
     if forced {
         // At once: a restart reads from the log what was not written down yet.
@@ -114,7 +114,7 @@ async fn serve(source: Source, checked: Checked, log: LogHandle) -> Result<(), A
         close_lanes(&shards).await;
         queue_thread::stop(queue).await;
         if let Some(routes) = routes {
-            routes.stop().await;
+            routes.stop(is_drained).await;
         }
         end(shards).await;
     }
@@ -240,8 +240,8 @@ async fn signals(drain: &CancellationToken) {
     }
 }
 
-/// Lets open calls finish within the grace period.
-async fn finish(shards: &[Shard], status: &Status, grace: Duration) {
+/// Lets open calls finish within the grace period; whether all did.
+async fn finish(shards: &[Shard], status: &Status, grace: Duration) -> bool {
     for shard in shards {
         let _ = shard.commands().send(Command::Drain).await;
     }
@@ -252,7 +252,8 @@ async fn finish(shards: &[Shard], status: &Status, grace: Duration) {
             tokio::time::sleep(POLL).await;
         }
     };
-    if timeout(grace, done).await.is_err() {
+    let is_drained = timeout(grace, done).await.is_ok();
+    if !is_drained {
         let overview = status.overview();
         tracing::warn!(
             calls_outbound = overview.calls_outbound,
@@ -260,6 +261,7 @@ async fn finish(shards: &[Shard], status: &Status, grace: Duration) {
             "drain timeout; these calls are cut off"
         );
     }
+    is_drained
 }
 
 /// Ends all lanes for messages: what comes from peers later would not be stored.

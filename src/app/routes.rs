@@ -37,6 +37,7 @@ use crate::control::store::Store;
 use crate::control::worker::{self, Worker};
 use crate::crossing::Receiver;
 use crate::inbound::{QueueGate, QueueGateParts};
+use crate::outbound::{OwnAsked, OwnCalls, OwnerControl};
 use crate::peer::verify::Dialled;
 use crate::peer::{Line, LineDialler, Lines};
 use crate::queue::api::Output;
@@ -53,6 +54,9 @@ pub(super) struct Ways {
     /// What the settings in force would publish.
     pub(super) configured: Arc<ArcSwap<Book>>,
     drains: Mutex<Vec<Option<mpsc::Receiver<Drain>>>>,
+    own_calls: OwnCalls,
+    /// For the shard that makes them.
+    own_asked: Mutex<Option<OwnAsked>>,
 }
 
 /// Answers operators once the store is open.
@@ -91,6 +95,8 @@ struct QueueEnds {
 /// The thread of the routes.
 pub(super) struct Running {
     stop: CancellationToken,
+    /// Cancelled if calls were cut off.
+    cut_off: CancellationToken,
     thread: JoinHandle<()>,
 }
 
@@ -100,6 +106,7 @@ pub(super) fn ways(settings: &Settings, shards: usize, answers: Receiver<Output>
     if settings.routes.store == StoreKind::None {
         return None;
     }
+    let (own_calls, own_asked) = OwnCalls::new();
     let (claims, wanted) = Claims::new();
     let (drained, told) = mpsc::channel(DRAINS_MAX);
     let (lines, opened) = mpsc::channel(LINES_WAITING_MAX);
@@ -124,6 +131,8 @@ pub(super) fn ways(settings: &Settings, shards: usize, answers: Receiver<Output>
         operator: Arc::default(),
         configured: Arc::new(ArcSwap::from_pointee(settings.route_book())),
         drains: Mutex::new(drains),
+        own_calls,
+        own_asked: Mutex::new(Some(own_asked)),
     };
     let ends = Ends {
         claims: (claims, wanted),
@@ -141,13 +150,19 @@ impl Ways {
         let mut drains = self.drains.lock().unwrap_or_else(PoisonError::into_inner);
         drains.get_mut(shard)?.take()
     }
+
+    /// The calls that this relay makes itself, for the shard that makes them; given out once.
+    pub(super) fn own_asked(&self) -> Option<OwnAsked> {
+        self.own_asked.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 /// Opens the store and starts the thread.
 pub(super) async fn start(shared: Arc<Shared>, ends: Ends, book: Book) -> Result<Running, AppError> {
     let stop = CancellationToken::new();
     let (up, is_up) = oneshot::channel();
-    let token = stop.clone();
+    let cut_off = CancellationToken::new();
+    let tokens = (stop.clone(), cut_off.clone());
     let failed = |source| AppError::Thread {
         what: "the thread of the routes",
         source,
@@ -157,21 +172,24 @@ pub(super) async fn start(shared: Arc<Shared>, ends: Ends, book: Book) -> Result
         .spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             match runtime {
-                Ok(runtime) => runtime.block_on(live(&shared, ends, book, token, up)),
+                Ok(runtime) => runtime.block_on(live(&shared, ends, book, tokens, up)),
                 Err(source) => drop(up.send(Err(failed(source)))),
             }
         })
         .map_err(failed)?;
     match is_up.await {
-        Ok(Ok(())) => Ok(Running { stop, thread }),
+        Ok(Ok(())) => Ok(Running { stop, cut_off, thread }),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(failed(std::io::Error::other("it ended while starting"))),
     }
 }
 
 impl Running {
-    /// Closes the session and ends the thread.
-    pub(super) async fn stop(self) {
+    /// Closes the session, unless calls were cut off, and ends the thread.
+    pub(super) async fn stop(self, is_drained: bool) {
+        if !is_drained {
+            self.cut_off.cancel();
+        }
         self.stop.cancel();
         // A thread that panicked has said so on standard error.
         let _ = tokio::task::spawn_blocking(move || self.thread.join()).await;
@@ -182,7 +200,7 @@ async fn live(
     shared: &Shared,
     ends: Ends,
     book: Book,
-    stop: CancellationToken,
+    (stop, cut_off): (CancellationToken, CancellationToken),
     up: oneshot::Sender<Result<(), AppError>>,
 ) {
     let tasks = TaskTracker::new();
@@ -199,12 +217,15 @@ async fn live(
         in_flight_max: shared.settings.routes.in_flight_max,
         ..mover::Limits::default()
     };
+    let Some(ways) = &shared.routes else { return };
+    let hooks = OwnerControl::new(ways.own_calls.clone(), shared.routing.clone());
     let moves = mover::Driver::new(
         Arc::clone(&store),
         relay.clone(),
         shared.routing.clone(),
-        Arc::new(mover::NoHooks),
+        hooks,
         limits,
+        shared.series.moves.clone(),
     );
     let worker = Worker::new(worker::Parts {
         store: Arc::clone(&store),
@@ -215,6 +236,8 @@ async fn live(
         saved: shared.data_dir.join(COPY),
         book,
         metrics: shared.series.routes.clone(),
+        in_flight_max: limits.in_flight_max,
+        cut_off,
     });
     let known_max = shared.settings.routes.claims_known_max;
     let claims = Driver::new(
@@ -224,10 +247,8 @@ async fn live(
         ends.claims,
         known_max,
     );
-    if let Some(routes) = &shared.routes {
-        let operator = operator(shared, Arc::clone(&store), Arc::clone(&routes.configured));
-        let _ = routes.operator.0.set(operator);
-    }
+    let operator = operator(shared, Arc::clone(&store), Arc::clone(&ways.configured));
+    let _ = ways.operator.0.set(operator);
     if up.send(Ok(())).is_err() {
         return;
     }

@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use super::contexts::{Contexts, Pair};
 use super::messages::Messages;
+use super::routes::Ways;
 use super::{AppError, ShardStatus, Shared};
 use crate::calls::{CallPolicies, ShardPolicies};
 use crate::control::keeper::GateId;
@@ -237,8 +238,7 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
     let outbound = outbound(shared, index, (&peers, &inbound), (&policies, &calls));
     let (story, stop) = (inbound.clone(), end.clone());
     tasks.spawn_local(async move { until(&stop, story.watch()).await });
-    let (story, stop) = (outbound.clone(), end.clone());
-    tasks.spawn_local(async move { until(&stop, story.watch()).await });
+    run_outbound(shared, &outbound, &tasks, &end);
     tasks.spawn_local(delivery.clone().run(end.clone()));
     if let Some(outputs) = shared.queue.outputs(index) {
         let (story, stop) = (messages.clone(), end.clone());
@@ -288,6 +288,17 @@ fn outbound(
         metrics: metrics.clone(),
         first_request_id: fastrand::u64(1..),
     })
+}
+
+/// Lets the story of calls that go out run and, on one shard, the calls that the relay makes itself.
+fn run_outbound(shared: &Shared, outbound: &Rc<outbound::Rpc>, tasks: &TaskTracker, end: &CancellationToken) {
+    let (story, stop) = (outbound.clone(), end.clone());
+    tasks.spawn_local(async move { until(&stop, story.watch()).await });
+    if let Some(asked) = shared.routes.as_ref().and_then(Ways::own_asked) {
+        let story = outbound::OwnStory::new(shared.place.clone(), shared.geo.clone(), outbound.clone());
+        let stop = end.clone();
+        tasks.spawn_local(async move { until(&stop, story.run(asked)).await });
+    }
 }
 
 /// The gate of a shard, if there is a route store.

@@ -11,7 +11,7 @@ use super::queue_thread::{self, Ends, Ways};
 use super::status::Status;
 use super::{AppError, routes};
 use crate::calls::CallPolicies;
-use crate::control::worker;
+use crate::control::{mover, worker};
 use crate::delivery::SharedDirectory;
 use crate::model::{Geo, Place};
 use crate::peer::credentials::{Credentials, CredentialsHandle, Own};
@@ -75,6 +75,7 @@ pub(super) struct Series {
     pub(super) ingress_grpc: ingress::grpc::Metrics,
     pub(super) peer: peer::Metrics,
     pub(super) routes: worker::Metrics,
+    pub(super) moves: mover::Metrics,
     pub(super) lookups: LookUpSeries,
 }
 
@@ -143,6 +144,7 @@ pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, Al
             ingress_grpc: ingress::grpc::Metrics::register(series)?,
             peer: peer::Metrics::register(series, &unit)?,
             routes: worker::Metrics::register(series)?,
+            moves: mover::Metrics::register(series)?,
             lookups: LookUpSeries::register(series)?,
         },
         status: Arc::new(Status::new(&settings, shards)),

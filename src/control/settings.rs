@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model::Name;
-use crate::routing::record::{DimensionSpec, Lease, Placement, PlacementRule};
+use crate::routing::record::{DimensionSpec, HookSpec, Lease, Placement, PlacementRule};
 
 /// `[routes]`: where routes are kept that change while relays run. Without a store the rules of `[routing]` decide alone,
 /// and nothing can be moved.
@@ -57,6 +57,10 @@ pub struct DimensionSettings {
     /// Longest key in bytes. Default 256.
     #[serde(default = "key_bytes_max")]
     pub key_bytes_max: u16,
+    /// The application that is asked while keys of this dimension move (`proto/strait/v1/owner_control.proto`). Default none:
+    /// then a call that outlives its deadline may still write at the old owner after a move.
+    #[serde(default)]
+    pub hooks: Option<HookSpec>,
 }
 
 /// How a key that nothing was decided about gets its owner.
@@ -80,6 +84,7 @@ impl DimensionSettings {
             },
             owner_lease: self.owner_lease,
             key_bytes_max: self.key_bytes_max,
+            hooks: self.hooks.clone(),
             ..DimensionSpec::new(self.name.clone())
         }
     }

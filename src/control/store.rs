@@ -72,6 +72,9 @@ pub struct Opened {
     pub session: SessionId,
     /// What the relay must have applied before it admits a write (R-I14).
     pub epoch: Epoch,
+    /// The life before did not end with a good-bye: what it had let through may still run at services.
+    #[serde(default)]
+    pub succeeds: bool,
 }
 
 /// How a relay stands.

@@ -6,6 +6,7 @@
 //! - N1. A relay that does not own the key never executes the call: it names the owner (C-R1).
 //! - N2. Nothing is forwarded onward from here; a call that has passed this unit before is refused (C-R2).
 //! - N3. What the service has is no longer than what remained when the call arrived (C-D1).
+//! - N4. Only relays ask an application about moves: whoever else does could have it give up a key.
 //!
 //! # Not here
 //! Which endpoint serves the call (`delivery`).
@@ -18,8 +19,8 @@ use tokio::time::Instant;
 use super::gate::{self, Admission, OwnerGate};
 use crate::calls::{CallRecord, Calls, Limited, ShardPolicies, TimeLimits};
 use crate::model::{
-    CallId, Callee, Caller, CallerRef, CancelReason, Part, Place, Reason, Refused, RelayError, ReplyEvent, Request,
-    RequestEvent, Retry,
+    CallId, Callee, Caller, CallerRef, CancelReason, Part, Place, RELAY, Reason, Refused, RelayError, ReplyEvent,
+    Request, RequestEvent, Retry,
 };
 use crate::routing;
 use crate::routing::gate::Drain;
@@ -87,7 +88,8 @@ impl Rpc {
         caller: CallerRef,
         mut record: CallRecord,
     ) -> Result<CallId, Box<(CallRecord, Refused)>> {
-        let admission = match self.check_hops(&request).and_then(|()| self.check_owner(&mut request)) {
+        let checked = self.check_hops(&request).and_then(|()| self.check_caller(&request));
+        let admission = match checked.and_then(|()| self.check_owner(&mut request)) {
             Ok(admission) => admission,
             Err(error) => return Err(Box::new((record, refused(error, request)))),
         };
@@ -141,6 +143,23 @@ impl Rpc {
             return Err(RelayError::new(Reason::Loop, Retry::Never, detail));
         }
         Ok(())
+    }
+
+    fn check_caller(&self, request: &Request) -> Result<(), RelayError> {
+        let table = self.parts.routing.table();
+        let service = request.service().unwrap_or_default();
+        if !table.routes().is_some_and(|routes| routes.is_hook_service(service)) {
+            return Ok(());
+        }
+        let source = request.facts.source.as_ref();
+        if source
+            .and_then(|source| source.service.as_ref())
+            .is_some_and(|caller| caller.as_str() == RELAY)
+        {
+            return Ok(());
+        }
+        let detail = format!("{service} is asked by relays only, about keys that move");
+        Err(RelayError::new(Reason::Policy, Retry::Never, detail))
     }
 
     fn check_owner(&self, request: &mut Request) -> Result<Option<Admission>, RelayError> {

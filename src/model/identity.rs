@@ -125,6 +125,9 @@ pub struct Source {
     pub service: Option<Name>,
 }
 
+/// The service that calls come from which a relay makes itself.
+pub const RELAY: &str = "strait.relay";
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -25,7 +25,7 @@ pub use call::{
 };
 pub use error::{Code, Place, Reason, RelayError, Retry};
 pub use hints::{Class, Key, MissingKey, MissingKeyError, OnFailure, RouteHints, ServiceName};
-pub use identity::{Geo, Name, NameError, RelayName, Source, UnitId};
+pub use identity::{Geo, Name, NameError, RELAY, RelayName, Source, UnitId};
 pub use message::{
     AckLevel, DeadPlace, GapReason, GroupName, Message, MessageId, MessageIdError, Seq, Topic, UnixMillis,
 };

@@ -2,7 +2,9 @@
 
 mod alarms;
 mod carrier;
+mod hooks;
 mod message;
+mod own;
 mod parked;
 mod parking;
 mod retries;
@@ -14,7 +16,9 @@ mod verdict;
 use std::rc::Rc;
 
 pub use carrier::{CarrierParts, Carriers, Claims};
+pub use hooks::OwnerControl;
 pub use message::{Catalog, Published, Publisher, PublisherParts, PublisherRef, Publishers};
+pub use own::{OwnAsked, OwnCall, OwnCalls, OwnError, OwnStory};
 pub use parking::ParkingLimits;
 pub use rpc::{Parts, Rpc};
 

@@ -72,6 +72,7 @@ const DIMENSIONS: &str = "\
 # placement = \"claim\"          # the first writer has a key that no rule matches; or: \"rules\"
 # owner_lease = \"infinite\"     # or whole seconds from 7s: how long a relay without the store admits writes
 # new_keys = [{ class = \"gold\", to = [{ unit = \"b\", weight = 1 }] }]
+# hooks = { service = \"im.OwnerControl\" }   # is asked while keys move: strait/v1/owner_control.proto
 ";
 
 const RULES: &str = "\

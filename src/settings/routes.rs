@@ -6,7 +6,7 @@ use super::{Problems, Settings, path};
 use crate::control::{DimensionSettings, PlacementKind, StoreKind};
 use crate::model::Name;
 use crate::peer::credentials::LineRole;
-use crate::routing::record::{Book, DimensionSpec, RelayId};
+use crate::routing::record::{Book, DimensionSpec, HookSpec, RelayId};
 
 impl Settings {
     /// The relay that has the embedded store; `None` with another store, or if it is not written as `unit/relay`.
@@ -77,6 +77,11 @@ impl Settings {
             if dimension.placement == PlacementKind::Rules && !dimension.new_keys.is_empty() {
                 let text = "says where new keys go that are claimed; set placement = \"claim\", or take it out";
                 add(&format!("dimension[{index}].new_keys"), text.to_owned());
+            }
+            let timeout = dimension.hooks.as_ref().map(|hooks| hooks.timeout);
+            if timeout.is_some_and(|timeout| timeout.is_zero() || timeout > HookSpec::TIMEOUT_MAX) {
+                let text = "must be longer than zero, and a minute at most";
+                add(&format!("dimension[{index}].hooks.timeout"), text.to_owned());
             }
             if routes
                 .dimension

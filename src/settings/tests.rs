@@ -337,6 +337,10 @@ fn routes_belong_to_one_geo_and_their_mistakes_are_named() {
             "[[routes.dimension]]\nname = \"uid\"\nnew_keys = [{ percent = 5 }]\n".to_owned(),
             "set placement = \"claim\"",
         ),
+        (
+            "[[routes.dimension]]\nname = \"uid\"\nhooks = { service = \"im.Owners\", timeout = \"2m\" }\n".to_owned(),
+            "routes.dimension[0].hooks.timeout: must be longer than zero",
+        ),
     ] {
         let problems = folder.problems(&with(&routes));
         assert!(

@@ -14,6 +14,7 @@ pub mod http2;
 pub mod io;
 pub mod message;
 pub mod messages;
+pub mod owner_control;
 pub mod pace;
 pub mod status;
 pub mod trace;

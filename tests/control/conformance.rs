@@ -333,6 +333,7 @@ async fn lives_and_reports(store: &dyn Store) {
     let first = store.open(relay("a", 1)).await.unwrap();
     let other = store.open(relay("a", 2)).await.unwrap();
     assert!(first.epoch.rev() > freeze && other.epoch > first.epoch);
+    assert!(!first.succeeds && !other.succeeds, "nobody was there before");
     assert_ne!(first.session, other.session);
     store.renew(first.session).await.unwrap();
 
@@ -372,6 +373,7 @@ async fn lives_and_reports(store: &dyn Store) {
     // G5: a new life begins without what the one before said, and that one is over at once.
     let second = store.open(relay("a", 1)).await.unwrap();
     assert_ne!(second.session, first.session);
+    assert!(second.succeeds, "the life before ended without a good-bye");
     assert_eq!(acks().await, []);
     store.report(vec![ack(first.session, again, true)]).await.unwrap();
     assert_eq!(acks().await, []);
@@ -387,6 +389,9 @@ async fn lives_and_reports(store: &dyn Store) {
     assert_eq!(store.renew(second.session).await, Err(StoreError::SessionOver));
     store.forget(relay("a", 2)).await.unwrap();
     assert_eq!(store.standing(None).await.unwrap(), []);
+    let third = store.open(relay("a", 1)).await.unwrap();
+    assert!(!third.succeeds, "it had said good-bye");
+    store.close(third.session).await.unwrap();
     assert_eq!(store.renew(other.session).await, Err(StoreError::SessionOver));
     let now = store.snapshot().await.unwrap();
     copy.until(now.epoch.rev()).await;

@@ -102,7 +102,7 @@ fn a_move_names_what_and_how() {
                 {"buckets": {"dimension": "uid", "from": 0, "to": 100}}, key("7"), key("base64:/w=="),
             ],
             "options": {
-                "hooks": false, "mirror": false, "parallel": 2, "freeze_budget": "1s", "copy_limit": "1h", "trail": "10m",
+                "hooks": true, "parallel": 2, "freeze_budget": "1s", "copy_limit": "1h", "trail": "10m",
             },
         }),
     );

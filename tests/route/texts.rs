@@ -105,7 +105,7 @@ fn the_book_shows_ids_and_who_has_the_keys_now() {
         "book": {
             "units": ["a", "b", "c"],
             "dimensions": [
-                {"name": "im.conversation", "placement": {"claim": []}, "owner_lease": "infinite"}, {"name": "im.user"},
+                {"name": "im.conversation", "placement": {"claim": []}, "owner_lease": "infinite", "hooks": {"service": "im.OwnerControl"}}, {"name": "im.user"},
             ],
             "rules": [
                 [1, {"dimension": "im.user", "unit": "b", "prefix": "15"}],
@@ -134,6 +134,15 @@ fn a_move_says_what_it_does_and_how_far_it_is() {
         "route move --key im.conversation=cid:0 --to b",
         plan(Some("00000000000000ff")),
     );
+    let asked = json!({"plan": {
+        "id": "00000000000000ff", "to": "b", "nodes": [{"id": key("cid:1"), "from": "a"}], "there_already": 0,
+        "hooks": ["im.OwnerControl"],
+    }});
+    check(
+        "route_move_hooks",
+        "route move --key im.conversation=cid:1 --to b",
+        asked,
+    );
     let none = json!({"plan": {"id": null, "to": "b", "nodes": [], "there_already": 1}});
     check(
         "route_move_none",
@@ -151,6 +160,15 @@ fn a_move_says_what_it_does_and_how_far_it_is() {
     over["under_way"] = json!([]);
     let moves = json!({"moves": [row("00000000000000ff", "running", 1536, Some(180)), over]});
     check("route_moves", "route moves", moves);
+    let note = |hook: &str, said: &str| json!({"node": key("cid:1"), "hook": hook, "unit": "b", "said": said});
+    let mut copying = row("00000000000000ff", "running", 1536, None);
+    copying["note"] = note("lag", "");
+    copying["note"]["lag"] = json!({"changes": 1200, "bytes": 34_000, "time": "1s 500ms"});
+    let mut refused = row("00000000000000fe", "finished", 0, None);
+    refused["under_way"] = json!([]);
+    refused["note"] = note("prepare", "refused: FailedPrecondition: disk full");
+    let moves = json!({"moves": [copying, refused]});
+    check("route_moves_hooks", "route moves", moves);
     check("route_moves_none", "route moves", json!({"moves": []}));
 }
 

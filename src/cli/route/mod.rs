@@ -150,7 +150,8 @@ Example:
   strait route undo 00c0ffee00c0ffee --dry-run";
 
 const MOVE_HELP: &str = "\
-Calls of a key that is being moved wait for about a second. --file takes lines as `strait route import` does; units in it do not matter.
+Calls of a key that is being moved wait for about a second. Where the dimension names an application (hooks in
+[[routes.dimension]]), it copies and is asked at each step; see how far it is with `strait route moves`. --file takes lines as `strait route import` does; units in it do not matter.
 
 Examples:
   strait route move --key im.conversation=cid:1:42 --to b --dry-run
@@ -197,6 +198,12 @@ struct Move {
     /// How long the old owner remembers where it went
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
     trail: Duration,
+    /// Longest time the application may copy before it goes back
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
+    copy_limit: Duration,
+    /// Do not ask the application: nothing is copied, and calls that outlive their deadline may still write at the old owner
+    #[arg(long)]
+    no_hooks: bool,
     /// Only say what would be moved
     #[arg(long)]
     dry_run: bool,
@@ -274,6 +281,8 @@ impl Move {
                 parallel: self.parallel,
                 freeze_budget: self.freeze_budget,
                 trail: self.trail,
+                copy_limit: self.copy_limit,
+                hooks: !self.no_hooks,
                 ..MoveOptions::default()
             },
             dry_run: self.dry_run,

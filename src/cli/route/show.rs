@@ -9,7 +9,7 @@ use crate::cli::table::{Table, moment, number, time};
 use crate::control::operator::{
     Answer, BookRow, ClaimRow, Given, History, How, KeyRow, MoveRow, NodeRow, Plan, Published, RelayRow, Status, Undone,
 };
-use crate::routing::record::{Lease, MoveState, NodeId, Placement, State, Target};
+use crate::routing::record::{HookNote, Lease, MoveState, NodeId, Placement, State, Target};
 use crate::routing::{Rule, RuleKind};
 
 /// Writes an answer.
@@ -147,7 +147,7 @@ fn book(row: &BookRow, out: &mut impl Write) -> io::Result<()> {
     let units: Vec<_> = row.book.units.iter().map(ToString::to_string).collect();
     writeln!(out, "published at revision {}; units {}", row.rev, units.join(", "))?;
     writeln!(out)?;
-    let mut table = Table::new(&["DIMENSION", "NEW KEYS", "LEASE"]);
+    let mut table = Table::new(&["DIMENSION", "NEW KEYS", "LEASE", "ASKED WHEN KEYS MOVE"]);
     for spec in &row.book.dimensions {
         let placement = match spec.placement {
             Placement::Rules => "by the rules",
@@ -157,6 +157,9 @@ fn book(row: &BookRow, out: &mut impl Write) -> io::Result<()> {
             spec.name.to_string(),
             placement.to_owned(),
             lease(spec.owner_lease),
+            spec.hooks
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), |hooks| hooks.service.to_string()),
         ]);
     }
     table.print(out)?;
@@ -242,8 +245,32 @@ fn moves(rows: &[MoveRow], out: &mut impl Write) -> io::Result<()> {
         if more > 0 {
             writeln!(out, "{}: and {} more", row.id, count(more))?;
         }
+        if let Some(note) = &row.note {
+            writeln!(out, "{}: {}", row.id, noted(note))?;
+        }
     }
     Ok(())
+}
+
+/// What an application said last: `lag at unit b of cid=1: 12 changes, 3400 bytes, 150ms behind`.
+fn noted(note: &HookNote) -> String {
+    let mut text = format!("{} at unit {} of {}", note.hook, note.unit, node(&note.node));
+    match &note.lag {
+        Some(lag) => {
+            let _ = write!(
+                text,
+                ": {} changes, {} bytes, {} behind",
+                number(lag.changes),
+                number(lag.bytes),
+                humantime::format_duration(lag.time)
+            );
+        }
+        None if note.said.is_empty() => text.push_str(": done"),
+        None => {
+            let _ = write!(text, ": {}", note.said);
+        }
+    }
+    text
 }
 
 fn move_state(row: &MoveRow) -> &'static str {
@@ -301,6 +328,12 @@ fn plan(plan: &Plan, out: &mut impl Write) -> io::Result<()> {
     let more = plan.nodes.len().saturating_sub(PLANNED_MAX);
     if more > 0 {
         writeln!(out, "and {} more", count(more))?;
+    }
+    if plan.hooks.is_empty() {
+        writeln!(out, "{NOT_ASKED}")?;
+    } else {
+        let services: Vec<_> = plan.hooks.iter().map(ToString::to_string).collect();
+        writeln!(out, "the application is asked at each step: {}", services.join(", "))?;
     }
     match plan.id {
         None => writeln!(out, "{} would be moved; nothing was changed", count(plan.nodes.len())),
@@ -366,6 +399,9 @@ fn count(count: usize) -> String {
     number(u64::try_from(count).unwrap_or(u64::MAX))
 }
 
+/// What a move without hooks means (R-D11).
+const NOT_ASKED: &str =
+    "no application is asked: a call that outlives its deadline may still write at the old owner after the move";
 /// Lines of a plan.
 const PLANNED_MAX: usize = 20;
 /// Lines about what a move has under way.

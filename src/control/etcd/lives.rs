@@ -30,6 +30,7 @@ impl Etcd {
             let before = keys::change_of(found.ranges.first().map_or(&[], Vec::as_slice))?;
             let before = before.and_then(life_of);
             let compared = before.as_ref().map_or(Rev::ZERO, |life| life.rev);
+            let succeeds = before.is_some();
             if let Some(before) = before {
                 self.api.revoke(lease_of(before.relay.session)).await?;
             }
@@ -42,7 +43,11 @@ impl Etcd {
             };
             if let Committed::Done(rev) = self.do_commit(commit).await? {
                 let epoch = Epoch::new(found.meta.incarnation, rev);
-                return Ok(Opened { session, epoch });
+                return Ok(Opened {
+                    session,
+                    epoch,
+                    succeeds,
+                });
             }
         }
     }

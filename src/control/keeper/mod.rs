@@ -11,6 +11,8 @@
 //!   froze it (R-R6); again in each new session, and now and then: a report can be lost, and a store that gets another leader
 //!   forgets what was reported.
 //! - P4. A table is handed to the shards before they are asked to wait for what is frozen in it.
+//! - P5. A relay whose process before this one ended without a good-bye reports nothing as drained before the time is over that
+//!   a call which that one let through may still run at a service (R-I2).
 //!
 //! # Not here
 //! Doing it (`worker`), what a report is good for (`mover`).
@@ -46,6 +48,10 @@ pub struct Keeper {
     freezes: BTreeMap<(MoveId, NodeId), Freeze>,
     /// Who admits writes: shards by number, and the queue.
     gates: BTreeSet<GateId>,
+    /// When nothing runs any more that a process before this one let through.
+    settles_at: Duration,
+    /// Whether that time is over; `None` until the store has said whether there was one.
+    settled: Option<bool>,
     wishes: Vec<Wish>,
 }
 
@@ -110,8 +116,15 @@ impl PartialEq for RoutesRef {
 }
 
 impl Keeper {
-    /// For a relay of this unit with these gates; `saved` is what it had before a restart, good for routing only.
-    pub fn new(unit: UnitId, gates: BTreeSet<GateId>, saved: Option<Routes>, now: Duration) -> Self {
+    /// For a relay of this unit with these gates; `saved` is what it had before a restart, good for routing only. Calls run no
+    /// longer than `in_flight_max`.
+    pub fn new(
+        unit: UnitId,
+        gates: BTreeSet<GateId>,
+        saved: Option<Routes>,
+        in_flight_max: Duration,
+        now: Duration,
+    ) -> Self {
         let routes = saved.map(Arc::new);
         let mut keeper = Self {
             unit,
@@ -125,6 +138,8 @@ impl Keeper {
             stale: true,
             freezes: BTreeMap::new(),
             gates,
+            settles_at: now.saturating_add(in_flight_max),
+            settled: None,
             wishes: vec![Wish::Stale(true)],
             routes: None,
         };
@@ -168,6 +183,10 @@ impl Keeper {
         if let Some(session) = self.lease.session().filter(|_| may_renew) {
             self.renewing = Some(now);
             self.wishes.push(Wish::Renew(session));
+        }
+        if self.settled == Some(false) && now >= self.settles_at {
+            self.settled = Some(true);
+            self.report_at = now;
         }
         if now >= self.report_at {
             self.report_at = now + REPORT_EVERY;
@@ -228,7 +247,13 @@ impl Keeper {
     pub fn on_opened(&mut self, opened: &Result<Opened, StoreError>, now: Duration, dice: f64) {
         let sent = self.renewing.take().unwrap_or(now);
         match opened {
-            &Ok(Opened { session, epoch }) => {
+            &Ok(Opened {
+                session,
+                epoch,
+                succeeds,
+            }) => {
+                // Later lives are of this process, whose gates know what runs.
+                self.settled.get_or_insert(!succeeds || now >= self.settles_at);
                 self.session = Asking::Has;
                 self.lease.opened(session, epoch.rev(), sent);
                 self.renew_at = sent + RENEW_EVERY;
@@ -306,6 +331,7 @@ impl Keeper {
     /// Reports freezes, as they stand, in the present session.
     fn report(&mut self, which: impl Fn(&(MoveId, NodeId)) -> bool) {
         let Some(session) = self.lease.session() else { return };
+        let is_settled = self.settled == Some(true);
         let chosen = self.freezes.iter().filter(|(key, _)| which(key));
         let acks: Vec<_> = chosen
             .map(|((by, node), freeze)| FreezeAck {
@@ -313,7 +339,7 @@ impl Keeper {
                 by: *by,
                 node: node.clone(),
                 rev: freeze.rev,
-                drained: freeze.waiting.is_empty(),
+                drained: is_settled && freeze.waiting.is_empty(),
             })
             .collect();
         if !acks.is_empty() {

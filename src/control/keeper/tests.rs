@@ -7,6 +7,8 @@ use crate::control::ledger::Ledger;
 use crate::model::Name;
 use crate::routing::record::{Book, Commit, Epoch, Node, OpId, Record, RelayId, State, Target};
 
+const IN_FLIGHT_MAX: Duration = Duration::from_secs(10);
+
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()
 }
@@ -68,7 +70,7 @@ fn frozen(by: u64) -> State {
 
 fn keeper() -> Keeper {
     let gates = BTreeSet::from([GateId::Shard(0), GateId::Queue]);
-    Keeper::new(name("a"), gates, None, Duration::ZERO)
+    Keeper::new(name("a"), gates, None, IN_FLIGHT_MAX, Duration::ZERO)
 }
 
 fn at(millis: u64) -> Duration {
@@ -170,6 +172,51 @@ fn a_freeze_is_reported_with_its_revision_when_every_gate_is_done_and_again_in_a
     let wishes = serve(&mut keeper, &mut ledger, at(2650));
     assert_ne!(keeper.lease().session(), Some(session));
     assert_eq!(acks(&wishes), [(rev.0, true)]);
+}
+
+// P5, R-I2: the process before was killed. What it had let through has its time before this one reports anything as drained;
+// a relay that is new, or whose process before said good-bye, waits for nothing.
+#[test]
+fn a_relay_that_starts_again_reports_drained_when_what_ran_before_has_had_its_time() {
+    let mut ledger = ledger();
+    let mut first = keeper();
+    first.tick(at(0));
+    serve(&mut first, &mut ledger, at(0));
+    let rev = put(&mut ledger, 1, "a", frozen(7));
+    let drained = Drain {
+        by: MoveId(7),
+        node: key(1),
+        rev,
+    };
+    let start = |ledger: &mut Ledger, millis: u64| {
+        let gates = BTreeSet::from([GateId::Queue]);
+        let mut keeper = Keeper::new(name("a"), gates, None, IN_FLIGHT_MAX, at(millis));
+        keeper.tick(at(millis));
+        serve(&mut keeper, ledger, at(millis));
+        keeper.on_drained(GateId::Queue, &drained);
+        (acks(&serve(&mut keeper, ledger, at(millis))), keeper)
+    };
+    let (said, mut second) = start(&mut ledger, 5000);
+    assert_eq!(said, [(rev.0, false)]);
+    second.tick(at(14_900));
+    assert_eq!(acks(&serve(&mut second, &mut ledger, at(14_900))), [(rev.0, false)]);
+    second.tick(at(15_000));
+    assert_eq!(acks(&serve(&mut second, &mut ledger, at(15_000))), [(rev.0, true)]);
+
+    // A later life of the same process: its own gates know what runs.
+    let session = second.lease().session().unwrap();
+    second.tick(at(16_100));
+    assert!(second.take_wishes().contains(&Wish::Renew(session)));
+    second.on_renewed(session, &Err(StoreError::SessionOver), at(16_100));
+    second.tick(at(16_200));
+    assert_eq!(acks(&serve(&mut second, &mut ledger, at(16_200))), [(rev.0, true)]);
+
+    let session = second.lease().session().unwrap();
+    let (relay, closing) = ledger.closing(session, OpId(9)).unwrap();
+    ledger.commit(closing).unwrap();
+    ledger.forgotten(&relay);
+    let (said, _) = start(&mut ledger, 17_000);
+    assert_eq!(said, [(rev.0, true)], "it had said good-bye");
 }
 
 proptest! {

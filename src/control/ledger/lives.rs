@@ -52,10 +52,12 @@ impl Ledger {
     /// A life has begun: the one before is over.
     pub fn opened(&mut self, relay: RelayRecord, now: Duration) -> Opened {
         let session = relay.session;
+        let succeeds = self.lives.0.contains_key(&relay.relay);
         self.lives.begin(relay, now);
         Opened {
             session,
             epoch: self.epoch(),
+            succeeds,
         }
     }
 

@@ -240,6 +240,7 @@ fn work(nodes: Vec<NodeId>, state: MoveState) -> Move {
         aborted: 0,
         asked_at: 0,
         reason: String::new(),
+        note: None,
     }
 }
 

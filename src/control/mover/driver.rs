@@ -2,13 +2,13 @@
 //!
 //! # Invariants
 //! - D1. Every act of a plan is answered in the end, if only with "the store is away": the mover waits for it.
-//! - D2. What runs at once is bounded.
+//! - D2. What runs at once is bounded, calls of applications by themselves: slow ones do not hold up the end of a freeze.
 //! - D3. Nothing is lost when it ends in the middle: what was asked may be done or not, and any driver goes on (V1).
 //!
 //! # Not here
 //! What to do next (`mover`), the copy (`worker`).
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,10 +18,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Act, HookCall, Hooked, LOOK_UNDER_WAY, Limits, Mover, Plan, Planned, Sight, Standing, Step};
+use super::metrics::HookOutcome;
+use super::{Act, HookCall, Hooked, LOOK_UNDER_WAY, Limits, Metrics, Mover, Plan, Planned, Sight, Standing, Step};
 use crate::control::store::{RelayStanding, Store, StoreError};
 use crate::model::Name;
-use crate::routing::record::{Claim, Committed, Epoch, KeyBytes, Move, MoveId, Record, RelayId, Rev};
+use crate::routing::record::{
+    Claim, Committed, Epoch, KeyBytes, Move, MoveId, MoveState, NodeId, Record, RecordId, RelayId, Rev,
+};
 use crate::routing::{self, Routes};
 use crate::telemetry::Chain;
 
@@ -34,16 +37,6 @@ pub trait Hooks: Send + Sync + 'static {
 /// What an application answers in the end.
 pub type HookAnswer = Pin<Box<dyn Future<Output = Hooked> + Send>>;
 
-/// Nobody is asked; everything is fine.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoHooks;
-
-impl Hooks for NoHooks {
-    fn call(&self, _: HookCall) -> HookAnswer {
-        Box::pin(std::future::ready(Hooked::Done))
-    }
-}
-
 /// Drives moves for one relay.
 pub struct Driver {
     store: Arc<dyn Store>,
@@ -54,6 +47,12 @@ pub struct Driver {
     mover: Mover,
     started: Instant,
     waiting: VecDeque<Act>,
+    /// Calls of applications that wait, and how many are under way.
+    hooks_waiting: VecDeque<HookCall>,
+    hooks_asked: usize,
+    /// When the freezes of nodes were asked for that are under way.
+    pauses: BTreeMap<NodeId, Instant>,
+    metrics: Metrics,
     asked: JoinSet<Answered>,
     is_asking_standing: bool,
     /// When to ask next how relays stand.
@@ -81,6 +80,7 @@ impl Driver {
         routing: routing::Handle,
         hooks: Arc<dyn Hooks>,
         limits: Limits,
+        metrics: Metrics,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -92,6 +92,10 @@ impl Driver {
             limits,
             started: now,
             waiting: VecDeque::new(),
+            hooks_waiting: VecDeque::new(),
+            hooks_asked: 0,
+            pauses: BTreeMap::new(),
+            metrics,
             asked: JoinSet::new(),
             is_asking_standing: false,
             standing_at: now,
@@ -107,7 +111,12 @@ impl Driver {
             changes.borrow_and_update();
             let routes = self.routing.table().routes().cloned();
             let plan = routes.as_deref().map(|routes| self.look(routes)).unwrap_or_default();
-            self.waiting.extend(plan.acts.iter().cloned());
+            for act in &plan.acts {
+                match act {
+                    Act::Hook(call) => self.hooks_waiting.push_back(call.clone()),
+                    act => self.waiting.push_back(act.clone()),
+                }
+            }
             let again = self.ask(routes.as_deref(), &plan);
             let timer = sleep_until(again.unwrap_or_else(|| Instant::now() + NEVER));
             tokio::select! {
@@ -150,17 +159,40 @@ impl Driver {
             standing: standing.as_ref(),
             now: self.started.elapsed(),
         };
-        self.mover.look(&sight)
+        let plan = self.mover.look(&sight);
+        self.metrics.on_look(self.mover.phases(), self.mover.lag());
+        self.end_pauses(routes);
+        plan
+    }
+
+    /// Pauses are over when the copy says so; of nodes that stayed they do not count.
+    fn end_pauses(&mut self, routes: &Routes) {
+        let metrics = &self.metrics;
+        self.pauses.retain(|node, asked| {
+            let Some(view) = routes.view(node).filter(|view| view.state().work().is_none()) else {
+                return true;
+            };
+            if view.previous().is_some() || view.state().takeover().is_some() {
+                metrics.on_pause(asked.elapsed());
+            }
+            false
+        });
     }
 
     /// Starts what waits; answers when to look again.
     fn ask(&mut self, routes: Option<&Routes>, plan: &Plan) -> Option<Instant> {
         let routes = routes?;
         let now = Instant::now();
-        while self.asked.len() < ASKED_MAX
+        while self.asked.len() < ASKED_MAX + self.hooks_asked
             && let Some(act) = self.waiting.pop_front()
         {
             self.start(act, routes);
+        }
+        while self.hooks_asked < HOOKS_MAX
+            && let Some(call) = self.hooks_waiting.pop_front()
+        {
+            self.hooks_asked += 1;
+            self.start(Act::Hook(call), routes);
         }
         let again = now + plan.again?;
         if !plan.wants_standing {
@@ -179,14 +211,20 @@ impl Driver {
     fn start(&mut self, act: Act, routes: &Routes) {
         let store = Arc::clone(&self.store);
         match act {
-            Act::Commit(planned) => drop(self.asked.spawn(async move {
-                let committed = in_time(store.commit(planned.commit.clone())).await;
-                Answered::Commit(planned, committed)
-            })),
+            Act::Commit(planned) => {
+                if let (Step::Freeze, RecordId::Node(node)) = (planned.step, &planned.about) {
+                    self.pauses.insert(node.clone(), Instant::now());
+                }
+                self.asked.spawn(async move {
+                    let committed = in_time(store.commit(planned.commit.clone())).await;
+                    Answered::Commit(planned, committed)
+                });
+            }
             Act::Hook(call) => {
                 let answer = self.hooks.call(call.clone());
                 self.asked.spawn(async move {
-                    let hooked = timeout(ANSWER_MAX, answer).await.unwrap_or(Hooked::NotYet);
+                    let late = || Hooked::NotYet("no answer in time".to_owned());
+                    let hooked = timeout(HOOK_MAX, answer).await.unwrap_or_else(|_| late());
                     Answered::Hook(call, hooked)
                 });
             }
@@ -205,10 +243,14 @@ impl Driver {
         match answered {
             Answered::Commit(planned, committed) => {
                 tell(&planned, &committed);
+                self.count(&planned, &committed);
                 self.mover.on_committed(planned.commit.op, &committed, now);
             }
             Answered::Hook(call, hooked) => {
-                if hooked == Hooked::Refused {
+                self.hooks_asked = self.hooks_asked.saturating_sub(1);
+                self.metrics.on_hook(call.hook, outcome_of(&hooked));
+                if let Hooked::Refused(_) = hooked {
+                    // What it said may name keys; it is in the record of the move.
                     tracing::warn!(work = %call.by, unit = %call.unit, hook = %call.hook, "an application refused a step of a move");
                 }
                 self.mover.on_hook(&call, hooked, now);
@@ -224,12 +266,35 @@ impl Driver {
         }
     }
 
+    /// A step that is done goes into the series.
+    fn count(&self, planned: &Planned, committed: &Result<Committed, StoreError>) {
+        let Ok(Committed::Done(_)) = committed else { return };
+        match planned.step {
+            Step::Commit => self.metrics.on_moved(),
+            Step::Abort(why) => self.metrics.on_stayed(why),
+            Step::End => {
+                let ended = planned.commit.puts.iter().find_map(|record| match record {
+                    Record::Move(work) => Some(work),
+                    _ => None,
+                });
+                // What trails has ended before.
+                if let Some(work) = ended.filter(|work| work.state == MoveState::Trailing || !planned.was_trailing) {
+                    self.metrics.on_ended(work);
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// An answer will never come. A mover that forgets everything does no harm (V1).
     fn begin_anew(&mut self, error: &tokio::task::JoinError) {
         tracing::error!(error = %Chain(error), "a step of a move broke off; moves are looked at anew");
         self.asked.abort_all();
         self.asked = JoinSet::new();
         self.waiting.clear();
+        self.hooks_waiting.clear();
+        self.hooks_asked = 0;
+        self.pauses.clear();
         self.is_asking_standing = false;
         self.mover = Mover::new(self.relay.clone(), self.limits);
     }
@@ -261,6 +326,14 @@ fn tell(planned: &Planned, committed: &Result<Committed, StoreError>) {
     }
 }
 
+fn outcome_of(hooked: &Hooked) -> HookOutcome {
+    match hooked {
+        Hooked::Done | Hooked::Lag(_) => HookOutcome::Done,
+        Hooked::NotYet(_) => HookOutcome::NotYet,
+        Hooked::Refused(_) => HookOutcome::Refused,
+    }
+}
+
 /// A store that does not answer is away.
 async fn in_time<T>(answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
     let late = || StoreError::Away("it did not answer in time".to_owned());
@@ -269,6 +342,10 @@ async fn in_time<T>(answer: impl Future<Output = Result<T, StoreError>>) -> Resu
 
 /// What runs at once.
 const ASKED_MAX: usize = 64;
+/// Applications that are asked at once.
+const HOOKS_MAX: usize = 32;
+/// The longest that an application is waited for; it has a time of its own, which is shorter.
+const HOOK_MAX: Duration = Duration::from_secs(65);
 /// The longest that an answer is waited for.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Between two looks that only wait for how relays stand.

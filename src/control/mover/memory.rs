@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{Hook, HookCall, Hooked, Planned, Sight};
+use super::{HookCall, Hooked, Phase, Planned, Sight};
 use crate::control::store::StoreError;
 use crate::model::{Name, UnitId};
-use crate::routing::record::{Claim, Committed, Epoch, KeyBytes, Move, MoveId, NodeId, OpId, RecordId, Rev};
+use crate::routing::record::{
+    Claim, Committed, Epoch, Hook, HookNote, HookSpec, KeyBytes, Lag, Move, MoveId, NodeId, OpId, RecordId, Rev,
+};
 use crate::routing::{Found, Known};
 
 #[derive(Clone, Debug, Default)]
@@ -16,6 +18,12 @@ pub(super) struct Memory {
     /// Since when records are as they are, as far as this mover saw.
     seen: BTreeMap<(RecordId, Rev), Duration>,
     hooks: BTreeMap<HookCall, Calling>,
+    /// What applications said last.
+    notes: BTreeMap<MoveId, Noted>,
+    /// How far copies were behind when the application was asked last.
+    lags: BTreeMap<(MoveId, NodeId), Lag>,
+    /// What nodes wait for, at this look.
+    phases: BTreeMap<(MoveId, NodeId), Phase>,
     claims: BTreeMap<(MoveId, NodeId), Asked>,
     /// Nodes that nothing is to be done with, and whether they belong to the new owner.
     settled: BTreeMap<(MoveId, NodeId), bool>,
@@ -35,7 +43,16 @@ enum Until {
     Time(Duration),
 }
 
-#[derive(Clone, Copy, Debug)]
+/// What an application said last about a move.
+#[derive(Clone, Debug)]
+struct Noted {
+    note: HookNote,
+    is_refusal: bool,
+    /// When something was written last.
+    written: Option<Duration>,
+}
+
+#[derive(Clone, Debug)]
 enum Calling {
     Under,
     Answered(Hooked, Duration),
@@ -64,6 +81,9 @@ impl Memory {
         let moves: BTreeSet<MoveId> = routes.moves().map(|work| work.id).collect();
         self.seen.retain(|(id, rev), _| routes.rev_of(id) == *rev);
         self.hooks.retain(|call, _| moves.contains(&call.by));
+        self.notes.retain(|by, _| moves.contains(by));
+        self.lags.retain(|(by, _), _| moves.contains(by));
+        self.phases.clear();
         self.settled.retain(|(by, _), _| moves.contains(by));
         self.claims.retain(|(by, node), _| {
             moves.contains(by) && routes.view(node).is_none_or(|view| view.state().work().is_none())
@@ -113,27 +133,118 @@ impl Memory {
     }
 
     /// How a hook stands; one that is due is called.
-    pub(super) fn hook(&mut self, call: HookCall, now: Duration) -> HookState {
-        match self.hooks.get(&call) {
-            Some(Calling::Answered(Hooked::Done, _)) => HookState::Done,
+    pub(super) fn hook(&mut self, call: HookCall, spec: &HookSpec, now: Duration) -> HookState {
+        let state = match self.hooks.get(&call) {
+            Some(Calling::Answered(Hooked::Done, _)) => return HookState::Done,
+            Some(Calling::Answered(Hooked::Lag(lag), _)) if spec.allows(*lag) => return HookState::Done,
             // What has moved has moved.
-            Some(Calling::Answered(Hooked::Refused, _)) if matches!(call.hook, Hook::Activate | Hook::Cleanup) => {
-                HookState::Done
+            Some(Calling::Answered(Hooked::Refused(_), _)) if matches!(call.hook, Hook::Activate | Hook::Cleanup) => {
+                return HookState::Done;
             }
-            Some(Calling::Answered(Hooked::Refused, _)) => HookState::Refused,
-            Some(Calling::Answered(Hooked::NotYet, at)) if now.saturating_sub(*at) < AGAIN => HookState::Waits,
+            Some(Calling::Answered(Hooked::Refused(_), _)) => return HookState::Refused,
             Some(Calling::Under) => HookState::Waits,
-            Some(Calling::Answered(Hooked::NotYet, _)) | None => {
-                self.hooks.insert(call.clone(), Calling::Under);
-                HookState::Due(call)
+            Some(Calling::Answered(Hooked::NotYet(_) | Hooked::Lag(_), at))
+                if now.saturating_sub(*at) < again(call.hook) =>
+            {
+                HookState::Waits
             }
+            Some(Calling::Answered(Hooked::NotYet(_) | Hooked::Lag(_), _)) | None => HookState::Due(call.clone()),
+        };
+        self.phases.insert((call.by, call.node.clone()), Phase::Hook(call.hook));
+        if matches!(state, HookState::Due(_)) {
+            self.hooks.insert(call, Calling::Under);
         }
+        state
     }
 
     pub(super) fn on_hook(&mut self, call: &HookCall, hooked: Hooked, now: Duration) {
-        if let Some(calling) = self.hooks.get_mut(call) {
-            *calling = Calling::Answered(hooked, now);
+        let Some(calling) = self.hooks.get_mut(call) else {
+            return;
+        };
+        let (said, lag) = match &hooked {
+            Hooked::Done => (String::new(), None),
+            Hooked::Lag(lag) => (String::new(), Some(*lag)),
+            Hooked::NotYet(said) => (said.clone(), None),
+            Hooked::Refused(said) => (format!("refused: {said}"), None),
+        };
+        let note = HookNote {
+            node: call.node.clone(),
+            hook: call.hook,
+            unit: call.unit.clone(),
+            said,
+            lag,
+        };
+        if let Some(lag) = lag {
+            self.lags.insert((call.by, call.node.clone()), lag);
         }
+        let is_refusal = matches!(hooked, Hooked::Refused(_));
+        let is_told = hooked == Hooked::Done && matches!(call.hook, Hook::Activate | Hook::Cleanup);
+        *calling = Calling::Answered(hooked, now);
+        let before = self.notes.get(&call.by);
+        // That those who are told know is no news beside why they had to be.
+        if !(is_told && before.is_some_and(|noted| noted.is_refusal)) {
+            let written = before.and_then(|noted| noted.written);
+            let noted = Noted {
+                note,
+                is_refusal,
+                written,
+            };
+            self.notes.insert(call.by, noted);
+        }
+    }
+
+    /// What an application refused about a node, and why.
+    pub(super) fn refusal(&self, by: MoveId, node: &NodeId) -> Option<String> {
+        let mut calls = self
+            .hooks
+            .iter()
+            .filter(|(call, _)| call.by == by && call.node == *node);
+        calls.find_map(|(call, calling)| match calling {
+            Calling::Answered(Hooked::Refused(said), _) => {
+                Some(format!("{} at unit {} refused: {said}", call.hook, call.unit))
+            }
+            _ => None,
+        })
+    }
+
+    /// What the application said last about a move.
+    pub(super) fn note(&self, by: MoveId) -> Option<&HookNote> {
+        self.notes.get(&by).map(|noted| &noted.note)
+    }
+
+    /// What the application said last, if it is to be written now: each word of it is a commit, so not as often as it comes.
+    pub(super) fn note_due(&mut self, work: &Move, now: Duration) -> Option<HookNote> {
+        let noted = self.notes.get_mut(&work.id)?;
+        let is_new = work.note.as_ref() != Some(&noted.note);
+        let is_time = noted.written.is_none_or(|at| now.saturating_sub(at) >= NOTE_EVERY);
+        (is_new && is_time).then(|| {
+            noted.written = Some(now);
+            noted.note.clone()
+        })
+    }
+
+    /// A node waits for something else than the application.
+    pub(super) fn wait(&mut self, by: MoveId, node: &NodeId, phase: Phase) {
+        self.phases.entry((by, node.clone())).or_insert(phase);
+    }
+
+    /// What nodes wait for.
+    pub(super) fn phases(&self) -> impl Iterator<Item = Phase> {
+        self.phases.values().copied()
+    }
+
+    /// The copies that are furthest behind.
+    pub(super) fn lag(&self) -> Lag {
+        let copying = self
+            .phases
+            .iter()
+            .filter(|(_, phase)| **phase == Phase::Hook(Hook::Lag));
+        let lags = copying.filter_map(|(node, _)| self.lags.get(node));
+        lags.fold(Lag::default(), |most, lag| Lag {
+            changes: most.changes.max(lag.changes),
+            bytes: most.bytes.max(lag.bytes),
+            time: most.time.max(lag.time),
+        })
     }
 
     /// What is known of a key's claim; `None` while the store is being asked.
@@ -201,6 +312,18 @@ impl Hold {
     }
 }
 
+/// Until an application is asked again. While its keys are frozen they wait for it.
+fn again(hook: Hook) -> Duration {
+    match hook {
+        Hook::Quiesce | Hook::FinalSync => AGAIN,
+        _ => LAG_AGAIN,
+    }
+}
+
+/// Between two notes about what an application said.
+const NOTE_EVERY: Duration = Duration::from_secs(2);
+/// Until an application is asked again that is serving meanwhile.
+const LAG_AGAIN: Duration = Duration::from_millis(500);
 /// Until something that was not answered is asked again.
 const AGAIN: Duration = Duration::from_millis(100);
 /// Until something that the store refused is asked again.

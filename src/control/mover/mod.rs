@@ -30,6 +30,7 @@
 mod barrier;
 mod driver;
 mod memory;
+mod metrics;
 mod nodes;
 mod plan;
 mod progress;
@@ -41,14 +42,15 @@ pub mod units;
 
 use std::time::Duration;
 
-pub use self::driver::{Driver, HookAnswer, Hooks, NoHooks};
+pub use self::driver::{Driver, HookAnswer, Hooks};
 use self::memory::Memory;
-pub use self::plan::{Act, Hook, HookCall, Hooked, Plan, Planned, Step, Why};
+pub use self::metrics::Metrics;
+pub use self::plan::{Act, HookCall, Hooked, Phase, Plan, Planned, Step, Why};
 use super::store::{RelayStanding, StoreError};
 use crate::model::Name;
 use crate::routing::Routes;
 use crate::routing::record::{
-    Claim, Committed, Epoch, KeyBytes, Move, MoveId, MoveState, OpId, RecordId, RelayId, Rev,
+    Claim, Committed, Epoch, KeyBytes, Lag, Move, MoveId, MoveState, OpId, RecordId, RelayId, Rev,
 };
 
 /// Says the next steps of moves, for one relay.
@@ -160,6 +162,16 @@ impl Mover {
         claims: &Result<(Rev, Vec<Option<Claim>>), StoreError>,
     ) {
         self.memory.on_claims(by, keys, asked_at, claims);
+    }
+
+    /// What nodes of moves that this relay drives waited for at the last look.
+    pub fn phases(&self) -> impl Iterator<Item = Phase> {
+        self.memory.phases()
+    }
+
+    /// How far the copies of applications are behind that are furthest behind; of moves that this relay drives.
+    pub fn lag(&self) -> Lag {
+        self.memory.lag()
     }
 
     /// Goes on with a move whose driver is gone.

@@ -3,9 +3,9 @@
 use super::barrier::{Barrier, lease_of};
 use super::memory::HookState;
 use super::plan::Put;
-use super::{Hook, Job, LOOK_FROZEN, Mover, Plan, Planned, Sight, Step, Why};
+use super::{Job, LOOK_FROZEN, Mover, Phase, Plan, Planned, Sight, Step, Why};
 use crate::model::{Name, UnitId};
-use crate::routing::record::{KeyBytes, MoveKind, MoveState, Node, NodeId, RecordId, Rev, State, Target};
+use crate::routing::record::{Hook, KeyBytes, MoveKind, MoveState, Node, NodeId, RecordId, Rev, State, Target};
 use crate::routing::{Found, RouteError, Unmovable};
 
 impl Mover {
@@ -100,7 +100,7 @@ impl Mover {
         (from, to): (&UnitId, &UnitId),
         plan: &mut Plan,
     ) {
-        for hook in [Hook::Prepare, Hook::Lag] {
+        for hook in [Hook::Prepare, Hook::Copy, Hook::Lag] {
             match self.hook(sight, job, &node.id, (hook, to), plan) {
                 HookState::Done => {}
                 HookState::Refused => return self.abort(sight, job, node, Why::Hook, plan),
@@ -109,6 +109,7 @@ impl Mover {
         }
         let count = self.weight(&node.id);
         let frozen = self.frozen(sight, from);
+        self.memory.wait(job.work.id, &node.id, Phase::Freeze);
         if job.is_held || frozen > 0 && frozen + count > self.limits.frozen_max {
             return;
         }
@@ -136,10 +137,6 @@ impl Mover {
         (from, to): (&UnitId, &UnitId),
         plan: &mut Plan,
     ) {
-        let quiesced = self.hook(sight, job, &node.id, (Hook::Quiesce, from), plan);
-        if quiesced == HookState::Refused {
-            return self.abort(sight, job, node, Why::Hook, plan);
-        }
         let Some(dimension) = node.id.dimension() else { return };
         let barrier = Barrier {
             by: job.work.id,
@@ -150,13 +147,16 @@ impl Mover {
             in_flight_max: self.limits.in_flight_max,
         };
         let is_passed = sight.standing.is_some_and(|standing| barrier.is_passed(standing));
-        if !is_passed || quiesced != HookState::Done {
-            return;
+        if !is_passed {
+            return self.memory.wait(job.work.id, &node.id, Phase::Drain);
         }
-        match self.hook(sight, job, &node.id, (Hook::FinalSync, to), plan) {
-            HookState::Done => {}
-            HookState::Refused => return self.abort(sight, job, node, Why::Hook, plan),
-            HookState::Due(_) | HookState::Waits => return,
+        // Only now: before, a call that was let through could still reach an application that has said it is done.
+        for hook in [(Hook::Quiesce, from), (Hook::FinalSync, to)] {
+            match self.hook(sight, job, &node.id, hook, plan) {
+                HookState::Done => {}
+                HookState::Refused => return self.abort(sight, job, node, Why::Hook, plan),
+                HookState::Due(_) | HookState::Waits => return,
+            }
         }
         let put = Put {
             target: Target::Unit(to.clone()),
@@ -180,7 +180,14 @@ impl Mover {
             state,
             previous: node.previous.clone(),
         };
-        self.commit(plan, Planned::of_node(sight, job, &node.id, put, Step::Abort(why)));
+        let planned = Planned::of_node(sight, job, &node.id, put, Step::Abort(why));
+        let planned = planned.because(why.as_str());
+        let refusal = self.memory.refusal(job.work.id, &node.id);
+        let planned = match refusal.filter(|_| why == Why::Hook) {
+            Some(refusal) => planned.because(&refusal),
+            None => planned,
+        };
+        self.commit(plan, planned);
     }
 
     /// Keys of a unit that are frozen, or about to be.

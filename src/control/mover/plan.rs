@@ -1,13 +1,12 @@
 //! What a mover says is to be done.
 
-use std::fmt;
 use std::time::Duration;
 
 use super::{Job, Sight};
 use crate::model::{Name, UnitId};
 use crate::routing::key_hash;
 use crate::routing::record::{
-    Commit, KeyBytes, Move, MoveId, Node, NodeId, OpId, Record, RecordId, Rev, State, Target,
+    Commit, Hook, KeyBytes, Lag, Move, MoveId, MoveState, Node, NodeId, OpId, Record, RecordId, Rev, State, Target,
 };
 
 /// What is to be done, and when to look again.
@@ -44,6 +43,8 @@ pub struct Planned {
     pub about: RecordId,
     /// Which step.
     pub step: Step,
+    /// Whether the move had ended but for its trail.
+    pub(super) was_trailing: bool,
     /// Keys that it freezes, of whom.
     pub(super) freezes: Option<(UnitId, usize)>,
 }
@@ -122,7 +123,29 @@ impl Step {
 }
 
 impl Why {
-    fn as_str(self) -> &'static str {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Stopped,
+        Self::Destination,
+        Self::Unit,
+        Self::Budget,
+        Self::CopyLimit,
+        Self::Hook,
+    ];
+
+    /// In series.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::Destination => "destination",
+            Self::Unit => "unit",
+            Self::Budget => "budget",
+            Self::CopyLimit => "copy_limit",
+            Self::Hook => "hook",
+        }
+    }
+
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Stopped => "stays: the move was stopped",
             Self::Destination => "stays: the new owner takes no keys",
@@ -147,46 +170,61 @@ pub struct HookCall {
     pub hook: Hook,
     /// The unit whose application is asked.
     pub unit: UnitId,
+    /// Who has the node before the move; `None` if that is many, or not known any more.
+    pub from: Option<UnitId>,
+    /// Who is to have it.
+    pub to: UnitId,
 }
 
-/// What the application is asked.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Hook {
-    /// At the new owner: get ready.
-    Prepare,
-    /// At the new owner: has it copied nearly all?
-    Lag,
-    /// At the old owner: finish what is running.
-    Quiesce,
-    /// At the new owner: has it copied all, now that nothing changes?
-    FinalSync,
-    /// At the unit that has the node now, the old owner if the move was given up.
-    Activate,
-    /// At the old owner: it may forget the node.
-    Cleanup,
-}
-
-/// What an application answered.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// What an application answered. Texts are for people.
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Hooked {
     /// Yes.
     Done,
+    /// So far behind is its copy.
+    Lag(Lag),
     /// Not yet, or it could not be reached; it is asked again.
-    NotYet,
+    NotYet(String),
     /// No: the node stays where it is.
-    Refused,
+    Refused(String),
 }
 
-impl fmt::Display for Hook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Prepare => "prepare",
-            Self::Lag => "lag",
-            Self::Quiesce => "quiesce",
-            Self::FinalSync => "final_sync",
-            Self::Activate => "activate",
-            Self::Cleanup => "cleanup",
-        })
+/// How far a node is, by what it waits for.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Phase {
+    /// An answer of the application.
+    Hook(Hook),
+    /// Its turn to be frozen.
+    Freeze,
+    /// Relays of its unit to report that nothing is in flight.
+    Drain,
+    /// The time for which its old owner is remembered.
+    Trail,
+}
+
+impl Phase {
+    /// All of them.
+    pub const ALL: [Self; Hook::ALL.len() + 3] = [
+        Self::Hook(Hook::Prepare),
+        Self::Hook(Hook::Copy),
+        Self::Hook(Hook::Lag),
+        Self::Freeze,
+        Self::Drain,
+        Self::Hook(Hook::Quiesce),
+        Self::Hook(Hook::FinalSync),
+        Self::Hook(Hook::Activate),
+        Self::Trail,
+        Self::Hook(Hook::Cleanup),
+    ];
+
+    /// In series.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Hook(hook) => hook.as_str(),
+            Self::Freeze => "freeze",
+            Self::Drain => "drain",
+            Self::Trail => "trail",
+        }
     }
 }
 
@@ -216,6 +254,7 @@ impl Planned {
             by,
             about,
             step,
+            was_trailing: job.work.state == MoveState::Trailing,
             freezes: None,
         }
     }
@@ -244,8 +283,19 @@ impl Planned {
             by: job.work.id,
             about,
             step,
+            was_trailing: false,
             freezes: None,
         }
+    }
+
+    /// Says in the record of a node why.
+    pub(super) fn because(mut self, why: &str) -> Self {
+        for record in &mut self.commit.puts {
+            if let Record::Node(node) = record {
+                node.reason = format!("{}: {why}", node.reason);
+            }
+        }
+        self
     }
 
     /// Also compares this record as it is in the copy.

@@ -1,9 +1,11 @@
 //! How far a move is: what has become of its nodes, which come next, and when it has ended.
 
+use std::time::Duration;
+
 use super::memory::HookState;
-use super::{Act, Hook, HookCall, Job, LOOK_UNDER_WAY, Mover, Plan, Planned, Sight, Step};
+use super::{Act, HookCall, Job, LOOK_UNDER_WAY, Mover, Plan, Planned, Sight, Step};
 use crate::model::{Name, UnitId};
-use crate::routing::record::{KeyBytes, Move, MoveKind, MoveState, NodeId, RecordId, State};
+use crate::routing::record::{Hook, HookSpec, KeyBytes, Move, MoveKind, MoveState, NodeId, RecordId, State};
 
 /// What has become of a node of a move.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -78,7 +80,7 @@ impl Mover {
             }
             let fate = self.fate(sight, job.work, node);
             let is_done = match fate {
-                Fate::Moved | Fate::Stayed => self.is_told(sight, job, node, plan),
+                Fate::Moved | Fate::Stayed => self.is_told(sight, job, node, fate, plan),
                 Fate::UnderWay => false,
                 Fate::Untouched if is_stopping => true,
                 Fate::Untouched => {
@@ -127,25 +129,35 @@ impl Mover {
         }
     }
 
-    /// Whether the application of whoever has the node now knows that it does.
-    fn is_told(&mut self, sight: &Sight<'_>, job: &Job<'_>, node: &NodeId, plan: &mut Plan) -> bool {
+    /// Whether the application of whoever has the node now knows that it does, and that of whoever did not get it that it did
+    /// not. One that cannot be told for long is not waited for: what is decided is decided.
+    fn is_told(&mut self, sight: &Sight<'_>, job: &Job<'_>, node: &NodeId, fate: Fate, plan: &mut Plan) -> bool {
         let Some(view) = sight.routes.view(node) else {
             return true;
         };
+        let asks = job.work.options.hooks && application(sight, node).is_some();
+        if !asks || self.memory.settled(job.work, node).is_some() {
+            return true;
+        }
         let owner = match (&job.work.kind, view.unit()) {
             (MoveKind::Nodes, Some(owner)) => owner,
             (MoveKind::Nodes, None) => return true,
             _ => &job.work.to,
         };
-        !job.work.options.hooks
-            || self.memory.settled(job.work, node).is_some()
-            || matches!(
-                self.hook(sight, job, node, (Hook::Activate, owner), plan),
-                HookState::Done | HookState::Refused
-            )
+        let mut tells = vec![(Hook::Activate, owner)];
+        if fate == Fate::Stayed && job.work.kind == MoveKind::Nodes {
+            tells.push((Hook::Cleanup, &job.work.to));
+        }
+        let age = self.memory.age(RecordId::Node(node.clone()), view.rev(), sight.now);
+        let mut are_told = true;
+        for tell in tells {
+            let state = self.hook(sight, job, node, tell, plan);
+            are_told &= matches!(state, HookState::Done | HookState::Refused);
+        }
+        are_told || age >= TOLD_MAX
     }
 
-    /// Asks the application of a unit, once.
+    /// Asks the application of a unit, once. Without one all is done.
     pub(super) fn hook(
         &mut self,
         sight: &Sight<'_>,
@@ -154,17 +166,22 @@ impl Mover {
         (hook, unit): (Hook, &UnitId),
         plan: &mut Plan,
     ) -> HookState {
-        if !job.work.options.hooks {
+        let Some(spec) = application(sight, node).filter(|_| job.work.options.hooks) else {
             return HookState::Done;
-        }
+        };
+        let view = sight.routes.view(node);
+        let owner = view.and_then(|view| view.unit()).filter(|owner| **owner != job.work.to);
+        let from = owner.or(view.and_then(|view| view.previous())).cloned();
         let call = HookCall {
             by: job.work.id,
             node: node.clone(),
             rev: sight.routes.rev_of(&RecordId::Node(node.clone())),
             hook,
             unit: unit.clone(),
+            from: from.filter(|_| job.work.kind == MoveKind::Nodes),
+            to: job.work.to.clone(),
         };
-        let state = self.memory.hook(call, sight.now);
+        let state = self.memory.hook(call, spec, sight.now);
         if let HookState::Due(call) = &state {
             plan.acts.push(Act::Hook(call.clone()));
         }
@@ -191,6 +208,12 @@ impl Mover {
             (MoveState::Aborting, Step::Stop)
         } else if tally.next - work.next >= stride && tally.next < count && work.state == MoveState::Running {
             (work.state, Step::Progress)
+        } else if let Some(note) = self.memory.note_due(work, sight.now) {
+            let work = Move {
+                note: Some(note),
+                ..work.clone()
+            };
+            return self.commit(plan, Planned::of_move(sight, job, work, Step::Progress, "note"));
         } else {
             return;
         };
@@ -203,12 +226,27 @@ impl Mover {
             },
             moved: tally.moved,
             aborted: tally.aborted,
+            note: self.memory.note(work.id).cloned().or_else(|| work.note.clone()),
             ..work.clone()
         };
+        if state == MoveState::Finished {
+            return self.finish(sight, job, next, plan);
+        }
         self.commit(plan, Planned::of_move(sight, job, next, step, ""));
     }
 }
 
+/// The application that is asked about a node; of a unit the first one, since all are asked and answer together.
+fn application<'a>(sight: &Sight<'a>, node: &NodeId) -> Option<&'a HookSpec> {
+    let mut dimensions = sight.routes.book().dimensions.iter();
+    match node.dimension() {
+        Some(name) => dimensions.find(|spec| spec.name == *name)?.hooks.as_ref(),
+        None => dimensions.find_map(|spec| spec.hooks.as_ref()),
+    }
+}
+
+/// The longest that an application is told again what was decided.
+pub(super) const TOLD_MAX: Duration = Duration::from_secs(600);
 /// How often it is noted how far a move is, at most.
 const STEPS_NOTED: u32 = 20;
 /// A move of fewer nodes goes on whatever happens.

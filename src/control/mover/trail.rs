@@ -2,9 +2,10 @@
 
 use super::memory::HookState;
 use super::plan::operation;
-use super::{Hook, Job, LOOK_AT_TRAIL, Mover, Plan, Planned, Sight, Step};
+use super::progress::TOLD_MAX;
+use super::{Job, LOOK_AT_TRAIL, Mover, Phase, Plan, Planned, Sight, Step};
 use crate::routing::NodeView;
-use crate::routing::record::{Commit, Move, MoveState, Node, Record, RecordId, Rev, State};
+use crate::routing::record::{Commit, Hook, Move, MoveKind, MoveState, Node, Record, RecordId, Rev, State};
 
 impl Mover {
     /// After its time, has the application of the old owner clean up, then forgets the old owner, some nodes at a time.
@@ -14,7 +15,11 @@ impl Mover {
             return;
         }
         let left = job.work.options.trail.saturating_sub(age);
+        let gives_up = age >= job.work.options.trail + TOLD_MAX;
         if !left.is_zero() {
+            if let Some(node) = job.work.nodes.first() {
+                self.memory.wait(job.work.id, node, Phase::Trail);
+            }
             return plan.look_again(left.min(LOOK_AT_TRAIL));
         }
         let mut clean = Vec::new();
@@ -32,6 +37,7 @@ impl Mover {
             }
             match self.hook(sight, job, id, (Hook::Cleanup, from), plan) {
                 HookState::Done | HookState::Refused => clean.push(node),
+                HookState::Due(_) | HookState::Waits if gives_up => clean.push(node),
                 HookState::Due(_) | HookState::Waits => waits = true,
             }
             if clean.len() >= TOGETHER_MAX {
@@ -43,12 +49,30 @@ impl Mover {
         } else if waits {
             plan.look_again(super::LOOK_UNDER_WAY);
         } else {
-            let work = Move {
-                state: MoveState::Finished,
-                ..job.work.clone()
-            };
-            self.commit(plan, Planned::of_move(sight, job, work, Step::End, ""));
+            self.finish(sight, job, job.work.clone(), plan);
         }
+    }
+
+    /// S8: ends a move for good. Of those that finished before, the oldest are removed: they are kept for people only.
+    pub(super) fn finish(&mut self, sight: &Sight<'_>, job: &Job<'_>, work: Move, plan: &mut Plan) {
+        let mut nodes = work.nodes;
+        if work.kind == MoveKind::Nodes {
+            nodes.truncate(Move::NODES_KEPT);
+        }
+        let work = Move {
+            state: MoveState::Finished,
+            nodes,
+            ..work
+        };
+        let mut planned = Planned::of_move(sight, job, work, Step::End, "");
+        let mut finished: Vec<_> = sight.routes.finished_moves().map(|(id, rev)| (rev, id)).collect();
+        finished.sort_unstable();
+        let too_many = (finished.len() + 1).saturating_sub(Move::FINISHED_MAX);
+        for (rev, id) in finished.into_iter().take(too_many.min(TOGETHER_MAX)) {
+            planned.compare_at(RecordId::Move(id), rev);
+            planned.commit.removes.push(RecordId::Move(id));
+        }
+        self.commit(plan, planned);
     }
 }
 
@@ -78,6 +102,7 @@ fn cleared(sight: &Sight<'_>, job: &Job<'_>, nodes: &[&Node]) -> Planned {
         by: job.work.id,
         about,
         step: Step::ClearTrail,
+        was_trailing: true,
         freezes: None,
     }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::barrier::{Barrier, longest_lease};
 use super::memory::HookState;
 use super::plan::Put;
-use super::{Hook, Job, LOOK_FROZEN, LOOK_UNDER_WAY, Mover, Plan, Planned, Sight, Step, Why};
+use super::{Job, LOOK_FROZEN, LOOK_UNDER_WAY, Mover, Plan, Planned, Sight, Step, Why};
 use crate::model::UnitId;
-use crate::routing::record::{MoveKind, MoveState, Node, NodeId, Record, RecordId, State, Target};
+use crate::routing::record::{Hook, MoveKind, MoveState, Node, NodeId, Record, RecordId, State, Target};
 
 /// Units and weights.
 type Shares = Vec<(UnitId, u16)>;
@@ -70,7 +70,7 @@ impl Mover {
         if !is_alive || age >= job.work.options.copy_limit {
             return Some(false);
         }
-        for hook in [Hook::Prepare, Hook::Lag] {
+        for hook in [Hook::Prepare, Hook::Copy, Hook::Lag] {
             match self.hook(sight, job, id, (hook, &job.work.to), plan) {
                 HookState::Done => {}
                 HookState::Refused => return Some(false),

@@ -219,6 +219,7 @@ fn work(since: Rev, kind: MoveKind, nodes: Vec<NodeId>, to: UnitId, (asked, numb
         aborted: 0,
         asked_at: asked.at,
         reason: asked.reason.clone(),
+        note: None,
     }
 }
 

@@ -5,10 +5,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::control::store::RelayStanding;
-use crate::model::{Name, UnitId};
+use crate::model::{Name, ServiceName, UnitId};
 use crate::routing::Explanation;
 use crate::routing::record::{
-    Book, Claim, Epoch, KeyBytes, Lease, Move, MoveId, MoveState, Node, NodeId, RelayId, Rev, SessionId, State, Target,
+    Book, Claim, Epoch, HookNote, KeyBytes, Lease, Move, MoveId, MoveState, Node, NodeId, RelayId, Rev, SessionId,
+    State, Target,
 };
 
 /// An answer; one JSON document.
@@ -242,6 +243,9 @@ pub struct MoveRow {
     pub asked_at: u64,
     /// Who asked, and why.
     pub reason: String,
+    /// What the application said last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<HookNote>,
 }
 
 /// How a relay stands.
@@ -269,6 +273,10 @@ pub struct Plan {
     pub nodes: Vec<PlannedNode>,
     /// What is there already.
     pub there_already: usize,
+    /// The applications that are asked at each step. Without one, calls that outlive their deadline may still write at the old
+    /// owner after the move (guarantee level L0).
+    #[serde(default)]
+    pub hooks: Vec<ServiceName>,
 }
 
 /// What taking a move back does.
@@ -362,13 +370,14 @@ impl MoveRow {
             id: work.id,
             to: work.to,
             state: work.state,
-            nodes: work.nodes.len(),
+            nodes: work.nodes.len().max(done),
             moved: work.moved,
             aborted: work.aborted,
             under_way,
             driver: work.driver,
             asked_at: work.asked_at,
             reason: work.reason,
+            note: work.note,
         }
     }
 }

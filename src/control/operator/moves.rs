@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::give::takes_keys;
 use super::looked::Looked;
 use super::{Answer, MoveAsk, MoveRow, Operator, OperatorError, Plan, PlannedNode, READ_AT_ONCE, Which};
-use crate::model::{Name, UnitId};
+use crate::model::{Name, ServiceName, UnitId};
 use crate::routing::record::{
     Book, Change, Commit, Committed, Move, MoveId, MoveKind, MoveState, Node, NodeId, OpId, Record, RecordId, RelayId,
     Rev, State, Target,
@@ -38,6 +38,7 @@ impl Operator {
             aborted: 0,
             asked_at: now,
             reason: described(&ask.who, &ask.reason),
+            note: None,
         };
         let committed = self
             .store()
@@ -92,6 +93,7 @@ impl Operator {
             to: ask.to.clone(),
             nodes: Vec::new(),
             there_already: 0,
+            hooks: Vec::new(),
         };
         for (id, found) in nodes.into_iter().zip(found) {
             let from = owner(&table, &looked, &id, found, &self.0.place.unit)?;
@@ -107,6 +109,9 @@ impl Operator {
             } else {
                 plan.nodes.push(PlannedNode { id, from });
             }
+        }
+        if ask.options.hooks {
+            plan.hooks = applications(routes.book(), &plan.nodes);
         }
         Ok((plan, published.epoch.rev()))
     }
@@ -283,6 +288,18 @@ fn expand(what: &[Which], book: &Book) -> Result<Vec<NodeId>, OperatorError> {
         }
         _ => Ok(nodes),
     }
+}
+
+/// The applications that are asked about nodes, each once.
+fn applications(book: &Book, nodes: &[PlannedNode]) -> Vec<ServiceName> {
+    let is_concerned = |name: &Name| nodes.iter().any(|node| node.id.dimension() == Some(name));
+    let concerned = book.dimensions.iter().filter(|spec| is_concerned(&spec.name));
+    let mut services: Vec<_> = concerned
+        .filter_map(|spec| Some(spec.hooks.as_ref()?.service.clone()))
+        .collect();
+    services.sort();
+    services.dedup();
+    services
 }
 
 fn bucket_of(dimension: &Name, bucket: u16) -> NodeId {

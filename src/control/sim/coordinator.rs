@@ -11,7 +11,8 @@ use crate::control::mover::{Act, HookCall, Hooked, Limits, Mover, Sight, Standin
 use crate::control::store::StoreError;
 use crate::routing::Routes;
 use crate::routing::record::{
-    Commit, Move, MoveId, MoveKind, MoveOptions, MoveState, NodeId, OpId, Record, RecordId, RelayId, Rev, State,
+    Commit, Hook, Lag, Move, MoveId, MoveKind, MoveOptions, MoveState, NodeId, OpId, Record, RecordId, RelayId, Rev,
+    State,
 };
 
 /// The mover of one life, and what its driver remembers.
@@ -115,6 +116,7 @@ impl World {
             aborted: 0,
             asked_at: self.now / 1_000_000,
             reason: String::new(),
+            note: None,
         };
         Commit {
             op: OpId(self.dice.u128(..)),
@@ -221,8 +223,12 @@ impl World {
     /// An application has answered.
     pub(super) fn on_hook(&mut self, life: Life, call: &HookCall) {
         let hooked = match self.dice.u8(..20) {
-            0 if !self.calm => Hooked::Refused,
-            0..6 => Hooked::NotYet,
+            0 if !self.calm => Hooked::Refused("no".to_owned()),
+            0..6 if call.hook == Hook::Lag => Hooked::Lag(Lag {
+                changes: 1_000_000,
+                ..Lag::default()
+            }),
+            0..6 => Hooked::NotYet("wait".to_owned()),
             _ => Hooked::Done,
         };
         let now = self.relays[life.relay].clock(self.now);

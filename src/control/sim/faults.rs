@@ -61,7 +61,6 @@ impl World {
         self.note(&(life, "ends"));
         self.relays[relay].running = None;
         self.relays[relay].held.clear();
-        self.witness.on_crash(life);
         let time = self.some_time() / 3;
         self.plan_in(time, Event::Restart(relay));
     }

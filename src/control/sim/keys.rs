@@ -112,7 +112,10 @@ fn rule(dimension: &str, unit: &str) -> Rule {
 pub(super) fn book(leases: [Lease; 3]) -> Book {
     let dimension = |text: &str, placement: serde_json::Value, owner_lease| DimensionSpec {
         owner_lease,
-        ..serde_json::from_value(serde_json::json!({ "name": text, "placement": placement })).unwrap()
+        ..serde_json::from_value(
+            serde_json::json!({ "name": text, "placement": placement, "hooks": { "service": "im.OwnerControl" } }),
+        )
+        .unwrap()
     };
     let [conversations, users, companies] = leases;
     let share = |unit, hash| Rule {

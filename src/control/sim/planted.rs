@@ -17,6 +17,8 @@ pub(in crate::control) enum Planted {
     ReportWithoutRevision,
     /// A silent relay counts as stopped when its lease is over, with calls that it let through before still running.
     ExpiryIgnoresCalls,
+    /// A relay that starts again reports freezes as drained at once, with calls of its life before still running.
+    ForgetsWhatRan,
     /// Who claims a key gets it, whoever has it.
     BlindClaim,
     /// A call is registered some time after its route was looked at.
@@ -35,6 +37,7 @@ impl Planted {
         Self::NotCaughtUp,
         Self::ReportWithoutRevision,
         Self::ExpiryIgnoresCalls,
+        Self::ForgetsWhatRan,
         Self::BlindClaim,
         Self::RegistersLate,
         Self::AbortsLate,

@@ -9,6 +9,7 @@ use super::coordinator::Driver;
 use super::desks::Heard;
 use super::keys::{UNITS, name, unit};
 use super::net::Spot;
+use super::owner::IN_FLIGHT_MAX;
 use super::planted::Planted;
 use super::store::{Answer, Ask, Question};
 use super::{Event, World};
@@ -158,7 +159,7 @@ impl World {
         let known = Known::new(1000, self.store.snapshot().seed);
         relay.running = Some(Running {
             number: relay.lives,
-            keeper: Keeper::new(relay.unit().clone(), gates, saved, now),
+            keeper: Keeper::new(relay.unit().clone(), gates, saved, IN_FLIGHT_MAX, now),
             table,
             lease: LeaseState::default(),
             gates: (0..SHARDS).map(|_| Gate::default()).collect(),
@@ -254,7 +255,7 @@ impl World {
 
     fn on_answer(&mut self, life: Life, question: u64, answer: Answer) {
         let (now, dice) = (self.relays[life.relay].clock(self.now), self.dice.f64());
-        let hasty = self.has(Planted::NotCaughtUp);
+        let (hasty, forgets) = (self.has(Planted::NotCaughtUp), self.has(Planted::ForgetsWhatRan));
         let running = self.at(life);
         let Some(asked) = running.pending.remove(&question) else {
             return;
@@ -270,7 +271,16 @@ impl World {
             }
             (Asked::Open, Answer::Opened(opened)) => {
                 let epoch = if hasty { Epoch::default() } else { opened.epoch };
-                keeper.on_opened(&Ok(Opened { epoch, ..opened }), now, dice);
+                let succeeds = opened.succeeds && !forgets;
+                keeper.on_opened(
+                    &Ok(Opened {
+                        epoch,
+                        succeeds,
+                        ..opened
+                    }),
+                    now,
+                    dice,
+                );
                 let session = (life, opened.session, opened.epoch.rev());
                 self.witness.on_opened(session);
             }

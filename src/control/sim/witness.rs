@@ -171,11 +171,4 @@ impl Witness {
             of_key.remove(&running);
         }
     }
-
-    /// The calls of a life that is over: their connections are, too.
-    pub(super) fn on_crash(&mut self, life: Life) {
-        for of_key in self.running.values_mut() {
-            of_key.retain(|_, (of, _)| *of != life);
-        }
-    }
 }

@@ -8,7 +8,8 @@
 //! - W1. A copy is in force at all shards before any of them is asked to wait for what is frozen in it (P4).
 //! - W2. What a gate cannot take now is offered again, and what the store did not hear is reported again: a freeze is waited for
 //!   until it is over, whatever was lost.
-//! - W3. At an orderly end the session is closed: nobody waits for this relay any more.
+//! - W3. At an orderly end the session is closed: nobody waits for this relay any more. If calls were cut off it is not: then
+//!   they are waited for like those of a relay that is gone.
 //!
 //! # Not here
 //! What to do when (`keeper`), moving keys (`mover`), claims (`claims`).
@@ -52,6 +53,10 @@ pub struct Parts {
     pub book: Book,
     /// Series.
     pub metrics: Metrics,
+    /// Longest time a call may run.
+    pub in_flight_max: Duration,
+    /// Cancelled before the stop if calls were cut off: they may go on at services, so the session is not closed.
+    pub cut_off: CancellationToken,
 }
 
 /// Keeps the copy of one relay.
@@ -69,6 +74,7 @@ pub struct Worker {
     saved: SavedCopy,
     book: Book,
     metrics: Metrics,
+    cut_off: CancellationToken,
     away: bool,
 }
 
@@ -92,7 +98,7 @@ impl Worker {
         }
         let gates = parts.gates.keys().copied().collect();
         Self {
-            keeper: Keeper::new(parts.relay.unit.clone(), gates, copy, boot_time()),
+            keeper: Keeper::new(parts.relay.unit.clone(), gates, copy, parts.in_flight_max, boot_time()),
             store: parts.store,
             relay: parts.relay,
             routing: parts.routing,
@@ -104,6 +110,7 @@ impl Worker {
             saved,
             book: parts.book,
             metrics: parts.metrics,
+            cut_off: parts.cut_off,
             away: false,
         }
     }
@@ -279,6 +286,11 @@ impl Worker {
         self.saved.end(self.keeper.routes());
         if let Some(session) = self.keeper.lease().session() {
             self.routing.set_lease(routing::lease::LeaseState::default());
+            if self.cut_off.is_cancelled() {
+                return tracing::warn!(
+                    "calls were cut off that services may still run; moves wait until the lease of this relay is over"
+                );
+            }
             let closed = tokio::time::timeout(END_LIMIT, self.store.close(session)).await;
             if !matches!(closed, Ok(Ok(()))) {
                 tracing::warn!("the route store did not hear that this relay ends; moves wait until its lease is over");

@@ -177,6 +177,20 @@ impl Routes {
         self.moves.values().map(Arc::as_ref)
     }
 
+    /// Whether this service is the application of a dimension that takes part in moves.
+    pub fn is_hook_service(&self, service: &str) -> bool {
+        let mut hooks = self.book().dimensions.iter().filter_map(|spec| spec.hooks.as_ref());
+        hooks.any(|hooks| hooks.service.as_str() == service)
+    }
+
+    /// Moves that have finished, in no order, each with the revision at which it did.
+    pub fn finished_moves(&self) -> impl Iterator<Item = (MoveId, Rev)> {
+        self.others.iter().filter_map(|(id, rev)| match id {
+            RecordId::Move(id) if !self.moves.contains_key(id) => Some((*id, *rev)),
+            _ => None,
+        })
+    }
+
     /// The hash of a key in this copy.
     pub fn hash(&self, dimension: &[u8], key: &[u8]) -> KeyHash {
         key_hash(self.seed, dimension, key)

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::HookSpec;
 use crate::model::{Name, UnitId};
 use crate::routing::Rule;
 
@@ -42,6 +43,9 @@ pub struct DimensionSpec {
     /// Longest key in bytes. Default 256.
     #[serde(default = "key_bytes_max")]
     pub key_bytes_max: u16,
+    /// The application that takes part in moves of its keys. Default: none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<HookSpec>,
 }
 
 impl DimensionSpec {
@@ -58,6 +62,7 @@ impl DimensionSpec {
             local_mode: LocalMode::default(),
             claim_fallback: Fallback::default(),
             key_bytes_max: key_bytes_max(),
+            hooks: None,
         }
     }
 }

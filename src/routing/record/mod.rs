@@ -8,6 +8,7 @@
 //! - K2. A record that is not wanted any more becomes a tombstone: an epoch that was seen never goes back (R-D2).
 
 mod book;
+mod hooks;
 mod ids;
 mod key;
 mod moves;
@@ -15,6 +16,7 @@ mod node;
 mod session;
 
 pub use book::{Book, DimensionSpec, Fallback, Lease, LeaseError, LocalMode, Placement, PlacementRule, Share};
+pub use hooks::{Hook, HookNote, HookSpec, Lag};
 pub use ids::{Epoch, MoveId, NodeId, OpId, RecordId, Rev, SessionId};
 pub use key::KeyBytes;
 pub use moves::{Move, MoveKind, MoveOptions, MoveState};

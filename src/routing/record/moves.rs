@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{MoveId, NodeId, RelayId, Rev};
+use super::{HookNote, MoveId, NodeId, RelayId, Rev};
 use crate::model::UnitId;
 
 /// Work that moves nodes, or a whole unit. What has become of each node stands in its own record; this one
@@ -39,11 +39,18 @@ pub struct Move {
     pub asked_at: u64,
     /// Who asked, and why.
     pub reason: String,
+    /// What the application said last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<HookNote>,
 }
 
 impl Move {
     /// More keys are moved by several moves.
     pub const NODES_MAX: usize = 10_000;
+    /// Finished moves that are kept, for people; older ones are removed.
+    pub const FINISHED_MAX: usize = 100;
+    /// Nodes that a finished move still names.
+    pub const NODES_KEPT: usize = 100;
 }
 
 /// What is done.
@@ -69,10 +76,8 @@ pub enum MoveKind {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default)]
 pub struct MoveOptions {
-    /// Ask the application's `OwnerControl` service at each step.
+    /// Ask the application of the dimension at each step, if it has one ([`HookSpec`](super::HookSpec)). Default: yes.
     pub hooks: bool,
-    /// Deliver admitted writes to the new owner too while copying.
-    pub mirror: bool,
     /// Nodes under way at once. Default 8.
     pub parallel: u16,
     /// Longest time a node may be frozen before the move of it is given up. Default 2 s.
@@ -89,8 +94,7 @@ pub struct MoveOptions {
 impl Default for MoveOptions {
     fn default() -> Self {
         Self {
-            hooks: false,
-            mirror: false,
+            hooks: true,
             parallel: 8,
             freeze_budget: Duration::from_secs(2),
             copy_limit: Duration::from_secs(3600),

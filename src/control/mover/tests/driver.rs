@@ -7,11 +7,13 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::super::{Driver, Hook, HookAnswer, HookCall, Hooked, Hooks, Limits};
+use super::super::{Driver, HookAnswer, HookCall, Hooked, Hooks, Limits, Metrics};
 use super::world::{World, key, name, relay};
 use crate::control::embedded::Embedded;
 use crate::control::store::Store;
-use crate::routing::record::{Commit, FreezeAck, Move, MoveId, MoveState, OpId, Record, RecordId, RelayId, Rev, State};
+use crate::routing::record::{
+    Commit, FreezeAck, Hook, Lag, Move, MoveId, MoveState, OpId, Record, RecordId, RelayId, Rev, State,
+};
 use crate::routing::{self, RouteTable, Routes};
 
 /// An application that says yes, and notes what it was asked.
@@ -24,7 +26,14 @@ impl Hooks for Notes {
         *count += 1;
         // It has not copied enough at first.
         let is_late = call.hook == Hook::Lag && *count == 1;
-        let hooked = if is_late { Hooked::NotYet } else { Hooked::Done };
+        let hooked = match call.hook {
+            Hook::Lag if is_late => Hooked::Lag(Lag {
+                changes: 5000,
+                ..Lag::default()
+            }),
+            Hook::Lag => Hooked::Lag(Lag::default()),
+            _ => Hooked::Done,
+        };
         Box::pin(std::future::ready(hooked))
     }
 }
@@ -105,7 +114,15 @@ async fn a_driver_moves_keys_in_the_store_of_a_file() {
     let kept = tracker.spawn(keep(Arc::clone(&store), routing.clone(), relay("a-1")));
     let hooks = Arc::new(Notes(parking_lot::Mutex::default()));
     let asked: Arc<dyn Hooks> = Arc::<Notes>::clone(&hooks);
-    let driver = Driver::new(Arc::clone(&store), relay("a-1"), routing, asked, Limits::default());
+    let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+    let driver = Driver::new(
+        Arc::clone(&store),
+        relay("a-1"),
+        routing,
+        asked,
+        Limits::default(),
+        metrics,
+    );
     let driving = tracker.spawn(driver.run(stop.clone()));
 
     let world = World::new(&["a-1"], &[]);
@@ -125,7 +142,13 @@ async fn a_driver_moves_keys_in_the_store_of_a_file() {
     };
     assert_eq!((node.target.unit(), &node.state), (Some(&name("b")), &State::Active));
     let asked = hooks.0.lock().clone();
-    for hook in [Hook::Prepare, Hook::Quiesce, Hook::FinalSync, Hook::Activate] {
+    for hook in [
+        Hook::Prepare,
+        Hook::Copy,
+        Hook::Quiesce,
+        Hook::FinalSync,
+        Hook::Activate,
+    ] {
         assert_eq!(asked.get(&hook), Some(&3), "{asked:?}");
     }
     assert!(asked.get(&Hook::Lag) > Some(&3) && !asked.contains_key(&Hook::Cleanup));

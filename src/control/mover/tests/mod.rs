@@ -2,6 +2,7 @@
 
 mod driver;
 mod history;
+mod hooks;
 mod rules;
 mod scripted;
 mod world;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::super::{Act, Hooked, Limits, Mover, Plan, Planned, Sight, Standing};
+use super::super::{Act, HookCall, Hooked, Limits, Mover, Plan, Planned, Sight, Standing};
 use crate::control::ledger::Ledger;
 use crate::control::store::StoreError;
 use crate::model::{Name, UnitId};
@@ -52,6 +52,9 @@ pub(super) struct World {
     terms: BTreeMap<NodeId, (UnitId, u64)>,
     /// Every revision of every node, in order.
     pub(super) history: Vec<Node>,
+    /// What applications were asked, in order, and what they answer.
+    pub(super) asked: Vec<HookCall>,
+    pub(super) answers: Box<dyn Fn(&HookCall) -> Hooked>,
 }
 
 pub(super) struct Relay {
@@ -88,7 +91,10 @@ impl World {
         };
         let mut ledger = Ledger::new(empty, [], Duration::ZERO);
         let kind = |text: &str, lease: &str| {
-            serde_json::from_value(serde_json::json!({ "name": text, "owner_lease": lease })).unwrap()
+            serde_json::from_value(
+                serde_json::json!({ "name": text, "owner_lease": lease, "hooks": { "service": "im.OwnerControl" } }),
+            )
+            .unwrap()
         };
         let rule = |dimension: &str| {
             serde_json::from_value(serde_json::json!({ "dimension": dimension, "unit": "a", "default": true })).unwrap()
@@ -114,6 +120,8 @@ impl World {
             ops: 1000,
             terms: BTreeMap::new(),
             history: Vec::new(),
+            asked: Vec::new(),
+            answers: Box::new(|_| Hooked::Done),
         };
         for id in relays {
             world.relays.push(Relay {
@@ -156,6 +164,7 @@ impl World {
             to: name(to),
             since: self.ledger.epoch().rev(),
             options: MoveOptions {
+                hooks: false,
                 trail: Duration::from_secs(60),
                 ..MoveOptions::default()
             },
@@ -166,6 +175,7 @@ impl World {
             aborted: 0,
             asked_at: 0,
             reason: String::new(),
+            note: None,
         }
     }
 
@@ -373,7 +383,11 @@ impl World {
                 let answer = if answered { Ok(done) } else { lost };
                 self.pilots[pilot].mover.on_committed(op, &answer, now);
             }
-            Act::Hook(call) => self.pilots[pilot].mover.on_hook(&call, Hooked::Done, now),
+            Act::Hook(call) => {
+                let hooked = (self.answers)(&call);
+                self.pilots[pilot].mover.on_hook(&call, hooked, now);
+                self.asked.push(call);
+            }
             Act::Claims(by, keys) => {
                 let nothing = Ok((Rev::ZERO, vec![None; keys.len()]));
                 let epoch = self.relays[self.pilots[pilot].at].routes.epoch();

@@ -175,6 +175,7 @@ fn work(id: MoveId, state: MoveState) -> Move {
         aborted: 0,
         asked_at: 0,
         reason: String::new(),
+        note: None,
     }
 }
 
