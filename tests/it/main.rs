@@ -31,6 +31,7 @@ mod endurance;
 mod fidelity;
 mod flow;
 mod harness;
+mod hooks;
 mod links;
 mod lives;
 mod local;
