@@ -29,7 +29,7 @@ pub(in crate::control) enum Planted {
 
 impl Planted {
     /// All of them.
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::SessionsNotWaitedFor,
         Self::UnfreezesAlone,
         Self::RevisionNotCompared,
