@@ -339,7 +339,7 @@ fn routes_belong_to_one_geo_and_their_mistakes_are_named() {
         ),
         (
             "[[routes.dimension]]\nname = \"uid\"\nhooks = { service = \"im.Owners\", timeout = \"2m\" }\n".to_owned(),
-            "routes.dimension[0].hooks.timeout: must be longer than zero",
+            "must be longer than zero, and a minute at most",
         ),
     ] {
         let problems = folder.problems(&with(&routes));

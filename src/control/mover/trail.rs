@@ -5,7 +5,7 @@ use super::plan::operation;
 use super::progress::TOLD_MAX;
 use super::{Job, LOOK_AT_TRAIL, Mover, Phase, Plan, Planned, Sight, Step};
 use crate::routing::NodeView;
-use crate::routing::record::{Commit, Hook, Move, MoveKind, MoveState, Node, Record, RecordId, Rev, State};
+use crate::routing::record::{Commit, Hook, Move, MoveState, Node, Record, RecordId, Rev, State};
 
 impl Mover {
     /// After its time, has the application of the old owner clean up, then forgets the old owner, some nodes at a time.
@@ -55,13 +55,8 @@ impl Mover {
 
     /// S8: ends a move for good. Of those that finished before, the oldest are removed: they are kept for people only.
     pub(super) fn finish(&mut self, sight: &Sight<'_>, job: &Job<'_>, work: Move, plan: &mut Plan) {
-        let mut nodes = work.nodes;
-        if work.kind == MoveKind::Nodes {
-            nodes.truncate(Move::NODES_KEPT);
-        }
         let work = Move {
             state: MoveState::Finished,
-            nodes,
             ..work
         };
         let mut planned = Planned::of_move(sight, job, work, Step::End, "");

@@ -52,8 +52,6 @@ impl Move {
     pub const NODES_MAX: usize = 10_000;
     /// Finished moves that are kept, for people; older ones are removed.
     pub const FINISHED_MAX: usize = 100;
-    /// Nodes that a finished move still names.
-    pub const NODES_KEPT: usize = 100;
 }
 
 /// What is done.

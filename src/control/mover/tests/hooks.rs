@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::{HookCall, Hooked, Mover, Phase};
 use super::world::{World, key, name, relay};
-use crate::routing::record::{Hook, Lag, Move, MoveState, NodeId, Record, RecordId, State, Target};
+use crate::routing::record::{Hook, Lag, Move, MoveState, Record, RecordId, State, Target};
 
 /// A world in which unit a has a key that is to move to unit b, with the application asked.
 fn world(answers: impl Fn(&HookCall) -> Hooked + 'static) -> World {
@@ -263,20 +263,6 @@ fn the_oldest_finished_moves_are_removed_by_those_that_finish() {
     let kept: Vec<_> = (1..=110).filter(|id| is_there(&world, *id)).collect();
     assert_eq!(kept, (11..=110).collect::<Vec<_>>());
     assert_eq!(kept.len(), Move::FINISHED_MAX);
-}
-
-#[test]
-fn a_finished_move_names_few_of_its_nodes() {
-    let mut world = World::new(&["a-1", "b-1"], &[0]);
-    let nodes: Vec<NodeId> = (200..200 + 150).map(key).collect();
-    let mut work = world.work(5, "b", nodes);
-    work.options.trail = Duration::ZERO;
-    work.options.parallel = 150;
-    world.put(Record::Move(work));
-    world.rounds(40);
-    let work = world.found(5);
-    assert_eq!((work.state, work.moved), (MoveState::Finished, 150));
-    assert_eq!(work.nodes.len(), Move::NODES_KEPT);
 }
 
 fn is_there(world: &World, id: u64) -> bool {
