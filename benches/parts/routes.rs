@@ -28,10 +28,10 @@ fn overrides(criterion: &mut Criterion, millions: u32) {
     let began = Instant::now();
     let routes = copy(millions * 1_000_000);
     let took = began.elapsed();
-    let keys = routes.overrides_len();
+    let (keys, bytes) = (routes.overrides_len(), routes.bytes());
     println!(
         "overrides, {millions} million: {} bytes each by count, {} by resident memory, {:.2} us to apply",
-        routes.bytes() / keys,
+        bytes / keys,
         resident().saturating_sub(before) / keys,
         took.as_secs_f64() * 1e6 / f64::from(millions * 1_000_000),
     );
@@ -43,12 +43,12 @@ fn overrides(criterion: &mut Criterion, millions: u32) {
     );
     let began = Instant::now();
     let saved = routes.save();
-    let (wrote, bytes) = (began.elapsed(), saved.len());
+    let (wrote, length) = (began.elapsed(), saved.len());
     let began = Instant::now();
     let loaded = Routes::load(&saved).unwrap();
     println!(
         "overrides, {millions} million: {} bytes each in a file, written in {wrote:.1?}, read in {:.1?}",
-        bytes / keys,
+        length / keys,
         began.elapsed()
     );
     drop((saved, loaded));
@@ -60,6 +60,7 @@ fn overrides(criterion: &mut Criterion, millions: u32) {
     for (what, first) in [("moved", 0), ("not moved", u32::MAX / 2)] {
         let hints = spread(first, millions * 1_000_000);
         percentiles(&format!("{what}, {millions} million"), &table, &local, &hints);
+        one_read(bytes);
         let mut next = hints.iter().cycle();
         group.bench_function(format!("{what}, {millions} million"), |bencher| {
             bencher.iter(|| {
@@ -73,47 +74,48 @@ fn overrides(criterion: &mut Criterion, millions: u32) {
 
 /// Times single look-ups of keys that no cache of the processor has.
 fn percentiles(what: &str, table: &RouteTable, local: &Name, hints: &[RouteHints]) {
-    let clock = (0..1000).map(|_| {
+    let clock = clock();
+    let times = hints.iter().map(|hints| {
+        // What the keys themselves cost is not what is measured.
+        let text = |key: &Key| key.key.iter().map(|byte| u32::from(*byte)).sum::<u32>();
+        black_box(hints.keys.iter().map(text).sum::<u32>());
+        let began = Instant::now();
+        let decision = table.resolve(black_box(hints), &MissingKey::Reject, local, &());
+        let took = began.elapsed();
+        black_box(decision.map(|decision| decision.epoch).unwrap());
+        took.saturating_sub(clock)
+    });
+    tell(&format!("overrides, {what}"), times.collect());
+}
+
+/// Times single reads of memory as large as the copy. No look-up can take less than one of them, and it needs two, one after the
+/// other.
+fn one_read(bytes: usize) {
+    let memory: Vec<u64> = (0..).take(bytes / size_of::<u64>()).collect();
+    let clock = clock();
+    let mut dice = fastrand::Rng::with_seed(7);
+    let times = (0..500_000).map(|_| {
+        let at = dice.usize(..memory.len());
+        let began = Instant::now();
+        black_box(memory.get(black_box(at)).copied());
+        began.elapsed().saturating_sub(clock)
+    });
+    tell("one read of as much memory", times.collect());
+}
+
+/// What looking at the clock costs.
+fn clock() -> Duration {
+    let looks = (0..1000).map(|_| {
         let began = Instant::now();
         began.elapsed()
     });
-    let clock = clock.min().unwrap_or_default();
-    let mut times: Vec<_> = hints
-        .iter()
-        .map(|hints| {
-            // What the keys themselves cost is not what is measured.
-            black_box(
-                hints
-                    .keys
-                    .iter()
-                    .map(|key| key.key.iter().map(|b| u32::from(*b)).sum::<u32>())
-                    .sum::<u32>(),
-            );
-            let began = Instant::now();
-            let decision = table.resolve(black_box(hints), &MissingKey::Reject, local, &());
-            let took = began.elapsed();
-            black_box(decision.map(|decision| decision.epoch).unwrap());
-            took.saturating_sub(clock)
-        })
-        .collect();
+    looks.min().unwrap_or_default()
+}
+
+fn tell(what: &str, mut times: Vec<Duration>) {
     times.sort();
-    let at = |share: f64| -> Duration {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            clippy::as_conversions,
-            clippy::cast_precision_loss,
-            reason = "a position"
-        )]
-        let index = (times.len() as f64 * share) as usize;
-        times.get(index).copied().unwrap_or_default()
-    };
-    println!(
-        "overrides, {what}: p50 {:?}, p99 {:?}, p99.9 {:?}",
-        at(0.5),
-        at(0.99),
-        at(0.999)
-    );
+    let at = |per_mille: usize| times.get(times.len() * per_mille / 1000).copied().unwrap_or_default();
+    println!("{what}: p50 {:?}, p99 {:?}, p99.9 {:?}", at(500), at(990), at(999));
 }
 
 /// Keys from all over the copy, more than the caches of a processor hold.

@@ -1,14 +1,15 @@
 //! R-I5: keys that nobody decided about belong to whoever claims them first, and calls go on without the store.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
 use toml::{Table, Value};
 use tonic::Status;
 
-use crate::harness::{Cluster, http_get, wait_for};
+use crate::harness::{Cluster, ClusterBuilder, Etcd, http_get, wait_for};
 use crate::services::{Client, Echo, request};
 
 pub const UNITS: [&str; 3] = ["a", "b", "c"];
@@ -24,7 +25,20 @@ pub struct World {
 
 impl World {
     pub async fn start(settings: &[(&str, Value)]) -> Self {
-        let mut builder = Cluster::builder().routes_at("a-1");
+        Self::start_with(Cluster::builder().routes_at("a-1"), settings).await
+    }
+
+    /// The same, with the routes in etcd.
+    async fn start_below(etcd: &Etcd) -> Self {
+        let endpoints: Vec<_> = etcd.addresses().into_iter().map(Value::from).collect();
+        let settings = [
+            ("routes.store", "etcd".into()),
+            ("routes.etcd.endpoints", endpoints.into()),
+        ];
+        Self::start_with(Cluster::builder(), &settings).await
+    }
+
+    async fn start_with(mut builder: ClusterBuilder, settings: &[(&str, Value)]) -> Self {
         let mut echoes = Vec::new();
         for unit in UNITS {
             let echo = Echo::start();
@@ -77,6 +91,37 @@ async fn call(client: Client, key: String) -> Result<String, Status> {
     Ok(unit.to_str().unwrap().to_owned())
 }
 
+/// All units want these keys at once; each key has one owner, be it the one it had. Who is told that the store is away asks again.
+async fn claim_at_once(world: &World, numbers: Range<u32>, owners: &mut BTreeMap<u32, String>) {
+    let mut calls = JoinSet::new();
+    for number in numbers {
+        for unit in UNITS {
+            let client = world.clients[unit].clone();
+            let key = format!("cid={number}");
+            calls.spawn(async move {
+                let until = Instant::now() + LIMIT;
+                loop {
+                    let status = match call(client.clone(), key.clone()).await {
+                        Ok(served) => return (number, served),
+                        Err(status) => status,
+                    };
+                    let said = status
+                        .metadata()
+                        .get("strait-error")
+                        .and_then(|said| said.to_str().ok());
+                    let is_away = said.is_some_and(|said| said.starts_with("routes_away"));
+                    assert!(is_away && Instant::now() < until, "{key} from {unit}: {status}");
+                }
+            });
+        }
+    }
+    while let Some(ended) = calls.join_next().await {
+        let (number, served) = ended.unwrap();
+        let owner = owners.entry(number).or_insert_with(|| served.clone());
+        assert_eq!(*owner, served, "two owners of key {number}");
+    }
+}
+
 /// The first writer claims a conversation.
 fn conversations() -> Value {
     let mut table = Table::new();
@@ -96,20 +141,7 @@ async fn new_keys_belong_to_one_unit_whoever_asks() {
         assert_eq!(served, *unit);
         owners.insert(number, served);
     }
-    let mut calls = JoinSet::new();
-    for number in 0..40 {
-        for unit in UNITS {
-            let client = world.clients[unit].clone();
-            let key = format!("cid={number}");
-            calls.spawn(async move { (number, unit, call(client, key).await) });
-        }
-    }
-    while let Some(ended) = calls.join_next().await {
-        let (number, from, served) = ended.unwrap();
-        let served = served.unwrap_or_else(|status| panic!("key {number} from {from}: {status}"));
-        let owner = owners.entry(number).or_insert_with(|| served.clone());
-        assert_eq!(*owner, served, "two owners of key {number}");
-    }
+    claim_at_once(&world, 0..40, &mut owners).await;
     // Rules go on as before.
     assert_eq!(world.call("a", "uid=c:1").await.unwrap(), "c");
 
@@ -140,6 +172,29 @@ async fn new_keys_belong_to_one_unit_whoever_asks() {
         world.call("c", "cid=new").await.ok()
     })
     .await;
+}
+
+// R-I5, below three members of etcd: also while the one that leads is killed, each key has one owner; those that have one are
+// served meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn new_keys_belong_to_one_unit_below_etcd_whoever_is_killed() {
+    let mut etcd = Etcd::start().await;
+    let world = World::start_below(&etcd).await;
+    let mut owners = BTreeMap::new();
+    claim_at_once(&world, 0..40, &mut owners).await;
+    let killed = etcd.kill_leader().await;
+    for (number, owner) in &owners {
+        let served = world.call("b", &format!("cid={number}")).await;
+        assert_eq!(served.unwrap(), *owner, "key {number}");
+    }
+    claim_at_once(&world, 40..80, &mut owners).await;
+    etcd.restart(killed);
+    etcd.until_whole().await;
+    claim_at_once(&world, 0..100, &mut owners).await;
+    let mut units: Vec<_> = owners.values().collect();
+    units.sort();
+    units.dedup();
+    assert!(units.len() > 1, "one unit has been faster every time: {units:?}");
 }
 
 // O-S2: a relay that has no routes takes no lines; who asks it is told what is wrong, and is not ready.

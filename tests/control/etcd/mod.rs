@@ -1,7 +1,13 @@
 //! The store in etcd: three real members, one of which is killed.
 
 mod certificates;
+#[allow(dead_code, reason = "campaigns do other things to it")]
+#[path = "../../it/harness/etcd.rs"]
 mod cluster;
+#[path = "../../it/harness/directory.rs"]
+mod directory;
+#[path = "../../it/harness/ports.rs"]
+mod ports;
 mod raw;
 
 use std::collections::BTreeMap;
@@ -16,7 +22,9 @@ use strait::routing::record::{Claim, Commit, Committed, Record, RecordId, Rev};
 use tokio_util::task::TaskTracker;
 
 use self::certificates::Authority;
-use self::cluster::Cluster;
+use self::cluster::Etcd as Cluster;
+use self::directory::Directory;
+use self::ports::free_port;
 use crate::conformance::{self, Copy, done};
 use crate::make::{active, claim, claim_key, commit, key, name, relay};
 
@@ -35,7 +43,7 @@ fn parts(addresses: Vec<String>, prefix: &str, tls: Option<Tls>) -> Parts {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_store_in_etcd_is_a_store() {
-    let cluster = Cluster::start("conformance").await;
+    let cluster = Cluster::start().await;
     conformance::all(Arc::new(store(&cluster, "/strait/eu"))).await;
 
     // Two that begin at once agree on what a new store begins with.
@@ -144,7 +152,8 @@ async fn an_etcd_that_is_not_there_is_away() {
 #[tokio::test]
 async fn members_and_relays_know_each_other_by_certificates() {
     let (ours, theirs) = (Authority::new(), Authority::new());
-    let cluster = Cluster::start_secured("secured", &ours).await;
+    let (chain, key) = ours.issue();
+    let cluster = Cluster::start_secured(&ours.pem(), (&chain, &key)).await;
     let open = |trusted: &Authority, issued: &Authority| {
         let parts = parts(cluster.addresses(), "/strait/eu", Some(issued.tls(trusted)));
         Etcd::new(&parts, TaskTracker::new()).unwrap()
@@ -225,7 +234,7 @@ async fn follow(store: Etcd, mut routes: Routes, until: tokio::sync::watch::Rece
 // gap.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_is_killed_takes_nothing_with_it() {
-    let mut cluster = Cluster::start("kill").await;
+    let mut cluster = Cluster::start().await;
     let store = store(&cluster, "/strait/eu");
     conformance::publish(&store).await;
     let life = store.open(relay("a", 1)).await.unwrap();
@@ -285,7 +294,7 @@ const ENOUGH: usize = 150;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn latency_of_a_claim() {
-    let cluster = Cluster::start("latency").await;
+    let cluster = Cluster::start().await;
     let store = store(&cluster, "/strait/eu");
     conformance::publish(&store).await;
     let bare = raw::connect(&cluster);

@@ -9,7 +9,7 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
 
-use super::cluster::Cluster;
+use super::Cluster;
 
 #[derive(Clone, Copy, PartialEq, Message)]
 struct Compact {

@@ -5,6 +5,8 @@ mod background;
 mod certs;
 mod cluster;
 mod directory;
+#[allow(dead_code, reason = "each test binary does other things to it")]
+mod etcd;
 mod impairer;
 mod injection;
 mod ports;
@@ -19,6 +21,7 @@ pub use background::Background;
 pub use certs::{Authority, Leaf};
 pub use cluster::{Cluster, ClusterBuilder, DOMAIN};
 pub use directory::Directory;
+pub use etcd::Etcd;
 pub use impairer::{Direction, Impairer, Impairment};
 pub use injection::{Injection, SYNCS};
 pub use ports::free_port;
