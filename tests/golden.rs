@@ -206,7 +206,7 @@ fn frames() -> Vec<(&'static str, &'static str, BytesMut)> {
         "another owner, and what to bring along next time",
         &|out| {
             let error = RelayError {
-                token: Some(Bytes::from_static(TOKEN)),
+                token: Some(Box::new(Bytes::from_static(TOKEN))),
                 ..failure()
             };
             frame::put_failed(out, id, &error);

@@ -20,7 +20,7 @@ left; take its line out.";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The file; routes.tokens.key_file names it
+    /// The file that `routes.tokens.key_file` names
     file: PathBuf,
     /// Adds a new key to a file that is there
     #[arg(long)]

@@ -233,7 +233,7 @@ impl OwnerGate {
         let here = &self.parts.place.unit;
         match closed {
             Closed::NotOwner => RelayError {
-                token: self.token(decision, table, request),
+                token: self.token(decision, table, request).map(Box::new),
                 ..wrong_unit(&self.parts.place, decision)
             },
             Closed::Behind => {

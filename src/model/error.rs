@@ -24,8 +24,9 @@ pub struct RelayError {
     pub pushback: Option<Duration>,
     /// The unit that owns the key and the epoch of that knowledge; set with `WrongUnit`.
     pub owner: Option<(UnitId, u64)>,
-    /// What to bring along with the next call of the key, as the value of a `strait-token` field. Text that relays made.
-    pub token: Option<Bytes>,
+    /// What to bring along with the next call of the key, as the value of a `strait-token` field. Text that relays made; in a box,
+    /// because few errors have one.
+    pub token: Option<Box<Bytes>>,
 }
 
 /// The relay where an error was made.

@@ -323,7 +323,7 @@ impl Rpc {
     pub(super) fn fail(&self, mut open: Open, error: RelayError) {
         let mut error = error.at(&self.parts.place.unit, &self.parts.place.relay);
         // Not what another relay may have said: the caller's Geo may be another one.
-        error.token = open.offer.take();
+        error.token = open.offer.take().map(Box::new);
         open.record
             .failed(&error, Instant::now().into_std(), &self.parts.metrics);
         open.caller.send(ReplyEvent::Failed(Box::new(error)));

@@ -26,8 +26,6 @@ pub(crate) enum Bug {
     KeyLaneForgotten,
     /// A message is sent on to units it has visited (M-G3).
     LoopGuardOff,
-    /// What is behind a dropped or purged message goes to consumers before the record of that is on disk (M-C1).
-    DropUndone,
     /// A checkpoint says that it covers records that came after it (R1).
     CheckpointAhead,
     /// Segments with live messages are released.

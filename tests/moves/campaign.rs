@@ -118,8 +118,7 @@ impl Campaign {
     /// moves is cleared now and then (R-I4, R-I6).
     async fn all_agree(&self, stage: &Stage, writers: &Writers, deeds: &mut Deeds) {
         let mut known = stage.owners(0).await;
-        for from in 0..RELAYS.len() {
-            let name = RELAYS[from].1;
+        for (from, (_, name)) in RELAYS.iter().enumerate() {
             for (key, found) in stage.owners(from).await.into_iter().enumerate() {
                 let before = std::mem::replace(&mut known[key], found.clone());
                 if before.0 != found.0 || before.1 > found.1 {

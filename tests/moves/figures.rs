@@ -1,6 +1,6 @@
 //! What a campaign measured.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
@@ -27,10 +27,10 @@ pub fn crossings(executions: &[Execution], attempts: &[Attempt]) -> Vec<(Instant
             *found = execution;
         }
     }
-    let writes: BTreeMap<u64, ()> = first.values().map(|execution| (execution.write, ())).collect();
+    let writes: BTreeSet<u64> = first.values().map(|execution| execution.write).collect();
     attempts
         .iter()
-        .filter(|attempt| writes.contains_key(&attempt.write) && attempt.is_done())
+        .filter(|attempt| writes.contains(&attempt.write) && attempt.is_done())
         .map(|attempt| (attempt.begun, attempt.took))
         .collect()
 }

@@ -22,6 +22,7 @@
     clippy::as_conversions,
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
     clippy::print_stderr,
     clippy::print_stdout,
     clippy::disallowed_methods,

@@ -36,7 +36,7 @@ const OVER: Duration = Duration::from_millis(300);
 /// How long callers wait who try that.
 const SHORT: Duration = Duration::from_secs(1);
 /// A renewal that was answered was sent at most so long before; and machines of tests are busy.
-const RENEWED: Duration = Duration::from_millis(2_000);
+const RENEWED: Duration = Duration::from_secs(2);
 
 /// Stops two members for a while. No move may be under way.
 pub async fn without_majority(stage: &mut Stage, writers: &Writers) -> (Away, Verdict) {
@@ -138,7 +138,7 @@ impl Away {
         // The relay that was started anew owns nothing for a while, and those who asked it lost their connection.
         let others = meanwhile.filter(|attempt| attempt.from != ANEW && self.owners[attempt.key] != anew);
         for attempt in others {
-            let is_early = attempt.ended() < self.from + LEASE * 4 / 5 - RENEWED;
+            let is_early = attempt.ended() < self.from + (LEASE * 4 / 5).saturating_sub(RENEWED);
             let is_late = attempt.begun > self.from + LEASE * 4 / 5 + OVER;
             let goes_on = !self.finite[attempt.key] || is_early;
             match &attempt.said {

@@ -203,7 +203,7 @@ fn a_unit_is_shown_with_what_to_do_next() {
     let fencing = json!({"fencing": {"by": "00000000000000ff"}});
     let fence = |needed: Option<&str>, waits: Value| {
         let row = row("a", &fencing, |row| {
-            row["fence"] = json!({"needed": needed, "waits_for": [waits]})
+            row["fence"] = json!({"needed": needed, "waits_for": [waits]});
         });
         json!({"units": [row]})
     };

@@ -283,7 +283,6 @@ impl Move {
                 trail: self.trail,
                 copy_limit: self.copy_limit,
                 hooks: !self.no_hooks,
-                ..MoveOptions::default()
             },
             dry_run: self.dry_run,
             reason: self.reason.clone(),

@@ -16,7 +16,7 @@ impl Callee for Somebody {
         }
         let mut calls = self.calls.borrow_mut();
         calls.push((*request, caller));
-        Ok(CallId(calls.len() as u64 - 1))
+        Ok(CallId(u64::try_from(calls.len()).unwrap() - 1))
     }
 
     fn on_request(&self, id: CallId, event: RequestEvent) {

@@ -247,7 +247,7 @@ fn a_redirect_brings_a_token_to_the_next_relay_and_to_the_caller() {
         let redirect = |token: &str| {
             let mut error = RelayError::new(Reason::WrongUnit, Retry::Safe, "test");
             error.owner = Some((unit("c"), APPLIED + 1));
-            error.token = Some(Bytes::copy_from_slice(token.as_bytes()));
+            error.token = Some(Box::new(Bytes::copy_from_slice(token.as_bytes())));
             ReplyEvent::Failed(Box::new(error))
         };
         calls.fixture.reply(0, redirect(&given));

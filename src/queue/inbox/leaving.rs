@@ -11,7 +11,6 @@ use super::group::{Group, Open, Place, Scene};
 use crate::model::{GapReason, Seq};
 use crate::queue::Overflow;
 use crate::queue::effects::Effects;
-use crate::queue::planted::{Bug, planted};
 
 impl Group {
     /// Messages go for another reason than a consumer, and that is written down. Returns how many there were.
@@ -64,7 +63,7 @@ impl Group {
         if self.done.contains(seq) || self.is_doomed(seq) {
             return false;
         }
-        if scene.topic.rules.ordered && !planted(Bug::DropUndone) {
+        if scene.topic.rules.ordered {
             self.leaving.insert(seq);
         }
         let Some(Open { facts, place }) = self.open.remove(&seq) else {

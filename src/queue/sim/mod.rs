@@ -37,6 +37,7 @@ use crate::queue::operator::{Answer, Command};
 
 /// What a run is to be like.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "switches of a test, each set by name")]
 pub(super) struct Plan {
     pub seed: u64,
     pub relays: usize,

@@ -331,7 +331,7 @@ fn failed(mut raw: Raw) -> Result<Frame, FrameError> {
             retry,
             pushback,
             owner,
-            token,
+            token: token.map(Box::new),
         }),
     })
 }

@@ -146,7 +146,7 @@ fn error() -> impl Strategy<Value = RelayError> {
             retry,
             pushback,
             owner,
-            token,
+            token: token.map(Box::new),
         })
 }
 

@@ -150,7 +150,7 @@ impl Known {
             last: Position::default(),
             groups: Vec::new(),
         };
-        let lines = if seed % 4 == 0 { 1 } else { known.roll(12) + 1 };
+        let lines = if seed.is_multiple_of(4) { 1 } else { known.roll(12) + 1 };
         for line in 0..lines {
             let line = LineId(known.dice.u64(..) << 8 | line);
             known.acked.insert(line, 0);
@@ -233,7 +233,8 @@ impl Known {
 
 /// What the content of a record begins with.
 fn text_of(lines: &[(LineId, Seq)]) -> String {
-    lines.iter().map(|(line, seq)| format!("{:x}/{seq}/", line.0)).collect()
+    let texts: Vec<_> = lines.iter().map(|(line, seq)| format!("{:x}/{seq}/", line.0)).collect();
+    texts.concat()
 }
 
 fn write(writer: &mut Writer<Between>, known: &Mutex<Known>) {

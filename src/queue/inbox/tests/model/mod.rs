@@ -148,36 +148,42 @@ impl Model {
         for deliver in std::mem::take(&mut self.world.deliveries) {
             self.look_at_delivery(deliver);
         }
-        if !self.claims.is_empty() {
-            let mut fx = Effects::default();
-            self.world.inbox.save(&mut fx);
-            self.world.absorb(fx);
-            let writes: Vec<_> = self
-                .world
-                .writing
-                .iter()
-                .skip(self.written - self.world.left)
-                .map(copy)
-                .collect();
-            self.written = self.world.left + self.world.writing.len();
-            for write in writes.into_iter().flatten() {
-                let Logged::Record(record) = write else { panic!() };
-                let undone = matches!(
-                    &record,
-                    Record::Settled {
-                        reason: Some(GapReason::Dropped | GapReason::Purged),
-                        ..
-                    }
-                );
-                assert!(!undone, "handed out before {record:?} is on disk (M-C1)");
-                self.look_at_record(record, true);
-            }
-            assert!(
-                self.claims.is_empty(),
-                "handed out before their turn: {:?}",
-                self.claims
-            );
+        self.look_at_early_ones();
+    }
+
+    /// What was handed out in the place of others is in its turn by what is written now.
+    fn look_at_early_ones(&mut self) {
+        if self.claims.is_empty() {
+            return;
         }
+        let mut fx = Effects::default();
+        self.world.inbox.save(&mut fx);
+        self.world.absorb(fx);
+        let writes: Vec<_> = self
+            .world
+            .writing
+            .iter()
+            .skip(self.written - self.world.left)
+            .map(copy)
+            .collect();
+        self.written = self.world.left + self.world.writing.len();
+        for write in writes.into_iter().flatten() {
+            let Logged::Record(record) = write else { panic!() };
+            let undone = matches!(
+                &record,
+                Record::Settled {
+                    reason: Some(GapReason::Dropped | GapReason::Purged),
+                    ..
+                }
+            );
+            assert!(!undone, "handed out before {record:?} is on disk (M-C1)");
+            self.look_at_record(record, true);
+        }
+        assert!(
+            self.claims.is_empty(),
+            "handed out before their turn: {:?}",
+            self.claims
+        );
     }
 
     fn look_at_wish(&mut self, wish: &DeadWish) {
