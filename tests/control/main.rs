@@ -5,6 +5,9 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    clippy::print_stderr,
     unreachable_pub,
     reason = "a test ends where it finds something unexpected; it shares the members of etcd with tests/it"
 )]

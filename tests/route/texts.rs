@@ -160,13 +160,13 @@ fn a_move_says_what_it_does_and_how_far_it_is() {
     over["under_way"] = json!([]);
     let moves = json!({"moves": [row("00000000000000ff", "running", 1536, Some(180)), over]});
     check("route_moves", "route moves", moves);
-    let note = |hook: &str, said: &str| json!({"node": key("cid:1"), "hook": hook, "unit": "b", "said": said});
+    let told = |hook: &str, said: &str| json!({"node": key("cid:1"), "hook": hook, "unit": "b", "said": said});
     let mut copying = row("00000000000000ff", "running", 1536, None);
-    copying["note"] = note("lag", "");
+    copying["note"] = told("lag", "");
     copying["note"]["lag"] = json!({"changes": 1200, "bytes": 34_000, "time": "1s 500ms"});
     let mut refused = row("00000000000000fe", "finished", 0, None);
     refused["under_way"] = json!([]);
-    refused["note"] = note("prepare", "refused: FailedPrecondition: disk full");
+    refused["note"] = told("prepare", "refused: FailedPrecondition: disk full");
     let moves = json!({"moves": [copying, refused]});
     check("route_moves_hooks", "route moves", moves);
     check("route_moves_none", "route moves", json!({"moves": []}));

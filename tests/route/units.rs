@@ -33,7 +33,7 @@ fn refuses(line: &str, expected: &str) {
 #[test]
 fn each_verb_is_one_question() {
     let options = json!({
-        "hooks": false, "mirror": false, "parallel": 4, "freeze_budget": "1s", "copy_limit": "1h", "trail": "1h",
+        "hooks": true, "parallel": 4, "freeze_budget": "1s", "copy_limit": "1h", "trail": "1h",
     });
     sends("unit status", &json!({"ask": "units", "unit": null}));
     sends("unit status a", &json!({"ask": "units", "unit": "a"}));
