@@ -456,7 +456,7 @@ fn check_python(grpc: &str) {
 // A configuration in the README that is refused costs a newcomer his first evening.
 #[test]
 fn the_configurations_of_the_readme_are_right() {
-    let [a, b, identities, messages, routes] = blocks("toml").try_into().unwrap();
+    let [a, b, identities, messages, routes, hooks, tokens] = blocks("toml").try_into().unwrap();
     let a = format!("{a}\n{identities}\n{messages}");
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("readme");
     let _ = fs::remove_dir_all(&folder);
@@ -490,7 +490,19 @@ fn the_configurations_of_the_readme_are_right() {
         let explained = strait(&["explain", "--config", file, "--key", &key]);
         assert!(out(&explained).contains("owner        b"), "{}", out(&explained));
     }
-    let with_routes = fs::read_to_string(folder.join("a.toml")).unwrap() + &routes;
+    // The hooks belong to the dimension that is described before.
+    let hooks: Vec<_> = hooks.lines().filter(|line| line.starts_with("hooks")).collect();
+    assert_eq!(hooks.len(), 1, "{hooks:?}");
+    let secret = folder.join("token.keys");
+    assert!(strait(&["token-key", secret.to_str().unwrap()]).status.success());
+    let with_routes = [
+        &fs::read_to_string(folder.join("a.toml")).unwrap(),
+        &routes,
+        hooks[0],
+        "\n",
+        &tokens,
+    ]
+    .concat();
     let file = folder.join("routes.toml");
     fs::write(&file, with_routes).unwrap();
     let checked = strait(&["config", "check", "--config", file.to_str().unwrap()]);

@@ -254,7 +254,7 @@ impl Relay {
         Ok(())
     }
 
-    /// Waits until it is ready: its listeners are open and its links up.
+    /// Waits until it is ready: its listeners are open and its links up, and it admits calls of the keys that its unit owns.
     ///
     /// # Errors
     /// The process ended, or it takes too long.
@@ -272,10 +272,19 @@ impl Relay {
                     log: self.log_tail(),
                 });
             }
-            if matches!(scrape::get(&admin, "/readyz", None).await, Ok((200, _))) {
+            let is_ready = matches!(scrape::get(&admin, "/readyz", None).await, Ok((200, _)));
+            if is_ready && self.admits().await {
                 return Ok(());
             }
             tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Whether it has a lease for all kinds of keys; a relay without a route store needs none.
+    async fn admits(&self) -> bool {
+        match self.ask_routes(&routes::Command::Status).await {
+            Some(routes::Answer::Status(status)) => status.dimensions.iter().all(|row| row.admits),
+            _ => true,
         }
     }
 

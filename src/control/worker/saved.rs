@@ -45,9 +45,11 @@ impl SavedCopy {
         }
     }
 
-    /// Keeps the copy now and then, if it has changed.
+    /// Keeps the copy now and then, if it has changed; the first one at once, because without any a relay that starts again while the
+    /// store is away serves nobody.
     pub(super) fn tick(&mut self, routes: Option<&Arc<Routes>>, now: Duration) {
-        if now >= self.next {
+        let is_first = self.written.is_none() && routes.is_some();
+        if is_first || now >= self.next {
             self.next = now + EVERY;
             self.end(routes);
         }
@@ -97,7 +99,9 @@ mod tests {
             changes: Vec::new(),
         };
         let routes = Arc::new(Routes::from_snapshot(&snapshot));
-        saved.tick(Some(&routes), Duration::ZERO);
+        // The first one does not wait for its turn.
+        saved.tick(None, Duration::ZERO);
+        saved.tick(Some(&routes), Duration::from_millis(1));
         assert_eq!(saved.load().unwrap().epoch(), Epoch(7));
         let mut bytes = fs::read(&path).unwrap();
         let last = bytes.len() - 1;
