@@ -45,22 +45,19 @@ pub async fn measure(kept: Kept, effort: &Effort) -> Figure {
         Kept::Embedded => None,
     };
     let addresses = etcd.as_ref().map(Etcd::addresses);
-    let (store, bare): (Arc<dyn Store>, _) = match &addresses {
-        Some(addresses) => {
-            let parts = etcd::Parts {
-                addresses: addresses.clone(),
-                prefix: "/strait/bench".to_owned(),
-                tls: None,
-                seed: 7,
-            };
-            let store = etcd::Etcd::new(&parts, tasks.clone()).unwrap();
-            (Arc::new(store), Bare::Etcd(Member::connect(addresses).await))
-        }
-        None => {
-            let path = directory.path().join("routes.redb");
-            let store = Embedded::open(&path, Arc::new(boot_time), 7).unwrap();
-            (Arc::new(store), Bare::File(File::create(directory.path())))
-        }
+    let (store, bare): (Arc<dyn Store>, _) = if let Some(addresses) = &addresses {
+        let parts = etcd::Parts {
+            addresses: addresses.clone(),
+            prefix: "/strait/bench".to_owned(),
+            tls: None,
+            seed: 7,
+        };
+        let store = etcd::Etcd::new(&parts, tasks.clone()).unwrap();
+        (Arc::new(store), Bare::Etcd(Member::connect(addresses).await))
+    } else {
+        let path = directory.path().join("routes.redb");
+        let store = Embedded::open(&path, Arc::new(boot_time), 7).unwrap();
+        (Arc::new(store), Bare::File(File::create(directory.path())))
     };
     let desk = Desk::open(store, tasks).await;
     let mut rounds = [Vec::new(), Vec::new()];

@@ -30,18 +30,7 @@ pub async fn measure(kept: Kept, effort: &Effort) -> Figure {
     let stage = Stage::start_with(kept, 1).await;
     let mut pens = Writers::start(&stage, 0, 1).await;
     let stop = Arc::new(AtomicBool::new(false));
-    let mut writers = JoinSet::new();
-    for writer in 0..WRITERS * RELAYS.len() {
-        let (pen, stop) = (pens.pen(writer % RELAYS.len()).clone(), Arc::clone(&stop));
-        writers.spawn(async move {
-            let mut pace = interval(PACE);
-            pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            while !stop.load(Ordering::SeqCst) {
-                pace.tick().await;
-                pen.write(0, Duration::ZERO).await;
-            }
-        });
-    }
+    let mut writers = write_until(&stop, &pens);
     let member = match kept {
         Kept::Etcd => Some(Member::connect(&stage.etcd().addresses()).await),
         Kept::Embedded => None,
@@ -100,6 +89,23 @@ pub async fn measure(kept: Kept, effort: &Effort) -> Figure {
     ));
     figure.notes.extend(verdict.wrong);
     figure
+}
+
+/// Writers at all relays, until they are to stop.
+fn write_until(stop: &Arc<AtomicBool>, pens: &Writers) -> JoinSet<()> {
+    let mut writers = JoinSet::new();
+    for writer in 0..WRITERS * RELAYS.len() {
+        let (pen, stop) = (pens.pen(writer % RELAYS.len()).clone(), Arc::clone(stop));
+        writers.spawn(async move {
+            let mut pace = interval(PACE);
+            pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            while !stop.load(Ordering::SeqCst) {
+                pace.tick().await;
+                pen.write(0, Duration::ZERO).await;
+            }
+        });
+    }
+    writers
 }
 
 /// How long the store takes for a read and a write.
@@ -175,7 +181,8 @@ fn row(windows: &[Window], executions: &[Execution], attempts: &[Attempt]) -> [V
             .any(|(from, until)| attempt.begun <= *until && attempt.ended() >= *from)
     };
     let of_round = attempts.iter().filter(|attempt| {
-        attempt.begun >= *first - Duration::from_secs(1) && attempt.begun <= *last + Duration::from_secs(1)
+        attempt.begun >= first.checked_sub(Duration::from_secs(1)).unwrap()
+            && attempt.begun <= *last + Duration::from_secs(1)
     });
     let mut quiet: Vec<_> = of_round.filter(is_apart).map(|attempt| attempt.took).collect();
     [spread(&mut gaps), spread(&mut waits), spread(&mut quiet)]

@@ -167,12 +167,12 @@ async fn messages_follow_a_key_that_moves() {
             seen.push(unit);
         }
     }
-    let lost = accepted
+    let missing = accepted
         .iter()
         .filter(|body| !count.contains_key(body.as_str()))
         .count();
     let twice = count.values().filter(|count| **count > 1).count();
-    assert_eq!((lost, twice), (0, 0), "of {} accepted", accepted.len());
+    assert_eq!((missing, twice), (0, 0), "of {} accepted", accepted.len());
     // Once a key has gone on, nothing of it comes at its old unit.
     for key in 0..KEYS {
         let name = format!("m{key}");
