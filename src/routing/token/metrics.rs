@@ -40,6 +40,8 @@ impl TokenSeries {
         };
         registry.register(Box::new(series.checked.clone()))?;
         registry.register(Box::new(series.issued.clone()))?;
+        // There before anything has happened, also without a key file.
+        series.on_shard().flush();
         Ok(series)
     }
 
