@@ -289,36 +289,3 @@ async fn a_leader_that_is_killed_takes_nothing_with_it() {
 
 /// Rounds of a run with a kill.
 const ENOUGH: usize = 150;
-
-// How long a claim takes, against a bare write of the same etcd. `cargo test --release --test control -- --ignored --nocapture`
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
-async fn latency_of_a_claim() {
-    let cluster = Cluster::start().await;
-    let store = store(&cluster, "/strait/eu");
-    conformance::publish(&store).await;
-    let bare = raw::connect(&cluster);
-    let mut times: [Vec<Duration>; 3] = Default::default();
-    for round in 0..500_u128 {
-        let begun = tokio::time::Instant::now();
-        raw::put(bare.clone(), &format!("/bare/{round}"), &[b'x'; 150]).await;
-        times[0].push(begun.elapsed());
-        let begun = tokio::time::Instant::now();
-        store
-            .claim(vec![claim(&format!("k{round}"), "a", round)])
-            .await
-            .unwrap();
-        times[1].push(begun.elapsed());
-        let begun = tokio::time::Instant::now();
-        done(&store, commit(vec![], vec![active(&format!("k{round}"), "a")])).await;
-        times[2].push(begun.elapsed());
-    }
-    for (what, mut times) in ["put of etcd", "claim", "commit"].into_iter().zip(times) {
-        times.sort();
-        println!(
-            "{what}: p50 {:?}, p99 {:?}",
-            times[times.len() / 2],
-            times[times.len() * 99 / 100]
-        );
-    }
-}
