@@ -181,6 +181,11 @@ impl<F> Walk<F> {
             if bytes.is_empty() {
                 break;
             }
+            let blank = blank_pieces(bytes);
+            if blank > 0 {
+                at += long(blank).next_multiple_of(ALIGN);
+                continue;
+            }
             let mut places = bytes.chunks(PLACE).skip(skip);
             let mark = places.position(|place| place.starts_with(&MARK.to_be_bytes()));
             let skipped = mark.map_or(bytes.len(), |mark| (mark + skip) * PLACE);
@@ -284,8 +289,17 @@ impl<F> Walk<F> {
     }
 }
 
+/// How many bytes are zeros, piece by piece: nearly all of a segment that was made ready and not used, compared as a whole.
+fn blank_pieces(bytes: &[u8]) -> usize {
+    let pieces = bytes.chunks(BLANK.len());
+    let blank = pieces.take_while(|piece| BLANK.starts_with(piece));
+    blank.map(<[u8]>::len).sum()
+}
+
 /// Bytes that a disk loses together.
 const PIECE: u64 = 4096;
+/// A piece that nothing was written to.
+static BLANK: [u8; 4096] = [0; 4096];
 /// Reads of a piece before it counts as lost.
 const TRIES: usize = 3;
 /// In the place of bytes that cannot be read: neither zeros, which could mean that nothing was written, nor a mark.
