@@ -99,6 +99,7 @@ async fn look_at_leases(stage: &Stage, writers: &Writers, owners: &[String], ver
 /// What it knew, it routes; what it owned, it cannot know that it still owns.
 async fn look_at_anew(stage: &Stage, writers: &Writers, owners: &[String], verdict: &mut Verdict) {
     let (own, name) = RELAYS[ANEW];
+    writers.pen(ANEW).until_connected(LIMIT).await;
     // Its copy is of a moment before, and of keys that were never moved it knows nothing: not all of them get through.
     let (mut there, mut here) = (JoinSet::new(), JoinSet::new());
     for (key, owner) in owners.iter().enumerate().filter(|(key, _)| !stage.is_finite(*key)) {

@@ -12,6 +12,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tonic::{Request, Status};
 
 use crate::client::Client;
+use crate::harness::wait_for;
 use crate::ledger::{Attempt, Ledger, Said};
 use crate::stage::{RELAYS, Stage};
 
@@ -38,6 +39,11 @@ const PACE: Duration = Duration::from_millis(25);
 const DEADLINE: Duration = Duration::from_secs(4);
 /// What a caller adds to that before it goes away without an answer.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// How long it waits to see whether a relay is there.
+const PROBE: Duration = Duration::from_millis(500);
+/// Ends reasons that no relay gave.
+const OF_THE_CLIENT: &str = " of the client";
 
 impl Writers {
     /// So many at each relay.
@@ -127,6 +133,16 @@ impl Pen {
         said
     }
 
+    /// Waits until the relay, not this client, answers: a connection that broke is noticed by the calls that were on it.
+    pub async fn until_connected(&self, limit: Duration) {
+        wait_for("the relay to answer this client", limit, async || {
+            let said = self.write_within(PROBE, 0, Duration::ZERO).await;
+            let is_answer = !matches!(&said, Said::Failed(why) if why.ends_with(OF_THE_CLIENT));
+            is_answer.then_some(())
+        })
+        .await;
+    }
+
     fn request(&self, write: u64, key: usize, delay: Duration) -> Request<Bytes> {
         let mut request = Request::new(Bytes::new());
         let mut add = |name: &'static str, value: String| {
@@ -148,6 +164,6 @@ fn reason(status: &Status) -> String {
         .and_then(|said| said.to_str().ok());
     match said.and_then(|said| said.split("; ").next()) {
         Some(reason) => reason.to_owned(),
-        None => format!("{:?} of the client", status.code()),
+        None => format!("{:?}{OF_THE_CLIENT}", status.code()),
     }
 }
