@@ -150,7 +150,10 @@ impl Why {
             Self::Stopped => "stays: the move was stopped",
             Self::Destination => "stays: the new owner takes no keys",
             Self::Unit => "stays: something was decided about a unit",
-            Self::Budget => "stays: relays of its unit did not report in time that nothing is in flight",
+            Self::Budget => {
+                "stays: relays of its unit did not report in time that no call and no message of it is under way there \
+                 (messages that wait: strait queue status)"
+            }
             Self::CopyLimit => "stays: the application copied for too long",
             Self::Hook => "stays: the application refused",
         }
