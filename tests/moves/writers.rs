@@ -40,11 +40,6 @@ const DEADLINE: Duration = Duration::from_secs(4);
 /// What a caller adds to that before it goes away without an answer.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How long it waits to see whether a relay is there.
-const PROBE: Duration = Duration::from_millis(500);
-/// Ends reasons that no relay gave.
-const OF_THE_CLIENT: &str = " of the client";
-
 impl Writers {
     /// So many at each relay.
     pub async fn start(stage: &Stage, each: usize, seed: u64) -> Self {
@@ -136,9 +131,12 @@ impl Pen {
     /// Waits until the relay, not this client, answers: a connection that broke is noticed by the calls that were on it.
     pub async fn until_connected(&self, limit: Duration) {
         wait_for("the relay to answer this client", limit, async || {
-            let said = self.write_within(PROBE, 0, Duration::ZERO).await;
-            let is_answer = !matches!(&said, Said::Failed(why) if why.ends_with(OF_THE_CLIENT));
-            is_answer.then_some(())
+            // It refuses that at once, whatever it knows of routes.
+            let mut request = Request::new(Bytes::new());
+            request.metadata_mut().insert("strait-key", "no key".parse().unwrap());
+            let answered = timeout(GRACE, self.client.unary("Write", request)).await;
+            let is_relay = |status: Status| status.metadata().contains_key("strait-error");
+            answered.ok()?.err().is_some_and(is_relay).then_some(())
         })
         .await;
     }
@@ -164,6 +162,6 @@ fn reason(status: &Status) -> String {
         .and_then(|said| said.to_str().ok());
     match said.and_then(|said| said.split("; ").next()) {
         Some(reason) => reason.to_owned(),
-        None => format!("{:?}{OF_THE_CLIENT}", status.code()),
+        None => format!("{:?} of the client", status.code()),
     }
 }

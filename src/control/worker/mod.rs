@@ -146,7 +146,7 @@ impl Worker {
                 self.offer(gate, drain);
             }
         }
-        self.saved.tick(self.keeper.routes(), now);
+        self.saved.tick(self.keeper.routes(), boot_time);
         let admits = self.keeper.lease().session().is_some();
         self.metrics.on_tick(admits, self.keeper.frozen());
     }

@@ -46,12 +46,14 @@ impl SavedCopy {
     }
 
     /// Keeps the copy now and then, if it has changed; the first one at once, because without any a relay that starts again while the
-    /// store is away serves nobody.
-    pub(super) fn tick(&mut self, routes: Option<&Arc<Routes>>, now: Duration) {
+    /// store is away serves nobody. A large copy is kept less often: writing takes a small part of the time at most.
+    pub(super) fn tick(&mut self, routes: Option<&Arc<Routes>>, clock: impl Fn() -> Duration) {
+        let begun = clock();
         let is_first = self.written.is_none() && routes.is_some();
-        if is_first || now >= self.next {
-            self.next = now + EVERY;
+        if is_first || begun >= self.next {
             self.end(routes);
+            let now = clock();
+            self.next = now + EVERY.max((now - begun) * PAUSES);
         }
     }
 
@@ -77,31 +79,42 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&new, path)
 }
 
-/// How often the copy is kept.
-const EVERY: Duration = Duration::from_secs(10);
+/// How often the copy is kept, if that is quick.
+const EVERY: Duration = Duration::from_secs(1);
+/// Between two times passes so many times what writing took.
+const PAUSES: u32 = 20;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::routing::record::Snapshot;
 
-    // what was kept comes back; what is damaged does not, and a half-written file is never seen.
-    #[test]
-    fn a_copy_is_kept_and_a_damaged_one_is_none() {
-        let folder = std::env::temp_dir().join(format!("strait-routes-{}", std::process::id()));
+    /// A folder of its own, and the copy at an epoch.
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("strait-{name}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
-        let path = folder.join("routes.copy");
-        let mut saved = SavedCopy::new(path.clone());
-        assert!(saved.load().is_none());
+        folder
+    }
+
+    fn copy(epoch: u64) -> Arc<Routes> {
         let snapshot = Snapshot {
-            epoch: Epoch(7),
+            epoch: Epoch(epoch),
             seed: 3,
             changes: Vec::new(),
         };
-        let routes = Arc::new(Routes::from_snapshot(&snapshot));
+        Arc::new(Routes::from_snapshot(&snapshot))
+    }
+
+    // what was kept comes back; what is damaged does not, and a half-written file is never seen.
+    #[test]
+    fn a_copy_is_kept_and_a_damaged_one_is_none() {
+        let folder = folder("routes");
+        let path = folder.join("routes.copy");
+        let mut saved = SavedCopy::new(path.clone());
+        assert!(saved.load().is_none());
         // The first one does not wait for its turn.
-        saved.tick(None, Duration::ZERO);
-        saved.tick(Some(&routes), Duration::from_millis(1));
+        saved.tick(None, || Duration::ZERO);
+        saved.tick(Some(&copy(7)), || Duration::from_millis(1));
         assert_eq!(saved.load().unwrap().epoch(), Epoch(7));
         let mut bytes = fs::read(&path).unwrap();
         let last = bytes.len() - 1;
@@ -109,6 +122,26 @@ mod tests {
         fs::write(&path, bytes).unwrap();
         assert!(saved.load().is_none());
         assert!(!path.with_extension("new").exists());
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    // what a relay knew a second before it died it still knows; a copy that takes long is kept less often.
+    #[test]
+    fn a_copy_is_kept_each_second_or_as_often_as_it_costs_little() {
+        let folder = folder("turns");
+        let mut saved = SavedCopy::new(folder.join("routes.copy"));
+        let mut keep = |epoch, begun: u64, ended: u64| {
+            let times = std::cell::Cell::new(Some(Duration::from_millis(begun)));
+            let clock = || times.take().unwrap_or(Duration::from_millis(ended));
+            saved.tick(Some(&copy(epoch)), clock);
+            saved.load().unwrap().epoch().0
+        };
+        assert_eq!(keep(1, 0, 2), 1);
+        assert_eq!(keep(2, 900, 900), 1);
+        // This one takes half a second, so the next waits for ten.
+        assert_eq!(keep(2, 1_002, 1_502), 2);
+        assert_eq!(keep(3, 11_400, 11_400), 2);
+        assert_eq!(keep(3, 11_502, 11_503), 3);
         fs::remove_dir_all(folder).unwrap();
     }
 }
