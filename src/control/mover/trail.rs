@@ -1,4 +1,10 @@
 //! S7 and S8: for a while the source still knows where a node went.
+//!
+//! # Invariants
+//! - T1. The trail of a node that another move is to move stays until that one has: clearing it writes the node, and a node that was
+//!   written since its move began stays where it is. Its data at the old owner stays as well, which may be where it goes.
+
+use std::collections::BTreeSet;
 
 use super::memory::HookState;
 use super::plan::operation;
@@ -22,6 +28,8 @@ impl Mover {
             }
             return plan.look_again(left.min(LOOK_AT_TRAIL));
         }
+        let others = sight.routes.moves().filter(|other| other.state == MoveState::Running);
+        let wanted: BTreeSet<_> = others.flat_map(|other| &other.nodes).collect();
         let mut clean = Vec::new();
         let mut waits = false;
         for id in &job.work.nodes {
@@ -33,6 +41,10 @@ impl Mover {
                 continue;
             };
             if clean.iter().any(|other: &&Node| other.id == node.id) {
+                continue;
+            }
+            if wanted.contains(id) {
+                waits = true;
                 continue;
             }
             match self.hook(sight, job, id, (Hook::Cleanup, from), plan) {

@@ -28,6 +28,28 @@ fn keys_and_buckets_move_and_leave_a_trail_for_its_time() {
     assert!((1..=30).all(|number| world.node(&key(number)).unwrap().previous.is_none()));
 }
 
+// S8: keys go on to another unit while the time of their trail ends. That nobody decided otherwise about them.
+#[test]
+fn keys_whose_trail_ends_while_they_wait_for_their_turn_move_all_the_same() {
+    let mut world = World::new(&["a-1", "a-2", "b-1"], &[0, 2]);
+    let nodes: Vec<_> = (1..=30).map(key).collect();
+    let work = world.work(5, "b", nodes.clone());
+    world.put(Record::Move(work));
+    while world.found(5).state == MoveState::Running {
+        world.round();
+    }
+    // A second is left of the trail.
+    world.rounds(590);
+    assert_eq!(world.found(5).state, MoveState::Trailing);
+    let mut work = world.work(6, "a", nodes);
+    work.options.parallel = 1;
+    world.put(Record::Move(work));
+    world.rounds(1500);
+    let work = world.found(6);
+    assert_eq!((work.moved, work.aborted), (30, 0), "{:?}", work.state);
+    assert_eq!(world.found(5).state, MoveState::Finished);
+}
+
 // R-I12, R-D7: one relay is cut off. Keys with a lease that ends stay too, since the budget is shorter; nothing is taken by force.
 #[test]
 fn a_freeze_ends_after_its_budget_and_the_node_stays() {
