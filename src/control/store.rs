@@ -113,6 +113,9 @@ pub struct RelayStanding {
     pub relay: RelayId,
     /// Its present life.
     pub session: SessionId,
+    /// The life before did not end with a good-bye.
+    #[serde(default)]
+    pub succeeds: bool,
     /// Time since it was last heard of, by the store's own clock; `None` if that is longer than the store remembers.
     pub silent_for: Option<Duration>,
     /// What it reported in this life about freezes that are not over.

@@ -114,7 +114,7 @@ impl OwnerGate {
         };
         let admitted = self.gate.borrow().admit(table, &decision, &knock);
         admitted.map_err(|closed| self.refusal(closed, &decision, (table, &*request)))?;
-        request.facts.owner_epoch = Some(decision.epoch);
+        request.facts.owner_epoch = Some(decision.since);
         Ok(Some(admission))
     }
 

@@ -44,6 +44,9 @@ pub struct Decision<'a> {
     pub unit: &'a UnitId,
     /// Version of the rules, or the newest of all records that say so (C-R1).
     pub epoch: u64,
+    /// Since when the unit owns the key, on the same scale: what its services are told. It is the same at all relays of the unit, and
+    /// higher for each later owner.
+    pub since: u64,
     /// What decided.
     pub rule: RuleRef,
     /// The dimension whose key decided, if a key did.
@@ -402,6 +405,7 @@ impl RouteTable {
         Decision {
             unit,
             epoch: self.version(),
+            since: self.version(),
             rule,
             dimension: None,
             standing: Standing::Open,
@@ -413,6 +417,7 @@ impl RouteTable {
         Decision {
             unit: found.unit,
             epoch: self.rules.version,
+            since: self.rules.version,
             rule: RuleRef::Rule {
                 index: found.rule,
                 kind: found.kind,
@@ -434,6 +439,7 @@ impl<'a> From<Resolved<'a>> for Decision<'a> {
         Self {
             unit: resolved.unit,
             epoch: resolved.epoch.0,
+            since: resolved.since.0,
             rule,
             dimension: Some(resolved.dimension),
             standing: resolved.standing,

@@ -52,6 +52,7 @@ impl Settings {
             units: units.into_iter().collect(),
             dimensions: self.routing.dimensions.iter().map(dimension).collect(),
             rules: (1..).zip(self.routing.rules.iter().cloned()).collect(),
+            ..Book::default()
         }
     }
 

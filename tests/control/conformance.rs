@@ -407,6 +407,9 @@ async fn lives_and_reports(store: &dyn Store) {
     let second = store.open(relay("a", 1)).await.unwrap();
     assert_ne!(second.session, first.session);
     assert!(second.succeeds, "the life before ended without a good-bye");
+    let standing = store.standing(Some(name("a"))).await.unwrap();
+    let succeeds: Vec<_> = standing.iter().map(|row| (row.relay.clone(), row.succeeds)).collect();
+    assert_eq!(succeeds, [(relay("a", 1), true), (relay("a", 2), false)]);
     assert_eq!(acks().await, []);
     store.report(vec![ack(first.session, again, true)]).await.unwrap();
     assert_eq!(acks().await, []);

@@ -9,6 +9,7 @@ use strait::control::embedded::Clock;
 use strait::model::Name;
 use strait::routing::record::{
     Book, Claim, Commit, Epoch, KeyBytes, MoveId, Node, NodeId, OpId, Record, RecordId, RelayId, Rev, State, Target,
+    Term,
 };
 
 pub(crate) fn name(text: &str) -> Name {
@@ -20,6 +21,7 @@ pub(crate) fn book() -> Record {
         units: ["a", "b", "c"].map(name).to_vec(),
         dimensions: vec![serde_json::from_value(serde_json::json!({ "name": "cid" })).unwrap()],
         rules: Vec::new(),
+        ..Book::default()
     })
 }
 
@@ -36,6 +38,7 @@ pub(crate) fn node(text: &str, unit: &str, state: State) -> Record {
         target: Target::Unit(name(unit)),
         state,
         rev: Rev::ZERO,
+        term: Term::default(),
         previous: None,
         home: None,
         op: OpId(0),

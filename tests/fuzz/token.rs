@@ -40,6 +40,7 @@ pub fn token_evidence(data: &[u8]) {
         units: vec![name("a"), name("b")],
         dimensions: vec![dimension],
         rules: Vec::new(),
+        ..Book::default()
     };
     let routes = Routes::from_snapshot(&Snapshot {
         epoch: Epoch::new(0, Rev(1000)),

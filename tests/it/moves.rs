@@ -1,6 +1,6 @@
 //! R-I1, R-I2, R-I12, C-R1: keys move between units while all units write to them; nothing is lost, doubled or refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -156,6 +156,13 @@ async fn keys_move_under_writes_of_all_units() {
         all.len() as u64,
         "a write was done twice, or not at all"
     );
+    // step 6: one epoch for each owner, at all of its relays, whatever step its moves were at.
+    let mut epochs: BTreeMap<(usize, &str), BTreeSet<u64>> = BTreeMap::new();
+    for ack in &all {
+        epochs.entry((ack.key, &ack.unit)).or_default().insert(ack.epoch);
+    }
+    let twice: Vec<_> = epochs.iter().filter(|(_, epochs)| epochs.len() != 1).collect();
+    assert!(twice.is_empty(), "an owner with two epochs: {twice:?}");
     let crossed = acks
         .iter()
         .filter(|acks| acks.windows(2).any(|two| two[0].unit != two[1].unit));

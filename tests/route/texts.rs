@@ -169,6 +169,9 @@ fn a_move_says_what_it_does_and_how_far_it_is() {
     refused["note"] = told("prepare", "refused: FailedPrecondition: disk full");
     let moves = json!({"moves": [copying, refused]});
     check("route_moves_hooks", "route moves", moves);
+    let mut waiting = row("00000000000000ff", "running", 1536, None);
+    waiting["waits_for"] = json!({"unit": "a", "relay": "a-2"});
+    check("route_moves_waits", "route moves", json!({"moves": [waiting]}));
     check("route_moves_none", "route moves", json!({"moves": []}));
 }
 

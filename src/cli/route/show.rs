@@ -248,6 +248,14 @@ fn moves(rows: &[MoveRow], out: &mut impl Write) -> io::Result<()> {
         if let Some(note) = &row.note {
             writeln!(out, "{}: {}", row.id, noted(note))?;
         }
+        if let Some(relay) = &row.waits_for {
+            writeln!(
+                out,
+                "{}: nothing is frozen yet: {relay} was killed and has started again, and what it had let through may run until \
+                 routes.in_flight_max is over",
+                row.id
+            )?;
+        }
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! - U1. No key that has an owner gets another one: owners change by moves only.
 //! - U2. Units keep their numbers, rules their ids, dimensions their precedence; nothing is taken out.
 //! - U3. What is published already changes nothing.
+//! - U4. Keys that a new rule takes from another one have their owner since no earlier than before (R-3.8 step 6).
 //!
 //! # Not here
 //! Reading and writing the book (`operator`, `worker`).
@@ -16,16 +17,16 @@ mod tests;
 
 pub use self::changes::changes;
 use crate::model::UnitId;
-use crate::routing::record::{Book, NodeId};
+use crate::routing::record::{Book, NodeId, Rev};
 use crate::routing::{RouteTable, Settings};
 
 /// What was decided about a rule or a bucket.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Decided {
-    /// Nothing: it belongs to the unit of its rule.
-    Nothing,
-    /// It belongs to this unit.
-    Unit(UnitId),
+    /// Nothing, or nothing any more since then: it belongs to the unit of its rule.
+    Nothing(Rev),
+    /// It belongs to this unit, since then.
+    Unit(UnitId, Rev),
     /// It is being moved, or follows other keys.
     Unclear,
 }
@@ -36,7 +37,7 @@ pub enum Decided {
 /// # Errors
 /// Why it cannot be published, and what to do: U1 or U2 would not hold, or the rules contradict each other.
 pub fn merge_book(published: Option<&Book>, configured: &Book) -> Result<Option<Book>, String> {
-    merge_book_with(published, configured, &mut |_| Decided::Nothing)
+    merge_book_with(published, configured, &mut |_| Decided::Nothing(Rev::ZERO))
 }
 
 /// [`merge_book`] with what was decided about rules and buckets since they were published: who has them now is who keeps them.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::Decided;
 use super::changes::described;
 use crate::model::{Name, UnitId};
-use crate::routing::record::{Book, DimensionSpec, NodeId, Placement};
+use crate::routing::record::{Book, DimensionSpec, NodeId, Placement, Rev};
 use crate::routing::{Rule, RuleKind, bucket};
 
 /// Asks what was decided about a rule or a bucket.
@@ -28,7 +28,10 @@ pub(super) fn merge(book: &mut Book, published: &Book, configured: &Book, decide
         next = next.checked_add(1).ok_or("no ids are left for rules")?;
         let spec = published.dimensions.iter().find(|spec| spec.name == rule.dimension);
         if let Some(spec) = spec {
-            takes_nothing((next, rule), spec, &published.rules, decided)?;
+            let since = takes_nothing((next, rule), spec, published, decided)?;
+            if since > Rev::ZERO {
+                book.since.insert(next, since);
+            }
         }
         book.rules.push((next, rule.clone()));
     }
@@ -58,7 +61,8 @@ fn keeps_owner(known: &Known, rule: &Rule, decided: Ask<'_>) -> Result<(), Strin
     if published.unit == rule.unit {
         return Ok(());
     }
-    let is_there = |node: &NodeId, decided: Ask<'_>| decided(node) == Decided::Unit(rule.unit.clone());
+    let is_there =
+        |node: &NodeId, decided: Ask<'_>| matches!(decided(node), Decided::Unit(unit, _) if unit == rule.unit);
     let dimension = &rule.dimension;
     let all = match published.buckets() {
         Some(mut buckets) => buckets.all(|bucket| is_there(&bucket_of(dimension, bucket), decided)),
@@ -76,13 +80,13 @@ fn keeps_owner(known: &Known, rule: &Rule, decided: Ask<'_>) -> Result<(), Strin
     ))
 }
 
-/// A new rule may name only keys without owner, and keys of its own unit.
+/// A new rule may name only keys without owner, and keys of its own unit. Since when it has those, at the latest.
 fn takes_nothing(
     (id, rule): (u32, &Rule),
     spec: &DimensionSpec,
-    published: &[Known],
+    published: &Book,
     decided: Ask<'_>,
-) -> Result<(), String> {
+) -> Result<Rev, String> {
     let dimension = &rule.dimension;
     if let Placement::Claim(_) = spec.placement {
         return Err(format!(
@@ -92,6 +96,7 @@ fn takes_nothing(
         ));
     }
     let rules: Vec<_> = published
+        .rules
         .iter()
         .filter(|(_, old)| old.dimension == *dimension)
         .collect();
@@ -99,8 +104,8 @@ fn takes_nothing(
     let buckets = rule.buckets().into_iter().flatten();
     let of_buckets: Vec<_> = buckets.map(|bucket| decided(&bucket_of(dimension, bucket))).collect();
     let fits = |of_bucket: &Decided| match of_bucket {
-        Decided::Nothing => true,
-        Decided::Unit(unit) => *unit == rule.unit,
+        Decided::Nothing(_) => true,
+        Decided::Unit(unit, _) => *unit == rule.unit,
         Decided::Unclear => false,
     };
     if !of_buckets.iter().all(fits) {
@@ -109,11 +114,16 @@ fn takes_nothing(
             described(&(id, rule.clone()))
         ));
     }
+    let mut latest = Rev::ZERO;
     for narrowed in narrowed(rule, &rules) {
-        let owner = owner(narrowed, decided);
-        if owner.as_ref() == Some(&rule.unit) {
-            continue;
-        }
+        let owner = match owner(narrowed, decided) {
+            Some((owner, since)) if owner == rule.unit => {
+                let of_rule = published.since.get(&narrowed.0).copied().unwrap_or_default();
+                latest = latest.max(since).max(of_rule);
+                continue;
+            }
+            owner => owner.map(|(owner, _)| owner),
+        };
         let new = described(&(id, rule.clone()));
         let old = described(narrowed);
         return Err(match owner {
@@ -128,7 +138,7 @@ fn takes_nothing(
             ),
         });
     }
-    Ok(())
+    Ok(latest)
 }
 
 /// Published rules that keys of a new one may go by until now.
@@ -191,14 +201,14 @@ fn longest_prefix<'a>(text: &[u8], published: &[&'a Known]) -> Option<&'a Known>
     fits.max_by_key(prefix)
 }
 
-/// Who has all keys of a rule; `None` if that is not one unit at rest.
-fn owner((id, rule): &Known, decided: Ask<'_>) -> Option<UnitId> {
+/// Who has all keys of a rule, and since when; `None` if that is not one unit at rest.
+fn owner((id, rule): &Known, decided: Ask<'_>) -> Option<(UnitId, Rev)> {
     if rule.hash.is_some() {
         return None;
     }
     match decided(&rule_of(&rule.dimension, *id)) {
-        Decided::Nothing => Some(rule.unit.clone()),
-        Decided::Unit(unit) => Some(unit),
+        Decided::Nothing(since) => Some((rule.unit.clone(), since)),
+        Decided::Unit(unit, since) => Some((unit, since)),
         Decided::Unclear => None,
     }
 }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::control::ledger::check_commit;
 use crate::model::{Key, MissingKey, Name, RouteHints};
-use crate::routing::record::{Change, Commit, Epoch, Node, OpId, Record, RecordId, Rev, Snapshot, State, Target};
+use crate::routing::record::{Change, Commit, Epoch, Node, OpId, Record, RecordId, Rev, Snapshot, State, Target, Term};
 use crate::routing::{Routes, Rule, bucket};
 
 fn name(text: &str) -> Name {
@@ -154,9 +154,9 @@ fn what_was_moved_may_be_configured() {
         rule(5, "b", serde_json::json!({ "hash": [0, 100] })),
     ]);
     let mut moved = |node: &NodeId| match node {
-        NodeId::Rule { rule: 4, .. } => Decided::Unit(name("a")),
-        NodeId::Bucket { .. } => Decided::Unit(name("b")),
-        _ => Decided::Nothing,
+        NodeId::Rule { rule: 4, .. } => Decided::Unit(name("a"), Rev(7)),
+        NodeId::Bucket { .. } => Decided::Unit(name("b"), Rev(7)),
+        _ => Decided::Nothing(Rev::ZERO),
     };
     assert_eq!(merge_book_with(Some(&published), &configured, &mut moved), Ok(None));
     let mut half = |node: &NodeId| match node {
@@ -233,6 +233,7 @@ fn any_book() -> impl Strategy<Value = Book> {
         units: ["a", "b", "c"].map(name).to_vec(),
         dimensions: uid(&[]).dimensions,
         rules: rules.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect(),
+        ..Book::default()
     })
 }
 
@@ -275,7 +276,8 @@ fn any_decisions() -> impl Strategy<Value = Vec<Node>> {
             0 => State::Tombstone,
             _ => State::Active,
         },
-        rev: Rev(2),
+        rev: Rev(2 + u64::from(state % 2)),
+        term: Term::default(),
         previous: None,
         home: None,
         op: OpId(1),
@@ -304,7 +306,8 @@ fn table(book: &Book, nodes: &[Node]) -> RouteTable {
     rules.with_routes(Arc::new(Routes::from_snapshot(&snapshot)))
 }
 
-fn owner(table: &RouteTable, key: &str) -> Option<UnitId> {
+/// Who has a key, and since when.
+fn owner(table: &RouteTable, key: &str) -> Option<(UnitId, u64)> {
     let hints = RouteHints {
         keys: vec![Key {
             dimension: "uid".into(),
@@ -314,7 +317,7 @@ fn owner(table: &RouteTable, key: &str) -> Option<UnitId> {
     };
     let local = name("a");
     let found = table.resolve(&hints, &MissingKey::Reject, &local, &());
-    found.ok().map(|decision| decision.unit.clone())
+    found.ok().map(|decision| (decision.unit.clone(), decision.since))
 }
 
 fn all_keys() -> Vec<String> {
@@ -351,8 +354,9 @@ proptest! {
         let decided = |id: &NodeId| {
             // As in a store, the last one counts.
             match nodes.iter().rev().find(|node| node.id == *id) {
-                Some(Node { state: State::Active, target: Target::Unit(unit), .. }) => Decided::Unit(unit.clone()),
-                _ => Decided::Nothing,
+                Some(Node { state: State::Active, target: Target::Unit(unit), rev, .. }) => Decided::Unit(unit.clone(), *rev),
+                Some(node) => Decided::Nothing(node.rev),
+                None => Decided::Nothing(Rev::ZERO),
             }
         };
         let merged = merge_book_with(Some(&published), &configured, &mut { decided });
@@ -366,8 +370,11 @@ proptest! {
             prop_assert_eq!(check_commit(&commit, Some(&published), |_| None), Ok(()));
             let (before, after) = (table(&published, &nodes), table(&merged, &nodes));
             for key in all_keys() {
-                if let Some(unit) = owner(&before, &key) {
-                    prop_assert_eq!(owner(&after, &key), Some(unit), "{}", key);
+                if let Some((unit, since)) = owner(&before, &key) {
+                    let (unit_after, since_after) = owner(&after, &key).unwrap();
+                    prop_assert_eq!(unit_after, unit, "{}", key);
+                    // U4
+                    prop_assert!(since_after >= since, "{} {} {}", key, since, since_after);
                 }
             }
             let again = merge_book_with(Some(&merged), &configured, &mut { decided });

@@ -38,7 +38,11 @@ impl Etcd {
             let commit = Commit {
                 op: OpId(fastrand::u128(..)),
                 compares: vec![(id.clone(), compared)],
-                puts: vec![Record::Relay(RelayRecord { relay, session })],
+                puts: vec![Record::Relay(RelayRecord {
+                    relay,
+                    session,
+                    succeeds,
+                })],
                 removes: Vec::new(),
             };
             if let Committed::Done(rev) = self.do_commit(commit).await? {
@@ -202,6 +206,7 @@ impl Etcd {
                 silent_for: self.silence(life.session).await?,
                 relay: life.relay,
                 session: life.session,
+                succeeds: life.succeeds,
             });
         }
         Ok(rows)

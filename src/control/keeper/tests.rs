@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::control::ledger::Ledger;
 use crate::model::Name;
-use crate::routing::record::{Book, Commit, Epoch, Node, OpId, Record, RelayId, State, Target};
+use crate::routing::record::{Book, Commit, Epoch, Node, OpId, Record, RelayId, State, Target, Term};
 
 const IN_FLIGHT_MAX: Duration = Duration::from_secs(10);
 
@@ -31,6 +31,7 @@ fn ledger() -> Ledger {
         units: ["a", "b"].map(name).to_vec(),
         dimensions: vec![serde_json::from_value(serde_json::json!({ "name": "cid" })).unwrap()],
         rules: Vec::new(),
+        ..Book::default()
     };
     commit(&mut ledger, Record::Book(book));
     ledger
@@ -54,6 +55,7 @@ fn put(ledger: &mut Ledger, number: u64, unit: &str, state: State) -> Rev {
         target: Target::Unit(name(unit)),
         state,
         rev: Rev::ZERO,
+        term: Term::default(),
         previous: None,
         home: None,
         op: OpId(0),

@@ -17,6 +17,7 @@ pub(in crate::control) struct Lives(BTreeMap<RelayId, Life>);
 #[derive(Clone, Debug)]
 struct Life {
     session: SessionId,
+    succeeds: bool,
     heard_at: Duration,
     acks: BTreeMap<(MoveId, NodeId), FreezeAck>,
 }
@@ -25,6 +26,7 @@ impl Lives {
     pub(super) fn begin(&mut self, relay: RelayRecord, now: Duration) {
         let life = Life {
             session: relay.session,
+            succeeds: relay.succeeds,
             heard_at: now,
             acks: BTreeMap::new(),
         };
@@ -44,15 +46,18 @@ impl Ledger {
         Commit {
             op,
             compares: Vec::new(),
-            puts: vec![Record::Relay(RelayRecord { relay, session })],
+            puts: vec![Record::Relay(RelayRecord {
+                succeeds: self.lives.0.contains_key(&relay),
+                relay,
+                session,
+            })],
             removes: Vec::new(),
         }
     }
 
     /// A life has begun: the one before is over.
     pub fn opened(&mut self, relay: RelayRecord, now: Duration) -> Opened {
-        let session = relay.session;
-        let succeeds = self.lives.0.contains_key(&relay.relay);
+        let (session, succeeds) = (relay.session, relay.succeeds);
         self.lives.begin(relay, now);
         Opened {
             session,
@@ -126,6 +131,7 @@ impl Ledger {
             .map(|(relay, life)| RelayStanding {
                 relay: relay.clone(),
                 session: life.session,
+                succeeds: life.succeeds,
                 silent_for: Some(now.saturating_sub(life.heard_at)),
                 acks: life.acks.values().filter(|ack| self.is_held(ack)).cloned().collect(),
             })

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::Name;
 use crate::routing::record::{
-    FreezeAck, KeyBytes, Move, MoveId, MoveKind, MoveOptions, MoveState, NodeId, RelayId, State, Target,
+    FreezeAck, KeyBytes, Move, MoveId, MoveKind, MoveOptions, MoveState, NodeId, RelayId, State, Target, Term,
 };
 
 fn name(text: &str) -> Name {
@@ -28,6 +28,7 @@ fn book() -> Book {
         units: ["a", "b"].map(name).to_vec(),
         dimensions: vec![serde_json::from_value(serde_json::json!({ "name": "cid" })).unwrap()],
         rules: Vec::new(),
+        ..Book::default()
     }
 }
 
@@ -44,6 +45,7 @@ fn node(id: NodeId, unit: &str, state: State) -> Node {
         target: Target::Unit(name(unit)),
         state,
         rev: Rev::ZERO,
+        term: Term::default(),
         previous: None,
         home: None,
         op: OpId(0),
@@ -243,6 +245,7 @@ fn work(nodes: Vec<NodeId>, state: MoveState) -> Move {
         asked_at: 0,
         reason: String::new(),
         note: None,
+        waits_for: None,
     }
 }
 

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::lives::Lives;
 use super::{HookCall, Hooked, Phase, Planned, Sight};
 use crate::control::store::StoreError;
 use crate::model::{Name, UnitId};
 use crate::routing::record::{
-    Claim, Committed, Epoch, Hook, HookNote, HookSpec, KeyBytes, Lag, Move, MoveId, NodeId, OpId, RecordId, Rev,
+    Claim, Committed, Epoch, Hook, HookNote, HookSpec, KeyBytes, Lag, Move, MoveId, NodeId, OpId, RecordId, RelayId,
+    Rev,
 };
 use crate::routing::{Found, Known};
 
@@ -25,6 +27,10 @@ pub(super) struct Memory {
     /// What nodes wait for, at this look.
     phases: BTreeMap<(MoveId, NodeId), Phase>,
     claims: BTreeMap<(MoveId, NodeId), Asked>,
+    /// Lives of relays.
+    pub(super) lives: Lives,
+    /// Relays that moves waited for at this look before they freeze anything.
+    put_off: BTreeMap<MoveId, RelayId>,
     /// Nodes that nothing is to be done with, and whether they belong to the new owner.
     settled: BTreeMap<(MoveId, NodeId), bool>,
 }
@@ -84,11 +90,23 @@ impl Memory {
         self.notes.retain(|by, _| moves.contains(by));
         self.lags.retain(|(by, _), _| moves.contains(by));
         self.phases.clear();
+        self.put_off.clear();
+        self.lives.look(sight);
         self.settled.retain(|(by, _), _| moves.contains(by));
         self.claims.retain(|(by, node), _| {
             moves.contains(by) && routes.view(node).is_none_or(|view| view.state().work().is_none())
         });
         self.holds.retain(|_, hold| hold.lasts(sight));
+    }
+
+    /// A move waits for a relay before it freezes anything.
+    pub(super) fn put_off(&mut self, by: MoveId, relay: RelayId) {
+        self.put_off.entry(by).or_insert(relay);
+    }
+
+    /// The relay that a move waits for.
+    pub(super) fn put_off_by(&self, by: MoveId) -> Option<&RelayId> {
+        self.put_off.get(&by)
     }
 
     pub(super) fn is_held(&self, id: &RecordId, sight: &Sight<'_>) -> bool {

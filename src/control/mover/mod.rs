@@ -29,6 +29,7 @@
 
 mod barrier;
 mod driver;
+mod lives;
 mod memory;
 mod metrics;
 mod nodes;

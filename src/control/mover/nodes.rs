@@ -1,11 +1,12 @@
 //! The steps of a key, bucket or rule.
 
 use super::barrier::{Barrier, lease_of};
+use super::lives::Settling;
 use super::memory::HookState;
 use super::plan::Put;
 use super::{Job, LOOK_FROZEN, Mover, Phase, Plan, Planned, Sight, Step, Why};
 use crate::model::{Name, UnitId};
-use crate::routing::record::{Hook, KeyBytes, MoveKind, MoveState, Node, NodeId, RecordId, Rev, State, Target};
+use crate::routing::record::{Hook, KeyBytes, MoveKind, MoveState, Node, NodeId, RecordId, Rev, State, Target, Term};
 use crate::routing::{Found, RouteError, Unmovable};
 
 impl Mover {
@@ -40,6 +41,7 @@ impl Mover {
                         to: work.to.clone(),
                         by: work.id,
                     },
+                    term: Term::since(origin.since),
                     previous: sight.routes.view(node).and_then(|view| view.previous().cloned()),
                 };
                 let mut planned = Planned::of_node(sight, job, node, put, Step::Begin).compare_unit(sight, &work.to);
@@ -107,6 +109,9 @@ impl Mover {
                 HookState::Due(_) | HookState::Waits => return,
             }
         }
+        if !self.may_freeze(sight, job, &node.id, from, plan) {
+            return;
+        }
         let count = self.weight(&node.id);
         let frozen = self.frozen(sight, from);
         self.memory.wait(job.work.id, &node.id, Phase::Freeze);
@@ -119,6 +124,7 @@ impl Mover {
                 to: to.clone(),
                 by: job.work.id,
             },
+            term: node.same_term(),
             previous: node.previous.clone(),
         };
         let planned = Planned::of_node(sight, job, &node.id, put, Step::Freeze);
@@ -126,6 +132,24 @@ impl Mover {
         planned.compare_at(RecordId::Move(job.work.id), job.rev);
         planned.freezes = Some((from.clone(), count));
         self.commit(plan, planned);
+    }
+
+    /// Whether relays of a unit can report a freeze; else the move says whom it waits for. The node is served meanwhile.
+    pub(super) fn may_freeze(
+        &mut self,
+        sight: &Sight<'_>,
+        job: &Job<'_>,
+        node: &NodeId,
+        unit: &UnitId,
+        plan: &mut Plan,
+    ) -> bool {
+        match self.memory.lives.settling(unit, self.limits.in_flight_max, sight.now) {
+            Settling::Over => return true,
+            Settling::Unknown => plan.want_standing(),
+            Settling::Waits(relay) => self.memory.put_off(job.work.id, relay),
+        }
+        self.memory.wait(job.work.id, node, Phase::Settle);
+        false
     }
 
     /// S4 and S5.
@@ -161,6 +185,7 @@ impl Mover {
         let put = Put {
             target: Target::Unit(to.clone()),
             state: State::Active,
+            term: Term::default(),
             previous: Some(from.clone()),
         };
         let planned = Planned::of_node(sight, job, &node.id, put, Step::Commit);
@@ -178,6 +203,7 @@ impl Mover {
         let put = Put {
             target: node.target.clone(),
             state,
+            term: node.same_term(),
             previous: node.previous.clone(),
         };
         let planned = Planned::of_node(sight, job, &node.id, put, Step::Abort(why));

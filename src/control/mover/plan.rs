@@ -7,6 +7,7 @@ use crate::model::{Name, UnitId};
 use crate::routing::key_hash;
 use crate::routing::record::{
     Commit, Hook, KeyBytes, Lag, Move, MoveId, MoveState, Node, NodeId, OpId, Record, RecordId, Rev, State, Target,
+    Term,
 };
 
 /// What is to be done, and when to look again.
@@ -167,7 +168,7 @@ pub struct HookCall {
     pub by: MoveId,
     /// The node.
     pub node: NodeId,
-    /// The revision of its record.
+    /// The revision of its record; of [`Hook::Activate`] the one that gave it to the unit.
     pub rev: Rev,
     /// What is asked.
     pub hook: Hook,
@@ -197,6 +198,8 @@ pub enum Hooked {
 pub enum Phase {
     /// An answer of the application.
     Hook(Hook),
+    /// Relays of its unit that were killed and have started again, before it is frozen.
+    Settle,
     /// Its turn to be frozen.
     Freeze,
     /// Relays of its unit to report that nothing is in flight.
@@ -207,10 +210,11 @@ pub enum Phase {
 
 impl Phase {
     /// All of them.
-    pub const ALL: [Self; Hook::ALL.len() + 3] = [
+    pub const ALL: [Self; Hook::ALL.len() + 4] = [
         Self::Hook(Hook::Prepare),
         Self::Hook(Hook::Copy),
         Self::Hook(Hook::Lag),
+        Self::Settle,
         Self::Freeze,
         Self::Drain,
         Self::Hook(Hook::Quiesce),
@@ -224,6 +228,7 @@ impl Phase {
     pub fn label(self) -> &'static str {
         match self {
             Self::Hook(hook) => hook.as_str(),
+            Self::Settle => "settle",
             Self::Freeze => "freeze",
             Self::Drain => "drain",
             Self::Trail => "trail",
@@ -267,12 +272,13 @@ impl Planned {
         let about = RecordId::Node(id.clone());
         let rev = sight.routes.rev_of(&about);
         let op = operation(sight, job.work.id, &about, step, rev, "");
-        let home = home_of(job, &put, step);
+        let home = home_of(sight, job, id, &put, step);
         let node = Node {
             id: id.clone(),
             target: put.target,
             state: put.state,
             rev: Rev::ZERO,
+            term: put.term,
             previous: put.previous,
             home,
             op,
@@ -326,13 +332,21 @@ impl Planned {
 pub(super) struct Put {
     pub(super) target: Target,
     pub(super) state: State,
+    /// New if it gives the node to somebody, else that of the record before.
+    pub(super) term: Term,
     pub(super) previous: Option<UnitId>,
 }
 
-/// Where a node that a drain has moved is at home.
-fn home_of(job: &Job<'_>, put: &Put, step: Step) -> Option<UnitId> {
-    let drained = job.work.of.clone().filter(|_| step == Step::Commit);
-    drained.filter(|unit| put.previous.as_ref() == Some(unit))
+/// Where a node that drains have moved is at home: at the unit that the first of them took it from, unless it gets there.
+fn home_of(sight: &Sight<'_>, job: &Job<'_>, id: &NodeId, put: &Put, step: Step) -> Option<UnitId> {
+    let before = sight.routes.view(id).and_then(|view| view.home().cloned());
+    if step != Step::Commit {
+        return before;
+    }
+    let drained = job.work.of.as_ref();
+    let drained = drained.filter(|unit| put.previous.as_ref() == Some(unit))?;
+    let home = before.unwrap_or_else(|| drained.clone());
+    (put.target.unit() != Some(&home)).then_some(home)
 }
 
 /// The number of a step: the same whoever takes it, and of no other one. Keyed, so that no key can be made to look like another.

@@ -172,10 +172,14 @@ impl Mover {
         let view = sight.routes.view(node);
         let owner = view.and_then(|view| view.unit()).filter(|owner| **owner != job.work.to);
         let from = owner.or(view.and_then(|view| view.previous())).cloned();
+        // Whoever serves the node from now on is told since when it has it, as its calls say; also if the move was given up.
+        let since = view
+            .and_then(|view| view.same_term().since)
+            .filter(|_| hook == Hook::Activate);
         let call = HookCall {
             by: job.work.id,
             node: node.clone(),
-            rev: sight.routes.rev_of(&RecordId::Node(node.clone())),
+            rev: since.unwrap_or_else(|| sight.routes.rev_of(&RecordId::Node(node.clone()))),
             hook,
             unit: unit.clone(),
             from: from.filter(|_| job.work.kind == MoveKind::Nodes),
@@ -214,6 +218,12 @@ impl Mover {
                 ..work.clone()
             };
             return self.commit(plan, Planned::of_move(sight, job, work, Step::Progress, "note"));
+        } else if self.memory.put_off_by(work.id) != work.waits_for.as_ref() {
+            let work = Move {
+                waits_for: self.memory.put_off_by(work.id).cloned(),
+                ..work.clone()
+            };
+            return self.commit(plan, Planned::of_move(sight, job, work, Step::Progress, "waits"));
         } else {
             return;
         };
@@ -227,6 +237,7 @@ impl Mover {
             moved: tally.moved,
             aborted: tally.aborted,
             note: self.memory.note(work.id).cloned().or_else(|| work.note.clone()),
+            waits_for: self.memory.put_off_by(work.id).cloned(),
             ..work.clone()
         };
         if state == MoveState::Finished {

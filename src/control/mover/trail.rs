@@ -94,6 +94,7 @@ fn cleared(sight: &Sight<'_>, job: &Job<'_>, nodes: &[&Node]) -> Planned {
     let puts = nodes.iter().map(|node| {
         Record::Node(Node {
             previous: None,
+            term: node.same_term(),
             rev: Rev::ZERO,
             op,
             ..(*node).clone()

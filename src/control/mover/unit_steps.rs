@@ -6,9 +6,11 @@ use std::time::Duration;
 use super::barrier::{Barrier, longest_lease};
 use super::memory::HookState;
 use super::plan::Put;
+use super::units::same_term;
 use super::{Job, LOOK_FROZEN, LOOK_UNDER_WAY, Mover, Plan, Planned, Sight, Step, Why};
 use crate::model::UnitId;
-use crate::routing::record::{Hook, MoveKind, MoveState, Node, NodeId, Record, RecordId, State, Target};
+use crate::routing::NodeView;
+use crate::routing::record::{Hook, MoveKind, MoveState, Node, NodeId, Record, RecordId, State, Target, Term};
 
 /// Units and weights.
 type Shares = Vec<(UnitId, u16)>;
@@ -33,6 +35,11 @@ impl Mover {
                     Some(false) => return self.memory.settle(job.work, id, false),
                     None => return,
                 }
+                for (holder, _) in takeover {
+                    if !self.may_freeze(sight, job, id, holder, plan) {
+                        return;
+                    }
+                }
                 State::Returning {
                     takeover: takeover.clone(),
                     by: job.work.id,
@@ -43,6 +50,7 @@ impl Mover {
         let put = Put {
             target: Target::Unit(unit.clone()),
             state,
+            term: same_term(sight.routes, unit),
             previous: None,
         };
         let mut planned = Planned::of_node(sight, job, id, put, Step::Freeze);
@@ -118,7 +126,7 @@ impl Mover {
             MoveKind::GiveBack if is_back => {
                 let hooked = self.hook(sight, job, &node.id, (Hook::FinalSync, unit), plan);
                 if hooked == HookState::Done {
-                    let put = at_rest(unit, State::Active);
+                    let put = at_rest(unit, State::Active, Term::default());
                     self.commit(plan, Planned::of_node(sight, job, &node.id, put, Step::Commit));
                 } else if hooked == HookState::Refused {
                     self.abort(sight, job, node, Why::Hook, plan);
@@ -147,6 +155,7 @@ impl Mover {
             State::Evacuated {
                 takeover: heirs.clone(),
             },
+            Term::default(),
         );
         let mut planned = Planned::of_node(sight, job, &node.id, put, Step::Commit);
         for (heir, _) in heirs.iter().chain(takeover) {
@@ -156,11 +165,12 @@ impl Mover {
         for other in &sight.routes.book().units {
             let id = NodeId::Unit(other.clone());
             let Some(view) = sight.routes.view(&id) else { continue };
-            let Some(state) = without(view.state(), unit, &heirs) else {
+            let NodeView::Whole(before) = view else { continue };
+            let Some((state, term)) = without(before, unit, &heirs) else {
                 continue;
             };
             planned.compare_at(RecordId::Node(id.clone()), view.rev());
-            let put = at_rest(other, state);
+            let put = at_rest(other, state, term);
             let mut rewritten = Planned::of_node(sight, job, &id, put, Step::Commit).commit.puts;
             for record in &mut rewritten {
                 if let Record::Node(node) = record {
@@ -175,18 +185,26 @@ impl Mover {
 
 /// The state of a unit that `gone` may have keys of, without it. Those that stay keep their weights, so no key moves between
 /// them; if nobody stays, all keys of the unit were at `gone`, and are frozen.
-fn without(state: &State, gone: &UnitId, heirs: &Shares) -> Option<State> {
-    let before = state.takeover()?;
+///
+/// Those that stay keep what they have since they had it; only what `gone` had gets another owner now.
+fn without(node: &Node, gone: &UnitId, heirs: &Shares) -> Option<(State, Term)> {
+    let before = node.state.takeover()?;
     if !before.iter().any(|(unit, _)| unit == gone) {
         return None;
     }
     let stay: Shares = before.iter().filter(|(unit, _)| unit != gone).cloned().collect();
     let has_keys = stay.iter().any(|(_, weight)| *weight > 0);
+    let mut term = Term::default();
+    if has_keys {
+        term.earlier.clone_from(&node.term.earlier);
+        term.earlier.push((before.to_vec(), node.since()));
+    }
     let takeover = if has_keys { stay } else { heirs.clone() };
-    Some(match state {
+    let state = match &node.state {
         State::Returning { by, .. } => State::Returning { takeover, by: *by },
         _ => State::Evacuated { takeover },
-    })
+    };
+    Some((state, term))
 }
 
 /// Those of the units that can take over now. For one that was evacuated itself those stand in who have its keys: all that is
@@ -213,10 +231,11 @@ fn takes_keys(sight: &Sight<'_>, unit: &UnitId) -> bool {
     is_there && view.is_none_or(|view| matches!(view.state(), State::Active | State::Draining))
 }
 
-fn at_rest(unit: &UnitId, state: State) -> Put {
+fn at_rest(unit: &UnitId, state: State, term: Term) -> Put {
     Put {
         target: Target::Unit(unit.clone()),
         state,
+        term,
         previous: None,
     }
 }

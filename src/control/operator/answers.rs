@@ -251,6 +251,10 @@ pub struct MoveRow {
     /// What the application said last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<HookNote>,
+    /// The relay that it waits for before it freezes anything: it was killed and has started again, and cannot report yet that
+    /// nothing runs there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<RelayId>,
 }
 
 /// How a relay stands.
@@ -383,6 +387,7 @@ impl MoveRow {
             asked_at: work.asked_at,
             reason: work.reason,
             note: work.note,
+            waits_for: work.waits_for,
         }
     }
 }

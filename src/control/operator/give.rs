@@ -11,6 +11,7 @@ use super::{
 use crate::model::{Name, UnitId};
 use crate::routing::record::{
     Claim, Commit, Committed, Epoch, KeyBytes, Node, NodeId, OpId, Placement, Record, RecordId, Rev, State, Target,
+    Term,
 };
 use crate::routing::{RouteError, Routes};
 
@@ -196,6 +197,7 @@ impl Operator {
                 target: Target::Unit(row.unit.clone()),
                 state: State::Active,
                 rev: Rev::ZERO,
+                term: Term::default(),
                 previous: None,
                 home: None,
                 op,

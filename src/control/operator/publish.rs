@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Answer, Operator, OperatorError, Published, READ_AT_ONCE};
 use crate::control::book::{Decided, changes, merge_book_with};
 use crate::routing::record::{
-    Book, Change, Commit, Committed, Node, NodeId, OpId, Placement, Record, RecordId, Rev, State, Target,
+    Book, Change, Commit, Committed, NodeId, OpId, Placement, Record, RecordId, Rev, State, Target,
 };
 
 /// What was read about rules and buckets.
@@ -128,18 +128,14 @@ fn whole(missing: Vec<NodeId>, published: Option<&Book>) -> Vec<NodeId> {
 
 fn decided(found: Option<Change>) -> (Rev, Decided) {
     let Some(change) = found else {
-        return (Rev::ZERO, Decided::Nothing);
+        return (Rev::ZERO, Decided::Nothing(Rev::ZERO));
     };
     let decided = match change.record {
-        Some(Record::Node(Node {
-            state: State::Tombstone,
-            ..
-        })) => Decided::Nothing,
-        Some(Record::Node(Node {
-            state: State::Active,
-            target: Target::Unit(unit),
-            ..
-        })) => Decided::Unit(unit),
+        Some(Record::Node(node)) => match (&node.state, &node.target) {
+            (State::Tombstone, _) => Decided::Nothing(node.since()),
+            (State::Active, Target::Unit(unit)) => Decided::Unit(unit.clone(), node.since()),
+            _ => Decided::Unclear,
+        },
         _ => Decided::Unclear,
     };
     (change.rev, decided)

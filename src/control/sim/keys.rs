@@ -147,6 +147,7 @@ pub(super) fn book(leases: [Lease; 3]) -> Book {
             (3, prefix),
             (4, rest),
         ],
+        ..Book::default()
     }
 }
 

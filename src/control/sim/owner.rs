@@ -21,6 +21,7 @@ pub(super) struct Late {
     request: Request,
     shard: usize,
     trail: Trail,
+    since: u64,
 }
 
 impl World {
@@ -69,11 +70,18 @@ impl World {
         }
         self.issue_token(life, subject, &decision, request.token);
         let request = request.clone();
+        let newest = self.has(Planted::EpochOfAnyRecord);
+        let since = if newest { decision.epoch } else { decision.since };
         if let Some(registered) = registered {
-            self.serve(life, shard, registered, &request, at);
+            self.serve(life, shard, registered, &request, (at, since));
         } else {
             let time = self.dice.u64(100..20_000);
-            let late = Late { request, shard, trail };
+            let late = Late {
+                request,
+                shard,
+                trail,
+                since,
+            };
             self.plan_for(life, time, Input::Register(Box::new(late)));
         }
         Ok(())
@@ -115,12 +123,12 @@ impl World {
     }
 
     /// The service has the call; it ends at its limit at the latest.
-    fn serve(&mut self, life: Life, shard: usize, registered: Registered, request: &Request, at: Rev) {
+    fn serve(&mut self, life: Life, shard: usize, registered: Registered, request: &Request, by: (Rev, u64)) {
         let limit = self.relays[life.relay].really(IN_FLIGHT_MAX);
         let time = request.takes.min(limit);
         self.plan_for(life, time, Input::Ended(shard, registered));
         if !request.reads {
-            let running = self.witness.on_accepted(life, request.subject, at, self.now);
+            let running = self.witness.on_accepted(life, request.subject, by, self.now);
             let done = Event::Done {
                 subject: request.subject,
                 running,
@@ -141,9 +149,14 @@ impl World {
     }
 
     pub(super) fn on_late(&mut self, life: Life, late: Late) {
-        let Late { request, shard, trail } = late;
+        let Late {
+            request,
+            shard,
+            trail,
+            since,
+        } = late;
         if let Some(registered) = self.at(life).gates[shard].register(trail) {
-            self.serve(life, shard, registered, &request, trail.at());
+            self.serve(life, shard, registered, &request, (trail.at(), since));
         }
     }
 

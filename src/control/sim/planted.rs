@@ -1,4 +1,4 @@
-//! The mistakes of R-5, and one more, that a run can have, each in what stands between the real parts: to see that they are found.
+//! The mistakes of R-5, and two more, that a run can have, each in what stands between the real parts: to see that they are found.
 
 /// A mistake.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -25,11 +25,14 @@ pub(in crate::control) enum Planted {
     RegistersLate,
     /// What ends a freeze without a new owner gets lost for eight seconds (R-I12); not in the table of R-5.
     AbortsLate,
+    /// Services are told the newest of all records that decided, in place of since when their unit has the key (R-3.8 step 6); not in
+    /// the table of R-5.
+    EpochOfAnyRecord,
 }
 
 impl Planted {
     /// All of them.
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::SessionsNotWaitedFor,
         Self::UnfreezesAlone,
         Self::RevisionNotCompared,
@@ -41,5 +44,6 @@ impl Planted {
         Self::BlindClaim,
         Self::RegistersLate,
         Self::AbortsLate,
+        Self::EpochOfAnyRecord,
     ];
 }

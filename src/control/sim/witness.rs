@@ -17,6 +17,8 @@ pub(super) struct Witness {
     running: BTreeMap<usize, BTreeMap<u64, (Life, Rev)>>,
     /// The newest term in which a write of a key was let through.
     newest: BTreeMap<usize, (Rev, UnitId)>,
+    /// What services were told of the newest term of a key.
+    told: BTreeMap<usize, (Rev, u64)>,
     /// What a life last found about a key.
     seen: BTreeMap<(Life, usize), Seen>,
     holders: BTreeMap<usize, Holder>,
@@ -37,6 +39,7 @@ impl Witness {
             truth: Truth::new(snapshot, subjects),
             running: BTreeMap::new(),
             newest: BTreeMap::new(),
+            told: BTreeMap::new(),
             seen: BTreeMap::new(),
             holders: BTreeMap::new(),
             granted: BTreeMap::new(),
@@ -133,8 +136,21 @@ impl Witness {
         self.seen.insert((life, subject), found);
     }
 
+    /// step 6: while one unit has a key its services are told one epoch, and those of the next one a higher one.
+    fn on_epoch(&mut self, life: Life, subject: usize, term: Rev, since: u64) {
+        let (newest, told) = *self.told.entry(subject).or_insert((term, since));
+        let is_right = if term == newest { since == told } else { since > told };
+        if !is_right {
+            let text = format!(
+                "R-3.8: {life:?} tells a service that it has key {subject} since {since}, in {term}; before, in {newest}, since {told}"
+            );
+            self.blame(text);
+        }
+        self.told.insert(subject, (term, since));
+    }
+
     /// A write is let through by a copy at a revision: R-I1, R-I2, R-I14. Its number.
-    pub(super) fn on_accepted(&mut self, life: Life, subject: usize, at: Rev, now: u64) -> u64 {
+    pub(super) fn on_accepted(&mut self, life: Life, subject: usize, (at, since): (Rev, u64), now: u64) -> u64 {
         self.accepted += 1;
         let Some(Owner { unit, term, .. }) = self.truth.owner(subject, at).cloned() else {
             self.blame(format!(
@@ -154,6 +170,7 @@ impl Witness {
                 format!("R-I1: {life:?} lets a write of key {subject} through in {term} at {now}, after {newest}");
             self.blame(text);
         }
+        self.on_epoch(life, subject, term, since);
         let running = self.running.entry(subject).or_default();
         let left = running.values().find(|(_, of)| *of < term).copied();
         running.insert(self.accepted, (life, term));

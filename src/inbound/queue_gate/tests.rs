@@ -11,6 +11,7 @@ use crate::queue::Inlet;
 use crate::routing::lease::LeaseState;
 use crate::routing::record::{
     Batch, Book, Change, Epoch, MoveId, Node, NodeId, OpId, Record, RecordId, Rev, SessionId, Snapshot, State, Target,
+    Term,
 };
 use crate::routing::{Handle, Routes, Rule, Settings};
 
@@ -53,6 +54,7 @@ fn table() -> RouteTable {
         units: ["a", "b"].map(name).to_vec(),
         dimensions: vec![serde_json::from_value(serde_json::json!({ "name": "cid" })).unwrap()],
         rules: vec![(1, rule("a"))],
+        ..Book::default()
     };
     let routes = Routes::from_snapshot(&Snapshot {
         epoch: Epoch::new(0, Rev(1)),
@@ -82,6 +84,7 @@ fn decide(table: &RouteTable, key: &str, unit: &str, state: State) -> RouteTable
         target: Target::Unit(name(unit)),
         state,
         rev,
+        term: Term::default(),
         previous: None,
         home: None,
         op: OpId(0),

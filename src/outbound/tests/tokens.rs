@@ -14,7 +14,7 @@ use crate::model::{Caller, CallerRef, Key, RoutePush};
 use crate::routing::Routes;
 use crate::routing::record::{
     Batch, Book, Change, DimensionSpec, Epoch, Node, NodeId, OpId, Placement, Record, RecordId, Rev, Snapshot, State,
-    Target,
+    Target, Term,
 };
 use crate::routing::token::{Flags, Lifetime, Token, TokenSeries, TokenTarget, field};
 
@@ -49,6 +49,7 @@ fn routes() -> Routes {
         units: ["a", "b", "c"].map(unit).to_vec(),
         dimensions: vec![cid],
         rules: Vec::new(),
+        ..Book::default()
     };
     let id = NodeId::Key {
         dimension: unit("cid"),
@@ -59,6 +60,7 @@ fn routes() -> Routes {
         target: Target::Unit(unit("b")),
         state: State::Active,
         rev: Rev(MOVED),
+        term: Term::default(),
         previous: None,
         home: None,
         op: OpId(1),
@@ -313,6 +315,7 @@ fn clients_that_want_it_are_told_of_moved_keys() {
                 target: Target::Unit(unit(target)),
                 state,
                 rev: Rev(rev),
+                term: Term::default(),
                 previous: None,
                 home: None,
                 op: OpId(2),

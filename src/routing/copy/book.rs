@@ -94,6 +94,12 @@ impl CompiledBook {
         Some(*id)
     }
 
+    /// Since when keys of the rule at a position have their owner, if others said so before it.
+    pub(super) fn since(&self, position: u32) -> Rev {
+        let id = self.rule_id(position);
+        id.and_then(|id| self.book.since.get(&id).copied()).unwrap_or_default()
+    }
+
     /// Who has a bucket by the rules.
     pub(super) fn bucket_owner(&self, dimension: &Name, bucket: u16) -> Option<&UnitId> {
         self.kind(dimension.as_str().as_bytes())?.rules.owner_of_bucket(bucket)

@@ -5,7 +5,7 @@
 //!   revision, without a lock.
 //! - C2. It advances only by a batch that begins where it stands (R-I13).
 //! - C3. Two copies at the same revision resolve alike, and have the same digest, however they got there (R-I6).
-//! - C4. Of a key at rest only its hash is kept: 24 bytes each.
+//! - C4. Of a key at rest only its hash is kept: 24 bytes each, and as many again of one that was moved.
 //! - C5. A batch costs what it changes, not what there is: nothing is copied or prepared anew that it does not touch.
 //!
 //! # Not here
@@ -15,6 +15,7 @@ mod book;
 mod described;
 mod origin;
 mod packed;
+mod past;
 mod resolve;
 mod saved;
 mod take_in;
@@ -36,7 +37,9 @@ use self::book::CompiledBook;
 use self::packed::Packed;
 use super::key_hash::{Part, node_hash, part_hash};
 use super::overrides::Overrides;
-use super::record::{Batch, Book, DimensionSpec, Epoch, Move, MoveId, Node, NodeId, RecordId, Rev, Snapshot, State};
+use super::record::{
+    Batch, Book, DimensionSpec, Epoch, Move, MoveId, Node, NodeId, RecordId, RelayId, Rev, Snapshot, State,
+};
 use super::{KeyHash, key_hash};
 use crate::model::{Name, UnitId};
 
@@ -48,6 +51,8 @@ pub struct Routes {
     book: Arc<CompiledBook>,
     /// All keys that something was decided about.
     overrides: Overrides<Packed>,
+    /// Of keys at rest: what became of them before ([`past`]), if that is more than their record.
+    pasts: Overrides<Packed>,
     /// Nodes that are more than a key with an owner at rest: keys that are moving, following, in groups or have a previous
     /// owner; buckets, rules and units.
     details: Overrides<Arc<Node>>,
@@ -86,6 +91,7 @@ impl Routes {
             seed,
             book: Arc::default(),
             overrides: Overrides::default(),
+            pasts: Overrides::default(),
             details: Overrides::default(),
             counts: Counts::default(),
             moving: Arc::default(),
@@ -187,6 +193,14 @@ impl Routes {
         self.moves.values().map(Arc::as_ref)
     }
 
+    /// Relays that have the routes, each with the revision at which its present life began.
+    pub fn relays(&self) -> impl Iterator<Item = (&RelayId, Rev)> {
+        self.others.iter().filter_map(|(id, rev)| match id {
+            RecordId::Relay(relay) => Some((relay, *rev)),
+            _ => None,
+        })
+    }
+
     /// Whether this service is the application of a dimension that takes part in moves.
     pub fn is_hook_service(&self, service: &str) -> bool {
         let mut hooks = self.book().dimensions.iter().filter_map(|spec| spec.hooks.as_ref());
@@ -213,7 +227,7 @@ impl Routes {
 
     /// Bytes that all keys and the table of the other nodes take, without what their records point at.
     pub fn bytes(&self) -> usize {
-        self.overrides.bytes() + self.details.bytes() + self.details.len() * size_of::<Node>()
+        self.overrides.bytes() + self.pasts.bytes() + self.details.bytes() + self.details.len() * size_of::<Node>()
     }
 
     /// The revision that a record has; [`Rev::ZERO`] if it is not there.

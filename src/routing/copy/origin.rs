@@ -7,7 +7,7 @@ use super::trail::{Asked, Trail};
 use super::{NodeView, Routes};
 use crate::model::{Key, Name, RouteHints, UnitId};
 use crate::routing::evidence::{Evidence, Found};
-use crate::routing::record::{MoveId, NodeId, RecordId, Rev, State};
+use crate::routing::record::{MoveId, Node, NodeId, RecordId, Rev, State};
 use crate::routing::{KeyHash, RouteError};
 
 /// Who owns a node, and by what.
@@ -15,6 +15,8 @@ use crate::routing::{KeyHash, RouteError};
 pub struct Origin {
     /// The unit that owns it, and admits writes of it.
     pub unit: UnitId,
+    /// Since when it does.
+    pub since: Rev,
     /// Every record that says so, with its revision; those that would have a say and are not there with [`Rev::ZERO`].
     pub path: Vec<(RecordId, Rev)>,
 }
@@ -91,7 +93,7 @@ impl Routes {
                 return Err(RouteError::UnknownDimension { found }.into());
             }
         };
-        let unit = resolved.unit.clone();
+        let (unit, since) = (resolved.unit.clone(), resolved.since.rev());
         let mut path = Vec::new();
         let part = match trail.only().ok_or(Unmovable::Follows)? {
             Asked::No => None,
@@ -115,12 +117,14 @@ impl Routes {
                 path.push((id.clone(), self.rev_of(&id)));
             }
         }
-        Ok(Origin { unit, path })
+        Ok(Origin { unit, since, path })
     }
 
     fn origin_of_part(&self, id: &NodeId, view: Option<NodeView<'_>>) -> Result<Origin, Unmovable> {
         let decided = view.filter(|view| *view.state() != State::Tombstone);
         let mut path = Vec::new();
+        // A tombstone counts too; since when the rule has its keys does for each of them.
+        let mut since = view.and_then(|view| view.same_term().since).unwrap_or_default();
         let unit = if let Some(view) = decided {
             view.unit().ok_or(Unmovable::Follows)?
         } else {
@@ -129,19 +133,24 @@ impl Routes {
             self.rule_owner(id).ok_or(RouteError::NoRule { dimension })?
         };
         // Its keys are shared out one by one.
-        let takeover = self.unit_node(unit).and_then(|node| node.state.takeover());
+        let node = self.unit_node(unit);
+        let takeover = node.and_then(|node| node.state.takeover());
+        let were_more = node.is_some_and(|node| !node.term.earlier.is_empty());
         let mut heirs = takeover.unwrap_or_default().iter().filter(|(_, weight)| *weight > 0);
         let unit = match (takeover.is_some(), heirs.next(), heirs.next()) {
             (false, ..) => unit,
+            // If there were more before, not all keys have been here for the same time.
             (true, Some((heir, _)), None)
-                if self.unit_node(heir).is_none_or(|node| node.state.takeover().is_none()) =>
+                if !were_more && self.unit_node(heir).is_none_or(|node| node.state.takeover().is_none()) =>
             {
+                since = since.max(node.map_or(Rev::ZERO, Node::since));
                 heir
             }
             _ => return Err(Unmovable::Scattered(unit.clone())),
         };
         Ok(Origin {
             unit: unit.clone(),
+            since,
             path,
         })
     }

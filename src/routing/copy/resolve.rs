@@ -3,6 +3,7 @@
 use super::book::Kind;
 use super::described;
 use super::packed::{self, Code};
+use super::past;
 use super::trail::{Asked, DEPTH_MAX, Hop, Trail};
 use super::{KeyHash, Routes};
 use crate::model::{Name, RouteHints, UnitId};
@@ -21,6 +22,8 @@ pub(in crate::routing) struct Resolved<'a> {
     pub unit: &'a UnitId,
     /// The newest of all records that decided.
     pub epoch: Epoch,
+    /// Since when the unit owns it.
+    pub since: Epoch,
     /// Whether writes are admitted.
     pub standing: Standing,
     /// What decided about the call's key itself.
@@ -48,6 +51,8 @@ struct At<'a, 'k> {
 /// What was seen on the way.
 pub(super) struct Walk {
     rev: Rev,
+    /// The last time that something on the way got another owner.
+    since: Rev,
     /// The newest freeze.
     pub(super) frozen: Option<(Rev, MoveId)>,
     source: Option<Source>,
@@ -79,7 +84,8 @@ impl Routes {
                 let epoch = Epoch::new(self.epoch.incarnation(), walk.rev);
                 record.step("epoch", true, || described::end(&walk, epoch));
                 record.went(&walk.trail);
-                walk.end(unit, epoch, &kind.spec.name)
+                let since = Epoch::new(self.epoch.incarnation(), walk.since);
+                walk.end(unit, (epoch, since), &kind.spec.name)
             }));
         }
         None
@@ -103,6 +109,7 @@ impl Routes {
                 // Numbers that are kept are never without a name.
                 if let Some(unit) = self.book.unit(number) {
                     walk.decided_by(Source::Override);
+                    walk.owned_since(self.past(at.hash, newest.unwrap_or_default()).since);
                     record.step("key", true, || {
                         let rev = newest.unwrap_or_default();
                         format!("unit {unit} owns it, since revision {rev}")
@@ -114,14 +121,18 @@ impl Routes {
                 if let Some(node) = self.details.get(at.hash) {
                     walk.decided_by(Source::Override);
                     walk.see(node);
+                    walk.owned_since(node.since());
                     record.step("key", true, || described::node(node));
                     return self.follow(&node.target, at, brought, walk, record);
                 }
             }
-            Some(Code::Tombstone) => record.step("key", false, || {
+            Some(Code::Tombstone) => {
                 let rev = newest.unwrap_or_default();
-                format!("what was decided about it was taken back at revision {rev}")
-            }),
+                walk.owned_since(rev);
+                record.step("key", false, || {
+                    format!("what was decided about it was taken back at revision {rev}")
+                });
+            }
             None => record.step("key", false, || "nothing was decided about the key alone".to_owned()),
         }
         let found = kind.rules.find(key, record);
@@ -193,6 +204,7 @@ impl Routes {
         if walk.decided_by(Source::Rule) {
             walk.rule = Some((found.rule, found.kind));
         }
+        walk.owned_since(self.book.since(found.rule));
         let name = at.kind.spec.name.as_str();
         let part = match walk.trail.last_mut().map(|hop| hop.rules) {
             Some(Asked::Bucket(bucket)) if self.counts.buckets > 0 => Some(Part::Bucket(name, bucket)),
@@ -204,6 +216,7 @@ impl Routes {
             return self.in_place_of(found.unit, at.hash, walk, record);
         };
         walk.see(node);
+        walk.owned_since(node.since());
         let is_there = node.state != State::Tombstone;
         record.step(described::part_name(&node.id), is_there, || described::node(node));
         if is_there {
@@ -314,6 +327,7 @@ impl Routes {
             };
             walk.see(node);
             let Some(takeover) = node.state.takeover() else {
+                walk.owned_since(node.since());
                 record.step("unit", true, || described::node(node));
                 return Ok(unit);
             };
@@ -321,6 +335,7 @@ impl Routes {
             let Some(next) = rendezvous(hash, candidates) else {
                 return Err(RouteError::NobodyTookOver { unit: unit.clone() });
             };
+            walk.owned_since(past::heir_since(node, hash, next));
             record.step("unit", true, || {
                 let rev = node.rev;
                 format!("unit {unit} was evacuated at revision {rev}; unit {next} has the key in its place")
@@ -335,6 +350,7 @@ impl Walk {
     fn new(at: Rev) -> Self {
         Self {
             rev: Rev::ZERO,
+            since: EVER,
             frozen: None,
             source: None,
             rule: None,
@@ -363,10 +379,17 @@ impl Walk {
         }
     }
 
-    fn end<'a>(&self, unit: &'a UnitId, epoch: Epoch, dimension: &'a Name) -> Resolved<'a> {
+    /// Something on the way has had its owner since then. What only says who owns it before anything has moved, a claim or the
+    /// book, does not count: not all relays know the same of it, and nobody had the key before.
+    fn owned_since(&mut self, rev: Rev) {
+        self.since = self.since.max(rev);
+    }
+
+    fn end<'a>(&self, unit: &'a UnitId, (epoch, since): (Epoch, Epoch), dimension: &'a Name) -> Resolved<'a> {
         Resolved {
             unit,
             epoch,
+            since,
             standing: match self.frozen {
                 Some((rev, by)) => Standing::Frozen { by, rev },
                 None => Standing::Open,
@@ -377,6 +400,9 @@ impl Walk {
         }
     }
 }
+
+/// Of a key that never had another owner; 0 would be none to services.
+const EVER: Rev = Rev(1);
 
 fn source_name(source: Source) -> &'static str {
     match source {

@@ -39,6 +39,11 @@ impl Routes {
                 .map_or(Rev::ZERO, |packed| packed::rev(*packed));
             self.mark(hash, before, rev);
             self.overrides.insert(hash, packed::pack(rev, code));
+            if code == Code::Details {
+                self.forget_past(hash);
+            } else {
+                self.put_past(hash, node, rev);
+            }
             code == Code::Details
         } else {
             let before = self.details.get(hash).map(|node| node.rev);

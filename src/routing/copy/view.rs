@@ -1,9 +1,10 @@
 //! What was decided about one node.
 
 use super::packed::{self, Code};
+use super::past::Past;
 use super::{KeyHash, Routes};
 use crate::model::UnitId;
-use crate::routing::record::{Node, Rev, State, Target};
+use crate::routing::record::{Node, Rev, State, Target, Term};
 
 /// What was decided about one node. Of keys at rest a copy does not keep the whole record.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -14,6 +15,10 @@ pub enum NodeView<'a> {
         unit: &'a UnitId,
         /// The revision that says so.
         rev: Rev,
+        /// Since when it has it.
+        since: Rev,
+        /// The unit that a drain took it from.
+        home: Option<&'a UnitId>,
     },
     /// A key about which a decision was taken back.
     Tombstone {
@@ -32,10 +37,15 @@ impl<'a> NodeView<'a> {
         let packed = *routes.overrides.get(hash)?;
         let rev = packed::rev(packed);
         match packed::code(packed) {
-            Code::Unit(number) => Some(Self::Rest {
-                unit: routes.book.unit(number)?,
-                rev,
-            }),
+            Code::Unit(number) => {
+                let Past { since, home } = routes.past(hash, rev);
+                Some(Self::Rest {
+                    unit: routes.book.unit(number)?,
+                    rev,
+                    since,
+                    home,
+                })
+            }
             Code::Tombstone => Some(Self::Tombstone { rev }),
             Code::Details => None,
         }
@@ -46,6 +56,24 @@ impl<'a> NodeView<'a> {
         match self {
             Self::Rest { rev, .. } | Self::Tombstone { rev } => *rev,
             Self::Whole(node) => node.rev,
+        }
+    }
+
+    /// The term for a record that leaves it with its owner.
+    pub fn same_term(&self) -> Term {
+        match self {
+            Self::Rest { since, .. } => Term::since(*since),
+            Self::Tombstone { rev } => Term::since(*rev),
+            Self::Whole(node) => node.same_term(),
+        }
+    }
+
+    /// The unit that a drain took it from.
+    pub fn home(&self) -> Option<&'a UnitId> {
+        match self {
+            Self::Rest { home, .. } => *home,
+            Self::Tombstone { .. } => None,
+            Self::Whole(node) => node.home.as_ref(),
         }
     }
 

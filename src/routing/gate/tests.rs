@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::*;
 use crate::model::{Key, MissingKey, Name, RouteHints};
 use crate::routing::record::{
-    Batch, Book, Change, Epoch, Node, OpId, Record, RecordId, SessionId, Snapshot, State, Target,
+    Batch, Book, Change, Epoch, Node, OpId, Record, RecordId, SessionId, Snapshot, State, Target, Term,
 };
 use crate::routing::{Routes, Rule, Settings};
 
@@ -30,6 +30,7 @@ fn table() -> RouteTable {
         units: ["a", "b"].map(name).to_vec(),
         dimensions: vec![serde_json::from_value(serde_json::json!({ "name": "cid" })).unwrap()],
         rules: vec![(1, rule)],
+        ..Book::default()
     };
     let routes = Routes::from_snapshot(&Snapshot {
         epoch: Epoch::new(0, Rev(1)),
@@ -60,6 +61,7 @@ fn decide(table: &RouteTable, key: &str, unit: &str, state: State) -> RouteTable
         target: Target::Unit(name(unit)),
         state,
         rev,
+        term: Term::default(),
         previous: None,
         home: None,
         op: OpId(0),

@@ -1,10 +1,11 @@
 //! Dimensions, units and rules, as they are published for all relays of a Geo.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::HookSpec;
+use super::{HookSpec, Rev};
 use crate::model::{Name, UnitId};
 use crate::routing::Rule;
 
@@ -17,6 +18,9 @@ pub struct Book {
     pub dimensions: Vec<DimensionSpec>,
     /// Rules with ids that are never used again.
     pub rules: Vec<(u32, Rule)>,
+    /// Of rules by id whose keys had their owner by other rules before: since when, at the latest.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub since: BTreeMap<u32, Rev>,
 }
 
 /// A kind of key.

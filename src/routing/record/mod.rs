@@ -14,6 +14,7 @@ mod key;
 mod moves;
 mod node;
 mod session;
+mod term;
 
 pub use book::{Book, DimensionSpec, Fallback, Lease, LeaseError, LocalMode, Placement, PlacementRule, Share};
 pub use hooks::{Hook, HookNote, HookSpec, Lag};
@@ -22,6 +23,7 @@ pub use key::KeyBytes;
 pub use moves::{Move, MoveKind, MoveOptions, MoveState};
 pub use node::{Claim, Node, State, Target};
 pub use session::{FreezeAck, RelayId, RelayRecord};
+pub use term::Term;
 
 use serde::{Deserialize, Serialize};
 

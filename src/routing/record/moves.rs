@@ -45,6 +45,9 @@ pub struct Move {
     /// What the application said last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<HookNote>,
+    /// Nodes are not frozen before this relay, which was killed and has started again, can report that nothing runs there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<RelayId>,
 }
 
 impl Move {

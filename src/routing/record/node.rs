@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Epoch, KeyBytes, MoveId, NodeId, OpId, Rev};
+use super::{Epoch, KeyBytes, MoveId, NodeId, OpId, Rev, Term};
 use crate::model::{Name, UnitId};
 
 /// What is decided about one node.
@@ -17,10 +17,14 @@ pub struct Node {
     /// The revision that wrote it; filled in by the store.
     #[serde(default)]
     pub rev: Rev,
+    /// Since when its owner has it.
+    #[serde(default, skip_serializing_if = "Term::is_new")]
+    pub term: Term,
     /// The owner before, while late messages may still come to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<UnitId>,
-    /// The unit that a drain took it from, and that gets it back when it takes keys again. What is decided next forgets it.
+    /// The unit that a drain took it from, and that gets it back when it takes keys again: the first, if several were drained one
+    /// after the other. Whatever else gives it to another unit forgets it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub home: Option<UnitId>,
     /// The operation that wrote it.
@@ -131,6 +135,20 @@ impl Target {
 }
 
 impl Node {
+    /// The revision that gave it to its owner; not later than that of the record.
+    pub fn since(&self) -> Rev {
+        self.term.since.unwrap_or(self.rev)
+    }
+
+    /// The term for a record that leaves it with its owner.
+    #[must_use]
+    pub fn same_term(&self) -> Term {
+        Term {
+            since: Some(self.since()),
+            earlier: self.term.earlier.clone(),
+        }
+    }
+
     /// Whether relays of this unit may have admitted writes before the node was frozen: those that a barrier waits for (R-3.9 S4).
     pub fn is_served_by(&self, unit: &UnitId) -> bool {
         match &self.state {

@@ -30,6 +30,10 @@ pub struct RelayRecord {
     pub relay: RelayId,
     /// Its present life.
     pub session: SessionId,
+    /// The life before did not end with a good-bye: what it had let through may run for a while, and until then the relay reports
+    /// no freeze as drained.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub succeeds: bool,
 }
 
 /// A relay has applied a freeze (R-3.9 S4).

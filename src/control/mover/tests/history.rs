@@ -146,7 +146,8 @@ proptest! {
         for at in 0..world.relays.len() {
             world.relays[at].is_cut = false;
         }
-        world.rounds(300);
+        // A relay that began another life is waited for before anything is frozen.
+        world.rounds(600);
         let routes = Routes::from_snapshot(&world.ledger.snapshot());
         let left: Vec<_> = routes.moves().collect();
         prop_assert!(left.is_empty(), "{left:?}");

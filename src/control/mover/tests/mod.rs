@@ -5,4 +5,5 @@ mod history;
 mod hooks;
 mod rules;
 mod scripted;
+mod terms;
 mod world;

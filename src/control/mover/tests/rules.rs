@@ -14,6 +14,7 @@ fn standing() -> Standing {
     let row = |id: &str, session| RelayStanding {
         relay: relay(id),
         session: SessionId(session),
+        succeeds: false,
         silent_for: Some(Duration::ZERO),
         acks: vec![ack(session)],
     };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::units::{self, Asked};
 use super::world::{World, key, name, owner, relay, rule};
-use crate::routing::record::{MoveKind, MoveOptions, MoveState, NodeId, OpId, Record, RecordId, State, Target};
+use crate::routing::record::{MoveKind, MoveOptions, MoveState, NodeId, OpId, Record, RecordId, State, Target, Term};
 
 fn owner_now(world: &World, number: u64) -> String {
     let routes = crate::routing::Routes::from_snapshot(&world.ledger.snapshot());
@@ -159,6 +159,7 @@ fn nothing_is_moved_to_or_from_a_unit_about_which_something_was_decided_since() 
                 target: Target::Unit(name(unit)),
                 state,
                 rev: crate::routing::record::Rev::ZERO,
+                term: Term::default(),
                 previous: None,
                 home: None,
                 op: OpId(3),

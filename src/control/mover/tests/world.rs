@@ -103,6 +103,7 @@ impl World {
             units: ["a", "b", "c", "d"].map(name).to_vec(),
             dimensions: vec![kind("cid", "20s"), kind("long", "infinite")],
             rules: vec![(1, rule("cid")), (2, rule("long"))],
+            ..Book::default()
         };
         let commit = Commit {
             op: OpId(1),
@@ -177,6 +178,7 @@ impl World {
             asked_at: 0,
             reason: String::new(),
             note: None,
+            waits_for: None,
         }
     }
 

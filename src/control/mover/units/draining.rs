@@ -42,8 +42,7 @@ pub fn drain(snapshot: &Snapshot, drain: Draining<'_>, asked: &Asked) -> Result<
     check_heirs(&routes, unit, drain.shares)?;
     let mut begun = Begun::default();
     if *state == State::Active {
-        let rev = routes.rev_of(&RecordId::Node(NodeId::Unit(unit.clone())));
-        begun.mark(unit, State::Draining, rev, asked);
+        begun.mark(unit, State::Draining, &routes, asked);
     }
     let heirs = |(other, state): (&UnitId, &State)| {
         let has = state
@@ -100,8 +99,7 @@ pub fn take_back(snapshot: &Snapshot, unit: &UnitId, options: &MoveOptions, aske
     }
     let mut begun = Begun::default();
     if *state == State::Draining {
-        let rev = routes.rev_of(&RecordId::Node(NodeId::Unit(unit.clone())));
-        begun.mark(unit, State::Active, rev, asked);
+        begun.mark(unit, State::Active, &routes, asked);
     }
     let mut nodes = BTreeSet::new();
     for change in &snapshot.changes {

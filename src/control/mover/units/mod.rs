@@ -15,7 +15,7 @@ use crate::model::UnitId;
 use crate::routing::Routes;
 use crate::routing::record::{
     Commit, Move, MoveId, MoveKind, MoveOptions, MoveState, Node, NodeId, OpId, Record, RecordId, RelayId, Rev, State,
-    Target,
+    Target, Term,
 };
 
 /// Who asks for work on a unit, and what its records are to say.
@@ -90,14 +90,16 @@ impl Counts {
 }
 
 impl Begun {
-    /// Marks a unit, if it is at this revision still.
-    fn mark(&mut self, unit: &UnitId, state: State, rev: Rev, asked: &Asked) {
+    /// Marks a unit, if its record is still as it is here.
+    fn mark(&mut self, unit: &UnitId, state: State, routes: &Routes, asked: &Asked) {
         let id = NodeId::Unit(unit.clone());
+        let rev = routes.rev_of(&RecordId::Node(id.clone()));
         let node = Node {
             id: id.clone(),
             target: Target::Unit(unit.clone()),
             state,
             rev: Rev::ZERO,
+            term: same_term(routes, unit),
             previous: None,
             home: None,
             op: asked.op,
@@ -147,6 +149,12 @@ fn portions(nodes: Vec<NodeId>) -> Vec<Vec<NodeId>> {
         portions.push(portion);
     }
     portions
+}
+
+/// Since when a unit has what it has, for a record that changes nothing of that. What was never decided about has ever been so.
+pub(super) fn same_term(routes: &Routes, unit: &UnitId) -> Term {
+    let view = routes.view(&NodeId::Unit(unit.clone()));
+    view.map_or(Term::since(Rev::ZERO), |view| view.same_term())
 }
 
 fn state_of<'a>(routes: &'a Routes, unit: &UnitId) -> Result<&'a State, Refused> {
@@ -203,6 +211,7 @@ fn work(since: Rev, kind: MoveKind, nodes: Vec<NodeId>, to: UnitId, (asked, numb
         asked_at: asked.at,
         reason: asked.reason.clone(),
         note: None,
+        waits_for: None,
     }
 }
 

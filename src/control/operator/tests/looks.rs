@@ -138,6 +138,7 @@ async fn a_relay_is_forgotten_when_it_can_admit_nothing_any_more() {
     let gone = RelayRecord {
         relay: known("b-1"),
         session: life.session,
+        succeeds: false,
     };
     let left = relay.store.read(vec![Record::Relay(gone).id()]).await.unwrap();
     assert_eq!(left.found, [None]);

@@ -16,7 +16,9 @@ use tokio_util::task::TaskTracker;
 use super::*;
 use crate::control::embedded::Embedded;
 use crate::model::UnitId;
-use crate::routing::record::{Claim, Commit, Committed, Epoch, Move, MoveId, MoveState, Node, Rev, State, Target};
+use crate::routing::record::{
+    Claim, Commit, Committed, Epoch, Move, MoveId, MoveState, Node, Rev, State, Target, Term,
+};
 use crate::routing::{RouteTable, Routes, Settings};
 
 /// A relay of unit a with a store of its own.
@@ -168,6 +170,7 @@ fn node(id: NodeId, owner: &str, state: State) -> Record {
         target: Target::Unit(unit(owner)),
         state,
         rev: Rev::ZERO,
+        term: Term::default(),
         previous: None,
         home: None,
         op: OpId(0),

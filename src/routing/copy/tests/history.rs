@@ -75,6 +75,7 @@ proptest! {
             prop_assert_eq!(other.epoch(), by_batches.epoch());
             prop_assert_eq!(other.digest(), by_batches.digest());
             prop_assert_eq!(all(&other, &claimed(&other)), all(&by_batches, &claimed(&by_batches)));
+            prop_assert_eq!(pasts(&other, &claimed(&other)), pasts(&by_batches, &claimed(&by_batches)));
             prop_assert_eq!(moving(&other), moving(&by_batches));
             prop_assert!(other.moves().eq(by_batches.moves()));
             prop_assert_eq!(other.counts, by_batches.counts);

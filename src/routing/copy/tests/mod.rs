@@ -17,7 +17,7 @@ use super::*;
 use crate::model::{Key, RouteHints};
 use crate::routing::evidence::Evidence;
 use crate::routing::record::{
-    Change, MoveKind, MoveOptions, MoveState, OpId, Record, RelayId, RelayRecord, SessionId, Target,
+    Change, MoveKind, MoveOptions, MoveState, OpId, Record, RelayId, RelayRecord, SessionId, Target, Term,
 };
 use crate::routing::{RouteError, Rule, Standing};
 
@@ -55,6 +55,7 @@ fn book() -> Book {
             (2, rule("cid", "a", Some([0.0, 50.0]))),
             (3, rule("cid", "b", Some([50.0, 100.0]))),
         ],
+        ..Book::default()
     }
 }
 
@@ -178,6 +179,7 @@ fn work(id: MoveId, state: MoveState) -> Move {
         asked_at: 0,
         reason: String::new(),
         note: None,
+        waits_for: None,
     }
 }
 
@@ -191,8 +193,14 @@ fn written(step: &Step, rev: Rev) -> Option<(RecordId, Option<Record>)> {
                 target: target.clone(),
                 state: state.clone(),
                 rev,
+                // Some were written by steps that gave nothing to anybody.
+                term: if rev.0.is_multiple_of(2) {
+                    Term::since(Rev(rev.0 / 2))
+                } else {
+                    Term::default()
+                },
                 previous: None,
-                home: None,
+                home: rev.0.is_multiple_of(3).then(|| name("c")),
                 op: OpId(0),
                 reason: String::new(),
             };
@@ -224,6 +232,7 @@ fn written(step: &Step, rev: Rev) -> Option<(RecordId, Option<Record>)> {
             let record = RelayRecord {
                 relay: relay.clone(),
                 session: SessionId(rev.0),
+                succeeds: false,
             };
             (RecordId::Relay(relay), is_there.then_some(Record::Relay(record)))
         }
@@ -277,6 +286,17 @@ type Outcome = Result<(UnitId, Epoch, Standing), RouteError>;
 fn resolve_with(routes: &Routes, keys: &[Key], evidence: &impl Evidence) -> Outcome {
     let resolved = routes.resolve(&hints(keys), evidence, &mut ()).unwrap();
     resolved.map(|found| (found.unit.clone(), found.epoch, found.standing))
+}
+
+/// Since when all that is asked has its owners, and the homes of keys.
+fn pasts(routes: &Routes, evidence: &impl Evidence) -> Vec<(Option<Epoch>, Option<UnitId>)> {
+    let pasts = questions().map(|keys| {
+        let resolved = routes.resolve(&hints(&keys), evidence, &mut ()).unwrap();
+        let hash = routes.hash(&keys[0].dimension, &keys[0].key);
+        let home = routes.view_of(hash).and_then(|view| view.home().cloned());
+        (resolved.ok().map(|found| found.since), home)
+    });
+    pasts.collect()
 }
 
 fn resolve(routes: &Routes, keys: &[Key]) -> Outcome {
