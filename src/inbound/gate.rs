@@ -1,7 +1,8 @@
 //! The owner's gate of a shard: calls of keys that its unit owns come in here, as long as it owns them.
 //!
 //! # Invariants
-//! - G4. What a call was let through by is given back when the call ends, however it ends ([`Admission`]).
+//! - G4. What a call was let through by is given back when the call ends ([`Admission`]); if its caller has gone before the
+//!   service has answered, when its time is over (`abandoned`).
 //! - G5. A freeze that nothing waits for any more is reported, if not at once then with the next tick.
 //!
 //! # Not here
@@ -252,6 +253,13 @@ impl OwnerGate {
                 RelayError::new(Reason::NoLease, Retry::Safe, detail).pushed_back(PUSHBACK)
             }
         }
+    }
+}
+
+impl Admission {
+    /// Longest time that a service is thought to go on after the caller has gone.
+    pub(super) fn in_flight_max(&self) -> Duration {
+        self.gate.parts.in_flight_max
     }
 }
 

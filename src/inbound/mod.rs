@@ -1,11 +1,14 @@
 //! Stories of what other units send to local services.
 
+mod abandoned;
 mod consumers;
 mod gate;
 mod message;
 mod push;
 mod queue_gate;
 mod rpc;
+#[cfg(test)]
+mod tests;
 
 pub use consumers::{Consumer, Consumers};
 pub use gate::{GateParts, GateTokens, OwnerGate};

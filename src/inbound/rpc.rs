@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::abandoned::Abandoned;
 use super::gate::{self, Admission, OwnerGate};
 use crate::calls::{CallRecord, Calls, Limited, ShardPolicies, TimeLimits};
 use crate::model::{
@@ -48,6 +49,7 @@ pub struct Parts {
 pub struct Rpc {
     parts: Parts,
     calls: Calls<Open>,
+    abandoned: Abandoned,
     me: Weak<Self>,
 }
 
@@ -57,7 +59,7 @@ struct Open {
     callee_id: CallId,
     limits: TimeLimits,
     record: CallRecord,
-    /// Given back when the call ends.
+    /// Given back when the call ends, or its time is over if its caller has gone (R-3.8 step 6).
     admission: Option<Admission>,
 }
 
@@ -67,18 +69,19 @@ impl Rpc {
         Rc::new_cyclic(|me| Self {
             parts,
             calls: Calls::default(),
+            abandoned: Abandoned::new(Instant::now().into_std()),
             me: me.clone(),
         })
     }
 
     /// Ends calls whose time is over; runs as long as the shard.
     pub async fn watch(&self) {
-        self.calls.watch(|id| self.on_overdue(id)).await;
+        tokio::join!(self.calls.watch(|id| self.on_overdue(id)), self.abandoned.watch());
     }
 
-    /// Calls under way.
+    /// Calls under way; with those of owned keys whose caller has gone and that the service may still execute.
     pub fn open_calls(&self) -> usize {
-        self.calls.len()
+        self.calls.len() + self.abandoned.len()
     }
 
     /// The story: check that it is ours, hand it over.
@@ -199,6 +202,7 @@ impl Rpc {
         if waits {
             self.calls.expect(at);
         }
+        self.abandoned.make_way(at, |call| gate.waits(drain, call));
     }
 
     fn on_overdue(&self, id: CallId) {
@@ -272,7 +276,11 @@ impl Callee for Rpc {
         if let RequestEvent::Cancel(_) = event {
             let Some(open) = self.calls.take(id) else { return };
             self.parts.delivery.on_request(open.callee_id, event);
-            return open.record.cancelled(Instant::now().into_std(), &self.parts.metrics);
+            let now = Instant::now().into_std();
+            if let Some(admission) = open.admission {
+                self.abandoned.keep(admission, open.limits, now);
+            }
+            return open.record.cancelled(now, &self.parts.metrics);
         }
         let mut limit = None;
         let callee_id = self.calls.with(id, |open| {
