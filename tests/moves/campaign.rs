@@ -114,10 +114,11 @@ impl Campaign {
         stage.until_moves_end(0).await;
     }
 
-    /// All relays name the same owner of each key, and send writes there. The epoch may only have risen since: what is left of
-    /// moves is cleared now and then (R-I4, R-I6).
+    /// All relays name the same owner of each key, and send writes there, under the same epoch whoever of the owner's relays has it
+    /// . What relays know may only have risen: what is left of moves is cleared now and then (R-I4, R-I6).
     async fn all_agree(&self, stage: &Stage, writers: &Writers, deeds: &mut Deeds) {
         let mut known = stage.owners(0).await;
+        let mut told: Vec<Option<u64>> = vec![None; known.len()];
         for (from, (_, name)) in RELAYS.iter().enumerate() {
             for (key, found) in stage.owners(from).await.into_iter().enumerate() {
                 let before = std::mem::replace(&mut known[key], found.clone());
@@ -127,7 +128,8 @@ impl Campaign {
                         .push(format!("key {key}: {before:?}, then {found:?} at {name}"));
                 }
                 let said = writers.pen(from).write(key, Duration::ZERO).await;
-                let is_there = matches!(&said, Said::Done { unit, epoch } if *unit == found.0 && *epoch >= found.1);
+                let is_there = matches!(&said, Said::Done { unit, epoch }
+                    if *unit == found.0 && *epoch <= found.1 && *told[key].get_or_insert(*epoch) == *epoch);
                 if !is_there {
                     deeds
                         .wrong

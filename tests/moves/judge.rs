@@ -65,8 +65,8 @@ pub fn judge(executions: &[Execution], attempts: &[Attempt], absences: &[Absence
 }
 
 impl Verdict {
-    /// R-I1, R-I2, R-I3: one unit for each epoch, and nothing of a unit before the one before it has ended. Under one unit the
-    /// epoch also rises when a move of the key begins or is given up: then its relays may be one behind the other.
+    /// R-I1, R-I2, R-I3: one unit for each epoch, and nothing of a unit before the one before it has ended. A unit that has the key
+    /// again, and wrote nothing in between, has it under a higher one.
     fn look_at_owners(&mut self, of_key: &[&Execution], absences: &[Absence]) {
         for of_epoch in of_key.chunk_by(|a, b| a.epoch == b.epoch) {
             if let Some(other) = of_epoch.iter().find(|other| unit(other) != unit(of_epoch[0])) {
