@@ -3,9 +3,11 @@
 mod consumers;
 mod gate;
 mod message;
+mod mirrored;
 mod push;
 mod queue_gate;
 mod rpc;
+mod shadow;
 
 pub use consumers::{Consumer, Consumers};
 pub use gate::{GateParts, GateTokens, OwnerGate};
@@ -13,3 +15,4 @@ pub use message::{MessageParts, Messages};
 pub use push::{IN_FLIGHT_DEFAULT, IN_FLIGHT_MAX, Push, PushParts};
 pub use queue_gate::{KeyOwners, QueueGate, QueueGateParts};
 pub use rpc::{Parts, Rpc};
+pub use shadow::ShadowParts;

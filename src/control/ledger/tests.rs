@@ -243,6 +243,7 @@ fn work(nodes: Vec<NodeId>, state: MoveState) -> Move {
         asked_at: 0,
         reason: String::new(),
         note: None,
+        shadow_incomplete: false,
     }
 }
 

@@ -251,6 +251,12 @@ pub struct MoveRow {
     /// What the application said last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<HookNote>,
+    /// Whether what the owner serves goes to the other unit too.
+    #[serde(default)]
+    pub mirror: bool,
+    /// A write that should have had a shadow at the other unit has none.
+    #[serde(default)]
+    pub shadow_incomplete: bool,
 }
 
 /// How a relay stands.
@@ -383,6 +389,8 @@ impl MoveRow {
             asked_at: work.asked_at,
             reason: work.reason,
             note: work.note,
+            mirror: work.options.mirror,
+            shadow_incomplete: work.shadow_incomplete,
         }
     }
 }

@@ -40,6 +40,7 @@ impl Operator {
             asked_at: now,
             reason: described(&ask.who, &ask.reason),
             note: None,
+            shadow_incomplete: false,
         };
         let committed = self
             .store()

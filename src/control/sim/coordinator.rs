@@ -118,6 +118,7 @@ impl World {
             asked_at: self.now / 1_000_000,
             reason: String::new(),
             note: None,
+            shadow_incomplete: false,
         };
         Commit {
             op: OpId(self.dice.u128(..)),

@@ -45,6 +45,9 @@ pub struct Move {
     /// What the application said last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<HookNote>,
+    /// Of a move with a mirror: a write that should have had a shadow has none at the other unit.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shadow_incomplete: bool,
 }
 
 impl Move {
@@ -90,6 +93,10 @@ pub struct MoveOptions {
     /// How long the source keeps a mark of where the node went. Default 1 h.
     #[serde(with = "humantime_serde")]
     pub trail: Duration,
+    /// Send what the owner of a node serves to the other unit too, as shadows: to the new owner until the node is there, to the
+    /// old one while the trail lasts (R-3.9 S1, S7). Default: no.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub mirror: bool,
 }
 
 impl Default for MoveOptions {
@@ -100,6 +107,7 @@ impl Default for MoveOptions {
             freeze_budget: Duration::from_secs(2),
             copy_limit: Duration::from_secs(3600),
             trail: Duration::from_secs(3600),
+            mirror: false,
         }
     }
 }

@@ -177,6 +177,7 @@ impl World {
             asked_at: 0,
             reason: String::new(),
             note: None,
+            shadow_incomplete: false,
         }
     }
 

@@ -203,6 +203,7 @@ fn work(since: Rev, kind: MoveKind, nodes: Vec<NodeId>, to: UnitId, (asked, numb
         asked_at: asked.at,
         reason: asked.reason.clone(),
         note: None,
+        shadow_incomplete: false,
     }
 }
 

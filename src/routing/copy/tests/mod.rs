@@ -2,6 +2,7 @@
 
 mod evidence;
 mod history;
+mod mirrored;
 mod saved;
 mod takeover;
 mod tokens;
@@ -178,6 +179,7 @@ fn work(id: MoveId, state: MoveState) -> Move {
         asked_at: 0,
         reason: String::new(),
         note: None,
+        shadow_incomplete: false,
     }
 }
 
