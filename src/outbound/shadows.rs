@@ -221,8 +221,8 @@ fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// Shadows under way at once, each of another key.
-const UNDER_WAY_MAX: usize = 64;
+/// Shadows under way at once, each of another key: a unit that hangs must not hold up those for others soon.
+const UNDER_WAY_MAX: usize = 512;
 /// How long a shadow may take, from its turn on.
 const TRY_FOR: Duration = Duration::from_secs(5);
 /// Before a shadow that nobody has seen is sent again.

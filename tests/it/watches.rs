@@ -1,5 +1,8 @@
 //! services ask who owns keys, bind keys to their unit, and hear of owners that change, without making a call.
 
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +15,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use crate::harness::{wait_for, within};
+use crate::harness::{Directory, wait_for, within};
 use crate::moves::move_key;
 use crate::owners::World;
 
@@ -217,4 +220,53 @@ async fn watches_are_bounded_and_end_with_the_relay() {
         .await
         .unwrap_err();
     assert_eq!(ended.code(), Code::Unavailable, "{ended}");
+}
+
+// gRPC clients of other families hear of moved keys, with the token that calls bring along.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_python_client_hears_of_a_move_with_its_token() {
+    let folder = Directory::new();
+    let keys = folder.path().join("token.keys");
+    let made = Command::new(env!("CARGO_BIN_EXE_strait"))
+        .arg("token-key")
+        .arg(&keys)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let world = World::start(&[("routes.tokens.key_file", keys.to_str().unwrap().into())]).await;
+    for from in ["a", "c"] {
+        assert_eq!(world.call(from, "cid=m0").await.unwrap(), "a");
+    }
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let interpreter =
+        std::env::var_os("STRAIT_TEST_PYTHON").map_or_else(|| root.join("target/venv/bin/python"), PathBuf::from);
+    let mut client = Command::new(interpreter)
+        .arg(root.join("examples/python/watch_routes.py"))
+        .args([&world.cluster.relay("c-1").grpc(), "cid=m0"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (told, mut lines) = tokio::sync::mpsc::channel(64);
+    let output = BufReader::new(client.stdout.take().unwrap());
+    std::thread::spawn(move || {
+        for line in output.lines().map_while(Result::ok) {
+            let _ = told.blocking_send(line);
+        }
+    });
+    let first = within("the owner", LIMIT, lines.recv()).await;
+    assert_eq!(first.as_deref(), Some("m0 a with a token"));
+    move_key(&world, "b-1", 0, "b").await;
+    let last = within("the new owner", LIMIT, async {
+        loop {
+            let line = lines.recv().await.expect("the client runs");
+            if line.starts_with("m0 b") {
+                return line;
+            }
+        }
+    })
+    .await;
+    client.kill().unwrap();
+    client.wait().unwrap();
+    assert_eq!(last, "m0 b with a token");
 }
