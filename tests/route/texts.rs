@@ -169,6 +169,13 @@ fn a_move_says_what_it_does_and_how_far_it_is() {
     refused["note"] = told("prepare", "refused: FailedPrecondition: disk full");
     let moves = json!({"moves": [copying, refused]});
     check("route_moves_hooks", "route moves", moves);
+    let mut whole = row("00000000000000ff", "running", 1536, None);
+    whole["mirror"] = json!(true);
+    let mut missed = row("00000000000000fe", "trailing", 0, None);
+    missed["under_way"] = json!([]);
+    missed["mirror"] = json!(true);
+    missed["shadow_incomplete"] = json!(true);
+    check("route_moves_mirror", "route moves", json!({"moves": [whole, missed]}));
     check("route_moves_none", "route moves", json!({"moves": []}));
 }
 
