@@ -217,11 +217,7 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
         metrics: calls.clone(),
         hops_max: settings.routing.hops_max,
         gate: gate.clone(),
-        shadows: shared.routes.as_ref().map(|routes| inbound::ShadowParts {
-            geo: shared.geo.clone(),
-            claims: routes.claims.clone(),
-            shadows: routes.shadows.clone(),
-        }),
+        shadows: shadow_parts(shared),
     });
     let drain = CancellationToken::new();
     let messages = Messages::new(shared, index, &delivery, &drain);
@@ -318,6 +314,16 @@ fn run_outbound(
         let stop = end.clone();
         tasks.spawn_local(async move { until(&stop, story.run(asked)).await });
     }
+}
+
+/// What is needed for shadows of other units, if there is a route store.
+fn shadow_parts(shared: &Shared) -> Option<inbound::ShadowParts> {
+    let routes = shared.routes.as_ref()?;
+    Some(inbound::ShadowParts {
+        geo: shared.geo.clone(),
+        claims: routes.claims.clone(),
+        shadows: routes.shadows.clone(),
+    })
 }
 
 /// The gate of a shard, if there is a route store.

@@ -15,7 +15,7 @@ use crate::control::shadows::{self, Shadows};
 use crate::control::tokens::TokenKeys;
 use crate::control::{keys, mover, worker};
 use crate::delivery::SharedDirectory;
-use crate::model::{Geo, Place};
+use crate::model::{Geo, Place, UnitId};
 use crate::peer::credentials::{Credentials, CredentialsHandle, Own};
 use crate::peer::quic::Quic;
 use crate::peer::refusals::Refusals;
@@ -133,14 +133,14 @@ pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, Al
     };
     let lines = lines.filter(|_| settings.is_route_authority());
     let tokens = TokenKeys::open(&settings.routes)?;
-    let token_series = TokenSeries::register(series)?;
+    let all_series = all_series(series, &unit)?;
     let routing = routing::Handle::new(table);
     let keys = keys::Desk::new(keys::Parts {
         unit: unit.clone(),
         routing: routing.clone(),
         claims: routes.as_ref().map(|routes| routes.claims.clone()),
         ask: routes.as_ref().map(routes::Ways::ask),
-        tokens: tokens.clone().map(|keys| (keys, token_series.clone())),
+        tokens: tokens.clone().map(|keys| (keys, all_series.tokens.clone())),
     });
     let shared = Shared {
         queue,
@@ -156,19 +156,7 @@ pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, Al
         policies: ArcSwap::from_pointee(policies(&settings)),
         retries: admission::RetryBudgets::new(units, shards, settings.retry.clone()),
         framed: settings.ingress.framed.limits()?,
-        series: Series {
-            calls: CallSeries::register(series)?,
-            connections_refused: connections_refused(series)?,
-            delivery: delivery::Metrics::register(series)?,
-            delivery_grpc: delivery::grpc::Metrics::register(series)?,
-            framed: delivery::framed::Metrics::register(series)?,
-            ingress_grpc: ingress::grpc::Metrics::register(series)?,
-            peer: peer::Metrics::register(series, &unit)?,
-            routes: worker::Metrics::register(series)?,
-            moves: mover::Metrics::register(series)?,
-            lookups: LookUpSeries::register(series)?,
-            tokens: token_series,
-        },
+        series: all_series,
         status: Arc::new(Status::new(&settings, shards)),
         health: admin::Health::new(),
         place: Place { unit, relay },
@@ -177,6 +165,22 @@ pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, Al
         data_dir,
     };
     Ok((shared, ends))
+}
+
+fn all_series(series: &prometheus::Registry, unit: &UnitId) -> Result<Series, AppError> {
+    Ok(Series {
+        calls: CallSeries::register(series)?,
+        connections_refused: connections_refused(series)?,
+        delivery: delivery::Metrics::register(series)?,
+        delivery_grpc: delivery::grpc::Metrics::register(series)?,
+        framed: delivery::framed::Metrics::register(series)?,
+        ingress_grpc: ingress::grpc::Metrics::register(series)?,
+        peer: peer::Metrics::register(series, unit)?,
+        routes: worker::Metrics::register(series)?,
+        moves: mover::Metrics::register(series)?,
+        lookups: LookUpSeries::register(series)?,
+        tokens: TokenSeries::register(series)?,
+    })
 }
 
 fn connections_refused(registry: &prometheus::Registry) -> Result<IntCounter, prometheus::Error> {

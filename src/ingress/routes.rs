@@ -96,7 +96,7 @@ impl UnaryService<message::ResolveRequest> for Resolve {
         Box::pin(async move {
             api.check(request.metadata())?;
             let keys: Vec<_> = request.into_inner().keys.into_iter().map(key).collect();
-            let owner = api.desk.resolve(keys.clone()).await.map_err(status)?;
+            let owner = api.desk.resolve(keys.clone()).await.map_err(|error| status(&error))?;
             let decided = keys.into_iter().nth(owner.at);
             Ok(Response::new(message::ResolveReply {
                 route: decided.map(|key| route(key, Ok(owner))),
@@ -117,7 +117,7 @@ impl UnaryService<message::ClaimRequest> for Claim {
             api.check(request.metadata())?;
             let named = request.into_inner().key;
             let key = named.map(key).ok_or_else(|| Status::invalid_argument("name a key"))?;
-            let (owner, won) = api.desk.claim(key.clone()).await.map_err(status)?;
+            let (owner, won) = api.desk.claim(key.clone()).await.map_err(|error| status(&error))?;
             Ok(Response::new(message::ClaimReply {
                 route: Some(route(key, Ok(owner))),
                 won,
@@ -138,7 +138,7 @@ impl ServerStreamingService<message::WatchRoutesRequest> for Following {
         Box::pin(async move {
             api.check(request.metadata())?;
             let keys = request.into_inner().keys.into_iter().map(key);
-            let watch = api.desk.watch(keys.collect()).map_err(status)?;
+            let watch = api.desk.watch(keys.collect()).map_err(|error| status(&error))?;
             Ok(Response::new(Updates(Some(next(watch, api.drain)))))
         })
     }
@@ -214,7 +214,7 @@ fn key(key: message::RouteKey) -> Key {
     }
 }
 
-fn status(error: KeysError) -> Status {
+fn status(error: &KeysError) -> Status {
     let text = error.to_string();
     match error {
         KeysError::Invalid(_) => Status::invalid_argument(text),

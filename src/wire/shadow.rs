@@ -153,12 +153,12 @@ impl Shadow {
             None
         } else {
             Some(Source {
-                geo: Name::new(&*self.source_geo).ok()?,
-                unit: Name::new(&*self.source_unit).ok()?,
+                geo: Name::new(&self.source_geo).ok()?,
+                unit: Name::new(&self.source_unit).ok()?,
                 service: if self.source_service.is_empty() {
                     None
                 } else {
-                    Some(Name::new(&*self.source_service).ok()?)
+                    Some(Name::new(&self.source_service).ok()?)
                 },
             })
         };

@@ -180,6 +180,7 @@ struct Give {
 }
 
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 struct Move {
     #[command(flatten)]
     what: What,

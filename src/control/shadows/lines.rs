@@ -52,7 +52,7 @@ pub(super) struct Limits {
 #[derive(Debug)]
 pub(super) struct Lines {
     limits: Limits,
-    lines: BTreeMap<LineId, Line>,
+    all: BTreeMap<LineId, Line>,
     /// Lines whose first shadow may be sent.
     due: VecDeque<LineId>,
     places: usize,
@@ -79,7 +79,7 @@ impl Lines {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,
-            lines: BTreeMap::new(),
+            all: BTreeMap::new(),
             due: VecDeque::new(),
             places: 0,
             bytes: 0,
@@ -91,7 +91,7 @@ impl Lines {
         if self.places >= self.limits.places {
             return None;
         }
-        let line = self.lines.entry(id.clone()).or_default();
+        let line = self.all.entry(id.clone()).or_default();
         if line.places.len() >= self.limits.of_line {
             return None;
         }
@@ -110,7 +110,7 @@ impl Lines {
             self.give_back(id, number);
             return false;
         }
-        let line = self.lines.get_mut(id);
+        let line = self.all.get_mut(id);
         let place = line.and_then(|line| line.places.iter_mut().find(|place| place.number == number));
         if let Some(place) = place {
             place.kept = Some((shadow, now));
@@ -122,7 +122,7 @@ impl Lines {
 
     /// Its call has failed, or it has no shadow.
     pub(super) fn give_back(&mut self, id: &LineId, number: u64) {
-        if let Some(line) = self.lines.get_mut(id) {
+        if let Some(line) = self.all.get_mut(id) {
             let before = line.places.len();
             line.places.retain(|place| place.number != number);
             self.places -= before - line.places.len();
@@ -134,7 +134,7 @@ impl Lines {
     pub(super) fn next(&mut self) -> Option<Due> {
         loop {
             let id = self.due.pop_front()?;
-            let Some(line) = self.lines.get_mut(&id) else { continue };
+            let Some(line) = self.all.get_mut(&id) else { continue };
             line.is_due = false;
             let first = line.places.pop_front();
             let Some((shadow, answered)) = first.and_then(|place| place.kept) else {
@@ -153,7 +153,7 @@ impl Lines {
 
     /// The shadow that was on its way has ended, one way or the other.
     pub(super) fn ended(&mut self, id: &LineId) {
-        if let Some(line) = self.lines.get_mut(id) {
+        if let Some(line) = self.all.get_mut(id) {
             line.is_sending = false;
         }
         self.nominate(id);
@@ -166,12 +166,12 @@ impl Lines {
 
     /// Has a line sent whose turn it is, and forgets one that is empty.
     fn nominate(&mut self, id: &LineId) {
-        let Some(line) = self.lines.get_mut(id) else { return };
+        let Some(line) = self.all.get_mut(id) else { return };
         if line.is_sending || line.is_due {
             return;
         }
         match line.places.front() {
-            None => drop(self.lines.remove(id)),
+            None => drop(self.all.remove(id)),
             Some(place) if place.kept.is_some() => {
                 line.is_due = true;
                 self.due.push_back(id.clone());
@@ -235,7 +235,7 @@ mod tests {
         lines.ended(&id);
         assert_eq!(next(&mut lines).as_deref(), Some("third"));
         lines.ended(&id);
-        assert_eq!((next(&mut lines), lines.places(), lines.lines.len()), (None, 0, 0));
+        assert_eq!((next(&mut lines), lines.places(), lines.all.len()), (None, 0, 0));
     }
 
     #[test]
@@ -311,7 +311,7 @@ mod tests {
                     None => break,
                 }
             }
-            prop_assert_eq!((kept, lines.places(), lines.lines.len(), lines.bytes), (left, 0, 0, 0));
+            prop_assert_eq!((kept, lines.places(), lines.all.len(), lines.bytes), (left, 0, 0, 0));
         }
     }
 }

@@ -112,7 +112,9 @@ impl Routes {
         let moves = body.moves.iter().map(|text| serde_json::from_str::<Move>(text));
         let moves = moves.map(|work| work.map(|work| (work.id, Arc::new(work))));
         let moves: BTreeMap<_, Arc<Move>> = moves.collect::<Result<_, _>>().ok()?;
-        moves.values().for_each(|work| routes.note_mirror(work));
+        for work in moves.values() {
+            routes.note_mirror(work);
+        }
         routes.moves = Arc::new(moves);
         let others = body
             .others

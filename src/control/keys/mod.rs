@@ -9,14 +9,18 @@
 //! # Not here
 //! How it is asked (`ingress::routes`), and who is told of keys that it has used (`outbound::users`).
 
+#[cfg(test)]
+mod tests;
+mod watch;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use tokio::sync::watch;
 
+pub use self::watch::{News, Watch};
 use super::claims::Claims;
 use super::operator::{Answer, Command, GiveAsk, KeyRow};
 use super::tokens::{TokenKeys, unix_now};
@@ -169,16 +173,7 @@ impl Desk {
         {
             return Err(KeysError::Full);
         }
-        let watched = |key| Watched {
-            hints: hints(vec![key]),
-            told: None,
-        };
-        Ok(Watch {
-            changes: self.0.parts.routing.changes(),
-            desk: self.clone(),
-            keys: keys.into_iter().map(watched).collect(),
-            digest: None,
-        })
+        Ok(Watch::new(self.clone(), keys))
     }
 
     fn owner(&self, table: &RouteTable, hints: &RouteHints, evidence: &impl Evidence) -> Result<Owner, RouteError> {
@@ -257,88 +252,6 @@ impl Desk {
     }
 }
 
-/// Keys that a service watches.
-pub struct Watch {
-    desk: Desk,
-    keys: Vec<Watched>,
-    changes: watch::Receiver<u64>,
-    /// Of the copy that was looked at last.
-    digest: Option<(u64, u64)>,
-}
-
-struct Watched {
-    hints: RouteHints,
-    told: Option<Told>,
-}
-
-/// What was said of a key.
-#[derive(Clone, Debug, Eq, PartialEq)]
-enum Told {
-    Owner(UnitId, u64, bool),
-    Nobody(String),
-}
-
-/// What is new.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct News {
-    /// Of the copy that says so.
-    pub epoch: u64,
-    /// Keys, and who owns each, or why nobody does.
-    pub keys: Vec<(Key, Result<Owner, String>)>,
-}
-
-impl Watch {
-    /// All keys at first, then those about which something has changed, as they are now. May be dropped while it waits.
-    pub async fn next(&mut self) -> News {
-        loop {
-            self.changes.borrow_and_update();
-            let news = self.news();
-            if !news.keys.is_empty() {
-                return news;
-            }
-            if self.changes.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
-    }
-
-    fn news(&mut self) -> News {
-        let table = self.desk.0.parts.routing.table();
-        let digest = table
-            .routes()
-            .map_or((0, table.version()), |routes| (routes.digest(), 0));
-        let is_same = self.digest.replace(digest) == Some(digest);
-        let mut keys = Vec::new();
-        for watched in &mut self.keys {
-            if is_same && matches!(watched.told, Some(Told::Owner(..))) {
-                continue;
-            }
-            let owner = self
-                .desk
-                .owner(&table, &watched.hints, &self.desk.0.parts.claims)
-                .map_err(|error| error.to_string());
-            let told = match &owner {
-                Ok(owner) => Told::Owner(owner.unit.clone(), owner.epoch, owner.is_moving),
-                Err(why) => Told::Nobody(why.clone()),
-            };
-            if watched.told.as_ref() != Some(&told) {
-                watched.told = Some(told);
-                keys.extend(watched.hints.keys.first().cloned().map(|key| (key, owner)));
-            }
-        }
-        News {
-            epoch: table.version(),
-            keys,
-        }
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.desk.0.watched.fetch_sub(self.keys.len(), Ordering::Relaxed);
-    }
-}
-
 /// One claim that the store has told of.
 struct Claimed {
     dimension: Name,
@@ -399,7 +312,7 @@ fn check(keys: &[Key], limit: usize) -> Result<(), KeysError> {
 
 fn name_of(key: &Key) -> Result<Name, KeysError> {
     let text = String::from_utf8_lossy(&key.dimension);
-    Name::new(&*text).map_err(|error| KeysError::Invalid(format!("dimension: {error}")))
+    Name::new(&text).map_err(|error| KeysError::Invalid(format!("dimension: {error}")))
 }
 
 fn hints(keys: Vec<Key>) -> RouteHints {
@@ -415,86 +328,3 @@ const CALL_KEYS_MAX: usize = 16;
 const WATCH_KEYS_MAX: usize = 500;
 /// Keys that are watched at a relay.
 const WATCHED_MAX: usize = 50_000;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::routing::Settings;
-    use crate::routing::record::Snapshot;
-
-    fn name(text: &str) -> Name {
-        Name::new(text).unwrap()
-    }
-
-    /// Keys of `cid` belong to this unit.
-    fn routes(revision: u64, unit: &str) -> Arc<routing::Routes> {
-        let book = serde_json::json!({
-            "units": ["a", "b", "c"],
-            "dimensions": [{ "name": "cid", "placement": "rules" }],
-            "rules": [[1, { "dimension": "cid", "unit": unit, "default": true }]],
-        });
-        let changes = serde_json::json!([{ "rev": revision, "id": "book", "record": { "book": book } }]);
-        Arc::new(routing::Routes::from_snapshot(&Snapshot {
-            epoch: Epoch::new(0, Rev(revision)),
-            seed: 1,
-            changes: serde_json::from_value(changes).unwrap(),
-        }))
-    }
-
-    fn desk() -> (Desk, routing::Handle) {
-        let units = [name("b"), name("c")];
-        let table = RouteTable::build(&Settings::default(), &name("a"), units.iter()).unwrap();
-        let routing = routing::Handle::new(table.awaiting_routes());
-        let desk = Desk::new(Parts {
-            unit: name("a"),
-            routing: routing.clone(),
-            claims: None,
-            ask: None,
-            tokens: None,
-        });
-        (desk, routing)
-    }
-
-    fn keys(count: usize) -> Vec<Key> {
-        let key = |number: usize| Key {
-            dimension: "cid".into(),
-            key: number.to_string().into(),
-        };
-        (0..count).map(key).collect()
-    }
-
-    // K2, K4: what was true in between is not told to whoever comes late, and what is the same is not told again.
-    #[tokio::test]
-    async fn a_slow_reader_hears_the_present_state_only() {
-        let (desk, routing) = desk();
-        let mut watch = desk.watch(keys(2)).unwrap();
-        let news = watch.next().await;
-        assert!(
-            news.keys.iter().all(|(_, owner)| owner.is_err()),
-            "nothing is known: {news:?}"
-        );
-        for (revision, unit) in [(1, "a"), (2, "b"), (3, "c"), (4, "b")] {
-            routing.replace_routes(&routes(revision, unit));
-        }
-        let news = watch.next().await;
-        let owners: Vec<_> = news.keys.iter().filter_map(|(_, owner)| owner.as_ref().ok()).collect();
-        assert!(owners.len() == 2 && owners.iter().all(|owner| owner.unit == name("b") && owner.epoch == 4));
-        routing.wake();
-        let waited = tokio::time::timeout(std::time::Duration::from_millis(20), watch.next()).await;
-        assert!(waited.is_err(), "nothing is new");
-        routing.replace_routes(&routes(5, "c"));
-        assert_eq!(watch.next().await.keys.len(), 2);
-    }
-
-    // K3
-    #[test]
-    fn what_is_watched_is_bounded_and_room_comes_back() {
-        let (desk, _) = desk();
-        assert!(matches!(desk.watch(keys(0)), Err(KeysError::Invalid(_))));
-        assert!(matches!(desk.watch(keys(501)), Err(KeysError::Invalid(_))));
-        let mut watches: Vec<_> = (0..100).map(|_| desk.watch(keys(500)).unwrap()).collect();
-        assert!(matches!(desk.watch(keys(1)), Err(KeysError::Full)));
-        watches.pop();
-        assert!(desk.watch(keys(500)).is_ok());
-    }
-}
