@@ -15,6 +15,10 @@ use strait::wire::messages::{
     PublishError, PublishReply, PublishRequest, Received, Say, Start, SubscribeRequest, Terminate,
 };
 use strait::wire::owner_control::{self, HookReply, HookRequest, LagReply, What};
+use strait::wire::routes::{
+    self, ClaimReply, ClaimRequest, ResolveReply, ResolveRequest, Route, RouteKey, RouteUpdate, WatchRoutesRequest,
+};
+use strait::wire::shadow::{self, Shadow, ShadowKey};
 
 fn pool() -> DescriptorPool {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/proto");
@@ -24,6 +28,8 @@ fn pool() -> DescriptorPool {
         "strait/v1/messages.proto",
         "strait/v1/owner_control.proto",
         "strait/v1/peer.proto",
+        "strait/v1/routes.proto",
+        "strait/v1/shadow.proto",
     ];
     let set = protox::compile(files, [root]).expect("the documents compile");
     DescriptorPool::from_file_descriptor_set(set).expect("the documents resolve")
@@ -130,6 +136,114 @@ fn questions_to_the_route_store_of_the_document_are_those_of_the_code() {
         .map(|method| format!("/{}/{}", method.parent_service().full_name(), method.name()));
     let ours = [strait::wire::authority::ASK, strait::wire::authority::WATCH];
     assert_eq!(paths.collect::<Vec<_>>(), ours);
+}
+
+#[test]
+fn routes_of_the_document_are_those_of_the_code() {
+    let key = RouteKey {
+        dimension: "d".into(),
+        key: "k".into(),
+    };
+    let route = Route {
+        key: Some(key.clone()),
+        unit: "u".into(),
+        epoch: 1,
+        moving: true,
+        token: "t".into(),
+        detail: "w".into(),
+    };
+    let expected = [
+        "key=d:b\"k\"",
+        "unit=u",
+        "epoch=1",
+        "moving=Bool(true)",
+        "token=t",
+        "detail=w",
+    ];
+    assert_eq!(read("strait.v1.Route", &route.encode_to_vec()), expected);
+    let keys = vec![key.clone()];
+    let asked = ResolveRequest { keys: keys.clone() };
+    assert_eq!(
+        read("strait.v1.ResolveRequest", &asked.encode_to_vec()),
+        ["keys=d:b\"k\""]
+    );
+    let asked = WatchRoutesRequest { keys };
+    assert_eq!(
+        read("strait.v1.WatchRoutesRequest", &asked.encode_to_vec()),
+        ["keys=d:b\"k\""]
+    );
+    let asked = ClaimRequest { key: Some(key) };
+    assert_eq!(read("strait.v1.ClaimRequest", &asked.encode_to_vec()), ["key=d:b\"k\""]);
+    let route = Some(route);
+    let answer = ResolveReply { route: route.clone() };
+    let shown = "d:b\"k\":u:1:Bool(true):t:w";
+    assert_eq!(
+        read("strait.v1.ResolveReply", &answer.encode_to_vec()),
+        [format!("route={shown}")]
+    );
+    let answer = ClaimReply {
+        route: route.clone(),
+        won: true,
+    };
+    let expected = [format!("route={shown}"), "won=Bool(true)".to_owned()];
+    assert_eq!(read("strait.v1.ClaimReply", &answer.encode_to_vec()), expected);
+    let update = RouteUpdate {
+        routes: route.into_iter().collect(),
+        epoch: 5,
+    };
+    let expected = [format!("routes={shown}"), "epoch=5".to_owned()];
+    assert_eq!(read("strait.v1.RouteUpdate", &update.encode_to_vec()), expected);
+    let service = pool().get_service_by_name(routes::SERVICE);
+    let methods: Vec<_> = service.expect("it is there").methods().collect();
+    let paths = methods
+        .iter()
+        .map(|method| format!("/{}/{}", method.parent_service().full_name(), method.name()));
+    assert_eq!(
+        paths.collect::<Vec<_>>(),
+        [routes::RESOLVE, routes::CLAIM, routes::WATCH]
+    );
+}
+
+#[test]
+fn the_shadow_of_the_document_is_the_shadow_of_the_code() {
+    let shadow = Shadow {
+        r#move: 1,
+        epoch: 2,
+        owner_epoch: 3,
+        path: "p".into(),
+        grpc: true,
+        metadata: "m".into(),
+        keys: vec![ShadowKey {
+            dimension: "d".into(),
+            key: "k".into(),
+        }],
+        idempotent: true,
+        source_geo: "g".into(),
+        source_unit: "u".into(),
+        source_service: "s".into(),
+        body: "b".into(),
+    };
+    let expected = [
+        "move=1",
+        "epoch=2",
+        "owner_epoch=3",
+        "path=b\"p\"",
+        "grpc=Bool(true)",
+        "metadata=b\"m\"",
+        "keys=b\"d\":b\"k\"",
+        "idempotent=Bool(true)",
+        "source_geo=g",
+        "source_unit=u",
+        "source_service=s",
+        "body=b\"b\"",
+    ];
+    assert_eq!(read("strait.v1.ShadowCall", &shadow.to_bytes()), expected);
+    let service = pool().get_service_by_name(shadow::SERVICE);
+    let methods: Vec<_> = service.expect("it is there").methods().collect();
+    let paths = methods
+        .iter()
+        .map(|method| format!("/{}/{}", method.parent_service().full_name(), method.name()));
+    assert_eq!(paths.collect::<Vec<_>>(), [shadow::DELIVER]);
 }
 
 #[test]
@@ -324,7 +438,7 @@ fn levels_and_durability_of_the_document_are_those_of_the_code() {
 #[test]
 fn the_compiled_documents_are_fresh() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/proto");
-    for name in ["messages", "owner_control"] {
+    for name in ["messages", "owner_control", "routes"] {
         let mut compiler = protox::Compiler::new([root]).expect("the folder is there");
         compiler.include_source_info(false);
         let document = format!("strait/v1/{name}.proto");

@@ -1,5 +1,6 @@
 //! Which unit owns a key by a copy of the route store with millions of keys that were moved, and what such a copy costs.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::hint::black_box;
 use std::ops::Range;
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use criterion::Criterion;
 use strait::model::{Key, MissingKey, Name, RouteHints};
 use strait::routing::record::{
-    Batch, Book, Change, DimensionSpec, Epoch, Node, NodeId, OpId, Record, RecordId, Rev, Snapshot, State, Target,
+    Batch, Book, Change, DimensionSpec, Epoch, Node, NodeId, OpId, Record, RecordId, Rev, Snapshot, State, Target, Term,
 };
 use strait::routing::{RouteTable, Routes, Rule, Settings};
 
@@ -173,6 +174,7 @@ fn node(number: u32) -> Node {
         target: Target::Unit(Name::new(if number.is_multiple_of(3) { "b" } else { "a" }).unwrap()),
         state: State::Active,
         rev: Rev(0),
+        term: Term::default(),
         previous: None,
         home: None,
         op: OpId(0),
@@ -203,6 +205,7 @@ fn book() -> Book {
         units: vec![unit("a"), unit("b")],
         dimensions: vec![spec],
         rules: vec![share(1, "a", [0.0, 50.0]), share(2, "b", [50.0, 100.0])],
+        since: BTreeMap::new(),
     }
 }
 

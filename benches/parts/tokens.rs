@@ -1,5 +1,6 @@
 //! What a route token costs: at most two microseconds.
 
+use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -76,6 +77,7 @@ fn table(dimension: &Name) -> RouteTable {
             ..DimensionSpec::new(dimension.clone())
         }],
         rules: Vec::new(),
+        since: BTreeMap::new(),
     };
     let book = Change {
         rev: Rev(1),

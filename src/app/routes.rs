@@ -30,11 +30,12 @@ use crate::control::clock::boot_time;
 use crate::control::embedded::Embedded;
 use crate::control::etcd::{self, Etcd};
 use crate::control::keeper::GateId;
-use crate::control::mover;
 use crate::control::operator::{self, Answer, Command, Operator};
 use crate::control::remote::Remote;
+use crate::control::shadows::{Shadows, Teller};
 use crate::control::store::Store;
 use crate::control::worker::{self, Worker};
+use crate::control::{keys, mover};
 use crate::crossing::Receiver;
 use crate::inbound::{QueueGate, QueueGateParts};
 use crate::outbound::{OwnAsked, OwnCalls, OwnerControl};
@@ -49,6 +50,8 @@ use crate::settings::Settings;
 pub(super) struct Ways {
     pub(super) claims: Claims,
     pub(super) drained: mpsc::Sender<(GateId, Drain)>,
+    /// What other units get of what this one serves.
+    pub(super) shadows: Shadows,
     /// Answers operators, as soon as the store is open.
     pub(super) operator: Arc<LateOperator>,
     /// What the settings in force would publish.
@@ -102,7 +105,12 @@ pub(super) struct Running {
 
 /// The channels between so many shards and the thread of the routes, and where lines of other relays go; `None` without a route
 /// store. `answers` are those of the queue.
-pub(super) fn ways(settings: &Settings, shards: usize, answers: Receiver<Output>) -> Option<(Ways, Ends, Lines)> {
+pub(super) fn ways(
+    settings: &Settings,
+    shards: usize,
+    answers: Receiver<Output>,
+    shadows: Shadows,
+) -> Option<(Ways, Ends, Lines)> {
     if settings.routes.store == StoreKind::None {
         return None;
     }
@@ -128,6 +136,7 @@ pub(super) fn ways(settings: &Settings, shards: usize, answers: Receiver<Output>
     let ways = Ways {
         claims: claims.clone(),
         drained,
+        shadows,
         operator: Arc::default(),
         configured: Arc::new(ArcSwap::from_pointee(settings.route_book())),
         drains: Mutex::new(drains),
@@ -149,6 +158,15 @@ impl Ways {
     pub(super) fn drains(&self, shard: usize) -> Option<mpsc::Receiver<Drain>> {
         let mut drains = self.drains.lock().unwrap_or_else(PoisonError::into_inner);
         drains.get_mut(shard)?.take()
+    }
+
+    /// Asks the store as operators do.
+    pub(super) fn ask(&self) -> keys::Ask {
+        let operator = Arc::clone(&self.operator);
+        Arc::new(move |command| {
+            let operator = Arc::clone(&operator);
+            Box::pin(async move { operator.ask(command).await })
+        })
     }
 
     /// The calls that this relay makes itself, for the shard that makes them; given out once.
@@ -255,6 +273,8 @@ async fn live(
     tasks.spawn(claims.run(stop.clone()));
     tasks.spawn(queue_gate(shared, ends.queue).run(stop.clone()));
     tasks.spawn(moves.run(stop.clone()));
+    let teller = Teller::new(Arc::clone(&store), shared.routing.clone(), ways.shadows.clone());
+    tasks.spawn(teller.run(stop.clone()));
     if let Some(keys) = &shared.tokens {
         tasks.spawn(keys.clone().watch(stop.clone()));
     }

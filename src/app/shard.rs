@@ -21,7 +21,6 @@ use tokio_util::task::TaskTracker;
 
 use super::contexts::{Contexts, Pair};
 use super::messages::Messages;
-use super::routes::Ways;
 use super::{AppError, ShardStatus, Shared};
 use crate::calls::{CallPolicies, ShardPolicies};
 use crate::control::keeper::GateId;
@@ -218,6 +217,7 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
         metrics: calls.clone(),
         hops_max: settings.routing.hops_max,
         gate: gate.clone(),
+        shadows: shadow_parts(shared),
     });
     let drain = CancellationToken::new();
     let messages = Messages::new(shared, index, &delivery, &drain);
@@ -238,7 +238,7 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
     let outbound = outbound(shared, index, (&peers, &inbound), (&policies, &calls));
     let (story, stop) = (inbound.clone(), end.clone());
     tasks.spawn_local(async move { until(&stop, story.watch()).await });
-    run_outbound(shared, &outbound, &tasks, &end);
+    run_outbound(shared, (&outbound, &peers), &tasks, &end);
     tasks.spawn_local(delivery.clone().run(end.clone()));
     if let Some(outputs) = shared.queue.outputs(index) {
         let (story, stop) = (messages.clone(), end.clone());
@@ -295,15 +295,35 @@ fn outbound(
     })
 }
 
-/// Lets the story of calls that go out run and, on one shard, the calls that the relay makes itself.
-fn run_outbound(shared: &Shared, outbound: &Rc<outbound::Rpc>, tasks: &TaskTracker, end: &CancellationToken) {
+/// Lets the story of calls that go out run and, on one shard, the calls that the relay makes itself, and shadows.
+fn run_outbound(
+    shared: &Shared,
+    (outbound, peers): (&Rc<outbound::Rpc>, &Rc<Peers>),
+    tasks: &TaskTracker,
+    end: &CancellationToken,
+) {
     let (story, stop) = (outbound.clone(), end.clone());
     tasks.spawn_local(async move { until(&stop, story.watch()).await });
-    if let Some(asked) = shared.routes.as_ref().and_then(Ways::own_asked) {
+    let Some(ways) = &shared.routes else { return };
+    if let Some(asked) = ways.own_asked() {
+        let (place, geo) = (shared.place.clone(), shared.geo.clone());
+        let story = outbound::ShadowStory::new(place, geo, peers.clone(), ways.shadows.clone());
+        let stop = end.clone();
+        tasks.spawn_local(async move { until(&stop, story.run()).await });
         let story = outbound::OwnStory::new(shared.place.clone(), shared.geo.clone(), outbound.clone());
         let stop = end.clone();
         tasks.spawn_local(async move { until(&stop, story.run(asked)).await });
     }
+}
+
+/// What is needed for shadows of other units, if there is a route store.
+fn shadow_parts(shared: &Shared) -> Option<inbound::ShadowParts> {
+    let routes = shared.routes.as_ref()?;
+    Some(inbound::ShadowParts {
+        geo: shared.geo.clone(),
+        claims: routes.claims.clone(),
+        shadows: routes.shadows.clone(),
+    })
 }
 
 /// The gate of a shard, if there is a route store.
@@ -321,6 +341,7 @@ fn owner_gate(shared: &Shared, index: usize) -> Option<Rc<OwnerGate>> {
             keys,
             counts: shared.series.tokens.on_shard(),
         }),
+        shadows: routes.shadows.clone(),
     }))
 }
 
@@ -358,6 +379,8 @@ fn api_parts(shared: &Shared, delivery: &Rc<Delivery>, drain: &CancellationToken
         ready: Arc::new(move || health.is_ready()),
         settings: settings.delivery.grpc.clone(),
         metrics: shared.series.delivery_grpc.clone(),
+        unit: shared.place.unit.clone(),
+        keys: shared.keys.clone(),
         drain: drain.clone(),
     }
 }

@@ -11,10 +11,11 @@ use super::queue_thread::{self, Ends, Ways};
 use super::status::Status;
 use super::{AppError, routes};
 use crate::calls::CallPolicies;
+use crate::control::shadows::{self, Shadows};
 use crate::control::tokens::TokenKeys;
-use crate::control::{mover, worker};
+use crate::control::{keys, mover, worker};
 use crate::delivery::SharedDirectory;
-use crate::model::{Geo, Place};
+use crate::model::{Geo, Place, UnitId};
 use crate::peer::credentials::{Credentials, CredentialsHandle, Own};
 use crate::peer::quic::Quic;
 use crate::peer::refusals::Refusals;
@@ -47,6 +48,8 @@ pub(super) struct Shared {
     pub(super) routes: Option<routes::Ways>,
     /// The keys of route tokens, if there are any.
     pub(super) tokens: Option<TokenKeys>,
+    /// Who owns keys, for services that ask.
+    pub(super) keys: keys::Desk,
     pub(super) status: Arc<Status>,
     pub(super) health: admin::Health,
 }
@@ -119,7 +122,8 @@ pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, Al
     let shards = shard_count(settings.relay.shards);
     let units = settings.units.keys().chain([&unit]).cloned();
     let (queue, ends, answers) = queue_thread::ways(&settings.queue, shards, queue::Metrics::register(series, &unit)?);
-    let (routes, route_ends, lines) = match routes::ways(&settings, shards, answers) {
+    let shadows = Shadows::new(shadows::Metrics::register(series)?);
+    let (routes, route_ends, lines) = match routes::ways(&settings, shards, answers, shadows) {
         Some((ways, ends, lines)) => (Some(ways), Some(ends), Some(lines)),
         None => (None, None, None),
     };
@@ -128,11 +132,22 @@ pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, Al
         routes: route_ends,
     };
     let lines = lines.filter(|_| settings.is_route_authority());
+    let tokens = TokenKeys::open(&settings.routes)?;
+    let all_series = all_series(series, &unit)?;
+    let routing = routing::Handle::new(table);
+    let keys = keys::Desk::new(keys::Parts {
+        unit: unit.clone(),
+        routing: routing.clone(),
+        claims: routes.as_ref().map(|routes| routes.claims.clone()),
+        ask: routes.as_ref().map(routes::Ways::ask),
+        tokens: tokens.clone().map(|keys| (keys, all_series.tokens.clone())),
+    });
     let shared = Shared {
         queue,
         routes,
-        tokens: TokenKeys::open(&settings.routes)?,
-        routing: routing::Handle::new(table),
+        tokens,
+        keys,
+        routing,
         quic,
         directory: SharedDirectory::new(shards),
         elsewhere: peer::Elsewhere::new(shards, settings.delivery.crossing_in_flight_max),
@@ -141,19 +156,7 @@ pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, Al
         policies: ArcSwap::from_pointee(policies(&settings)),
         retries: admission::RetryBudgets::new(units, shards, settings.retry.clone()),
         framed: settings.ingress.framed.limits()?,
-        series: Series {
-            calls: CallSeries::register(series)?,
-            connections_refused: connections_refused(series)?,
-            delivery: delivery::Metrics::register(series)?,
-            delivery_grpc: delivery::grpc::Metrics::register(series)?,
-            framed: delivery::framed::Metrics::register(series)?,
-            ingress_grpc: ingress::grpc::Metrics::register(series)?,
-            peer: peer::Metrics::register(series, &unit)?,
-            routes: worker::Metrics::register(series)?,
-            moves: mover::Metrics::register(series)?,
-            lookups: LookUpSeries::register(series)?,
-            tokens: TokenSeries::register(series)?,
-        },
+        series: all_series,
         status: Arc::new(Status::new(&settings, shards)),
         health: admin::Health::new(),
         place: Place { unit, relay },
@@ -162,6 +165,22 @@ pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, Al
         data_dir,
     };
     Ok((shared, ends))
+}
+
+fn all_series(series: &prometheus::Registry, unit: &UnitId) -> Result<Series, AppError> {
+    Ok(Series {
+        calls: CallSeries::register(series)?,
+        connections_refused: connections_refused(series)?,
+        delivery: delivery::Metrics::register(series)?,
+        delivery_grpc: delivery::grpc::Metrics::register(series)?,
+        framed: delivery::framed::Metrics::register(series)?,
+        ingress_grpc: ingress::grpc::Metrics::register(series)?,
+        peer: peer::Metrics::register(series, unit)?,
+        routes: worker::Metrics::register(series)?,
+        moves: mover::Metrics::register(series)?,
+        lookups: LookUpSeries::register(series)?,
+        tokens: TokenSeries::register(series)?,
+    })
 }
 
 fn connections_refused(registry: &prometheus::Registry) -> Result<IntCounter, prometheus::Error> {

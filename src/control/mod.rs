@@ -14,12 +14,14 @@ pub mod clock;
 pub mod embedded;
 pub mod etcd;
 pub mod keeper;
+pub mod keys;
 pub mod ledger;
 pub mod mover;
 pub mod operator;
 mod question;
 pub mod remote;
 mod settings;
+pub mod shadows;
 #[cfg(test)]
 mod sim;
 pub mod store;

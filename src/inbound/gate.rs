@@ -15,9 +15,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::mirrored::Mirrored;
 use crate::control::claims::Claims;
 use crate::control::clock::boot_time;
 use crate::control::keeper::GateId;
+use crate::control::shadows::Shadows;
 use crate::control::tokens::{TokenKeys, unix_now};
 use crate::model::{Geo, MissingKey, Place, Reason, RelayError, Request, Retry};
 use crate::routing::gate::{Closed, Drain, Gate, Knock, Registered};
@@ -43,6 +45,8 @@ pub struct GateParts {
     pub in_flight_max: Duration,
     /// What callers know of keys, if there are route tokens.
     pub tokens: Option<GateTokens>,
+    /// Calls that another unit gets too.
+    pub shadows: Shadows,
 }
 
 /// What the gate needs for route tokens.
@@ -66,6 +70,8 @@ pub(super) struct Admission {
     registered: Registered,
     /// When it must have ended.
     pub(super) until: Option<Instant>,
+    /// What becomes its shadow at another unit, if its key moves with a mirror.
+    pub(super) mirrored: Option<Box<Mirrored>>,
 }
 
 impl OwnerGate {
@@ -101,10 +107,11 @@ impl OwnerGate {
             let detail = "too many calls of keys are under way on this thread of the relay";
             RelayError::new(Reason::Limited, Retry::Safe, detail).pushed_back(PUSHBACK)
         })?;
-        let admission = Admission {
+        let mut admission = Admission {
             gate: Rc::clone(self),
             registered,
             until: self.until(table, &decision, request.received),
+            mirrored: None,
         };
         let knock = Knock {
             unit: here,
@@ -116,6 +123,7 @@ impl OwnerGate {
         let admitted = self.gate.borrow().admit(table, &decision, &knock);
         admitted.map_err(|closed| self.refusal(closed, &decision, (table, &*request)))?;
         request.facts.owner_epoch = Some(decision.since);
+        admission.mirrored = Mirrored::begin(&parts.shadows, table, &trail, request);
         Ok(Some(admission))
     }
 

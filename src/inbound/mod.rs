@@ -4,9 +4,11 @@ mod abandoned;
 mod consumers;
 mod gate;
 mod message;
+mod mirrored;
 mod push;
 mod queue_gate;
 mod rpc;
+mod shadow;
 #[cfg(test)]
 mod tests;
 
@@ -16,3 +18,4 @@ pub use message::{MessageParts, Messages};
 pub use push::{IN_FLIGHT_DEFAULT, IN_FLIGHT_MAX, Push, PushParts};
 pub use queue_gate::{KeyOwners, QueueGate, QueueGateParts};
 pub use rpc::{Parts, Rpc};
+pub use shadow::ShadowParts;

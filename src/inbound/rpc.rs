@@ -7,6 +7,7 @@
 //! - N2. Nothing is forwarded onward from here; a call that has passed this unit before is refused (C-R2).
 //! - N3. What the service has is no longer than what remained when the call arrived (C-D1).
 //! - N4. Only relays ask an application about moves: whoever else does could have it give up a key.
+//! - N5. A shadow passes by the gate, and is no call in the books: it has outcomes of its own (`shadow`).
 //!
 //! # Not here
 //! Which endpoint serves the call (`delivery`).
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 
 use super::abandoned::Abandoned;
 use super::gate::{self, Admission, OwnerGate};
+use super::shadow::{self, Arrived, ShadowParts};
 use crate::calls::{CallRecord, Calls, Limited, ShardPolicies, TimeLimits};
 use crate::model::{
     CallId, Callee, Caller, CallerRef, CancelReason, Part, Place, RELAY, Reason, Refused, RelayError, ReplyEvent,
@@ -43,24 +45,36 @@ pub struct Parts {
     pub hops_max: usize,
     /// Lets calls of owned keys in, if there is a route store.
     pub gate: Option<Rc<OwnerGate>>,
+    /// Takes shadows of other units, if there is a route store.
+    pub shadows: Option<ShadowParts>,
 }
 
 /// Calls that arrive for local services, on one shard.
 pub struct Rpc {
-    parts: Parts,
-    calls: Calls<Open>,
+    pub(super) parts: Parts,
+    pub(super) calls: Calls<Open>,
     abandoned: Abandoned,
-    me: Weak<Self>,
+    pub(super) me: Weak<Self>,
 }
 
 /// One call under way.
-struct Open {
-    caller: CallerRef,
-    callee_id: CallId,
-    limits: TimeLimits,
-    record: CallRecord,
+pub(super) struct Open {
+    pub(super) caller: CallerRef,
+    pub(super) callee_id: CallId,
+    pub(super) limits: TimeLimits,
+    /// How it ends stands there, unless it is a shadow.
+    pub(super) record: CallRecord,
     /// Given back when the call ends, or its time is over if its caller has gone (R-3.8 step 6).
-    admission: Option<Admission>,
+    pub(super) admission: Option<Admission>,
+    /// It is a shadow (N5).
+    pub(super) shadow: Option<Arrived>,
+}
+
+/// Where a part of a reply goes.
+enum Told {
+    Caller(CallerRef, Option<std::time::Instant>),
+    /// Nowhere: it is of a shadow, at this callee.
+    Nobody(CallId),
 }
 
 impl Rpc {
@@ -118,6 +132,7 @@ impl Rpc {
             limits,
             record,
             admission,
+            shadow: None,
         });
         match self.parts.delivery.open(request, CallerRef { port: me, id }) {
             Ok(callee_id) => {
@@ -223,20 +238,33 @@ impl Rpc {
         let now = Instant::now().into_std();
         let bytes = part.body.0.len();
         if part.end.is_none() {
-            let caller = self.calls.with(id, |open| {
+            let told = self.calls.with(id, |open| {
+                if open.shadow.is_some() {
+                    return Told::Nobody(open.callee_id);
+                }
                 open.record.on_reply_bytes(bytes);
                 open.limits.on_stream_activity(now);
-                (open.caller.clone(), open.limits.limit())
+                Told::Caller(open.caller.clone(), open.limits.limit())
             });
-            if let Some((caller, limit)) = caller {
-                if let Some(limit) = limit {
-                    self.calls.expect(limit);
+            match told {
+                Some(Told::Caller(caller, limit)) => {
+                    if let Some(limit) = limit {
+                        self.calls.expect(limit);
+                    }
+                    caller.send(ReplyEvent::Part(part));
                 }
-                caller.send(ReplyEvent::Part(part));
+                Some(Told::Nobody(callee_id)) => self.swallow(callee_id, bytes),
+                None => {}
             }
             return;
         }
         let Some(mut open) = self.calls.take(id) else { return };
+        if let Some(shadow) = open.shadow.take() {
+            return shadow.answered(&open.caller, &part);
+        }
+        if let (Some(admission), Some(end)) = (&mut open.admission, &part.end) {
+            admission.on_answered(end.status);
+        }
         open.record.on_reply_bytes(bytes);
         if let Some(end) = &mut part.end {
             let total = now.saturating_duration_since(open.record.received());
@@ -248,14 +276,19 @@ impl Rpc {
 
     fn fail(&self, open: Open, error: RelayError) {
         let error = error.at(&self.parts.place.unit, &self.parts.place.relay);
-        open.record
-            .failed(&error, Instant::now().into_std(), &self.parts.metrics);
+        if open.shadow.is_none() {
+            let now = Instant::now().into_std();
+            open.record.failed(&error, now, &self.parts.metrics);
+        }
         open.caller.send(ReplyEvent::Failed(Box::new(error)));
     }
 }
 
 impl Callee for Rpc {
     fn open(&self, mut request: Box<Request>, caller: CallerRef) -> Result<CallId, Refused> {
+        if shadow::is_one(&request) {
+            return self.open_shadow(request, caller);
+        }
         let source = request
             .facts
             .source
@@ -280,12 +313,18 @@ impl Callee for Rpc {
             if let Some(admission) = open.admission {
                 self.abandoned.keep(admission, open.limits, now);
             }
-            return open.record.cancelled(now, &self.parts.metrics);
+            if open.shadow.is_none() {
+                open.record.cancelled(now, &self.parts.metrics);
+            }
+            return;
         }
         let mut limit = None;
         let callee_id = self.calls.with(id, |open| {
             if let RequestEvent::Body(body) = &event {
                 open.record.on_request_bytes(body.chunk.len());
+                if let Some(admission) = &mut open.admission {
+                    admission.on_body(body);
+                }
                 if !body.end {
                     open.limits.on_stream_activity(Instant::now().into_std());
                     limit = open.limits.limit();

@@ -1,4 +1,4 @@
-//! The relay's own gRPC API: health and reflection (C-G4).
+//! The relay's own gRPC API: health and reflection (C-G4), and who owns keys.
 //!
 //! An ordinary tonic server behind an in-process pipe, so that it needs no listener and its HTTP/2 stays off
 //! the data path. Calls reach it as they reach any local service, by their path.
@@ -29,14 +29,17 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tonic_health::server::{HealthReporter, HealthService};
 use tonic_reflection::server::Builder;
 
+use super::routes::RouteApi;
+use crate::control::keys;
 use crate::delivery::{Delivery, Services, grpc};
 use crate::model::{
-    CallId, Callee, CallerRef, Endpoint, Reason, Refused, RelayError, Request, RequestEvent, Retry, ServiceName,
+    CallId, Callee, CallerRef, Endpoint, Reason, Refused, RelayError, Request, RequestEvent, Retry, ServiceName, UnitId,
 };
 use crate::wire::messages::{DESCRIPTORS, SERVICE};
 
 /// Services the relay itself can answer.
-const SERVICES: [&str; 3] = [
+const SERVICES: [&str; 4] = [
+    crate::wire::routes::SERVICE,
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
@@ -69,6 +72,10 @@ pub struct Parts {
     pub settings: grpc::Settings,
     /// Series of the pipe.
     pub metrics: grpc::Metrics,
+    /// This unit.
+    pub unit: UnitId,
+    /// Who owns keys.
+    pub keys: keys::Desk,
     /// The relay takes no new work.
     pub drain: CancellationToken,
 }
@@ -84,7 +91,12 @@ pub struct ApiError(#[from] tonic_reflection::server::Error);
 /// [`ApiError`].
 pub fn attach(parts: Parts) -> Result<impl Future<Output = ()> + use<>, ApiError> {
     let reporter = HealthReporter::new();
-    let routes = routes(&reporter, Arc::clone(&parts.ready))?;
+    let api = RouteApi {
+        unit: parts.unit.clone(),
+        desk: parts.keys.clone(),
+        drain: parts.drain.clone(),
+    };
+    let routes = routes(&reporter, Arc::clone(&parts.ready), api)?;
     let pipe = Rc::new(Pipe::default());
     let endpoint: Rc<dyn Endpoint> = pipe.clone();
     for service in &parts.own {
@@ -96,7 +108,7 @@ pub fn attach(parts: Parts) -> Result<impl Future<Output = ()> + use<>, ApiError
     })
 }
 
-fn routes(reporter: &HealthReporter, ready: Ready) -> Result<Routes, ApiError> {
+fn routes(reporter: &HealthReporter, ready: Ready, api: RouteApi) -> Result<Routes, ApiError> {
     let health = RelayHealth {
         ready,
         services: HealthService::from_health_reporter(reporter.clone()),
@@ -105,11 +117,13 @@ fn routes(reporter: &HealthReporter, ready: Ready) -> Result<Routes, ApiError> {
         Builder::configure()
             .include_reflection_service(false)
             .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(crate::wire::routes::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
     };
     Ok(Routes::new(HealthServer::new(health))
+        .add_service(api)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?))
 }

@@ -5,3 +5,4 @@ pub mod api;
 pub mod framed;
 pub mod grpc;
 pub mod messages;
+mod routes;

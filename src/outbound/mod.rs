@@ -9,6 +9,7 @@ mod parked;
 mod parking;
 mod retries;
 mod rpc;
+mod shadows;
 mod strikes;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ pub use message::{Catalog, Published, Publisher, PublisherParts, PublisherRef, P
 pub use own::{OwnAsked, OwnCall, OwnCalls, OwnError, OwnStory};
 pub use parking::ParkingLimits;
 pub use rpc::{Parts, Rpc};
+pub use shadows::ShadowStory;
 pub use tokens::TokenParts;
 
 use crate::model::{Callee, RelayError, UnitId};

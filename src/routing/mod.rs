@@ -35,7 +35,7 @@ mod takeover;
 mod tests;
 pub mod token;
 
-pub use copy::{Gap, NodeView, Origin, Routes, SavedError, Through, Trail, Unmovable};
+pub use copy::{Gap, Mirrored, NodeView, Origin, Routes, SavedError, Through, Trail, Unmovable};
 pub use error::{RouteError, RuleError, RuleProblem};
 pub use evidence::{Evidence, Found, Known, Source, Verdict, judge};
 pub use explain::{Explanation, Step};

@@ -17,5 +17,7 @@ pub mod messages;
 pub mod names;
 pub mod owner_control;
 pub mod pace;
+pub mod routes;
+pub mod shadow;
 pub mod status;
 pub mod trace;

@@ -46,6 +46,8 @@ mod reload;
 mod retries;
 mod routing;
 mod services;
+mod shadows;
 mod tokens;
 mod trace;
 mod units;
+mod watches;

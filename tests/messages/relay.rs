@@ -263,6 +263,7 @@ fn outbound(place: &Place, routing: routing::Handle, delivery: &Rc<Delivery>) ->
         metrics: CallMetrics::detached().unwrap(),
         hops_max: 4,
         gate: None,
+        shadows: None,
     });
     outbound::Rpc::new(outbound::Parts {
         lookups: LookUps::detached().unwrap(),

@@ -108,6 +108,16 @@ fn a_move_names_what_and_how() {
     );
 }
 
+// Only a mirror that is wanted is said: relays of before know none.
+#[test]
+fn a_move_with_a_mirror_says_so() {
+    let desk = Scripted::new(|_| Answer::Done);
+    let relay = Relay::start(Some(desk.clone()));
+    relay.strait("route move --key uid=1 --to b --mirror --dry-run");
+    let sent = serde_json::to_value(&desk.seen()[0]).unwrap();
+    assert_eq!(sent.pointer("/options/mirror"), Some(&json!(true)), "{sent}");
+}
+
 #[test]
 fn wrong_command_lines_say_what_was_expected() {
     refuses("route get --key uid", 64, "expected DIMENSION=KEY");

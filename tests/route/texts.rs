@@ -172,6 +172,13 @@ fn a_move_says_what_it_does_and_how_far_it_is() {
     let mut waiting = row("00000000000000ff", "running", 1536, None);
     waiting["waits_for"] = json!({"unit": "a", "relay": "a-2"});
     check("route_moves_waits", "route moves", json!({"moves": [waiting]}));
+    let mut whole = row("00000000000000ff", "running", 1536, None);
+    whole["mirror"] = json!(true);
+    let mut missed = row("00000000000000fe", "trailing", 0, None);
+    missed["under_way"] = json!([]);
+    missed["mirror"] = json!(true);
+    missed["shadow_incomplete"] = json!(true);
+    check("route_moves_mirror", "route moves", json!({"moves": [whole, missed]}));
     check("route_moves_none", "route moves", json!({"moves": []}));
 }
 

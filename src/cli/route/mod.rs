@@ -180,6 +180,7 @@ struct Give {
 }
 
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 struct Move {
     #[command(flatten)]
     what: What,
@@ -204,6 +205,10 @@ struct Move {
     /// Do not ask the application: nothing is copied, and calls that outlive their deadline may still write at the old owner
     #[arg(long)]
     no_hooks: bool,
+    /// Send what the owner serves to the other unit too, as shadows: to the new owner until it has the keys, then to the old one
+    /// while it remembers them
+    #[arg(long)]
+    mirror: bool,
     /// Only say what would be moved
     #[arg(long)]
     dry_run: bool,
@@ -283,6 +288,7 @@ impl Move {
                 trail: self.trail,
                 copy_limit: self.copy_limit,
                 hooks: !self.no_hooks,
+                mirror: self.mirror,
             },
             dry_run: self.dry_run,
             reason: self.reason.clone(),

@@ -256,6 +256,11 @@ fn moves(rows: &[MoveRow], out: &mut impl Write) -> io::Result<()> {
                 row.id
             )?;
         }
+        if row.shadow_incomplete {
+            writeln!(out, "{}: {INCOMPLETE}", row.id)?;
+        } else if row.mirror {
+            writeln!(out, "{}: mirrored; no shadow is known to be missing", row.id)?;
+        }
     }
     Ok(())
 }
@@ -414,3 +419,6 @@ const NOT_ASKED: &str =
 const PLANNED_MAX: usize = 20;
 /// Lines about what a move has under way.
 const UNDER_WAY_MAX: usize = 10;
+
+const INCOMPLETE: &str = "shadow incomplete: the other unit lacks writes that the owner served; strait_shadow_calls_total of the \
+                          owner's relays says how many and why, copy them before you rely on it";

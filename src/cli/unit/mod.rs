@@ -156,6 +156,9 @@ struct Moves {
     /// Longest time one may be frozen before it goes back
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = humantime::parse_duration)]
     freeze_budget: Duration,
+    /// Send what the owner serves to the other unit too, as shadows, while keys are on their way and while their trail lasts
+    #[arg(long)]
+    mirror: bool,
 }
 
 /// `strait unit`.
@@ -226,6 +229,7 @@ impl Moves {
         MoveOptions {
             parallel: self.parallel,
             freeze_budget: self.freeze_budget,
+            mirror: self.mirror,
             ..MoveOptions::default()
         }
     }

@@ -255,6 +255,12 @@ pub struct MoveRow {
     /// nothing runs there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_for: Option<RelayId>,
+    /// Whether what the owner serves goes to the other unit too.
+    #[serde(default)]
+    pub mirror: bool,
+    /// A write that should have had a shadow at the other unit has none.
+    #[serde(default)]
+    pub shadow_incomplete: bool,
 }
 
 /// How a relay stands.
@@ -388,6 +394,8 @@ impl MoveRow {
             reason: work.reason,
             note: work.note,
             waits_for: work.waits_for,
+            mirror: work.options.mirror,
+            shadow_incomplete: work.shadow_incomplete,
         }
     }
 }

@@ -13,6 +13,7 @@
 
 mod book;
 mod described;
+mod mirrored;
 mod origin;
 mod packed;
 mod past;
@@ -27,6 +28,7 @@ mod view;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+pub use mirrored::Mirrored;
 pub use origin::{Origin, Unmovable};
 pub(super) use resolve::Resolved;
 pub use saved::SavedError;
@@ -61,6 +63,8 @@ pub struct Routes {
     moving: Arc<BTreeSet<KeyHash>>,
     /// Those that have not finished.
     moves: Arc<BTreeMap<MoveId, Arc<Move>>>,
+    /// Nodes of those that have a mirror, by what they are kept under.
+    mirrors: Arc<BTreeSet<(KeyHash, MoveId)>>,
     /// Moves and relays, for the digest.
     others: Arc<BTreeMap<RecordId, Rev>>,
     digest: u64,
@@ -96,6 +100,7 @@ impl Routes {
             counts: Counts::default(),
             moving: Arc::default(),
             moves: Arc::default(),
+            mirrors: Arc::default(),
             others: Arc::default(),
             digest: 0,
         }

@@ -7,6 +7,7 @@
 //! of it, sorted by hash: keys are there as hashes only. So is the past of a key. The body is postcard, with the records as JSON: that knows fields that
 //! may be left out.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -111,7 +112,11 @@ impl Routes {
         }
         let moves = body.moves.iter().map(|text| serde_json::from_str::<Move>(text));
         let moves = moves.map(|work| work.map(|work| (work.id, Arc::new(work))));
-        routes.moves = Arc::new(moves.collect::<Result<_, _>>().ok()?);
+        let moves: BTreeMap<_, Arc<Move>> = moves.collect::<Result<_, _>>().ok()?;
+        for work in moves.values() {
+            routes.note_mirror(work);
+        }
+        routes.moves = Arc::new(moves);
         let others = body
             .others
             .iter()

@@ -89,9 +89,13 @@ impl Routes {
         if let RecordId::Move(id) = &change.id {
             match &change.record {
                 Some(Record::Move(work)) if work.state != MoveState::Finished => {
+                    self.note_mirror(work);
                     Arc::make_mut(&mut self.moves).insert(*id, Arc::new(work.clone()));
                 }
-                _ if self.moves.contains_key(id) => drop(Arc::make_mut(&mut self.moves).remove(id)),
+                _ if self.moves.contains_key(id) => {
+                    self.forget_mirror(*id);
+                    drop(Arc::make_mut(&mut self.moves).remove(id));
+                }
                 _ => {}
             }
         }

@@ -83,7 +83,7 @@ impl Trail {
         hops.next().is_none().then_some(first.rules)
     }
 
-    fn hops(&self) -> impl Iterator<Item = &Hop> {
+    pub(super) fn hops(&self) -> impl Iterator<Item = &Hop> {
         self.hops.iter().flatten()
     }
 }

@@ -48,6 +48,9 @@ pub struct Move {
     /// Nodes are not frozen before this relay, which was killed and has started again, can report that nothing runs there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_for: Option<RelayId>,
+    /// Of a move with a mirror: a write that should have had a shadow has none at the other unit.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shadow_incomplete: bool,
 }
 
 impl Move {
@@ -93,6 +96,10 @@ pub struct MoveOptions {
     /// How long the source keeps a mark of where the node went. Default 1 h.
     #[serde(with = "humantime_serde")]
     pub trail: Duration,
+    /// Send what the owner of a node serves to the other unit too, as shadows: to the new owner until the node is there, to the
+    /// old one while the trail lasts (R-3.9 S1, S7). Default: no.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub mirror: bool,
 }
 
 impl Default for MoveOptions {
@@ -103,6 +110,7 @@ impl Default for MoveOptions {
             freeze_budget: Duration::from_secs(2),
             copy_limit: Duration::from_secs(3600),
             trail: Duration::from_secs(3600),
+            mirror: false,
         }
     }
 }

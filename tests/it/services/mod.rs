@@ -8,6 +8,7 @@ mod python;
 mod raw;
 
 pub use client::{Client, channel, request, stream_of, to_b};
+pub use codec::BytesCodec;
 pub use echo::Echo;
 pub use prometheus::{Prometheus, promtool_complaints, promtool_rules};
 pub use python::{PythonEcho, python_client};

@@ -179,6 +179,7 @@ impl World {
             reason: String::new(),
             note: None,
             waits_for: None,
+            shadow_incomplete: false,
         }
     }
 

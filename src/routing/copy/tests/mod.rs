@@ -2,6 +2,7 @@
 
 mod evidence;
 mod history;
+mod mirrored;
 mod saved;
 mod takeover;
 mod tokens;
@@ -180,6 +181,7 @@ fn work(id: MoveId, state: MoveState) -> Move {
         reason: String::new(),
         note: None,
         waits_for: None,
+        shadow_incomplete: false,
     }
 }
 
