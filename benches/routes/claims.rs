@@ -1,5 +1,6 @@
 //! A key that nobody has: until the relay's claim desk has an owner for it, in turns with a write of the store itself.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -101,6 +102,7 @@ impl Desk {
             units: vec![unit.clone()],
             dimensions: vec![serde_json::from_value(spec).unwrap()],
             rules: Vec::new(),
+            since: BTreeMap::new(),
         };
         let commit = Commit {
             op: OpId(1),

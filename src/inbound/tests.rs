@@ -13,6 +13,7 @@ use crate::calls::{CallPolicies, ShardPolicies};
 use crate::control::claims::Claims;
 use crate::control::clock::boot_time;
 use crate::control::keeper::GateId;
+use crate::control::shadows::{self, Shadows};
 use crate::crossing::testing::{Recorder, Service, answer, on_shard, request, wait_for};
 use crate::model::{
     CallId, Callee, CancelReason, Code, Key, Metadata, Name, Part, Place, ReplyBody, ReplyEvent, RequestEvent,
@@ -70,6 +71,8 @@ fn fixture(lease: &str, in_flight_max: Duration) -> Fixture {
         relay: name("a-1"),
     };
     let (reports, drained) = mpsc::channel(8);
+    let registry = Registry::new().unwrap();
+    let shadows = Shadows::new(shadows::Metrics::register(registry.series()).unwrap());
     let gate = OwnerGate::new(GateParts {
         id: GateId::Shard(0),
         place: place.clone(),
@@ -79,6 +82,7 @@ fn fixture(lease: &str, in_flight_max: Duration) -> Fixture {
         drained: reports,
         in_flight_max,
         tokens: None,
+        shadows,
     });
     let service = Service::new();
     let rpc = Rpc::new(Parts {
@@ -86,11 +90,10 @@ fn fixture(lease: &str, in_flight_max: Duration) -> Fixture {
         routing: routing.clone(),
         delivery: service.clone(),
         policies: ShardPolicies::new(CallPolicies::default()),
-        metrics: CallSeries::register(Registry::new().unwrap().series())
-            .unwrap()
-            .on_shard(),
+        metrics: CallSeries::register(registry.series()).unwrap().on_shard(),
         hops_max: 4,
         gate: Some(gate),
+        shadows: None,
     });
     Fixture {
         rpc,

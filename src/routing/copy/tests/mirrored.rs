@@ -12,6 +12,7 @@ fn node(id: &NodeId, target: &str, state: State, previous: Option<&str>) -> Reco
         target: Target::Unit(name(target)),
         state,
         rev: Rev::ZERO,
+        term: Term::default(),
         previous: previous.map(name),
         home: None,
         op: OpId(0),
