@@ -53,7 +53,7 @@ impl SavedCopy {
         if is_first || begun >= self.next {
             self.end(routes);
             let now = clock();
-            self.next = now + EVERY.max((now - begun) * PAUSES);
+            self.next = now + EVERY.max(now.saturating_sub(begun) * PAUSES);
         }
     }
 

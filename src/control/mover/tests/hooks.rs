@@ -154,13 +154,13 @@ fn a_refusal_gives_the_move_of_the_key_up_with_its_reason() {
         let note = work.note.unwrap();
         assert_eq!((note.hook, note.said.as_str()), (hook, "refused: disk full"));
         // Unit a is told since when it has the key, not when the move of it was given up: its calls say the same.
-        let activate = world
+        let told = world
             .asked
             .iter()
             .find(|call| call.hook == Hook::Activate && call.unit == name("a"));
-        let node = world.node(&key(1)).unwrap();
-        assert_eq!(activate.unwrap().rev, node.since());
-        assert!(node.since() < node.rev);
+        let moved = world.node(&key(1)).unwrap();
+        assert_eq!(told.unwrap().rev, moved.since());
+        assert!(moved.since() < moved.rev);
         assert!(
             world
                 .asked
