@@ -60,8 +60,8 @@ fn number(name: &str, default: u64) -> u64 {
 
 // R-I1 to R-I5, R-I11, R-I14, R-3.12, R-3.8, R-3.9
 #[test]
-#[ignore = "an open fault: a relay that starts anew while etcd has no majority is sometimes not ready, as if it had kept no copy of \
-            the routes"]
+#[ignore = "not seen often enough yet to be in each run: a relay that starts anew while etcd has no majority was not ready in some runs, \
+            for a reason that is not known"]
 fn the_short_form_every_acknowledged_write_is_at_one_owner_per_epoch() {
     let campaign = Campaign {
         seed: number("STRAIT_SEED", 1),

@@ -26,7 +26,7 @@ pub struct LineId {
     pub key: KeyHash,
 }
 
-/// A shadow that is to be sent; its line waits until it has [ended](Lines::ended).
+/// A shadow that is to be sent; its line waits until it has ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Due {
     /// Its line.
