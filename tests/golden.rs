@@ -22,8 +22,8 @@ use bytes::{Bytes, BytesMut};
 use strait::model::lanes::{LaneKind, Refused, Sent, ToReceiver, ToSender};
 use strait::model::{
     CancelReason, Code, Ending, Envelope, Facts, GapReason, Key, Message, MessageId, Metadata, MetadataBuilder, Name,
-    OnFailure, Part, Place, Reason, RelayError, ReplyBody, Request, RequestBody, Retry, RouteHints, RoutePush, Source,
-    Timing, UnixMillis,
+    OnFailure, Part, Place, Reason, RelayError, ReplyBody, Request, RequestBody, Retry, RouteHints, RoutePush,
+    RoutedBy, Source, Timing, UnixMillis,
 };
 use strait::wire::frame::lanes::{self, LaneDecoder};
 use strait::wire::frame::{self, CONNECTION, Decoder, Encoder, HEADER_BYTES};
@@ -85,6 +85,7 @@ fn full(now: Instant) -> Request {
         attempt: 1,
         destination: None,
         owner_epoch: None,
+        routed_by: RoutedBy::Dimension(name("uid")),
         request_id: 0xabcd,
     };
     request.body.end = false;
@@ -396,7 +397,7 @@ const KINDS: [&str; 26] = [
     "ROUTE",
 ];
 
-const TAGS: [&str; 39] = [
+const TAGS: [&str; 41] = [
     "?",
     "path (number)",
     "path (text)",
@@ -436,6 +437,8 @@ const TAGS: [&str; 39] = [
     "last",
     "frontier",
     "highest",
+    "cause",
+    "routed_by",
 ];
 
 /// Attributes that are one number.

@@ -221,6 +221,7 @@ fn the_shadow_of_the_document_is_the_shadow_of_the_code() {
         source_geo: "g".into(),
         source_unit: "u".into(),
         source_service: "s".into(),
+        routed_by: "uid".into(),
         body: "b".into(),
     };
     let expected = [
@@ -236,6 +237,7 @@ fn the_shadow_of_the_document_is_the_shadow_of_the_code() {
         "source_unit=u",
         "source_service=s",
         "body=b\"b\"",
+        "routed_by=uid",
     ];
     assert_eq!(read("strait.v1.ShadowCall", &shadow.to_bytes()), expected);
     let service = pool().get_service_by_name(shadow::SERVICE);

@@ -29,5 +29,5 @@ pub use desk::Desk;
 pub use guard::Access;
 pub use health::{Condition, Health};
 pub use routes::RouteDesk;
-pub use server::{Admin, MissingKeys, Parts, ServerError, StatusSource};
+pub use server::{Admin, Parts, RoutePolicies, ServerError, StatusSource};
 pub use settings::{Settings, SettingsError};

@@ -24,7 +24,7 @@ strait relay
 GET  /metrics                                    series, as Prometheus text or OpenMetrics
 GET  /livez                                      200 while the process runs
 GET  /readyz[?verbose]                           200 if the relay may get work, else 503 and why
-GET  /explain?dimension=D&key=K[&service=S]      which unit owns a key, and why; also unit=U, token=D;T
+GET  /explain?dimension=D&key=K[&service=S]      which unit owns a key, and why; also method=M, unit=U, token=D;T
 GET  /status                                     units, links and services, as JSON
 GET  /certificates                               certificates of this relay and its links, as JSON
 POST /drain                                      finish running calls, then end
@@ -91,6 +91,7 @@ pub(super) struct Explain {
     dimension: Option<String>,
     key: Option<String>,
     service: Option<String>,
+    method: Option<String>,
     unit: Option<String>,
     /// A route token for the key.
     token: Option<String>,
@@ -114,7 +115,7 @@ pub(super) async fn explain(State(parts): Shared, Query(query): Query<Explain>) 
         unit,
         ..RouteHints::default()
     };
-    let missing_key = (parts.missing_key)(query.service.as_deref());
+    let policy = (parts.route_policy)(query.service.as_deref(), query.method.as_deref());
     let table = parts.routing.table();
     let ring = parts.tokens.as_ref().map(TokenKeys::ring);
     let field = query.token.as_deref().map(str::as_bytes);
@@ -127,7 +128,7 @@ pub(super) async fn explain(State(parts): Shared, Query(query): Query<Explain>) 
         lost: Epoch::default(),
     });
     let brought = Brought::new(&(), with);
-    let mut explanation = table.explain(&hints, &missing_key, &parts.place.unit, &brought);
+    let mut explanation = table.explain(&hints, &policy, &parts.place.unit, &brought);
     if let Some(key) = hints.keys.first().filter(|_| query.token.is_some()) {
         if let Some(dimension) = std::str::from_utf8(&key.dimension)
             .ok()

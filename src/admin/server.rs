@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::guard::{Access, Rules, guard};
 use super::{Desk, Health, RouteDesk, messages, pages, routes};
 use crate::control::tokens::TokenKeys;
-use crate::model::{MissingKey, Place};
+use crate::model::{Place, RoutePolicy};
 use crate::routing;
 use crate::telemetry::{LogHandle, Registry};
 
@@ -33,8 +33,8 @@ pub struct Parts {
     pub tokens: Option<TokenKeys>,
     /// This relay.
     pub place: Place,
-    /// What services want done with calls without key.
-    pub missing_key: MissingKeys,
+    /// How calls of methods are routed.
+    pub route_policy: RoutePolicies,
     /// Units, links and services for `/status`.
     pub status: Arc<dyn StatusSource>,
     /// Cancelled by `POST /drain`.
@@ -47,8 +47,8 @@ pub struct Parts {
     pub routes: Option<Arc<dyn RouteDesk>>,
 }
 
-/// What a service, by name, wants done with calls without key.
-pub type MissingKeys = Arc<dyn Fn(Option<&str>) -> MissingKey + Send + Sync>;
+/// How calls of a service and method, by name, are routed.
+pub type RoutePolicies = Arc<dyn Fn(Option<&str>, Option<&str>) -> RoutePolicy + Send + Sync>;
 
 /// Gives the part of `/status` that only the app knows.
 pub trait StatusSource: Send + Sync {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::model::{MissingKey, Name, Place};
+use crate::model::{MissingKey, Name, Place, RoutePolicy};
 use crate::routing::{self, RouteTable, Rule};
 use crate::telemetry::{LogHandle, Registry};
 use crate::token::TokenFile;
@@ -56,9 +56,12 @@ fn start_with(access: Access) -> Fixture {
             unit: a,
             relay: Name::new("a-1").unwrap(),
         },
-        missing_key: Arc::new(|service| match service {
-            Some("im.Echo") => MissingKey::Local,
-            _ => MissingKey::Reject,
+        route_policy: Arc::new(|service, _| RoutePolicy {
+            missing_key: match service {
+                Some("im.Echo") => MissingKey::Local,
+                _ => MissingKey::Reject,
+            },
+            ..RoutePolicy::default()
         }),
         status: Arc::new(Links),
         drain: drain.clone(),

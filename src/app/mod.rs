@@ -141,7 +141,7 @@ fn admin_parts(
         routing: shared.routing.clone(),
         tokens: shared.tokens.clone(),
         place: shared.place.clone(),
-        missing_key: shared.missing_keys(),
+        route_policy: shared.route_policies(),
         status: Arc::new(Pages(shared.clone())),
         drain: drain.clone(),
         access: admin::Access {

@@ -55,9 +55,9 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn missing_keys(self: &Arc<Self>) -> admin::MissingKeys {
+    pub(super) fn route_policies(self: &Arc<Self>) -> admin::RoutePolicies {
         let shared = self.clone();
-        Arc::new(move |service| shared.policies.load().of(service).missing_key.clone())
+        Arc::new(move |service, method| shared.policies.load().of(service).route_of_method(method).clone())
     }
 
     /// How connections to local services speak.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::model::{MissingKey, ServiceName};
+use crate::model::{Request, RoutePolicy, ServiceName};
 
 /// What the settings of a service say about its calls.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -14,8 +14,27 @@ pub struct CallPolicy {
     pub idle_timeout: Duration,
     /// For a stream without a deadline: longest time in all.
     pub duration_max: Duration,
-    /// Where calls without a key go.
-    pub missing_key: MissingKey,
+    /// How they are routed.
+    pub route: RoutePolicy,
+    /// The same of methods that are routed in another way.
+    pub methods: HashMap<String, RoutePolicy>,
+}
+
+impl CallPolicy {
+    /// How a call is routed.
+    pub fn route_of(&self, request: &Request) -> &RoutePolicy {
+        if self.methods.is_empty() {
+            return &self.route;
+        }
+        self.route_of_method(request.method())
+    }
+
+    /// How calls of a method are routed.
+    pub fn route_of_method(&self, method: Option<&str>) -> &RoutePolicy {
+        method
+            .and_then(|method| self.methods.get(method))
+            .unwrap_or(&self.route)
+    }
 }
 
 impl Default for CallPolicy {
@@ -24,7 +43,8 @@ impl Default for CallPolicy {
             timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(5 * 60),
             duration_max: Duration::from_secs(24 * 60 * 60),
-            missing_key: MissingKey::Reject,
+            route: RoutePolicy::default(),
+            methods: HashMap::new(),
         }
     }
 }
@@ -57,6 +77,10 @@ pub struct TimeLimits {
     received: Instant,
     active: Instant,
     streams: bool,
+    /// Something of the reply was there before its end.
+    replied: bool,
+    /// It may go on for ever: a stream, and not one request that is whole and waits for its answer.
+    is_open: bool,
     timeout: Duration,
     idle_timeout: Duration,
     duration_max: Duration,
@@ -74,6 +98,8 @@ impl TimeLimits {
             received,
             active: received,
             streams: false,
+            replied: false,
+            is_open: false,
             timeout: policy.timeout,
             idle_timeout: policy.idle_timeout,
             duration_max: policy.duration_max,
@@ -87,25 +113,43 @@ impl TimeLimits {
         self.ceiling = Some(self.ceiling.map_or(at, |other| other.min(at)));
     }
 
-    /// It ends at that time at the latest if it is a stream by then: its key is being moved.
-    pub fn end_stream_by(&mut self, at: Instant) {
+    /// Its key is being moved: if it is a stream, or becomes one, it ends [`STREAM_GRACE`] later at the latest. Answers when to look.
+    pub fn make_way(&mut self, now: Instant) -> Instant {
+        let at = now + STREAM_GRACE;
         self.stream_ceiling = Some(self.stream_ceiling.map_or(at, |other| other.min(at)));
+        at
     }
 
     /// Whether it has to make way because its key is being moved.
     pub fn makes_way(&self, now: Instant) -> bool {
-        self.streams && self.stream_ceiling.is_some_and(|at| at <= now)
+        self.is_open && self.stream_ceiling.is_some_and(|at| at <= now)
     }
 
     /// Bytes moved without ending the call: it is a stream.
     pub fn on_stream_activity(&mut self, now: Instant) {
+        if !self.is_open {
+            // The parts of a unary answer come one after the other.
+            self.stream_ceiling = self.stream_ceiling.map(|at| at.max(now + STREAM_GRACE));
+        }
         self.streams = true;
+        self.is_open = true;
         self.active = now;
+    }
+
+    /// The same in the direction of the reply.
+    pub fn on_reply_activity(&mut self, now: Instant) {
+        self.replied = true;
+        self.on_stream_activity(now);
+    }
+
+    /// The request is whole. Many callers send the end of a unary request after it.
+    pub fn on_request_end(&mut self) {
+        self.is_open &= self.replied;
     }
 
     /// When the call's time is over, as things stand.
     pub fn limit(&self) -> Option<Instant> {
-        let stream = self.stream_ceiling.filter(|_| self.streams);
+        let stream = self.stream_ceiling.filter(|_| self.is_open);
         [self.own_limit(), self.ceiling, stream].into_iter().flatten().min()
     }
 
@@ -159,6 +203,9 @@ impl TimeLimits {
     }
 }
 
+/// How long streams may go on after their key was frozen; well below the time a key may be frozen.
+const STREAM_GRACE: Duration = Duration::from_millis(500);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,6 +235,40 @@ mod tests {
             "the longest time holds however active it is"
         );
         assert!(limits.is_over(start + secs(100)));
+    }
+
+    // a unary call whose end comes after its message finishes at its old owner; what streams makes way.
+    #[test]
+    fn only_what_may_go_on_for_ever_makes_way_for_a_move() {
+        let start = tokio::time::Instant::now().into_std();
+        let new = || {
+            let mut limits = TimeLimits::new(&CallPolicy::default(), start, Some(start + secs(60)));
+            limits.make_way(start);
+            limits
+        };
+        let whole = new();
+        let mut unary = new();
+        unary.on_stream_activity(start);
+        let mut uploading = unary;
+        unary.on_request_end();
+        uploading.on_stream_activity(start);
+        let mut answered = unary;
+        answered.on_reply_activity(start + secs(9));
+        let mut talking = new();
+        talking.on_reply_activity(start);
+        talking.on_request_end();
+        let soon = start + STREAM_GRACE;
+        for (limits, expected) in [
+            (whole, start + secs(60)),
+            (unary, start + secs(60)),
+            (uploading, soon),
+            (talking, soon),
+            // What follows the first part of a late answer has its time too.
+            (answered, soon + secs(9)),
+        ] {
+            assert_eq!(limits.limit(), Some(expected), "{limits:?}");
+            assert_eq!(limits.makes_way(soon), expected == soon, "{limits:?}");
+        }
     }
 
     // C-D1

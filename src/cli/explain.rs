@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::{CliError, Output, SourceArgs, load, write_json};
-use crate::model::{Key, MissingKey, RouteHints, UnitId};
+use crate::model::{Key, Name, RouteHints, RoutePolicy, UnitId};
 use crate::routing::Explanation;
 
 #[derive(Debug, clap::Args)]
@@ -16,19 +16,22 @@ pub(super) struct Args {
     /// The unit the call names
     #[arg(long, value_name = "UNIT", value_parser = super::name)]
     unit: Option<UnitId>,
-    /// The service that is called; decides what becomes of calls without key
+    /// The service that is called; decides what becomes of calls without key, and which key routes
     #[arg(long, value_name = "SERVICE")]
     service: Option<String>,
+    /// Its method that is called; may decide which key routes
+    #[arg(long, value_name = "METHOD", requires = "service")]
+    method: Option<String>,
 }
 
 pub(super) fn run(args: &Args, output: Output, out: &mut impl Write) -> Result<(), CliError> {
     let checked = load(&args.source.source())?;
-    let missing_key = checked.missing_key(args.service.as_deref());
-    let explanation = checked.routes.explain(&args.hints(), missing_key, &checked.unit, &());
+    let policy = checked.route_policy(args.service.as_deref(), args.method.as_deref());
+    let explanation = checked.routes.explain(&args.hints(), &policy, &checked.unit, &());
     if output == Output::Json {
         write_json(out, &explanation)?;
     } else {
-        print(&explanation, missing_key, out)?;
+        print(&explanation, &policy, out)?;
     }
     if explanation.error.is_some() {
         Err(CliError::No)
@@ -51,7 +54,7 @@ impl Args {
     }
 }
 
-fn print(explanation: &Explanation, missing_key: &MissingKey, out: &mut impl Write) -> Result<(), CliError> {
+fn print(explanation: &Explanation, policy: &RoutePolicy, out: &mut impl Write) -> Result<(), CliError> {
     match (&explanation.owner, &explanation.error) {
         (Some(owner), _) => writeln!(out, "owner        {owner}")?,
         (None, error) => writeln!(out, "refused      {}", error.as_deref().unwrap_or_default())?,
@@ -60,7 +63,14 @@ fn print(explanation: &Explanation, missing_key: &MissingKey, out: &mut impl Wri
         writeln!(out, "decided by   {rule}")?;
     }
     writeln!(out, "version      {}", explanation.table_version)?;
-    writeln!(out, "missing key  {missing_key}")?;
+    writeln!(out, "missing key  {}", policy.missing_key)?;
+    if !policy.dimensions.is_empty() {
+        let dimensions: Vec<_> = policy.dimensions.iter().map(Name::as_str).collect();
+        writeln!(out, "routed by    {}", dimensions.join(", "))?;
+    }
+    if policy.reads {
+        writeln!(out, "only reads   yes")?;
+    }
     for step in &explanation.steps {
         let mark = if step.matched { "->" } else { "  " };
         writeln!(out, "{mark} {:<12} {}", step.looked_at, step.why)?;

@@ -77,6 +77,10 @@ pub struct DimensionSettings {
     /// the keys over by force. Default `20s`.
     #[serde(default)]
     pub owner_lease: Lease,
+    /// Whether methods that only read (`[calls.route]`) wait too while a key is frozen and may be executed only under the lease, as
+    /// those that write. Default `false`: they go on at the old owner until the move is done.
+    #[serde(default)]
+    pub freeze_reads: bool,
     /// Longest key in bytes. Default 256.
     #[serde(default = "key_bytes_max")]
     pub key_bytes_max: u16,
@@ -137,6 +141,7 @@ impl DimensionSettings {
                 PlacementKind::Claim => Placement::Claim(self.new_keys.clone()),
             },
             owner_lease: self.owner_lease,
+            freeze_reads: self.freeze_reads,
             key_bytes_max: self.key_bytes_max,
             hooks: self.hooks.clone(),
             ..DimensionSpec::new(self.name.clone())

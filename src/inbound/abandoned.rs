@@ -54,18 +54,17 @@ impl Abandoned {
         self.calls.watch(|id| drop(self.calls.take(id))).await;
     }
 
-    /// Streams that a freeze waits for end at that time at the latest, as if their callers were there.
-    pub(super) fn make_way(&self, at: Instant, is_waited_for: impl Fn(&Admission) -> bool) {
-        let mut waits = false;
+    /// Streams that a freeze waits for make way, as if their callers were there.
+    pub(super) fn make_way(&self, now: Instant, is_waited_for: impl Fn(&Admission) -> bool) {
+        let mut look = None;
         for id in self.calls.ids() {
             self.calls.with(id, |call| {
                 if is_waited_for(&call.admission) {
-                    call.limits.end_stream_by(at);
-                    waits = true;
+                    look = Some(call.limits.make_way(now));
                 }
             });
         }
-        if waits {
+        if let Some(at) = look {
             self.calls.expect(at);
         }
     }

@@ -21,11 +21,11 @@ use crate::control::clock::boot_time;
 use crate::control::keeper::GateId;
 use crate::control::shadows::Shadows;
 use crate::control::tokens::{TokenKeys, unix_now};
-use crate::model::{Geo, MissingKey, Place, Reason, RelayError, Request, Retry};
+use crate::model::{Geo, Place, Reason, RelayError, Request, Retry, RoutePolicy};
 use crate::routing::gate::{Closed, Drain, Gate, Knock, Registered};
 use crate::routing::record::{Epoch, Lease, Rev};
 use crate::routing::token::{self, Brought, Grounds, Occasion, TokenCounts, With};
-use crate::routing::{self, Decision, Evidence, Found, RouteError, RouteTable, Trail};
+use crate::routing::{self, Decision, Evidence, Found, RouteError, RouteTable, Standing, Trail};
 
 /// What the gate is made of.
 pub struct GateParts {
@@ -70,6 +70,10 @@ pub(super) struct Admission {
     registered: Registered,
     /// When it must have ended.
     pub(super) until: Option<Instant>,
+    /// It only reads: nothing waits for it.
+    pub(super) reads: bool,
+    /// Its key is on its way to another unit: a stream has to make way.
+    pub(super) is_passing: bool,
     /// What becomes its shadow at another unit, if its key moves with a mirror.
     pub(super) mirrored: Option<Box<Mirrored>>,
 }
@@ -89,12 +93,12 @@ impl OwnerGate {
         self: &Rc<Self>,
         table: &RouteTable,
         request: &mut Request,
-        missing_key: &MissingKey,
+        policy: &RoutePolicy,
     ) -> Result<Option<Admission>, RelayError> {
         let parts = &self.parts;
         let here = &parts.place.unit;
-        let resolved = self.resolve(table, request, missing_key);
-        let (decision, trail) = resolved.map_err(|error| self.without_route(request, error))?;
+        let resolved = self.resolve(table, request, policy);
+        let (decision, trail) = resolved.map_err(|error| self.without_route(request, policy, error))?;
         if decision.dimension.is_none() {
             return if decision.unit == here {
                 Ok(None)
@@ -102,7 +106,8 @@ impl OwnerGate {
                 Err(wrong_unit(&parts.place, &decision))
             };
         }
-        let registered = self.gate.borrow_mut().register(trail);
+        let reads = policy.reads && table.lets_read(&decision);
+        let registered = self.gate.borrow_mut().register(trail, reads);
         let registered = registered.ok_or_else(|| {
             let detail = "too many calls of keys are under way on this thread of the relay";
             RelayError::new(Reason::Limited, Retry::Safe, detail).pushed_back(PUSHBACK)
@@ -111,11 +116,13 @@ impl OwnerGate {
             gate: Rc::clone(self),
             registered,
             until: self.until(table, &decision, request.received),
+            reads,
+            is_passing: matches!(decision.standing, Standing::Frozen { .. }),
             mirrored: None,
         };
         let knock = Knock {
             unit: here,
-            reads: false,
+            reads,
             min_epoch: self.min_epoch(request),
             lease: &parts.routing.lease(),
             now: boot_time(),
@@ -123,7 +130,9 @@ impl OwnerGate {
         let admitted = self.gate.borrow().admit(table, &decision, &knock);
         admitted.map_err(|closed| self.refusal(closed, &decision, (table, &*request)))?;
         request.facts.owner_epoch = Some(decision.since);
-        admission.mirrored = Mirrored::begin(&parts.shadows, table, &trail, request);
+        if !policy.reads {
+            admission.mirrored = Mirrored::begin(&parts.shadows, table, &trail, request);
+        }
         Ok(Some(admission))
     }
 
@@ -132,7 +141,7 @@ impl OwnerGate {
         &'t self,
         table: &'t RouteTable,
         request: &Request,
-        missing_key: &'t MissingKey,
+        policy: &'t RoutePolicy,
     ) -> Result<(Decision<'t>, Trail), RouteError> {
         let parts = &self.parts;
         let ring = parts.tokens.as_ref().map(|tokens| tokens.keys.ring());
@@ -145,7 +154,7 @@ impl OwnerGate {
             lost: Epoch::default(),
         });
         let brought = Brought::new(&parts.claims, with);
-        table.resolve_with_trail(&request.hints, missing_key, &parts.place.unit, &brought)
+        table.resolve_with_trail(&request.hints, policy, &parts.place.unit, &brought)
     }
 
     /// The token that goes with the name of the owner.
@@ -177,16 +186,16 @@ impl OwnerGate {
         Some(token::field(dimension, &text).into())
     }
 
-    /// A freeze is to be waited for. Calls that go through its node are told apart with [`waits`](Self::waits).
+    /// A freeze is to be waited for. Calls that go through its node are told apart with [`is_met_by`](Self::is_met_by).
     pub(super) fn drain(&self, drain: Drain) {
         let drained = self.gate.borrow_mut().drain(drain, &self.parts.routing.table());
         self.report(drained);
     }
 
-    /// Whether a freeze waits for this call.
-    pub(super) fn waits(&self, drain: &Drain, admission: &Admission) -> bool {
+    /// Whether this call goes through a frozen node.
+    pub(super) fn is_met_by(&self, drain: &Drain, admission: &Admission) -> bool {
         let table = self.parts.routing.table();
-        self.gate.borrow().waits(drain, admission.registered, &table)
+        self.gate.borrow().is_met_by(drain, admission.registered, &table)
     }
 
     /// Reports what could not be reported before (G5).
@@ -221,10 +230,11 @@ impl OwnerGate {
     }
 
     /// The owner of a key may not have heard of its claim yet.
-    fn without_route(&self, request: &Request, error: RouteError) -> RelayError {
+    fn without_route(&self, request: &Request, policy: &RoutePolicy, error: RouteError) -> RelayError {
+        let error = error.of_call(policy.reads);
         let is_unclaimed = matches!(error, RouteError::Unclaimed { .. });
         if is_unclaimed {
-            self.parts.claims.ask(&request.hints);
+            self.parts.claims.ask(&request.hints, policy);
         }
         let error = RelayError::from(error);
         if error.reason == Reason::RoutesAway {

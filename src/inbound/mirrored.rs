@@ -1,6 +1,6 @@
 //! At the owner of a key that moves with a mirror: calls that become shadows at the other unit once they are answered (R-3.9 S1).
 //!
-//! A relay does not know writes from reads: it mirrors every call whose request is one message, and whose service answers OK.
+//! Mirrored is every call of a method that may write, whose request is one message, and whose service answers OK.
 
 use bytes::Bytes;
 

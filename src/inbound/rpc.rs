@@ -13,7 +13,6 @@
 //! Which endpoint serves the call (`delivery`).
 
 use std::rc::{Rc, Weak};
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -23,7 +22,7 @@ use super::shadow::{self, Arrived, ShadowParts};
 use crate::calls::{CallRecord, Calls, Limited, ShardPolicies, TimeLimits};
 use crate::model::{
     CallId, Callee, Caller, CallerRef, CancelReason, Part, Place, RELAY, Reason, Refused, RelayError, ReplyEvent,
-    Request, RequestEvent, Retry,
+    Request, RequestEvent, Retry, RoutedBy,
 };
 use crate::routing;
 use crate::routing::gate::Drain;
@@ -118,6 +117,9 @@ impl Rpc {
             request.deadline = Some(request.deadline.map_or(until, |deadline| deadline.min(until)));
         }
         let now = Instant::now().into_std();
+        if admission.as_ref().is_some_and(|admission| admission.is_passing) {
+            limits.make_way(now);
+        }
         record.on_sent(now, &self.parts.metrics);
         if limits.is_over(now) {
             let error = RelayError::new(Reason::DeadlineExceeded, Retry::Safe, limits.describe(now));
@@ -182,17 +184,21 @@ impl Rpc {
 
     fn check_owner(&self, request: &mut Request) -> Result<Option<Admission>, RelayError> {
         // Without a key or unit it was the origin's policy for the service that sent the call here.
-        if request.hints.keys.is_empty() && request.hints.unit.is_none() {
+        let no_key = request.hints.keys.is_empty() || request.facts.routed_by == RoutedBy::NoKey;
+        if no_key && request.hints.unit.is_none() {
             return Ok(None);
         }
         let here = &self.parts.place.unit;
         let policies = self.parts.policies.current();
-        let policy = policies.of(request.service());
+        let policy = policies
+            .of(request.service())
+            .route_of(request)
+            .with(&request.facts.routed_by);
         let table = self.parts.routing.table();
         if let Some(gate) = &self.parts.gate {
-            return gate.enter(&table, request, &policy.missing_key);
+            return gate.enter(&table, request, &policy);
         }
-        let decision = table.resolve(&request.hints, &policy.missing_key, here, &())?;
+        let decision = table.resolve(&request.hints, &policy, here, &())?;
         if decision.unit == here {
             return Ok(None);
         }
@@ -204,20 +210,19 @@ impl Rpc {
     pub fn drain(&self, drain: &Drain) {
         let Some(gate) = &self.parts.gate else { return };
         gate.drain(drain.clone());
-        let at = Instant::now().into_std() + STREAM_GRACE;
-        let mut waits = false;
+        let now = Instant::now().into_std();
+        let mut look = None;
         for id in self.calls.ids() {
             self.calls.with(id, |open| {
-                if open.admission.as_ref().is_some_and(|call| gate.waits(drain, call)) {
-                    open.limits.end_stream_by(at);
-                    waits = true;
+                if open.admission.as_ref().is_some_and(|call| gate.is_met_by(drain, call)) {
+                    look = Some(open.limits.make_way(now));
                 }
             });
         }
-        if waits {
+        if let Some(at) = look {
             self.calls.expect(at);
         }
-        self.abandoned.make_way(at, |call| gate.waits(drain, call));
+        self.abandoned.make_way(now, |call| gate.is_met_by(drain, call));
     }
 
     fn on_overdue(&self, id: CallId) {
@@ -243,7 +248,7 @@ impl Rpc {
                     return Told::Nobody(open.callee_id);
                 }
                 open.record.on_reply_bytes(bytes);
-                open.limits.on_stream_activity(now);
+                open.limits.on_reply_activity(now);
                 Told::Caller(open.caller.clone(), open.limits.limit())
             });
             match told {
@@ -310,7 +315,7 @@ impl Callee for Rpc {
             let Some(open) = self.calls.take(id) else { return };
             self.parts.delivery.on_request(open.callee_id, event);
             let now = Instant::now().into_std();
-            if let Some(admission) = open.admission {
+            if let Some(admission) = open.admission.filter(|admission| !admission.reads) {
                 self.abandoned.keep(admission, open.limits, now);
             }
             if open.shadow.is_none() {
@@ -325,7 +330,9 @@ impl Callee for Rpc {
                 if let Some(admission) = &mut open.admission {
                     admission.on_body(body);
                 }
-                if !body.end {
+                if body.end {
+                    open.limits.on_request_end();
+                } else {
                     open.limits.on_stream_activity(Instant::now().into_std());
                     limit = open.limits.limit();
                 }
@@ -364,9 +371,6 @@ impl Limited for Open {
         self.limits.limit()
     }
 }
-
-/// How long streams may go on after their key was frozen; well below the time a key may be frozen.
-const STREAM_GRACE: Duration = Duration::from_millis(500);
 
 fn refused(error: RelayError, request: Box<Request>) -> Refused {
     Refused {

@@ -13,8 +13,8 @@ use crate::calls::{CallRecord, TimeLimits};
 use crate::control::claims::Claims;
 use crate::control::shadows::{Received, Shadows};
 use crate::model::{
-    CallId, CallerRef, Code, Ending, Geo, MissingKey, Part, RELAY, Reason, Refused, RelayError, ReplyEvent, Request,
-    RequestEvent, Retry, Source, UnitId, wants_credit,
+    CallId, CallerRef, Code, Ending, Geo, Part, RELAY, Reason, Refused, RelayError, ReplyEvent, Request, RequestEvent,
+    Retry, Source, UnitId, wants_credit,
 };
 use crate::routing::record::MoveId;
 use crate::routing::{Evidence, RouteError, RouteTable};
@@ -132,7 +132,7 @@ impl Rpc {
         let here = &self.parts.place.unit;
         judge(&table, here, &sender.unit, &shadow, &parts.claims).inspect_err(|error| {
             if error.reason == Reason::RoutesAway {
-                parts.claims.ask(&shadow.hints());
+                parts.claims.ask(&shadow.hints(), &shadow.policy());
             }
         })?;
         let times = (request.received, request.deadline);
@@ -182,7 +182,8 @@ fn judge(
         return Err(behind());
     }
     let routes = table.routes().ok_or_else(behind)?;
-    let resolved = table.resolve_with_trail(&shadow.hints(), &MissingKey::Reject, here, evidence);
+    let policy = shadow.policy();
+    let resolved = table.resolve_with_trail(&shadow.hints(), &policy, here, evidence);
     let (decision, trail) = resolved.map_err(|error| match error {
         RouteError::Unclaimed { .. } | RouteError::Behind { .. } => behind(),
         error => RelayError::from(error),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Code, Key, Metadata, RelayError, RouteHints, Source, UnitId};
+use super::{Code, Key, Metadata, RelayError, RouteHints, RoutedBy, Source, UnitId};
 
 /// Bytes of a body that travel without asking for credit: what a lane carries per call and direction.
 /// More than this is a *large* body and flows under credit, on a stream of its own between relays.
@@ -211,6 +211,8 @@ pub struct Facts {
     pub epoch: u64,
     /// Since when its unit owns the key, if a route store says so; told to the service, stays in the relay (R-D11).
     pub owner_epoch: Option<u64>,
+    /// By which of its keys the first relay has routed it.
+    pub routed_by: RoutedBy,
     /// Attempts before this one (C-T2).
     pub attempt: u8,
     /// The unit this relay has chosen; stays in the relay.

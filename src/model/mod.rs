@@ -16,6 +16,7 @@ mod identity;
 pub mod lanes;
 mod message;
 mod metadata;
+mod precedence;
 mod registry;
 mod size;
 mod subscription;
@@ -32,6 +33,7 @@ pub use message::{
     AckLevel, DeadPlace, GapReason, GroupName, Message, MessageId, MessageIdError, Seq, Topic, UnixMillis,
 };
 pub use metadata::{Metadata, MetadataBuilder, MetadataError, PREVIOUS_ATTEMPTS};
+pub use precedence::{ANY_KEY, RoutePolicy, RoutedBy};
 pub use registry::{RegisterError, Registration, Registry};
 pub use size::{ByteSize, ByteSizeError};
 pub use subscription::{SubscribeError, SubscribedFn, Subscription, Subscriptions};

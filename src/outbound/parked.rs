@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use super::parking::Seat;
 use super::retries::LookAlarm;
 use super::rpc::{Open, Routed, Rpc};
-use crate::model::{CallId, Callee, Reason, Refused, RelayError, Request, Retry};
+use crate::model::{CallId, Callee, Reason, Refused, RelayError, Request, Retry, RoutePolicy};
 use crate::routing::{Decision, RouteError, metrics};
 
 /// A call that waits for its route.
@@ -88,11 +88,17 @@ impl Parked {
 
 impl Rpc {
     /// What to do about a call that has no route: some wait, others are refused.
-    pub(super) fn without_route(&self, request: &Request, error: RouteError) -> Result<Wait, RelayError> {
+    pub(super) fn without_route(
+        &self,
+        request: &Request,
+        policy: &RoutePolicy,
+        error: RouteError,
+    ) -> Result<Wait, RelayError> {
+        let error = error.of_call(policy.reads);
         let look = match &error {
             RouteError::Unclaimed { .. } => {
                 if let Some(claims) = &self.parts.claims {
-                    claims.ask(&request.hints);
+                    claims.ask(&request.hints, policy);
                 }
                 LOOK_AGAIN
             }
@@ -123,7 +129,8 @@ impl Rpc {
     fn parked(&self, id: CallId, request: &Request, wait: Wait) -> Result<Parked, Box<RelayError>> {
         self.parts.lookups.on_wait(wait.why);
         let table = self.parts.routing.table();
-        let key = table.hash_of(&request.hints);
+        let policies = self.parts.policies.current();
+        let key = table.hash_of(&request.hints, policies.of(request.service()).route_of(request));
         let Some(seat) = self.parking.seat(id, key, request.body.chunk.len()) else {
             let mut error = wait.into_error();
             error.detail.push_str("; too many calls wait for that already");

@@ -221,16 +221,20 @@ impl Rpc {
             return Err(RelayError::new(Reason::BadInput, Retry::Never, detail));
         }
         let policies = self.parts.policies.current();
-        let policy = policies.of(request.service());
+        let policy = policies.of(request.service()).route_of(request);
         let table = self.parts.routing.table();
-        let decision = match self.resolve(&table, request, &policy.missing_key, caller) {
+        let decision = match self.resolve(&table, request, policy, caller) {
             Ok(decision) => decision,
-            Err(error) => return self.without_route(request, error).map(Routed::Wait),
+            Err(error) => return self.without_route(request, policy, error).map(Routed::Wait),
         };
         self.parts.lookups.on_found(decision.source);
         request.facts.epoch = decision.epoch;
+        request.facts.routed_by = policy.routed_by(decision.dimension);
+        // What only reads may be executed twice (C-T1).
+        request.hints.idempotent |= policy.reads;
         record.on_routed(decision.unit, decision.epoch);
-        if let Standing::Frozen { .. } = decision.standing {
+        let reads = policy.reads && table.lets_read(&decision);
+        if matches!(decision.standing, Standing::Frozen { .. }) && !reads {
             return Ok(Routed::Wait(Wait::frozen(&decision)));
         }
         self.way_to(decision.unit, request).map(Routed::To)

@@ -22,7 +22,7 @@ use crate::control::claims::Claims;
 use crate::control::clock::boot_time;
 use crate::control::tokens::{TokenKeys, unix_now};
 use crate::control::worker;
-use crate::model::{CallerRef, Key, MetadataBuilder, MissingKey, Name, Part, Request, RouteHints};
+use crate::model::{CallerRef, Key, MetadataBuilder, Name, Part, Request, RouteHints, RoutePolicy};
 use crate::routing::record::{Epoch, Rev, Target};
 use crate::routing::token::{
     AS_OF_AGE_MAX, Brought, Check, CheckOutcome, Grounds, Refused, Ring, Text, TokenCounts, With, field, is_claimed,
@@ -133,13 +133,13 @@ impl Rpc {
         &'t self,
         table: &'t RouteTable,
         request: &mut Request,
-        missing_key: &'t MissingKey,
+        policy: &'t RoutePolicy,
         (caller, offer): (&CallerRef, &mut Offer),
     ) -> Result<Decision<'t>, RouteError> {
         let (here, claims) = (&self.parts.place.unit, &self.parts.claims);
         let with_tokens = self.tokens.as_ref().zip(table.routes());
         let Some((tokens, routes)) = with_tokens.filter(|(_, routes)| may_have_tokens(routes)) else {
-            return table.resolve(&request.hints, missing_key, here, claims);
+            return table.resolve(&request.hints, policy, here, claims);
         };
         let ring = tokens.parts.keys.ring();
         let client = client_of(caller);
@@ -152,11 +152,11 @@ impl Rpc {
         };
         let field = tokens.field(request, client, offer);
         let brought = Brought::new(claims, field.map(|field| glance.with(field)));
-        let mut decision = table.resolve(&request.hints, missing_key, here, &brought);
+        let mut decision = table.resolve(&request.hints, policy, here, &brought);
         let mut check = brought.checked();
         if decision.is_err() && tokens.loses(check, request) {
             let brought = Brought::new(claims, field.map(|field| glance.with(field)));
-            decision = table.resolve(&request.hints, missing_key, here, &brought);
+            decision = table.resolve(&request.hints, policy, here, &brought);
             check = brought.checked();
         }
         let Some((decided, dimension, key)) = decision

@@ -14,7 +14,7 @@ use super::strikes::Client;
 use super::tokens::claim_of;
 use crate::control::clock::boot_time;
 use crate::control::tokens::unix_now;
-use crate::model::{Caller, Hottest, Key, Map, MissingKey, Name, RouteHints, RoutePush, UnitId};
+use crate::model::{ANY_KEY, Caller, Hottest, Key, Map, Name, RouteHints, RoutePush, UnitId};
 use crate::routing::record::Rev;
 use crate::routing::token::{Grounds, Occasion};
 use crate::routing::{RouteTable, Source, Standing};
@@ -137,7 +137,7 @@ impl Rpc {
             ..RouteHints::default()
         };
         let claims = &self.parts.claims;
-        let decision = table.resolve(&hints, &MissingKey::Reject, &self.parts.place.unit, claims);
+        let decision = table.resolve(&hints, &ANY_KEY, &self.parts.place.unit, claims);
         let decision = decision.ok()?;
         let is_decided = matches!(decision.source, Source::Override | Source::Claim);
         if decision.unit == known || decision.standing != Standing::Open || !is_decided {

@@ -80,6 +80,21 @@ pub enum RouteError {
     /// Neither key nor unit, and the service wants one.
     #[error("the call names no key and the service demands one; send `strait-key: <dimension>=<key>`")]
     MissingKey,
+    /// Keys were sent, but none that routes calls of this method.
+    #[error(
+        "no key of the call routes calls of this method (calls.route); send `strait-key: <dimension>=<key>` of {}",
+        list(wanted)
+    )]
+    OtherDimension {
+        /// The dimensions that do.
+        wanted: Vec<Name>,
+    },
+    /// A read of a key that nobody has claimed.
+    #[error("no unit has claimed this key of dimension {dimension}, so there is nothing to read")]
+    Free {
+        /// The dimension.
+        dimension: Name,
+    },
     /// No rule of the dimension matches.
     #[error("no rule of dimension {dimension} matches the key; add one, or one with default = true")]
     NoRule {
@@ -149,6 +164,24 @@ pub enum RouteError {
         /// The unit.
         unit: UnitId,
     },
+}
+
+impl RouteError {
+    /// What it is to a call that only reads: nobody has the key, so there is nothing to wait for.
+    #[must_use]
+    pub fn of_call(self, reads: bool) -> Self {
+        match self {
+            Self::Unclaimed {
+                dimension,
+                looked_up: true,
+            } if reads => Self::Free { dimension },
+            other => other,
+        }
+    }
+}
+
+fn list(names: &[Name]) -> String {
+    names.iter().map(Name::as_str).collect::<Vec<_>>().join(" or ")
 }
 
 impl From<RouteError> for RelayError {

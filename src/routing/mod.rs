@@ -27,6 +27,7 @@ pub mod lease;
 pub mod metrics;
 mod overrides;
 pub mod placement;
+mod precedence;
 pub mod record;
 mod settings;
 mod table;

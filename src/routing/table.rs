@@ -8,8 +8,8 @@ use super::dimension::{Dimension, Match};
 use super::evidence::{Evidence, Source};
 use super::explain::{Explanation, Recorder, Step};
 use super::record::{MoveId, NodeId, Rev, Target};
-use super::{RouteError, RuleError, RuleProblem, Settings};
-use crate::model::{Key, MissingKey, Name, RouteHints, UnitId};
+use super::{RouteError, RuleError, RuleProblem, Settings, precedence};
+use crate::model::{Key, MissingKey, Name, RouteHints, RoutePolicy, UnitId};
 
 /// An immutable version of the rules; with a route store, of all that was decided.
 #[derive(Clone, Debug)]
@@ -225,13 +225,20 @@ impl RouteTable {
     }
 
     /// The hash of the key that decides for these hints; 0 if none does.
-    pub fn hash_of(&self, hints: &RouteHints) -> u128 {
+    pub fn hash_of(&self, hints: &RouteHints, policy: &RoutePolicy) -> u128 {
         let Some(routes) = self.routes() else { return 0 };
-        let dimensions = &routes.book().dimensions;
-        let mut keys = dimensions
-            .iter()
-            .filter_map(|spec| hints.keys.iter().find(|key| key.dimension == spec.name.as_str()));
-        keys.next().map_or(0, |key| routes.hash(&key.dimension, &key.key).0)
+        let known = routes.book().dimensions.iter().map(|spec| &spec.name);
+        let first = precedence::first(hints, &policy.dimensions, known, &mut ());
+        first.map_or(0, |(_, key)| routes.hash(&key.dimension, &key.key).0)
+    }
+
+    /// Whether reads of the key go on at its owner while it moves: its dimension says nothing else.
+    pub fn lets_read(&self, decision: &Decision<'_>) -> bool {
+        let spec = decision
+            .dimension
+            .zip(self.routes())
+            .and_then(|(name, routes)| routes.dimension(name));
+        spec.is_none_or(|spec| !spec.freeze_reads)
     }
 
     /// Who owns a node now, claims left aside; `None` if nobody is known to.
@@ -248,7 +255,7 @@ impl RouteTable {
                     keys: vec![key],
                     ..RouteHints::default()
                 };
-                let resolved = routes.resolve(&hints, &(), &mut ())?;
+                let resolved = routes.resolve(&hints, &[], &(), &mut ())?;
                 resolved.ok().map(|resolved| resolved.unit)
             }
             NodeId::Bucket { .. } | NodeId::Rule { .. } => match routes.node(id) {
@@ -262,7 +269,7 @@ impl RouteTable {
     }
 
     /// The unit a call goes to: the one the caller named, else the owner of its key in the first
-    /// dimension it has a key of, else what `missing_key` says.
+    /// dimension it has a key of, else what the policy says.
     ///
     /// A key that no rule matches is an error; a key of a later dimension does not stand in for it,
     /// because then adding a rule would move keys between dimensions.
@@ -272,11 +279,11 @@ impl RouteTable {
     pub fn resolve<'a>(
         &'a self,
         hints: &RouteHints,
-        missing_key: &'a MissingKey,
+        policy: &'a RoutePolicy,
         local: &'a UnitId,
         evidence: &impl Evidence,
     ) -> Result<Decision<'a>, RouteError> {
-        self.resolve_with(hints, missing_key, local, evidence, &mut ())
+        self.resolve_with(hints, policy, local, evidence, &mut ())
     }
 
     /// [`resolve`](Self::resolve), and what it went through; empty if no key decided by a copy of the route store.
@@ -286,12 +293,12 @@ impl RouteTable {
     pub fn resolve_with_trail<'a>(
         &'a self,
         hints: &RouteHints,
-        missing_key: &'a MissingKey,
+        policy: &'a RoutePolicy,
         local: &'a UnitId,
         evidence: &impl Evidence,
     ) -> Result<(Decision<'a>, Trail), RouteError> {
         let mut trail = Trail::default();
-        let decision = self.resolve_with(hints, missing_key, local, evidence, &mut trail)?;
+        let decision = self.resolve_with(hints, policy, local, evidence, &mut trail)?;
         Ok((decision, trail))
     }
 
@@ -299,12 +306,12 @@ impl RouteTable {
     pub fn explain(
         &self,
         hints: &RouteHints,
-        missing_key: &MissingKey,
+        policy: &RoutePolicy,
         local: &UnitId,
         evidence: &impl Evidence,
     ) -> Explanation {
         let mut steps: Vec<Step> = Vec::new();
-        let result = self.resolve_with(hints, missing_key, local, evidence, &mut steps);
+        let result = self.resolve_with(hints, policy, local, evidence, &mut steps);
         let rules = if self.has_store() {
             "book.rules"
         } else {
@@ -316,7 +323,7 @@ impl RouteTable {
     fn resolve_with<'a>(
         &'a self,
         hints: &RouteHints,
-        missing_key: &'a MissingKey,
+        policy: &'a RoutePolicy,
         local: &'a UnitId,
         evidence: &impl Evidence,
         record: &mut impl Recorder,
@@ -329,19 +336,19 @@ impl RouteTable {
             return decision;
         }
         record.step("strait-unit", false, || "the call names no unit".to_owned());
-        if let Some(decision) = self.by_key(hints, evidence, record) {
+        if let Some(decision) = self.by_key(hints, policy, evidence, record) {
             return decision;
         }
-        if let Some(key) = hints.keys.first() {
+        if let (Some(key), []) = (hints.keys.first(), policy.dimensions.as_slice()) {
             let found = String::from_utf8_lossy(&key.dimension).into_owned();
             record.step("routing.dimensions", false, || {
                 format!("dimension {found:?} is not in it")
             });
             return Err(RouteError::UnknownDimension { found });
         }
-        let decision = self.without_key(missing_key, local);
+        let decision = self.without_key(policy, local);
         record.step("missing_key", decision.is_ok(), || {
-            format!("the service says {missing_key}")
+            format!("the service says {}", policy.missing_key)
         });
         decision
     }
@@ -350,36 +357,49 @@ impl RouteTable {
     fn by_key<'a>(
         &'a self,
         hints: &RouteHints,
+        policy: &RoutePolicy,
         evidence: &impl Evidence,
         record: &mut impl Recorder,
     ) -> Option<Result<Decision<'a>, RouteError>> {
         match &self.copy {
-            Copied::NoStore => {}
-            Copied::Nothing => return Self::awaited(hints, record),
+            Copied::NoStore => self.by_rules(hints, policy, record),
+            Copied::Nothing => Self::awaited(hints, policy, record),
             Copied::Routes(routes) => {
-                let resolved = routes.resolve(hints, evidence, record)?;
-                return Some(resolved.map(Decision::from));
+                let resolved = routes.resolve(hints, &policy.dimensions, evidence, record)?;
+                Some(resolved.map(Decision::from))
             }
         }
-        for dimension in &self.rules.dimensions {
-            let key = hints.keys.iter().find(|key| key.dimension == dimension.name.as_str());
-            let Some(key) = key else {
-                record.step(dimension.name.as_str(), false, || {
-                    "the call has no key of it".to_owned()
-                });
-                continue;
-            };
-            let found = dimension.find(&key.key, record).ok_or_else(|| RouteError::NoRule {
-                dimension: dimension.name.clone(),
-            });
-            return Some(found.map(|found| self.decision(&found, &dimension.name)));
-        }
-        None
+    }
+
+    fn by_rules<'a>(
+        &'a self,
+        hints: &RouteHints,
+        policy: &RoutePolicy,
+        record: &mut impl Recorder,
+    ) -> Option<Result<Decision<'a>, RouteError>> {
+        let known = &self.rules.dimensions;
+        let (name, key) = precedence::first(hints, &policy.dimensions, known.iter().map(|of| &of.name), record)?;
+        let Some(dimension) = known.iter().find(|dimension| dimension.name == *name) else {
+            return Some(Err(RouteError::UnknownDimension {
+                found: name.to_string(),
+            }));
+        };
+        let found = dimension.find(&key.key, record).ok_or_else(|| RouteError::NoRule {
+            dimension: dimension.name.clone(),
+        });
+        Some(found.map(|found| self.decision(&found, &dimension.name)))
     }
 
     /// A call with a key while nothing of the route store is here.
-    fn awaited<'a>(hints: &RouteHints, record: &mut impl Recorder) -> Option<Result<Decision<'a>, RouteError>> {
-        hints.keys.first()?;
+    fn awaited<'a>(
+        hints: &RouteHints,
+        policy: &RoutePolicy,
+        record: &mut impl Recorder,
+    ) -> Option<Result<Decision<'a>, RouteError>> {
+        hints
+            .keys
+            .iter()
+            .find(|key| precedence::counts(key, &policy.dimensions))?;
         record.step("routes", false, || "nothing of the route store is here yet".to_owned());
         Some(Err(RouteError::NoCopy))
     }
@@ -391,10 +411,13 @@ impl RouteTable {
         }
     }
 
-    fn without_key<'a>(&'a self, missing_key: &'a MissingKey, local: &'a UnitId) -> Result<Decision<'a>, RouteError> {
+    fn without_key<'a>(&'a self, policy: &'a RoutePolicy, local: &'a UnitId) -> Result<Decision<'a>, RouteError> {
         let fixed = |unit| Ok(self.fixed(unit, RuleRef::MissingKey, Source::MissingKey));
-        match missing_key {
-            MissingKey::Reject => Err(RouteError::MissingKey),
+        match &policy.missing_key {
+            MissingKey::Reject if policy.dimensions.is_empty() => Err(RouteError::MissingKey),
+            MissingKey::Reject => Err(RouteError::OtherDimension {
+                wanted: policy.dimensions.clone(),
+            }),
             MissingKey::Local => fixed(local),
             MissingKey::Unit(unit) if self.is_known(unit) => fixed(unit),
             MissingKey::Unit(unit) => Err(RouteError::UnknownUnit { unit: unit.clone() }),

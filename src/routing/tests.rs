@@ -4,7 +4,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Key, MissingKey, Name, RouteHints, UnitId};
+use crate::model::{ANY_KEY, Key, MissingKey, Name, RouteHints, RoutePolicy, RoutedBy, UnitId};
 
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()
@@ -87,10 +87,60 @@ fn hints(keys: &[(&str, &str)]) -> RouteHints {
 
 fn resolve(table: &RouteTable, hints: &RouteHints, missing_key: &MissingKey) -> Result<String, RouteError> {
     let local = name("a");
-    table.resolve(hints, missing_key, &local, &()).map(|decision| {
+    let policy = RoutePolicy {
+        missing_key: missing_key.clone(),
+        ..RoutePolicy::default()
+    };
+    table.resolve(hints, &policy, &local, &()).map(|decision| {
         assert_eq!(decision.epoch, 7);
         decision.unit.to_string()
     })
+}
+
+// S1: of the dimensions that a method names the first one that there is a key of decides, and no other does.
+#[test]
+fn a_method_says_which_dimensions_route_it() {
+    let table = build(vec![
+        default("b"),
+        Rule {
+            dimension: name("org"),
+            ..default("c")
+        },
+    ])
+    .unwrap();
+    let local = name("a");
+    let decide = |dimensions: &[&str], keys: &[(&str, &str)], missing_key: MissingKey| {
+        let policy = RoutePolicy {
+            missing_key,
+            dimensions: dimensions.iter().map(|text| name(text)).collect(),
+            reads: false,
+        };
+        let found = table.resolve(&hints(keys), &policy, &local, &());
+        found.map(|decision| (decision.unit.to_string(), policy.routed_by(decision.dimension)))
+    };
+    let (org, uid) = (("org", "1"), ("uid", "1"));
+    let by = |text: &str| RoutedBy::Dimension(name(text));
+    let said = |unit: &str, by: RoutedBy| Ok((unit.to_owned(), by));
+    assert_eq!(decide(&[], &[uid, org], MissingKey::Reject), said("c", RoutedBy::Order));
+    assert_eq!(
+        decide(&["uid", "org"], &[org, uid], MissingKey::Reject),
+        said("b", by("uid"))
+    );
+    assert_eq!(
+        decide(&["uid", "org"], &[org], MissingKey::Reject),
+        said("c", by("org"))
+    );
+    assert_eq!(decide(&["uid"], &[org, uid], MissingKey::Reject), said("b", by("uid")));
+    assert_eq!(decide(&["uid"], &[org], MissingKey::Local), said("a", RoutedBy::NoKey));
+    let refused = decide(&["uid", "org"], &[("x", "1")], MissingKey::Reject).unwrap_err();
+    assert!(refused.to_string().contains("of uid or org"), "{refused}");
+    let unknown = decide(&["room"], &[("room", "1")], MissingKey::Local);
+    assert_eq!(
+        unknown,
+        Err(RouteError::UnknownDimension {
+            found: "room".to_owned()
+        })
+    );
 }
 
 #[test]
@@ -285,7 +335,7 @@ fn an_explanation_names_the_version_the_rule_and_why_not_the_others() {
     // C-R4
     let table = build(vec![prefix("b", "15"), default("c")]).unwrap();
     let local = name("a");
-    let explanation = table.explain(&hints(&[("uid", "99")]), &MissingKey::Reject, &local, &());
+    let explanation = table.explain(&hints(&[("uid", "99")]), &ANY_KEY, &local, &());
     assert_eq!(explanation.table_version, 7);
     assert_eq!(explanation.owner.as_deref(), Some("c"));
     assert_eq!(explanation.rule.as_deref(), Some("routing.rules[1].default"));
@@ -304,7 +354,7 @@ fn an_explanation_names_the_version_the_rule_and_why_not_the_others() {
         ("default", true),
     ];
     assert_eq!(steps, expected);
-    let refused = table.explain(&RouteHints::default(), &MissingKey::Reject, &local, &());
+    let refused = table.explain(&RouteHints::default(), &ANY_KEY, &local, &());
     assert_eq!(refused.owner, None);
     assert!(refused.error.unwrap().contains("names no key"));
 }

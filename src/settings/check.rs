@@ -7,7 +7,7 @@ use super::{Ingress, Loaded, Problems, Settings, path};
 use crate::control::StoreKind;
 use crate::ingress::access::AccessError;
 use crate::ingress::{self, access};
-use crate::model::{Geo, MissingKey, Place, RelayName, UnitId};
+use crate::model::{Geo, MissingKey, Place, RelayName, RoutePolicy, UnitId};
 use crate::routing::RouteTable;
 
 /// Settings that fit together, with what can be worked out of them.
@@ -55,14 +55,26 @@ impl Checked {
         }
     }
 
-    /// What a service wants done with calls without key; `None` is a service nobody named.
-    pub fn missing_key(&self, service: Option<&str>) -> &MissingKey {
-        let services = &self.settings.services;
+    /// How calls of a method are routed; `None` is a service nobody named.
+    pub fn route_policy(&self, service: Option<&str>, method: Option<&str>) -> RoutePolicy {
+        let (services, calls) = (&self.settings.services, &self.settings.calls);
         let settings = service.and_then(|service| services.get(service));
-        if settings.is_none() && ingress::api::own_services(services).any(|own| Some(own.as_str()) == service) {
-            return &MissingKey::Local;
-        }
-        settings.map_or(&self.settings.calls.missing_key, |settings| &settings.missing_key)
+        let is_own = || ingress::api::own_services(services).any(|own| Some(own.as_str()) == service);
+        let missing_key = match settings {
+            Some(settings) => settings.missing_key.clone(),
+            None if is_own() => MissingKey::Local,
+            None => calls.missing_key.clone(),
+        };
+        let by_key = RoutePolicy {
+            missing_key,
+            ..RoutePolicy::default()
+        };
+        let Some(route) = service.and_then(|service| calls.route.get(service)) else {
+            return by_key;
+        };
+        let mut methods = route.methods_of(&by_key);
+        let named = method.and_then(|method| methods.remove(method));
+        named.unwrap_or_else(|| route.policy(&by_key))
     }
 }
 
@@ -95,6 +107,7 @@ impl Settings {
         self.check_ingress(&mut problems);
         self.check_units(&mut problems);
         self.check_services(&mut problems);
+        self.check_call_routes(&mut problems);
         self.check_retry(&mut problems);
         self.check_log(&mut problems);
         self.check_messages(&mut problems, &mut warnings);

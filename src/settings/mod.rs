@@ -13,6 +13,7 @@
 //! # Not here
 //! What a component's own settings mean (its `settings.rs`).
 
+mod call_route;
 mod check;
 mod document;
 mod messages;
@@ -31,6 +32,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use call_route::{CallRoute, MethodRoute};
 pub use check::Checked;
 pub use problem::{Origins, Problem, Problems};
 pub use reference::reference;

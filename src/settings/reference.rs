@@ -39,7 +39,7 @@ const INTRODUCTION: &str = "\
 ";
 
 /// Tables whose keys the operator names; each with an example.
-const OPEN: [(&str, &str); 8] = [
+const OPEN: [(&str, &str); 9] = [
     (
         "peer.trust",
         "# cn-east = \"certs/cn-east-ca.pem\"\n# sg = \"certs/sg-ca.pem\"\n",
@@ -54,6 +54,10 @@ const OPEN: [(&str, &str); 8] = [
     (
         "services",
         "# [services.\"im.Echo\"]\n# endpoints = [\"http://127.0.0.1:9000\", \"unix:/run/echo.sock\"]\n# timeout = \"30s\"\n# missing_key = \"reject\"\n# waiting_max = 1024\n",
+    ),
+    (
+        "calls.route",
+        "# [calls.route.\"im.Chat\"]\n# dimensions = [\"im.conversation\", \"im.user\"]\n# reads = [\"History\"]\n# methods.Invite.dimensions = [\"im.user\"]\n",
     ),
     ("replay.units", REPLAY),
     ("topics", TOPICS),

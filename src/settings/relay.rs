@@ -1,11 +1,13 @@
 //! `[relay]` and `[calls]`: what belongs to no single component.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Geo, MissingKey, RelayName, UnitId};
+use super::CallRoute;
+use crate::model::{Geo, MissingKey, RelayName, ServiceName, UnitId};
 
 /// `[relay]`: who this relay is and where it works.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize, schemars::JsonSchema)]
@@ -66,6 +68,8 @@ pub struct Calls {
     pub duration_max: Duration,
     /// What becomes of calls without a key: `reject`, `local` or `unit:<name>`. Default `reject`.
     pub missing_key: MissingKey,
+    /// How calls of single services are routed, wherever these run.
+    pub route: BTreeMap<ServiceName, CallRoute>,
 }
 
 impl Default for Calls {
@@ -75,6 +79,7 @@ impl Default for Calls {
             idle_timeout: Duration::from_secs(5 * 60),
             duration_max: Duration::from_secs(24 * 60 * 60),
             missing_key: MissingKey::Reject,
+            route: BTreeMap::new(),
         }
     }
 }

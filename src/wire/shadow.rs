@@ -10,7 +10,8 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::model::{
-    Envelope, Facts, Key, Metadata, MetadataBuilder, Name, Request, RequestBody, RouteHints, SMALL_BODY_BYTES, Source,
+    Envelope, Facts, Key, Metadata, MetadataBuilder, Name, Request, RequestBody, RouteHints, RoutePolicy, RoutedBy,
+    SMALL_BODY_BYTES, Source,
 };
 
 /// The service that relays of the other unit answer.
@@ -59,6 +60,9 @@ pub struct Shadow {
     /// The body.
     #[prost(bytes = "bytes", tag = "12")]
     pub body: Bytes,
+    /// The dimension whose key routed it, if not the first one in the order of the route table.
+    #[prost(string, tag = "13")]
+    pub routed_by: String,
 }
 
 /// A key of a call.
@@ -98,6 +102,10 @@ impl Shadow {
             source_unit: text(|source| Some(&source.unit)),
             source_service: text(|source| source.service.as_ref()),
             body: request.body.chunk.clone(),
+            routed_by: match &request.facts.routed_by {
+                RoutedBy::Dimension(name) => name.to_string(),
+                RoutedBy::Order | RoutedBy::NoKey => String::new(),
+            },
         })
     }
 
@@ -136,6 +144,14 @@ impl Shadow {
             keys: keys.collect(),
             idempotent: self.idempotent,
             ..RouteHints::default()
+        }
+    }
+
+    /// Which of the keys decides.
+    pub fn policy(&self) -> RoutePolicy {
+        RoutePolicy {
+            dimensions: Name::new(&self.routed_by).into_iter().collect(),
+            ..RoutePolicy::default()
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use strait::delivery::framed::Limits;
-use strait::model::{CancelReason, Facts, MetadataBuilder, Name, Reason, Retry, Source};
+use strait::model::{CancelReason, Facts, MetadataBuilder, Name, Reason, Retry, RoutedBy, Source};
 use strait::wire::frame::{self, Frame};
 use strait::wire::hello::{self, Hello, Purpose, Register, Registered};
 use strait::wire::pace::LeastPace;
@@ -224,6 +224,7 @@ async fn what_a_client_says_about_its_source_and_path_is_ignored() {
             service: Some(name("evil")),
         }),
         visited: vec![name("evil")],
+        routed_by: RoutedBy::NoKey,
         epoch: 666,
         attempt: 6,
         owner_epoch: None,

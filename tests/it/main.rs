@@ -41,6 +41,7 @@ mod messages;
 mod moves;
 mod operate;
 mod owners;
+mod reads;
 mod relays;
 mod reload;
 mod retries;

@@ -38,6 +38,17 @@ impl World {
         Self::start_with(Cluster::builder(), &settings).await
     }
 
+    /// The same, with settings of single units.
+    pub async fn start_each(settings: &[(&str, Value)], of: &dyn Fn(&str) -> Option<(&'static str, Value)>) -> Self {
+        let mut builder = Cluster::builder().routes_at("a-1");
+        for unit in UNITS {
+            if let Some((key, value)) = of(unit) {
+                builder = builder.set(unit, key, value);
+            }
+        }
+        Self::start_with(builder, settings).await
+    }
+
     async fn start_with(mut builder: ClusterBuilder, settings: &[(&str, Value)]) -> Self {
         let mut echoes = BTreeMap::new();
         for unit in UNITS {

@@ -11,7 +11,9 @@ use strait::crossing;
 use strait::delivery::{self, Delivery, Services, SharedDirectory, framed, grpc, http1};
 use strait::inbound::{self, Consumers, Push, PushParts};
 use strait::ingress::{self, messages};
-use strait::model::{Callee, Endpoint, MissingKey, Name, Place, Registry, RelayError, Source, Subscriptions, UnitId};
+use strait::model::{
+    Callee, Endpoint, MissingKey, Name, Place, Registry, RelayError, RoutePolicy, Source, Subscriptions, UnitId,
+};
 use strait::outbound::{self, Catalog, PublisherParts, Publishers, Ways};
 use strait::queue::api::Output;
 use strait::queue::{Handle, Outlets, Topics};
@@ -251,7 +253,10 @@ fn delivery(setup: &Setup, tasks: &TaskTracker) -> Rc<Delivery> {
 
 fn outbound(place: &Place, routing: routing::Handle, delivery: &Rc<Delivery>) -> Rc<outbound::Rpc> {
     let policy = CallPolicy {
-        missing_key: MissingKey::Local,
+        route: RoutePolicy {
+            missing_key: MissingKey::Local,
+            ..RoutePolicy::default()
+        },
         ..CallPolicy::default()
     };
     let policies = ShardPolicies::new(CallPolicies::new(std::collections::HashMap::new(), policy));

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use strait::admin::{Access, Admin, Desk, Health, Parts, StatusSource};
 use strait::crossing;
-use strait::model::{MissingKey, Name, Place};
+use strait::model::{Name, Place, RoutePolicy};
 use strait::queue::Handle;
 use strait::queue::api::{Input, Output};
 use strait::queue::operator::{Answer, Command, RedriveStatus};
@@ -152,7 +152,7 @@ fn parts(access: Access, desk: Arc<Desk>) -> Parts {
             unit,
             relay: Name::new("a-1").unwrap(),
         },
-        missing_key: Arc::new(|_| MissingKey::Reject),
+        route_policy: Arc::new(|_, _| RoutePolicy::default()),
         status: Arc::new(Nothing),
         drain: CancellationToken::new(),
         access,

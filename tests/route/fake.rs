@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Map, Value};
 use strait::admin::{Access, Admin, Health, Parts, RouteDesk, StatusSource};
 use strait::control::operator::{Answer, Command};
-use strait::model::{MissingKey, Name, Place};
+use strait::model::{Name, Place, RoutePolicy};
 use strait::routing::{self, RouteTable};
 use strait::telemetry::{LogHandle, Registry};
 use tokio_util::sync::CancellationToken;
@@ -65,7 +65,7 @@ impl Relay {
                 unit,
                 relay: Name::new("a-1").unwrap(),
             },
-            missing_key: Arc::new(|_| MissingKey::Reject),
+            route_policy: Arc::new(|_, _| RoutePolicy::default()),
             status: Arc::new(Nothing),
             drain: CancellationToken::new(),
             access,

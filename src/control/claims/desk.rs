@@ -4,7 +4,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use super::batches::{Answer, Batch, BatchId, Kind, Line};
-use super::free::Free;
 use super::{ClaimKey, Holder, Known, Limits, Outcome};
 use crate::control::store::StoreError;
 use crate::model::Name;
@@ -38,7 +37,6 @@ pub struct Desk {
     known: Known,
     /// Where the relay's copy of the routes is.
     applied: Epoch,
-    free: Free,
     flights: HashMap<ClaimKey, Flight>,
     lines: [Line; 2],
     /// By the time their patience ends.
@@ -69,7 +67,6 @@ impl Desk {
             limits,
             known,
             applied: Epoch::default(),
-            free: Free::new(),
             flights: HashMap::new(),
             lines: [Line::new(Kind::Claim), Line::new(Kind::LookUp)],
             waiting: BTreeSet::new(),
@@ -95,7 +92,7 @@ impl Desk {
         if let Some(holder) = self.known.find(&key).filter(in_time) {
             return Some(outcome(holder, op));
         }
-        if claim.is_none() && self.free.contains(&key, now) {
+        if claim.is_none() && self.known.is_free(&key, now) {
             return Some(Outcome::Free);
         }
         if until <= now {
@@ -105,7 +102,7 @@ impl Desk {
             return Some(Outcome::Full);
         }
         if claim.is_some() {
-            self.free.remove(&key);
+            self.known.is_wanted(&key);
         }
         self.waiting.insert((until, waiter, key.clone()));
         let caller = Caller { waiter, op, until };
@@ -252,7 +249,6 @@ impl Desk {
             let key = (claim.dimension.clone(), claim.key.clone());
             let holder = Holder::new(claim, as_of);
             self.known.insert(&key, holder.clone());
-            self.free.remove(&key);
             self.land(&key, out, |caller| outcome(holder.clone(), caller.op));
         }
     }
@@ -261,7 +257,7 @@ impl Desk {
     fn on_free(&mut self, key: &ClaimKey, id: BatchId, now: Duration, dice: u64, out: &mut Vec<Output>) {
         let flight = self.flights.get(key);
         if flight.is_some_and(|flight| flight.claim.is_none() && flight.batch == Some(id)) {
-            self.free.insert(key.clone(), now, dice, &self.limits);
+            self.known.set_free(key, now, dice, &self.limits);
             self.land(key, out, |_| Outcome::Free);
         }
     }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Answer, Ask, Batch, BatchId, Desk, Known, Limits, Outcome, Output, Waiter};
 use crate::control::clock::boot_time;
 use crate::control::store::{Store, StoreError};
-use crate::model::{MissingKey, Name, RouteHints, UnitId};
+use crate::model::{MissingKey, Name, RouteHints, RoutePolicy, UnitId};
 use crate::routing::placement::{self, NewKey, Surroundings};
 use crate::routing::record::{Claim, KeyBytes, OpId, Placement, State, Target};
 use crate::routing::{self, Evidence, Found, KeyHash, RouteError, RouteTable, Routes};
@@ -28,7 +28,10 @@ pub struct Claims {
 
 /// A call or message whose key has no owner yet.
 #[derive(Debug)]
-pub struct Wanted(RouteHints);
+pub struct Wanted {
+    hints: RouteHints,
+    policy: RoutePolicy,
+}
 
 impl Claims {
     /// With the end at which [`Driver`] takes what is wanted.
@@ -38,22 +41,32 @@ impl Claims {
         (Self { known, wanted }, asked)
     }
 
-    /// Wants an owner for the keys of these hints. When there is one, the routes are said to have changed; if that takes too
-    /// long, ask again (V2).
-    pub fn ask(&self, hints: &RouteHints) {
+    /// Wants an owner for the key of these hints that routes the call; if it only reads, wants to know whether there is one. When
+    /// that is known, the routes are said to have changed; if it takes too long, ask again (V2).
+    pub fn ask(&self, hints: &RouteHints, policy: &RoutePolicy) {
         let hints = RouteHints {
             keys: hints.keys.clone(),
             class: hints.class.clone(),
             ..RouteHints::default()
         };
-        let _ = self.wanted.try_send(Wanted(hints));
+        let policy = RoutePolicy {
+            missing_key: MissingKey::Reject,
+            ..policy.clone()
+        };
+        let _ = self.wanted.try_send(Wanted { hints, policy });
     }
 }
 
 impl Evidence for Claims {
     fn claim(&self, _: &Name, _: &[u8], hash: KeyHash) -> Found {
-        let known = self.known.get().and_then(|known| known.get(hash));
-        known.map_or(Found::Unasked, |holder| Found::Known(holder.into()))
+        let Some(known) = self.known.get() else {
+            return Found::Unasked;
+        };
+        match known.get(hash) {
+            Some(holder) => Found::Known(holder.into()),
+            None if known.free.contains(hash, boot_time()) => Found::Nothing,
+            None => Found::Unasked,
+        }
     }
 }
 
@@ -100,7 +113,7 @@ impl Driver {
             tokio::select! {
                 () = stop.cancelled() => return,
                 wanted = self.wanted.recv() => match wanted {
-                    Some(wanted) => self.want(&wanted.0),
+                    Some(wanted) => self.want(&wanted),
                     None => return,
                 },
                 Some(answered) = self.asked.join_next() => {
@@ -114,11 +127,11 @@ impl Driver {
         }
     }
 
-    /// Claims the key that the call waits for (V1).
-    fn want(&mut self, hints: &RouteHints) {
+    /// Claims the key that the call waits for, or asks who has it (V1).
+    fn want(&mut self, wanted: &Wanted) {
         let table = self.routing.table();
         let Some(routes) = table.routes() else { return };
-        let Some(claim) = self.claim_for(&table, routes, hints) else {
+        let Some(ask) = self.ask_for(&table, routes, wanted) else {
             return;
         };
         let now = boot_time();
@@ -131,19 +144,21 @@ impl Driver {
         });
         desk.applied(routes.epoch());
         self.waiters += 1;
-        if let Some(outcome) = desk.ask(Ask::Write(claim), Waiter(self.waiters), now + PATIENCE, now) {
+        if let Some(outcome) = desk.ask(ask, Waiter(self.waiters), now + PATIENCE, now) {
             self.tell(&outcome);
         }
     }
 
-    fn claim_for(&self, table: &RouteTable, routes: &Routes, hints: &RouteHints) -> Option<Claim> {
-        let unclaimed = table
-            .resolve(hints, &MissingKey::Reject, &self.unit, &self.claims)
-            .err()?;
+    fn ask_for(&self, table: &RouteTable, routes: &Routes, wanted: &Wanted) -> Option<Ask> {
+        let Wanted { hints, policy } = wanted;
+        let unclaimed = table.resolve(hints, policy, &self.unit, &self.claims).err()?;
         let RouteError::Unclaimed { dimension, .. } = unclaimed else {
             return None;
         };
         let key = hints.keys.iter().find(|key| key.dimension == dimension.as_str())?;
+        if policy.reads {
+            return Some(Ask::Read(dimension, KeyBytes(key.key.clone())));
+        }
         let Placement::Claim(rules) = &routes.dimension(&dimension)?.placement else {
             return None;
         };
@@ -161,14 +176,14 @@ impl Driver {
             tracing::warn!(%dimension, "a new key has no unit to go to: none takes keys");
             return None;
         };
-        Some(Claim {
+        Some(Ask::Write(Claim {
             key: KeyBytes(key.key.clone()),
             dimension,
             target,
             base: routes.epoch(),
             op: OpId(fastrand::u128(..)),
             by: self.unit.clone(),
-        })
+        }))
     }
 
     fn on_answered(&mut self, id: BatchId, answer: Answer) {
@@ -201,7 +216,7 @@ impl Driver {
                 Output::Tell(_, Outcome::Denied(why)) => {
                     tracing::warn!(%why, "the route store refused a claim");
                 }
-                Output::Tell(_, outcome) => told |= matches!(outcome, Outcome::Won(_) | Outcome::Lost(_)),
+                Output::Tell(_, outcome) => told |= is_news(&outcome),
             }
         }
         if told {
@@ -210,7 +225,7 @@ impl Driver {
     }
 
     fn tell(&self, outcome: &Outcome) {
-        if matches!(outcome, Outcome::Won(_) | Outcome::Lost(_)) {
+        if is_news(outcome) {
             self.routing.wake();
         }
     }
@@ -231,6 +246,11 @@ impl Surroundings for Call<'_> {
         let is_sent = self.hints.keys.iter().any(|key| key.dimension == dimension.as_str());
         is_sent && self.routes.dimension(dimension).is_some()
     }
+}
+
+/// Whether a call that waits can go on, or end.
+fn is_news(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Won(_) | Outcome::Lost(_) | Outcome::Free)
 }
 
 async fn ask(store: &dyn Store, batch: Batch) -> Answer {

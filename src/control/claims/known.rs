@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use quick_cache::sync::Cache;
 
-use super::ClaimKey;
+use super::free::Free;
+use super::{ClaimKey, Limits};
 use crate::routing::record::{Claim, Epoch, OpId, Target};
 use crate::routing::{self, KeyHash, key_hash};
 
@@ -47,11 +49,13 @@ impl From<Holder> for routing::Known {
 
 /// Who has which key, as far as this relay has heard and remembers. Clones share it.
 ///
-/// Nothing in it can be out of date (B2), so there is neither a time limit nor a way to remove a key. Keys are kept as hashes,
+/// Nothing in it can be out of date (B2), so there is neither a time limit nor a way to remove a key; but that nobody has a key is
+/// remembered for a moment only (B3). Keys are kept as hashes,
 /// as copies of the routes do.
 #[derive(Clone)]
 pub struct Known {
     cache: Arc<Cache<KeyHash, Holder>>,
+    pub(super) free: Free,
     seed: u128,
 }
 
@@ -60,6 +64,7 @@ impl Known {
     pub fn new(keys_max: usize, seed: u128) -> Self {
         Self {
             cache: Arc::new(Cache::new(keys_max)),
+            free: Free::default(),
             seed,
         }
     }
@@ -79,13 +84,31 @@ impl Known {
         self.cache.is_empty()
     }
 
-    pub(super) fn find(&self, (dimension, key): &ClaimKey) -> Option<Holder> {
-        self.get(key_hash(self.seed, dimension.as_str().as_bytes(), &key.0))
+    pub(super) fn find(&self, key: &ClaimKey) -> Option<Holder> {
+        self.get(self.hash(key))
     }
 
-    pub(super) fn insert(&self, (dimension, key): &ClaimKey, holder: Holder) {
-        self.cache
-            .insert(key_hash(self.seed, dimension.as_str().as_bytes(), &key.0), holder);
+    pub(super) fn insert(&self, key: &ClaimKey, holder: Holder) {
+        let hash = self.hash(key);
+        self.cache.insert(hash, holder);
+        self.free.remove(hash);
+    }
+
+    pub(super) fn is_free(&self, key: &ClaimKey, now: Duration) -> bool {
+        self.free.contains(self.hash(key), now)
+    }
+
+    pub(super) fn set_free(&self, key: &ClaimKey, now: Duration, dice: u64, limits: &Limits) {
+        self.free.insert(self.hash(key), now, dice, limits);
+    }
+
+    /// Somebody claims it.
+    pub(super) fn is_wanted(&self, key: &ClaimKey) {
+        self.free.remove(self.hash(key));
+    }
+
+    fn hash(&self, (dimension, key): &ClaimKey) -> KeyHash {
+        key_hash(self.seed, dimension.as_str().as_bytes(), &key.0)
     }
 }
 

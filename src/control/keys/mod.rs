@@ -24,7 +24,7 @@ pub use self::watch::{News, Watch};
 use super::claims::Claims;
 use super::operator::{Answer, Command, GiveAsk, KeyRow};
 use super::tokens::{TokenKeys, unix_now};
-use crate::model::{Key, MissingKey, Name, RouteHints, UnitId};
+use crate::model::{ANY_KEY, Key, Name, RouteHints, UnitId};
 use crate::routing::record::{Epoch, KeyBytes, Rev, Target};
 use crate::routing::token::{Grounds, Occasion, TokenSeries};
 use crate::routing::{self, Evidence, Found, KeyHash, Known, RouteError, RouteTable, Standing};
@@ -178,7 +178,7 @@ impl Desk {
 
     fn owner(&self, table: &RouteTable, hints: &RouteHints, evidence: &impl Evidence) -> Result<Owner, RouteError> {
         let parts = &self.0.parts;
-        let decision = table.resolve(hints, &MissingKey::Reject, &parts.unit, evidence)?;
+        let decision = table.resolve(hints, &ANY_KEY, &parts.unit, evidence)?;
         let named = decision.dimension.map(Name::as_str).unwrap_or_default();
         let at = hints.keys.iter().position(|key| key.dimension == named);
         Ok(Owner {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Operator, OperatorError, READ_AT_ONCE};
-use crate::model::{Key, MissingKey, Name, RouteHints, UnitId};
+use crate::model::{ANY_KEY, Key, Name, RouteHints, UnitId};
 use crate::routing::record::{Claim, Epoch, KeyBytes, Node, NodeId, Record, RecordId, Rev, Target};
 use crate::routing::{Decision, Evidence, Explanation, Found, KeyHash, Known, RouteError, RouteTable, Routes};
 
@@ -110,14 +110,12 @@ impl Looked {
         key: &KeyBytes,
         local: &'a UnitId,
     ) -> Result<Decision<'a>, RouteError> {
-        self.table
-            .resolve(&hints(dimension, key), &MissingKey::Reject, local, self)
+        self.table.resolve(&hints(dimension, key), &ANY_KEY, local, self)
     }
 
     /// The same, step by step.
     pub(super) fn explain(&self, dimension: &Name, key: &KeyBytes, local: &UnitId) -> Explanation {
-        self.table
-            .explain(&hints(dimension, key), &MissingKey::Reject, local, self)
+        self.table.explain(&hints(dimension, key), &ANY_KEY, local, self)
     }
 
     /// The key that one follows.

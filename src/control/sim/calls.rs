@@ -4,7 +4,7 @@ use super::net::Spot;
 use super::owner::IN_FLIGHT_MAX;
 use super::relay::{Input, Life};
 use super::{Event, World};
-use crate::model::{MissingKey, UnitId};
+use crate::model::{ANY_KEY, UnitId};
 use crate::routing::record::OpId;
 use crate::routing::token::Text;
 use crate::routing::{RouteError, Standing};
@@ -100,7 +100,7 @@ impl World {
         let evidence = self.evidence(life, call.subject, call.token);
         let here = self.relays[life.relay].unit().clone();
         let table = self.at(life).table.clone();
-        let decision = match table.resolve(&hints, &MissingKey::Reject, &here, &evidence) {
+        let decision = match table.resolve(&hints, &ANY_KEY, &here, &evidence) {
             Ok(decision) => decision,
             Err(RouteError::Unclaimed { .. }) if table.routes().is_some() => {
                 self.claim_for(life, id);

@@ -7,7 +7,7 @@ use super::net::Spot;
 use super::planted::Planted;
 use super::relay::{Input, Life, SHARDS};
 use super::{Event, World};
-use crate::model::{MissingKey, UnitId};
+use crate::model::{ANY_KEY, UnitId};
 use crate::routing::gate::{Closed, Drain, Knock, Registered};
 use crate::routing::record::Rev;
 use crate::routing::{Decision, RouteError, Standing, Trail};
@@ -40,7 +40,7 @@ impl World {
         let evidence = self.evidence(life, subject, request.token);
         let unit = self.relays[life.relay].unit().clone();
         let table = self.at(life).table.clone();
-        let resolved = table.resolve_with_trail(&hints, &MissingKey::Reject, &unit, &evidence);
+        let resolved = table.resolve_with_trail(&hints, &ANY_KEY, &unit, &evidence);
         let (decision, trail) = match resolved {
             Ok(resolved) => resolved,
             Err(RouteError::Unclaimed { .. }) if table.routes().is_some() => {
@@ -56,7 +56,7 @@ impl World {
         let registered = if late {
             None
         } else {
-            Some(self.at(life).gates[shard].register(trail).ok_or(Said::Later)?)
+            Some(self.at(life).gates[shard].register(trail, false).ok_or(Said::Later)?)
         };
         let admitted = self.knock(life, shard, &decision, request, &unit);
         if let Err(closed) = admitted {
@@ -155,7 +155,7 @@ impl World {
             trail,
             since,
         } = late;
-        if let Some(registered) = self.at(life).gates[shard].register(trail) {
+        if let Some(registered) = self.at(life).gates[shard].register(trail, false) {
             self.serve(life, shard, registered, &request, (trail.at(), since));
         }
     }
@@ -220,7 +220,7 @@ impl World {
         let evidence = self.evidence(life, subject, None);
         let unit = self.relays[life.relay].unit().clone();
         let table = self.at(life).table.clone();
-        let Ok(decision) = table.resolve(&hints, &MissingKey::Reject, &unit, &evidence) else {
+        let Ok(decision) = table.resolve(&hints, &ANY_KEY, &unit, &evidence) else {
             return false;
         };
         let Some(routes) = table.routes() else { return false };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::keys::{Subject, UNITS, name, unit};
 use crate::control::claims::ClaimKey;
-use crate::model::{MissingKey, Name, UnitId};
+use crate::model::{ANY_KEY, Name, UnitId};
 use crate::routing::record::{Batch, Claim, Rev, Snapshot};
 use crate::routing::{Evidence, Found, KeyHash, Known, RouteTable, Routes, Settings, Standing};
 
@@ -102,7 +102,7 @@ impl Truth {
         let table = self.table.with_routes(Arc::clone(routes));
         let hints = self.subjects[subject].hints();
         let told = Told(&self.claims, routes);
-        let Ok(decision) = table.resolve(&hints, &MissingKey::Reject, &here, &told) else {
+        let Ok(decision) = table.resolve(&hints, &ANY_KEY, &here, &told) else {
             return;
         };
         let owners = self.owners.entry(subject).or_default();

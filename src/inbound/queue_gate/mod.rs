@@ -28,7 +28,7 @@ use crate::control::claims::Claims;
 use crate::control::clock::boot_time;
 use crate::control::keeper::GateId;
 use crate::crossing;
-use crate::model::{Key, MissingKey, RouteHints, UnitId};
+use crate::model::{ANY_KEY, Key, RouteHints, UnitId};
 use crate::queue::api::{Input, Output, Question, Ticket};
 use crate::queue::{self, Keys, Owner, Ownership};
 use crate::routing::gate::Drain;
@@ -188,7 +188,7 @@ impl Ownership for KeyOwners {
     fn of(&self, key: &Key) -> Owner {
         let table = self.routing.table();
         let hints = hints(key);
-        let resolved = table.resolve(&hints, &MissingKey::Reject, &self.unit, &self.claims);
+        let resolved = table.resolve(&hints, &ANY_KEY, &self.unit, &self.claims);
         if !table.has_store() {
             return match resolved {
                 Ok(decision) if *decision.unit == self.unit => Owner::Ours,
@@ -207,7 +207,7 @@ impl Ownership for KeyOwners {
             (Ok(_), _) => Owner::Frozen,
             (Err(error), _) if is_for_now(&error) => {
                 if let (RouteError::Unclaimed { .. }, Some(claims)) = (&error, &self.claims) {
-                    claims.ask(&hints);
+                    claims.ask(&hints, &ANY_KEY);
                 }
                 Owner::Frozen
             }
@@ -226,9 +226,7 @@ impl Keys for Frozen {
     /// A key of which it cannot be told counts: then the move takes longer, or is given up.
     fn contains(&self, key: &Key) -> bool {
         let hints = hints(key);
-        let resolved = self
-            .table
-            .resolve(&hints, &MissingKey::Reject, &self.unit, &self.claims);
+        let resolved = self.table.resolve(&hints, &ANY_KEY, &self.unit, &self.claims);
         match resolved {
             Ok(decision) => match decision.standing {
                 Standing::Open => false,

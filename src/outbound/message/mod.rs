@@ -24,7 +24,7 @@ pub use self::topics::Catalog;
 use self::topics::Known;
 use crate::calls::{Calls, Limited};
 use crate::control::claims::Claims;
-use crate::model::{AckLevel, CallId, Key, MissingKey, Place, Reason, RelayError, Retry, RouteHints, Topic, UnitId};
+use crate::model::{ANY_KEY, AckLevel, CallId, Key, Place, Reason, RelayError, Retry, RouteHints, Topic, UnitId};
 use crate::queue::api::{Input, Progress, Publish, Ticket};
 use crate::queue::{self, TopicRule};
 use crate::routing::{self, RouteError};
@@ -217,10 +217,10 @@ impl Publishers {
             ..RouteHints::default()
         };
         let table = self.routing.table();
-        let decision = table.resolve(&hints, &MissingKey::Reject, &self.place.unit, &self.claims);
+        let decision = table.resolve(&hints, &ANY_KEY, &self.place.unit, &self.claims);
         let decision = decision.map_err(|error| {
             if let (RouteError::Unclaimed { .. }, Some(claims)) = (&error, &self.claims) {
-                claims.ask(&hints);
+                claims.ask(&hints, &ANY_KEY);
             }
             let mut error = RelayError::from(error);
             if error.reason == Reason::RoutesAway {

@@ -84,7 +84,7 @@ impl Routes {
             ..RouteHints::default()
         };
         let mut trail = Trail::default();
-        let resolved = self.resolve(&hints, &Heard(claim), &mut trail);
+        let resolved = self.resolve(&hints, &[], &Heard(claim), &mut trail);
         let resolved = match resolved {
             Some(Err(RouteError::NoParent { .. })) => return Err(Unmovable::Follows),
             Some(resolved) => resolved?,

@@ -13,7 +13,7 @@ use crate::routing::explain::Recorder;
 use crate::routing::key_hash::{Part, part_hash};
 use crate::routing::record::{Epoch, MoveId, Node, Placement, Rev, State, Target};
 use crate::routing::takeover::rendezvous;
-use crate::routing::{RouteError, RuleKind, Standing};
+use crate::routing::{RouteError, RuleKind, Standing, precedence};
 
 /// What a key resolves to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -61,34 +61,34 @@ pub(super) struct Walk {
 }
 
 impl Routes {
-    /// Resolves the key of the first dimension of the book that the hints have one of; `None` if they have none.
+    /// Resolves the key of the first of these dimensions, or else of the book, that the hints have one of; `None` if they have none.
     ///
     /// # Errors
     /// [`RouteError`].
     pub(in crate::routing) fn resolve<'a>(
         &'a self,
         hints: &RouteHints,
+        dimensions: &[Name],
         evidence: &impl Evidence,
         record: &mut impl Recorder,
     ) -> Option<Result<Resolved<'a>, RouteError>> {
-        for kind in self.book.kinds() {
-            let name = kind.spec.name.as_str();
-            let Some(key) = hints.keys.iter().find(|key| key.dimension == name) else {
-                record.step(name, false, || "the call has no key of it".to_owned());
-                continue;
-            };
-            let mut walk = Walk::new(self.rev());
-            let brought = Brought { hints, evidence };
-            let unit = self.owner((kind, &key.key), &brought, &mut walk, record);
-            return Some(unit.map(|unit| {
-                let epoch = Epoch::new(self.epoch.incarnation(), walk.rev);
-                record.step("epoch", true, || described::end(&walk, epoch));
-                record.went(&walk.trail);
-                let since = Epoch::new(self.epoch.incarnation(), walk.since);
-                walk.end(unit, (epoch, since), &kind.spec.name)
+        let known = self.book.kinds().map(|kind| &kind.spec.name);
+        let (name, key) = precedence::first(hints, dimensions, known, record)?;
+        let Some(kind) = self.book.kind(name.as_str().as_bytes()) else {
+            return Some(Err(RouteError::UnknownDimension {
+                found: name.to_string(),
             }));
-        }
-        None
+        };
+        let mut walk = Walk::new(self.rev());
+        let brought = Brought { hints, evidence };
+        let unit = self.owner((kind, &key.key), &brought, &mut walk, record);
+        Some(unit.map(|unit| {
+            let epoch = Epoch::new(self.epoch.incarnation(), walk.rev);
+            record.step("epoch", true, || described::end(&walk, epoch));
+            record.went(&walk.trail);
+            let since = Epoch::new(self.epoch.incarnation(), walk.since);
+            walk.end(unit, (epoch, since), &kind.spec.name)
+        }))
     }
 
     /// The owner of a key: by its own record, else by its claim or rule. Calls itself for the key that this one follows, at

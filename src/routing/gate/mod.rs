@@ -6,8 +6,8 @@
 //! # Invariants
 //! - G1. A call is registered in the turn of the shard in which its route is looked at, and until it has ended: nothing that
 //!   the shard is asked comes in between (R-I2).
-//! - G2. A freeze is reported as drained only when no call runs that was let through before and goes through the frozen
-//!   node; it says which revision froze it (R-R6).
+//! - G2. A freeze is reported as drained only when no call runs that may write, was let through before and goes through the
+//!   frozen node; it says which revision froze it (R-R6).
 //! - G3. What runs is bounded.
 
 use std::ops::Deref;
@@ -23,8 +23,15 @@ use crate::model::UnitId;
 /// The gate of a shard.
 #[derive(Debug, Default)]
 pub struct Gate {
-    running: SlotMap<DefaultKey, Trail>,
+    running: SlotMap<DefaultKey, Running>,
     drains: Vec<Drain>,
+}
+
+/// What is kept of a call.
+#[derive(Debug)]
+struct Running {
+    trail: Trail,
+    reads: bool,
 }
 
 /// A call that is registered.
@@ -71,10 +78,10 @@ pub enum Closed {
 }
 
 impl Gate {
-    /// Registers a call with what its route went through, on the same turn of the shard in which it was looked up (G1).
+    /// Registers a call with what its route went through and whether it only reads, on the same turn of the shard in which it was looked up (G1).
     /// `None`: as many run as may (G3).
-    pub fn register(&mut self, trail: Trail) -> Option<Registered> {
-        (self.running.len() < RUNNING_MAX).then(|| Registered(self.running.insert(trail)))
+    pub fn register(&mut self, trail: Trail, reads: bool) -> Option<Registered> {
+        (self.running.len() < RUNNING_MAX).then(|| Registered(self.running.insert(Running { trail, reads })))
     }
 
     /// Whether a registered call is let through, as its route was found to be.
@@ -115,9 +122,9 @@ impl Gate {
         self.drained(&table())
     }
 
-    /// Whether a freeze waits for a call.
-    pub fn waits(&self, drain: &Drain, call: Registered, table: &RouteTable) -> bool {
-        let trail = self.running.get(call.0);
+    /// Whether a call goes through a frozen node: one that may write is waited for, and a stream has to make way.
+    pub fn is_met_by(&self, drain: &Drain, call: Registered, table: &RouteTable) -> bool {
+        let trail = self.running.get(call.0).map(|running| &running.trail);
         let through = table.routes().map(|routes| routes.through(&drain.node, drain.rev));
         trail.zip(through).is_some_and(|(trail, through)| through.passes(trail))
     }
@@ -150,7 +157,7 @@ impl Gate {
                 return false;
             }
             let through = routes.through(&drain.node, drain.rev);
-            let waits = running.values().any(|trail| through.passes(trail));
+            let waits = running.values().any(|call| !call.reads && through.passes(&call.trail));
             if !waits {
                 drained.push(drain.clone());
             }

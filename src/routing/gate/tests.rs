@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::*;
-use crate::model::{Key, MissingKey, Name, RouteHints};
+use crate::model::{ANY_KEY, Key, Name, RouteHints};
 use crate::routing::record::{
     Batch, Book, Change, Epoch, Node, OpId, Record, RecordId, SessionId, Snapshot, State, Target, Term,
 };
@@ -95,7 +95,7 @@ fn hints(key: &str) -> RouteHints {
 
 fn trail(table: &RouteTable, key: &str) -> Trail {
     let unit = name("a");
-    let found = table.resolve_with_trail(&hints(key), &MissingKey::Reject, &unit, &());
+    let found = table.resolve_with_trail(&hints(key), &ANY_KEY, &unit, &());
     found.unwrap().1
 }
 
@@ -103,7 +103,7 @@ fn knock(table: &RouteTable, gate: &Gate, key: &str, (reads, min_epoch, now): (b
     let mut lease = LeaseState::default();
     lease.opened(SessionId(1), Rev(1), Duration::ZERO);
     let unit = name("a");
-    let decision = table.resolve(&hints(key), &MissingKey::Reject, &unit, &()).unwrap();
+    let decision = table.resolve(&hints(key), &ANY_KEY, &unit, &()).unwrap();
     let knock = Knock {
         unit: &unit,
         reads,
@@ -136,8 +136,8 @@ fn the_gate_is_open_for_owned_keys_at_rest_while_the_lease_lasts() {
 fn a_freeze_is_drained_when_its_calls_have_ended() {
     let mut gate = Gate::default();
     let table = table();
-    let mine = gate.register(trail(&table, "k")).unwrap();
-    let other = gate.register(trail(&table, "other")).unwrap();
+    let mine = gate.register(trail(&table, "k"), false).unwrap();
+    let other = gate.register(trail(&table, "other"), false).unwrap();
     let first = decide(&table, "k", "a", frozen(7));
     let drain = Drain {
         by: MoveId(7),
@@ -154,7 +154,7 @@ fn a_freeze_is_drained_when_its_calls_have_ended() {
     );
 
     // Given up, and frozen again: what was asked for the first time is never answered.
-    let mine = gate.register(trail(&table, "k")).unwrap();
+    let mine = gate.register(trail(&table, "k"), false).unwrap();
     assert_eq!(gate.drain(drain.clone(), &first), []);
     let back = decide(&first, "k", "a", State::Active);
     let again = decide(&back, "k", "a", frozen(8));
@@ -166,4 +166,24 @@ fn a_freeze_is_drained_when_its_calls_have_ended() {
     assert_eq!(gate.drain(second.clone(), &again), []);
     assert_eq!(gate.release(mine, || &again), [second]);
     assert_eq!(gate.running(), 0);
+}
+
+// a move waits for no read, but a stream that only reads makes way all the same.
+#[test]
+fn a_read_is_not_waited_for_and_is_met_by_the_freeze() {
+    let mut gate = Gate::default();
+    let table = table();
+    let reading = gate.register(trail(&table, "k"), true).unwrap();
+    let writing = gate.register(trail(&table, "k"), false).unwrap();
+    let elsewhere = gate.register(trail(&table, "other"), true).unwrap();
+    let frozen = decide(&table, "k", "a", frozen(7));
+    let drain = Drain {
+        by: MoveId(7),
+        node: id("k"),
+        rev: Rev(2),
+    };
+    assert_eq!(gate.drain(drain.clone(), &frozen), []);
+    assert!(gate.is_met_by(&drain, reading, &frozen) && gate.is_met_by(&drain, writing, &frozen));
+    assert!(!gate.is_met_by(&drain, elsewhere, &frozen));
+    assert_eq!(gate.release(writing, || &frozen), [drain], "only the read still runs");
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::model::{
     CancelReason, Code, Ending, Envelope, Facts, Key, Metadata, Name, OnFailure, Part, Place, Reason, RelayError,
-    ReplyBody, Request, RequestBody, Retry, RouteHints, RoutePush, Source,
+    ReplyBody, Request, RequestBody, Retry, RouteHints, RoutePush, RoutedBy, Source,
 };
 use crate::wire::attributes;
 
@@ -168,6 +168,10 @@ impl Decoder {
                 tag::AUTHORITY => request.authority = block.slice_ref(value),
                 tag::VISITED => request.facts.visited.push(self.recent.name(value).ok_or(raw.bad(tag))?),
                 tag::EPOCH => request.facts.epoch = raw.number(tag, value)?,
+                tag::ROUTED_BY if value.is_empty() => request.facts.routed_by = RoutedBy::NoKey,
+                tag::ROUTED_BY => {
+                    request.facts.routed_by = RoutedBy::Dimension(self.recent.name(value).ok_or(raw.bad(tag))?);
+                }
                 tag::ATTEMPT => request.facts.attempt = u8::try_from(raw.number(tag, value)?).unwrap_or(u8::MAX),
                 tag::REQUEST_ID => request.facts.request_id = raw.number(tag, value)?,
                 tag::SOURCE_GEO => geo = Some(self.recent.name(value).ok_or(raw.bad(tag))?),

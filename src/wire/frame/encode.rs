@@ -10,7 +10,7 @@ use super::{
 };
 use crate::model::{
     CancelReason, Code, Ending, Envelope, Facts, Key, Map, OnFailure, Part, RelayError, Request, Retry, RouteHints,
-    RoutePush,
+    RoutePush, RoutedBy,
 };
 use crate::wire::attributes;
 
@@ -287,6 +287,11 @@ fn put_facts(out: &mut BytesMut, facts: &Facts) {
     }
     if facts.epoch != 0 {
         attributes::put_number(out, tag::EPOCH, facts.epoch);
+    }
+    match &facts.routed_by {
+        RoutedBy::Order => {}
+        RoutedBy::Dimension(name) => attributes::put_bytes(out, tag::ROUTED_BY, name.as_str().as_bytes()),
+        RoutedBy::NoKey => attributes::put_bytes(out, tag::ROUTED_BY, b""),
     }
     if facts.attempt != 0 {
         attributes::put_number(out, tag::ATTEMPT, facts.attempt.into());

@@ -284,6 +284,7 @@ mod tag {
     pub(super) const FRONTIER: u8 = 37;
     pub(super) const HIGHEST: u8 = 38;
     pub(super) const CAUSE: u8 = 39;
+    pub(super) const ROUTED_BY: u8 = 40;
 }
 
 const MARK_IDEMPOTENT: u64 = 1;

@@ -7,7 +7,7 @@ use proptest::strategy::ValueTree;
 use super::*;
 use crate::model::{
     Code, Ending, Envelope, Facts, Key, Metadata, MetadataBuilder, Name, OnFailure, Place, Reason, ReplyBody, Retry,
-    RouteHints, Source, Timing,
+    RouteHints, RoutedBy, Source, Timing,
 };
 
 fn now() -> Instant {
@@ -56,6 +56,14 @@ fn hints() -> impl Strategy<Value = RouteHints> {
     })
 }
 
+fn routed_by() -> impl Strategy<Value = RoutedBy> {
+    prop_oneof![
+        Just(RoutedBy::Order),
+        Just(RoutedBy::NoKey),
+        name().prop_map(RoutedBy::Dimension)
+    ]
+}
+
 fn facts() -> impl Strategy<Value = Facts> {
     let source = (name(), name(), prop::option::of(name()));
     let source = source.prop_map(|(geo, unit, service)| Source { geo, unit, service });
@@ -66,8 +74,10 @@ fn facts() -> impl Strategy<Value = Facts> {
         any::<u64>(),
         any::<u8>(),
         any::<u64>(),
+        routed_by(),
     )
-        .prop_map(|(source, visited, epoch, attempt, request_id)| Facts {
+        .prop_map(|(source, visited, epoch, attempt, request_id, routed_by)| Facts {
+            routed_by,
             source,
             visited,
             epoch,

@@ -91,7 +91,9 @@ pub(super) fn claim(as_of: Rev) -> Known {
 fn check(history: &[Event], routes: &Routes, as_of: Rev, evidence: &Both) -> Option<Source> {
     let at = routes.rev();
     let (unit, epoch) = truth(history, at);
-    let found = routes.resolve(&hints(&[key("room", 1)]), evidence, &mut ()).unwrap();
+    let found = routes
+        .resolve(&hints(&[key("room", 1)]), &[], evidence, &mut ())
+        .unwrap();
     match found {
         Ok(found) => {
             assert_eq!(
@@ -153,7 +155,9 @@ fn one_piece_of_evidence_that_holds_is_enough() {
     let (stale, fresh, ahead) = (Rev(2), at, at.next());
     let check = |token: Option<Known>, claim, expected: Result<Source, RouteError>| {
         let evidence = Both { token, claim };
-        let found = routes.resolve(&hints(&[key("room", 1)]), &evidence, &mut ()).unwrap();
+        let found = routes
+            .resolve(&hints(&[key("room", 1)]), &[], &evidence, &mut ())
+            .unwrap();
         assert_eq!(found.map(|found| found.source), expected);
     };
     let unclaimed = |looked_up| RouteError::Unclaimed {

@@ -57,7 +57,7 @@ fn after(records: &[Record]) -> Routes {
 fn shadow(routes: &Routes, keys: &[Key]) -> Option<(MoveId, UnitId)> {
     let asked = |routes: &Routes| {
         let mut trail = Trail::default();
-        let _ = routes.resolve(&hints(keys), &(), &mut trail).unwrap();
+        let _ = routes.resolve(&hints(keys), &[], &(), &mut trail).unwrap();
         let found = routes.mirrored(&trail);
         found.map(|Mirrored { by, to }| (by, to.clone()))
     };

@@ -286,14 +286,14 @@ fn snapshot(batches: &[Batch]) -> Snapshot {
 type Outcome = Result<(UnitId, Epoch, Standing), RouteError>;
 
 fn resolve_with(routes: &Routes, keys: &[Key], evidence: &impl Evidence) -> Outcome {
-    let resolved = routes.resolve(&hints(keys), evidence, &mut ()).unwrap();
+    let resolved = routes.resolve(&hints(keys), &[], evidence, &mut ()).unwrap();
     resolved.map(|found| (found.unit.clone(), found.epoch, found.standing))
 }
 
 /// Since when all that is asked has its owners, and the homes of keys.
 fn pasts(routes: &Routes, evidence: &impl Evidence) -> Vec<(Option<Epoch>, Option<UnitId>)> {
     let pasts = questions().map(|keys| {
-        let resolved = routes.resolve(&hints(&keys), evidence, &mut ()).unwrap();
+        let resolved = routes.resolve(&hints(&keys), &[], evidence, &mut ()).unwrap();
         let hash = routes.hash(&keys[0].dimension, &keys[0].key);
         let home = routes.view_of(hash).and_then(|view| view.home().cloned());
         (resolved.ok().map(|found| found.since), home)

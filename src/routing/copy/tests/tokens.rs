@@ -40,7 +40,9 @@ fn look(routes: &Routes, ring: &Ring, given: Option<&str>, heard: &Heard, lost: 
     });
     let brought = Brought::new(heard, with);
     let room = name("room");
-    let found = routes.resolve(&hints(&[key("room", 1)]), &brought, &mut ()).unwrap();
+    let found = routes
+        .resolve(&hints(&[key("room", 1)]), &[], &brought, &mut ())
+        .unwrap();
     let mut seen = Seen {
         owner: None,
         source: None,
@@ -268,7 +270,7 @@ fn a_token_says_the_target_of_the_claim_or_nothing() {
     let keys = [key("room", 1), key("org", 1)];
     let issue = |routes: &Routes, known: &Known| {
         let heard = Heard(Found::Known(known.clone()));
-        let found = routes.resolve(&hints(&keys), &heard, &mut ()).unwrap().unwrap();
+        let found = routes.resolve(&hints(&keys), &[], &heard, &mut ()).unwrap().unwrap();
         let decision = Decision::from(found);
         let grounds = Grounds {
             routes,

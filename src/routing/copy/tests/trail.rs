@@ -4,7 +4,7 @@ use super::*;
 
 fn trail(routes: &Routes, keys: &[Key]) -> Option<Trail> {
     let mut trail = Trail::default();
-    let found = routes.resolve(&hints(keys), &(), &mut trail).unwrap();
+    let found = routes.resolve(&hints(keys), &[], &(), &mut trail).unwrap();
     found.ok().map(|_| trail)
 }
 

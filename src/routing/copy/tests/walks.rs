@@ -125,7 +125,7 @@ fn an_explanation_tells_every_record_on_the_way() {
     let routes = replayed(&batches(&steps));
     let mut seen = Seen::default();
     let found = routes
-        .resolve(&hints(&[key("cid", 1)]), &(), &mut seen)
+        .resolve(&hints(&[key("cid", 1)]), &[], &(), &mut seen)
         .unwrap()
         .unwrap();
     assert_eq!(found.unit.as_str(), "b");
