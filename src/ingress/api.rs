@@ -36,6 +36,7 @@ use crate::model::{
     CallId, Callee, CallerRef, Endpoint, Reason, Refused, RelayError, Request, RequestEvent, Retry, ServiceName, UnitId,
 };
 use crate::wire::messages::{DESCRIPTORS, SERVICE};
+use crate::wire::service::Served;
 
 /// Services the relay itself can answer.
 const SERVICES: [&str; 4] = [
@@ -123,7 +124,7 @@ fn routes(reporter: &HealthReporter, ready: Ready, api: RouteApi) -> Result<Rout
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
     };
     Ok(Routes::new(HealthServer::new(health))
-        .add_service(api)
+        .add_service(Served(api))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?))
 }

@@ -6,3 +6,4 @@ pub mod framed;
 pub mod grpc;
 pub mod messages;
 mod routes;
+mod updates;

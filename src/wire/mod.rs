@@ -18,6 +18,7 @@ pub mod names;
 pub mod owner_control;
 pub mod pace;
 pub mod routes;
+pub mod service;
 pub mod shadow;
 pub mod status;
 pub mod trace;

@@ -26,6 +26,7 @@ use super::question::Question;
 use super::store::{Feed, Opened, Store, StoreError};
 use crate::model::{Name, UnitId};
 use crate::routing::record::{RelayId, Rev, SessionId};
+use crate::wire::service::Served;
 
 /// Answers relays. A clone is the same.
 #[derive(Clone)]
@@ -73,11 +74,11 @@ impl Authority {
         let over = shutdown.child_token();
         let io = Io::new(io, over.clone().drop_guard());
         let incoming = tokio_stream::once(Ok::<_, std::io::Error>(io)).chain(tokio_stream::pending());
-        let service = Service {
+        let service = Served(Service {
             authority: self.clone(),
             caller,
             over: over.clone(),
-        };
+        });
         Server::builder()
             .http2_keepalive_interval(Some(KEEP_ALIVE))
             .http2_keepalive_timeout(Some(KEEP_ALIVE))

@@ -1,6 +1,5 @@
 //! The gRPC side: paths to questions, and a byte stream as tonic wants it.
 
-use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,8 +7,8 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::body::Body;
-use tonic::codegen::{BoxFuture, StdError, http};
-use tonic::server::{Grpc, NamedService, ServerStreamingService};
+use tonic::codegen::{BoxFuture, http};
+use tonic::server::{Grpc, ServerStreamingService};
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
@@ -19,6 +18,7 @@ use super::{Authority, Caller};
 use crate::control::question::{Question, document};
 use crate::control::store::StoreError;
 use crate::wire::authority::{self as message, ASK, Piece, SERVICE, WATCH};
+use crate::wire::service::{Paths, no_such_method};
 
 /// What one caller may ask.
 #[derive(Clone)]
@@ -28,35 +28,18 @@ pub(super) struct Service {
     pub(super) over: CancellationToken,
 }
 
-impl NamedService for Service {
+impl Paths for Service {
     const NAME: &'static str = SERVICE;
-}
 
-impl<B> tonic::codegen::Service<http::Request<B>> for Service
-where
-    B: tonic::codegen::Body + Send + 'static,
-    B::Error: Into<StdError> + Send + 'static,
-{
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<Self::Response, Infallible>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let service = self.clone();
-        Box::pin(async move {
-            let watch = match request.uri().path() {
-                ASK => false,
-                WATCH => true,
-                _ => return Ok(Status::unimplemented("no such method").into_http()),
-            };
-            let mut grpc = Grpc::new(ProstCodec::<Piece, message::Question>::default())
-                .max_decoding_message_size(QUESTION_BYTES_MAX);
-            Ok(grpc.server_streaming(Method { service, watch }, request).await)
-        })
+    async fn answer(self, request: http::Request<Body>) -> http::Response<Body> {
+        let watch = match request.uri().path() {
+            ASK => false,
+            WATCH => true,
+            _ => return no_such_method(),
+        };
+        let mut grpc =
+            Grpc::new(ProstCodec::<Piece, message::Question>::default()).max_decoding_message_size(QUESTION_BYTES_MAX);
+        grpc.server_streaming(Method { service: self, watch }, request).await
     }
 }
 
