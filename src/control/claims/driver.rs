@@ -4,14 +4,15 @@
 //! - V1. Where a new key goes is decided by the copy that is in force when it is asked for; the claim names that copy's epoch.
 //! - V2. What shards want and no room is for is dropped: whoever waits asks again.
 
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Answer, Ask, Batch, BatchId, Desk, Known, Limits, Outcome, Output, Waiter};
+use super::{Answer, Ask, Batch, BatchId, ClaimKey, Desk, Known, Limits, Outcome, Output, Waiter};
 use crate::control::clock::boot_time;
 use crate::control::store::{Store, StoreError};
 use crate::model::{MissingKey, Name, RouteHints, RoutePolicy, UnitId};
@@ -26,11 +27,16 @@ pub struct Claims {
     wanted: mpsc::Sender<Wanted>,
 }
 
-/// A call or message whose key has no owner yet.
+/// What shards want to know.
 #[derive(Debug)]
-pub struct Wanted {
-    hints: RouteHints,
-    policy: RoutePolicy,
+pub struct Wanted(Want);
+
+#[derive(Debug)]
+enum Want {
+    /// An owner for the key of a call or message that has none yet; for one that only reads, whether there is one.
+    Owner(RouteHints, RoutePolicy),
+    /// Who has this key, if anybody has it.
+    Holder(ClaimKey, oneshot::Sender<Outcome>),
 }
 
 impl Claims {
@@ -53,7 +59,14 @@ impl Claims {
             missing_key: MissingKey::Reject,
             ..policy.clone()
         };
-        let _ = self.wanted.try_send(Wanted { hints, policy });
+        let _ = self.wanted.try_send(Wanted(Want::Owner(hints, policy)));
+    }
+
+    /// Asks who has a key and claims nothing. An end without an answer is as [`Outcome::Full`] (V2).
+    pub fn look_up(&self, key: ClaimKey) -> oneshot::Receiver<Outcome> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.wanted.try_send(Wanted(Want::Holder(key, reply)));
+        answer
     }
 }
 
@@ -81,6 +94,8 @@ pub struct Driver {
     desk: Option<Desk>,
     asked: JoinSet<(BatchId, Answer)>,
     waiters: u64,
+    /// Those who look keys up and have no answer yet; the desk bounds them.
+    readers: HashMap<Waiter, oneshot::Sender<Outcome>>,
 }
 
 impl Driver {
@@ -102,6 +117,7 @@ impl Driver {
             desk: None,
             asked: JoinSet::new(),
             waiters: 0,
+            readers: HashMap::new(),
         }
     }
 
@@ -113,7 +129,8 @@ impl Driver {
             tokio::select! {
                 () = stop.cancelled() => return,
                 wanted = self.wanted.recv() => match wanted {
-                    Some(wanted) => self.want(&wanted),
+                    Some(Wanted(Want::Owner(hints, policy))) => self.want(&hints, &policy),
+                    Some(Wanted(Want::Holder(key, reply))) => self.look_up(key, reply),
                     None => return,
                 },
                 Some(answered) = self.asked.join_next() => {
@@ -128,12 +145,29 @@ impl Driver {
     }
 
     /// Claims the key that the call waits for, or asks who has it (V1).
-    fn want(&mut self, wanted: &Wanted) {
+    fn want(&mut self, hints: &RouteHints, policy: &RoutePolicy) {
         let table = self.routing.table();
         let Some(routes) = table.routes() else { return };
-        let Some(ask) = self.ask_for(&table, routes, wanted) else {
+        let Some(ask) = self.ask_for(&table, routes, (hints, policy)) else {
             return;
         };
+        if let (_, Some(outcome)) = self.ask(routes, ask) {
+            self.tell(&outcome);
+        }
+    }
+
+    /// Tells who has a key, now or when the store has said so.
+    fn look_up(&mut self, (dimension, key): ClaimKey, reply: oneshot::Sender<Outcome>) {
+        let table = self.routing.table();
+        let Some(routes) = table.routes() else { return };
+        match self.ask(routes, Ask::Read(dimension, key)) {
+            // Whoever asked may have left.
+            (_, Some(outcome)) => drop(reply.send(outcome)),
+            (waiter, None) => drop(self.readers.insert(waiter, reply)),
+        }
+    }
+
+    fn ask(&mut self, routes: &Routes, ask: Ask) -> (Waiter, Option<Outcome>) {
         let now = boot_time();
         let desk = self.desk.get_or_insert_with(|| {
             let known = self
@@ -144,13 +178,16 @@ impl Driver {
         });
         desk.applied(routes.epoch());
         self.waiters += 1;
-        if let Some(outcome) = desk.ask(ask, Waiter(self.waiters), now + PATIENCE, now) {
-            self.tell(&outcome);
-        }
+        let waiter = Waiter(self.waiters);
+        (waiter, desk.ask(ask, waiter, now + PATIENCE, now))
     }
 
-    fn ask_for(&self, table: &RouteTable, routes: &Routes, wanted: &Wanted) -> Option<Ask> {
-        let Wanted { hints, policy } = wanted;
+    fn ask_for(
+        &self,
+        table: &RouteTable,
+        routes: &Routes,
+        (hints, policy): (&RouteHints, &RoutePolicy),
+    ) -> Option<Ask> {
         let unclaimed = table.resolve(hints, policy, &self.unit, &self.claims).err()?;
         let RouteError::Unclaimed { dimension, .. } = unclaimed else {
             return None;
@@ -213,10 +250,15 @@ impl Driver {
                     let store = Arc::clone(&self.store);
                     self.asked.spawn(async move { (id, ask(&*store, batch).await) });
                 }
-                Output::Tell(_, Outcome::Denied(why)) => {
-                    tracing::warn!(%why, "the route store refused a claim");
+                Output::Tell(waiter, outcome) => {
+                    if let Outcome::Denied(why) = &outcome {
+                        tracing::warn!(%why, "the route store refused a claim");
+                    }
+                    match self.readers.remove(&waiter) {
+                        Some(reply) => drop(reply.send(outcome)),
+                        None => told |= is_news(&outcome),
+                    }
                 }
-                Output::Tell(_, outcome) => told |= is_news(&outcome),
             }
         }
         if told {
