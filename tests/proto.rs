@@ -8,6 +8,9 @@
 
 use prost::Message;
 use protox::prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage, Value};
+use strait::wire::access::{
+    self, AccessPoint, AccessUpdate, AttachRequest, AttachedUser, ListReply, ListRequest, ReAttach, UserAccess,
+};
 use strait::wire::authority::{Piece, Question};
 use strait::wire::hello::{Hello, Purpose, RefusedService, RefusedSubscription, Register, Registered, Subscription};
 use strait::wire::messages::{
@@ -24,6 +27,7 @@ fn pool() -> DescriptorPool {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/proto");
     let files = [
         "strait/control/v1/control.proto",
+        "strait/v1/access.proto",
         "strait/v1/frame.proto",
         "strait/v1/messages.proto",
         "strait/v1/owner_control.proto",
@@ -202,6 +206,87 @@ fn routes_of_the_document_are_those_of_the_code() {
         paths.collect::<Vec<_>>(),
         [routes::RESOLVE, routes::CLAIM, routes::WATCH]
     );
+}
+
+#[test]
+fn the_access_list_of_the_document_is_that_of_the_code() {
+    let points = vec![AccessPoint {
+        unit: "p".into(),
+        address: "q".into(),
+    }];
+    let listed = UserAccess {
+        user: "k".into(),
+        home: "h".into(),
+        epoch: 1,
+        moving: true,
+        points: points.clone(),
+        detail: "w".into(),
+    };
+    let expected = [
+        "user=b\"k\"",
+        "home=h",
+        "epoch=1",
+        "moving=Bool(true)",
+        "points=p:q",
+        "detail=w",
+    ];
+    assert_eq!(read("strait.v1.UserAccess", &listed.encode_to_vec()), expected);
+    let asked = ListRequest { user: "k".into() };
+    assert_eq!(read("strait.v1.ListRequest", &asked.encode_to_vec()), ["user=b\"k\""]);
+    let shown = "b\"k\":h:1:Bool(true):p:q:w";
+    let answer = ListReply {
+        access: Some(listed.clone()),
+    };
+    assert_eq!(
+        read("strait.v1.ListReply", &answer.encode_to_vec()),
+        [format!("access={shown}")]
+    );
+    let asked = AttachRequest {
+        users: vec![AttachedUser {
+            user: "k".into(),
+            home: "h".into(),
+        }],
+    };
+    assert_eq!(
+        read("strait.v1.AttachRequest", &asked.encode_to_vec()),
+        ["users=b\"k\":h"]
+    );
+    let advice = ReAttach {
+        user: "k".into(),
+        unit: "u".into(),
+        previous: "f".into(),
+        epoch: 2,
+        points,
+        after_ms: 3,
+        within_ms: 4,
+    };
+    let expected = [
+        "user=b\"k\"",
+        "unit=u",
+        "previous=f",
+        "epoch=2",
+        "points=p:q",
+        "after_ms=3",
+        "within_ms=4",
+    ];
+    assert_eq!(read("strait.v1.ReAttach", &advice.encode_to_vec()), expected);
+    let update = AccessUpdate {
+        users: vec![listed],
+        advice: vec![advice],
+        epoch: 5,
+    };
+    let expected = [
+        format!("users={shown}"),
+        "advice=b\"k\":u:f:2:p:q:3:4".to_owned(),
+        "epoch=5".to_owned(),
+    ];
+    assert_eq!(read("strait.v1.AccessUpdate", &update.encode_to_vec()), expected);
+    let service = pool().get_service_by_name(access::SERVICE);
+    let methods: Vec<_> = service.expect("it is there").methods().collect();
+    let paths = methods
+        .iter()
+        .map(|method| format!("/{}/{}", method.parent_service().full_name(), method.name()));
+    assert_eq!(paths.collect::<Vec<_>>(), [access::LIST, access::ATTACH]);
 }
 
 #[test]
@@ -440,7 +525,7 @@ fn levels_and_durability_of_the_document_are_those_of_the_code() {
 #[test]
 fn the_compiled_documents_are_fresh() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/proto");
-    for name in ["messages", "owner_control", "routes"] {
+    for name in ["access", "messages", "owner_control", "routes"] {
         let mut compiler = protox::Compiler::new([root]).expect("the folder is there");
         compiler.include_source_info(false);
         let document = format!("strait/v1/{name}.proto");

@@ -82,6 +82,7 @@ impl Side {
                 name: name(&format!("{other}-1")),
                 addresses: at.map(|at| at.to_string()).into_iter().collect(),
             }],
+            access: vec![],
         };
         let units = BTreeMap::from([(name(other), known)]);
         let own = Own {

@@ -2,8 +2,8 @@
 //!
 //! # Invariants
 //! - R1. Settings with any mistake change nothing.
-//! - R2. What can change without a restart is in force at once: routes, units, services, policies of calls, retries,
-//!   topics, replay, limits of the queue, credentials, log. What cannot is named in the log, each time.
+//! - R2. What can change without a restart is in force at once: routes, units, access points, services, policies of calls,
+//!   retries, topics, replay, limits of the queue, credentials, log. What cannot is named in the log, each time.
 //!
 //! # Not here
 //! What becomes of open links (`peer`) and of connections to local services (`delivery`).
@@ -19,6 +19,7 @@ use super::policies::policies;
 use super::shard::{Command, Reloaded};
 use super::watch::Watch;
 use super::{AppError, Shared, queue_thread};
+use crate::control::access;
 use crate::delivery::Services;
 use crate::ingress;
 use crate::peer;
@@ -144,6 +145,7 @@ impl Reload {
         let policies = policies(&next);
         self.shared.policies.store(Arc::new(policies.clone()));
         self.shared.status.reload(&next);
+        self.shared.access.replace_directory(next.access_directory());
         self.shared.retries.add_units(next.units.keys().cloned());
         self.shared.retries.replace_settings(next.retry.clone());
         telemetry::access::set_share(next.log.access);
@@ -190,6 +192,7 @@ fn apply(running: &Settings, new: &Settings) -> Settings {
         },
         relay: settings::Relay {
             watch_interval: new.relay.watch_interval,
+            access: new.relay.access.clone(),
             ..running.relay.clone()
         },
         units: new.units.clone(),
@@ -203,6 +206,10 @@ fn apply(running: &Settings, new: &Settings) -> Settings {
             sync: running.queue.sync,
             publish_bytes_max: running.queue.publish_bytes_max,
             ..new.queue.clone()
+        },
+        access: access::Settings {
+            dimension: running.access.dimension.clone(),
+            ..new.access.clone()
         },
         replay: new.replay.clone(),
         topics: new.topics.clone(),

@@ -381,6 +381,7 @@ fn api_parts(shared: &Shared, delivery: &Rc<Delivery>, drain: &CancellationToken
         metrics: shared.series.delivery_grpc.clone(),
         unit: shared.place.unit.clone(),
         keys: shared.keys.clone(),
+        access: shared.access.clone(),
         drain: drain.clone(),
     }
 }

@@ -13,7 +13,7 @@ use super::{AppError, routes};
 use crate::calls::CallPolicies;
 use crate::control::shadows::{self, Shadows};
 use crate::control::tokens::TokenKeys;
-use crate::control::{keys, mover, worker};
+use crate::control::{access, keys, mover, worker};
 use crate::delivery::SharedDirectory;
 use crate::model::{Geo, Place, UnitId};
 use crate::peer::credentials::{Credentials, CredentialsHandle, Own};
@@ -50,6 +50,8 @@ pub(super) struct Shared {
     pub(super) tokens: Option<TokenKeys>,
     /// Who owns keys, for services that ask.
     pub(super) keys: keys::Desk,
+    /// Where clients of users connect, for gateways that ask.
+    pub(super) access: access::Desk,
     pub(super) status: Arc<Status>,
     pub(super) health: admin::Health,
 }
@@ -142,11 +144,13 @@ pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, Al
         ask: routes.as_ref().map(routes::Ways::ask),
         tokens: tokens.clone().map(|keys| (keys, all_series.tokens.clone())),
     });
+    let access = access_desk(&settings, &unit, &geo, &routing, routes.as_ref(), series)?;
     let shared = Shared {
         queue,
         routes,
         tokens,
         keys,
+        access,
         routing,
         quic,
         directory: SharedDirectory::new(shards),
@@ -165,6 +169,26 @@ pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, Al
         data_dir,
     };
     Ok((shared, ends))
+}
+
+/// Answers gateways.
+fn access_desk(
+    settings: &Settings,
+    unit: &UnitId,
+    geo: &Geo,
+    routing: &routing::Handle,
+    routes: Option<&routes::Ways>,
+    series: &prometheus::Registry,
+) -> Result<access::Desk, AppError> {
+    Ok(access::Desk::new(access::Parts {
+        unit: unit.clone(),
+        geo: geo.clone(),
+        dimension: settings.access.dimension.clone(),
+        directory: settings.access_directory(),
+        routing: routing.clone(),
+        claims: routes.map(|routes| routes.claims.clone()),
+        metrics: access::Metrics::register(series)?,
+    }))
 }
 
 fn all_series(series: &prometheus::Registry, unit: &UnitId) -> Result<Series, AppError> {

@@ -7,6 +7,7 @@
 //! # Not here
 //! Which unit owns a key by a given copy (`routing`), and what becomes of a call (`outbound`, `inbound`).
 
+pub mod access;
 pub mod authority;
 pub mod book;
 pub mod claims;

@@ -1,4 +1,4 @@
-//! The relay's own gRPC API: health and reflection (C-G4), and who owns keys.
+//! The relay's own gRPC API: health and reflection (C-G4), who owns keys, and where clients connect (S1).
 //!
 //! An ordinary tonic server behind an in-process pipe, so that it needs no listener and its HTTP/2 stays off
 //! the data path. Calls reach it as they reach any local service, by their path.
@@ -29,18 +29,21 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tonic_health::server::{HealthReporter, HealthService};
 use tonic_reflection::server::Builder;
 
+use super::access_list::AccessApi;
 use super::routes::RouteApi;
-use crate::control::keys;
+use crate::control::{access, keys};
 use crate::delivery::{Delivery, Services, grpc};
 use crate::model::{
     CallId, Callee, CallerRef, Endpoint, Reason, Refused, RelayError, Request, RequestEvent, Retry, ServiceName, UnitId,
 };
+use crate::wire;
 use crate::wire::messages::{DESCRIPTORS, SERVICE};
 use crate::wire::service::Served;
 
 /// Services the relay itself can answer.
-const SERVICES: [&str; 4] = [
-    crate::wire::routes::SERVICE,
+const SERVICES: [&str; 5] = [
+    wire::access::SERVICE,
+    wire::routes::SERVICE,
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
@@ -77,6 +80,8 @@ pub struct Parts {
     pub unit: UnitId,
     /// Who owns keys.
     pub keys: keys::Desk,
+    /// Where clients of users connect.
+    pub access: access::Desk,
     /// The relay takes no new work.
     pub drain: CancellationToken,
 }
@@ -92,12 +97,7 @@ pub struct ApiError(#[from] tonic_reflection::server::Error);
 /// [`ApiError`].
 pub fn attach(parts: Parts) -> Result<impl Future<Output = ()> + use<>, ApiError> {
     let reporter = HealthReporter::new();
-    let api = RouteApi {
-        unit: parts.unit.clone(),
-        desk: parts.keys.clone(),
-        drain: parts.drain.clone(),
-    };
-    let routes = routes(&reporter, Arc::clone(&parts.ready), api)?;
+    let routes = routes(&reporter, &parts)?;
     let pipe = Rc::new(Pipe::default());
     let endpoint: Rc<dyn Endpoint> = pipe.clone();
     for service in &parts.own {
@@ -109,22 +109,34 @@ pub fn attach(parts: Parts) -> Result<impl Future<Output = ()> + use<>, ApiError
     })
 }
 
-fn routes(reporter: &HealthReporter, ready: Ready, api: RouteApi) -> Result<Routes, ApiError> {
+fn routes(reporter: &HealthReporter, parts: &Parts) -> Result<Routes, ApiError> {
     let health = RelayHealth {
-        ready,
+        ready: Arc::clone(&parts.ready),
         services: HealthService::from_health_reporter(reporter.clone()),
+    };
+    let owners = RouteApi {
+        unit: parts.unit.clone(),
+        desk: parts.keys.clone(),
+        drain: parts.drain.clone(),
+    };
+    let access = AccessApi {
+        unit: parts.unit.clone(),
+        desk: parts.access.clone(),
+        drain: parts.drain.clone(),
     };
     let reflection = || {
         Builder::configure()
             .include_reflection_service(false)
             .register_encoded_file_descriptor_set(DESCRIPTORS)
-            .register_encoded_file_descriptor_set(crate::wire::routes::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(wire::access::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(wire::routes::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
     };
     Ok(Routes::new(HealthServer::new(health))
-        .add_service(Served(api))
+        .add_service(Served(owners))
+        .add_service(Served(access))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?))
 }

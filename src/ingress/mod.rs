@@ -1,6 +1,7 @@
 //! Local services talk to us.
 
 pub mod access;
+mod access_list;
 pub mod api;
 pub mod framed;
 pub mod grpc;

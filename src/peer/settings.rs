@@ -109,6 +109,10 @@ pub struct UnitSettings {
     /// The relays of the unit. Default none: the unit can only connect to us.
     #[serde(default)]
     pub relays: Vec<RelaySettings>,
+    /// Where clients of users reach the gateways of the unit, in the order in which they try; see `[access]`. Eight at most, any text
+    /// that clients understand. Default none.
+    #[serde(default)]
+    pub access: Vec<String>,
 }
 
 /// A relay of another unit (`[[units.<name>.relays]]`).

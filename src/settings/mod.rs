@@ -13,6 +13,7 @@
 //! # Not here
 //! What a component's own settings mean (its `settings.rs`).
 
+mod access;
 mod call_route;
 mod check;
 mod document;
@@ -65,6 +66,8 @@ pub struct Settings {
     pub routing: routing::Settings,
     /// Where owners of keys are kept that change while relays run.
     pub routes: control::Settings,
+    /// Where clients of users connect.
+    pub access: control::access::Settings,
     /// Messages on disk.
     pub queue: queue::Settings,
     /// How fast stored messages go to units that were away.

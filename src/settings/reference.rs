@@ -49,7 +49,7 @@ const OPEN: [(&str, &str); 9] = [
     ("retry.units", "# b = false\n"),
     (
         "units",
-        "# [units.b]\n# geo = \"sg\"\n# dial = true\n# [[units.b.relays]]\n# name = \"b-1\"\n# addresses = [\"relay-b1.example:7443\"]\n",
+        "# [units.b]\n# geo = \"sg\"\n# dial = true\n# access = [\"wss://b.example.com/ws\"]\n# [[units.b.relays]]\n# name = \"b-1\"\n# addresses = [\"relay-b1.example:7443\"]\n",
     ),
     (
         "services",

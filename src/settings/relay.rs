@@ -34,6 +34,9 @@ pub struct Relay {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub watch_interval: Duration,
+    /// Where clients of users reach the gateways of this unit, such as `["wss://a.example.com/ws"]`, in the order in which they try;
+    /// see `[access]`. Eight at most. Default none.
+    pub access: Vec<String>,
 }
 
 impl Default for Relay {
@@ -46,6 +49,7 @@ impl Default for Relay {
             shards: 0,
             drain_timeout: Duration::from_secs(30),
             watch_interval: Duration::from_secs(5),
+            access: Vec::new(),
         }
     }
 }

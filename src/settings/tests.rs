@@ -349,3 +349,75 @@ fn routes_belong_to_one_geo_and_their_mistakes_are_named() {
         );
     }
 }
+
+#[test]
+fn access_points_and_users_fit_the_rest_and_their_mistakes_are_named() {
+    let folder = Folder::new("access");
+    let rest = "[peer]\ncertificate = \"c\"\nkey = \"k\"\n[peer.trust]\ncn-east = \"x\"\nsg = \"y\"\n\
+                [routing]\ndimensions = [\"uid\"]\n[units.far]\ngeo = \"sg\"\n";
+    let with = |own: &str, b: &str, access: &str| {
+        let text =
+            format!("{BASICS}access = {own}\n[units.b]\ngeo = \"cn-east\"\naccess = {b}\n{rest}[access]\n{access}\n");
+        folder.source(&text)
+    };
+    let right = with("[\"wss://a\"]", "[\"wss://b\", \"wss://b:444\"]", "dimension = \"uid\"");
+    let checked = right.load().unwrap().check(right.base()).unwrap();
+    assert_eq!(checked.warnings, Problems::default(), "units of other Geos need none");
+    let directory = checked.settings.access_directory();
+    let points: Vec<_> = directory.units.values().map(|(_, points)| points.len()).collect();
+    assert_eq!(points, [1, 2, 0], "of a, b and far");
+    let odd = with("[]", "[\"wss://b\"]", "dimension = \"uid\"");
+    let warnings = odd.load().unwrap().check(odd.base()).unwrap().warnings.to_string();
+    assert!(
+        warnings.contains("relay.access: clients of its users are sent to other units"),
+        "{warnings}"
+    );
+
+    let long = format!("[\"{}\"]", "x".repeat(256));
+    let many = format!(
+        "[{}]",
+        (0..9).map(|at| format!("\"w{at}\"")).collect::<Vec<_>>().join(", ")
+    );
+    for (own, b, access, text) in [
+        (
+            "[]",
+            "[]",
+            "dimension = \"room\"",
+            "access.dimension: room is not in routing.dimensions",
+        ),
+        (
+            "[]",
+            "[]",
+            "spread = \"11m\"",
+            "access.spread: clients would be told to wait too long; 10m at most",
+        ),
+        (
+            "[]",
+            "[]",
+            "points_max = 0",
+            "access.points_max: out of range; use 1 to 64",
+        ),
+        (
+            "[]",
+            "[]",
+            "users_max = 0",
+            "access.users_max: nobody could follow a user",
+        ),
+        ("[\"\"]", "[]", "", "relay.access[0]: expected 1 to 255 characters"),
+        ("[\"a b\"]", "[]", "", "relay.access[0]: expected 1 to 255 characters"),
+        ("[]", &long, "", "units.b.access[0]: expected 1 to 255 characters"),
+        (
+            "[]",
+            &many,
+            "",
+            "units.b.access: 9 access points are too many; at most 8",
+        ),
+        ("[]", "[\"w\", \"w\"]", "", "units.b.access[1]: is listed twice"),
+    ] {
+        let problems = folder.problems(&with(own, b, access));
+        assert!(
+            problems.iter().any(|problem| problem.contains(text)),
+            "{text}: {problems:?}"
+        );
+    }
+}

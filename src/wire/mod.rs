@@ -4,6 +4,7 @@
 //! - W1. Every length is checked against a limit before anything is allocated for it.
 //! - W2. A decoder never panics and never loops without consuming input, whatever the bytes are.
 
+pub mod access;
 pub mod attributes;
 pub mod authority;
 pub mod envelope;

@@ -169,6 +169,7 @@ async fn reflection_lists_and_describes_the_api() {
             "grpc.health.v1.Health",
             "grpc.reflection.v1.ServerReflection",
             "grpc.reflection.v1alpha.ServerReflection",
+            "strait.v1.Access",
             "strait.v1.Messages",
             "strait.v1.Routes"
         ]

@@ -305,6 +305,7 @@ fn relay(
             geo: geo(other.0),
             dial: other.1.is_some(),
             relays,
+            access: vec![],
         },
     )]
     .into();

@@ -346,6 +346,7 @@ fn lanes_move_to_the_link_that_takes_the_place_of_theirs() {
             geo: name("geo-b"),
             dial: true,
             relays,
+            access: vec![],
         };
         pair.a.peers.reload(&[(name("b"), unit)].into());
         wait_for(|| pair.at_a.has_lanes() && pair.at_a.lane(LaneKind::Live) != Some(before)).await;

@@ -64,6 +64,7 @@ pub fn units() -> Units {
                 geo: name(geo),
                 dial: true,
                 relays: vec![],
+                access: vec![],
             };
             (name(unit), settings)
         })
