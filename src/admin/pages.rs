@@ -11,9 +11,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::Parts;
+use crate::control::access::{AccessError, Listed, Point};
 use crate::control::tokens::{TokenKeys, unix_now};
 use crate::model::{Key, Name, RouteHints};
-use crate::routing::record::Epoch;
+use crate::routing::record::{Epoch, KeyBytes};
 use crate::routing::token::{Brought, With};
 use crate::telemetry::{Chain, OPENMETRICS};
 
@@ -25,6 +26,7 @@ GET  /metrics                                    series, as Prometheus text or O
 GET  /livez                                      200 while the process runs
 GET  /readyz[?verbose]                           200 if the relay may get work, else 503 and why
 GET  /explain?dimension=D&key=K[&service=S]      which unit owns a key, and why; also method=M, unit=U, token=D;T
+GET  /access?user=KEY                            where the client of a user connects, and where the user is at home
 GET  /status                                     units, links and services, as JSON
 GET  /certificates                               certificates of this relay and its links, as JSON
 POST /drain                                      finish running calls, then end
@@ -142,6 +144,40 @@ pub(super) async fn explain(State(parts): Shared, Query(query): Query<Explain>) 
         explanation.token = Some(outcome.to_owned());
     }
     Json(explanation).into_response()
+}
+
+#[derive(Deserialize)]
+pub(super) struct Of {
+    user: Option<String>,
+}
+
+pub(super) async fn access(State(parts): Shared, Query(query): Query<Of>) -> Response {
+    let Some(user) = query.user else {
+        return bad_request("user is missing, such as /access?user=1001");
+    };
+    let user = match KeyBytes::try_from(user) {
+        Ok(user) => user,
+        Err(error) => return bad_request(&format!("user: {error}")),
+    };
+    match parts.users.list(user).await {
+        Ok(Listed {
+            user,
+            home,
+            epoch,
+            is_moving,
+            points,
+            detail,
+        }) => {
+            let point = |point: &Point| json!({ "unit": point.unit, "address": &*point.address });
+            let points: Vec<_> = points.iter().map(point).collect();
+            Json(json!({
+                "user": user, "home": home, "epoch": epoch, "moving": is_moving, "points": points, "detail": detail,
+            }))
+            .into_response()
+        }
+        Err(error @ AccessError::Off) => (StatusCode::CONFLICT, format!("{error}\n")).into_response(),
+        Err(error) => bad_request(&error.to_string()),
+    }
 }
 
 pub(super) async fn status(State(parts): Shared) -> Json<Map<String, Value>> {

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::guard::{Access, Rules, guard};
 use super::{Desk, Health, RouteDesk, messages, pages, routes};
+use crate::control::access;
 use crate::control::tokens::TokenKeys;
 use crate::model::{Place, RoutePolicy};
 use crate::routing;
@@ -39,6 +40,8 @@ pub struct Parts {
     pub status: Arc<dyn StatusSource>,
     /// Cancelled by `POST /drain`.
     pub drain: CancellationToken,
+    /// Where clients of users connect, for `/access`.
+    pub users: access::Desk,
     /// Who may.
     pub access: Access,
     /// The queue, for `/queue`.
@@ -172,6 +175,7 @@ fn router(address: SocketAddr, parts: Parts) -> Router {
         .route("/livez", get(pages::livez))
         .route("/readyz", get(pages::readyz))
         .route("/explain", get(pages::explain))
+        .route("/access", get(pages::access))
         .route("/status", get(pages::status))
         .route("/certificates", get(pages::certificates))
         .route("/drain", post(pages::drain))

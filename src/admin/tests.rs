@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::control::access;
 use crate::model::{MissingKey, Name, Place, RoutePolicy};
 use crate::routing::{self, RouteTable, Rule};
 use crate::telemetry::{LogHandle, Registry};
@@ -46,11 +47,13 @@ fn start_with(access: Access) -> Fixture {
     };
     let health = Health::new();
     let drain = CancellationToken::new();
+    let routing = routing::Handle::new(RouteTable::build(&settings, &a, [&b]).unwrap());
     let parts = Parts {
         registry: Registry::new().unwrap(),
         health: health.clone(),
         log: LogHandle::detached(),
-        routing: routing::Handle::new(RouteTable::build(&settings, &a, [&b]).unwrap()),
+        users: users(&routing),
+        routing,
         tokens: None,
         place: Place {
             unit: a,
@@ -71,6 +74,25 @@ fn start_with(access: Access) -> Fixture {
     };
     let admin = Admin::start(SocketAddr::from(([127, 0, 0, 1], 0)), parts).unwrap();
     Fixture { admin, health, drain }
+}
+
+/// Users are those of `uid`; unit `b` has an access point.
+fn users(routing: &routing::Handle) -> access::Desk {
+    let geo = Name::new("geo").unwrap();
+    let b = Name::new("b").unwrap();
+    access::Desk::new(access::Parts {
+        unit: Name::new("a").unwrap(),
+        geo: geo.clone(),
+        dimension: Some(Name::new("uid").unwrap()),
+        directory: access::Directory {
+            units: [(b, (geo, vec!["wss://b".into()]))].into(),
+            points_max: 16,
+            ..access::Directory::default()
+        },
+        routing: routing.clone(),
+        claims: None,
+        metrics: access::Metrics::register(&prometheus::Registry::new()).unwrap(),
+    })
 }
 
 impl Fixture {
@@ -127,6 +149,16 @@ fn series_status_and_explanations_can_be_read() {
     assert_eq!(json("/explain?service=im.Echo")["owner"], "a");
     assert_eq!(json("/explain?unit=b")["rule"], "strait-unit");
     assert_eq!(relay.send("GET", "/explain?key=1").0, 400);
+    let listed = json("/access?user=1500");
+    assert_eq!(
+        (&listed["home"], &listed["points"][0]["address"]),
+        (&json!("b"), &json!("wss://b"))
+    );
+    let nowhere = json("/access?user=base64:AA==");
+    assert_eq!((&nowhere["home"], &nowhere["user"]), (&Value::Null, &json!("\u{0}")));
+    for wrong in ["/access", "/access?user=", "/access?user=base64:!"] {
+        assert_eq!(relay.send("GET", wrong).0, 400, "{wrong}");
+    }
     assert_eq!(relay.send("GET", "/nothing").0, 404);
 }
 

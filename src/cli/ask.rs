@@ -270,7 +270,7 @@ pub(super) fn who() -> String {
 }
 
 /// For the query of an address.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let mut escaped = String::new();
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() {

@@ -1,13 +1,11 @@
 //! `strait cert status`: which certificates a running relay and its peers use (O-S2).
 
-use std::fs;
 use std::io::{self, Write};
-use std::path::PathBuf;
-use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{CliError, Output, admin, write_json};
+use super::admin::At;
+use super::{CliError, Output, write_json};
 
 /// What `--help` shows below the options.
 pub(super) const HELP: &str = "Example:\n  strait cert status --admin 127.0.0.1:7402\n\nExit code 2: a link still \
@@ -15,12 +13,8 @@ pub(super) const HELP: &str = "Example:\n  strait cert status --admin 127.0.0.1:
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Admin address of the relay
-    #[arg(long, default_value = "127.0.0.1:7402", value_name = "HOST:PORT")]
-    admin: String,
-    /// File with the secret of `admin.read_token_file`, if the relay asks for it
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    at: At,
 }
 
 /// Asks the relay and writes what it says.
@@ -28,8 +22,7 @@ pub(super) struct Args {
 /// # Errors
 /// The relay cannot be asked; [`CliError::No`] if a link still uses an earlier certificate.
 pub(super) fn run(args: &Args, output: Output, out: &mut impl Write) -> Result<(), CliError> {
-    let token = args.token_file.as_ref().map(fs::read_to_string).transpose()?;
-    let page = ask(&args.admin, token.as_deref().map(str::trim))?;
+    let page = ask(&args.at)?;
     match output {
         Output::Human => print(&page, out)?,
         Output::Json => write_json(out, &page)?,
@@ -41,23 +34,12 @@ pub(super) fn run(args: &Args, output: Output, out: &mut impl Write) -> Result<(
     Ok(())
 }
 
-fn ask(address: &str, token: Option<&str>) -> Result<Value, CliError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let asked = async { tokio::time::timeout(WAIT, admin::get(address, "/certificates", token)).await };
-    let answer = runtime.block_on(asked);
-    let answer = answer.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)));
-    let failed = |source| CliError::Admin {
-        address: address.to_owned(),
-        source,
-    };
-    let (status, body) = answer.map_err(failed)?;
+fn ask(at: &At) -> Result<Value, CliError> {
+    let (status, body) = at.page("/certificates")?;
     if status != 200 {
-        let hint = if status == 401 { "; it wants --token-file" } else { "" };
-        return Err(failed(io::Error::other(format!(
-            "it answers with status {status}{hint}"
-        ))));
+        return Err(at.failed(io::Error::other(format!("it answers with status {status}"))));
     }
-    serde_json::from_str(&body).map_err(|error| failed(io::Error::other(error)))
+    serde_json::from_str(&body).map_err(|error| at.failed(io::Error::other(error)))
 }
 
 fn print(page: &Value, out: &mut impl Write) -> io::Result<()> {
@@ -112,5 +94,3 @@ fn moment(value: &Value, key: &str) -> String {
     let seconds = value.get(key).and_then(Value::as_i64).unwrap_or_default();
     super::cert::moment(seconds)
 }
-
-const WAIT: Duration = Duration::from_secs(5);

@@ -8,6 +8,7 @@
 //! # Not here
 //! What the relay does (`app`).
 
+mod access;
 mod admin;
 mod ask;
 mod call;
@@ -62,6 +63,9 @@ enum Output {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Say where the client of a user connects, by a running relay
+    #[command(after_help = "Example:\n  strait access 1001 --admin 127.0.0.1:7402")]
+    Access(access::Args),
     /// Count every message of a running relay twice, by the books and by the log; exit code 2 if they differ
     #[command(after_help = "Example:\n  strait audit --admin 127.0.0.1:7402")]
     Audit(queue::Audit),
@@ -233,6 +237,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), CliError> {
     match cli.command {
+        Command::Access(args) => access::run(&args, cli.output, out),
         Command::Audit(args) => queue::audit(&args, cli.output, out),
         Command::Call(args) => call::run(&args, cli.output, out),
         Command::Cert(args) => cert::run(&args, cli.output, out),

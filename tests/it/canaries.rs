@@ -80,6 +80,7 @@ async fn start(echo: &Echo, http1: &str) -> Cluster {
         .set("b", "log.format", "human");
     for unit in ["a", "b"] {
         builder = builder
+            .set(unit, "access.dimension", "uid")
             .set(unit, "topics.t.rule", "owner")
             .set(unit, "log.level", "trace")
             .set(unit, "log.access", 1.0)
@@ -153,6 +154,12 @@ async fn grpc_calls(relay: &Relay) {
         .await
         .unwrap_err();
     // The relay's own API is served by other libraries.
+    let users = client.clone().service("strait.v1.Access");
+    let listed = users.unary("List", request(Bytes::from("\n\x0db:canary-user"), &[]));
+    within("call", LIMIT, listed).await.unwrap();
+    let asked = request(Bytes::from("\n\x0f\n\x0db:canary-user"), &[]);
+    let mut attached = users.produce("Attach", asked).await.unwrap().into_inner();
+    within("an update", LIMIT, attached.message()).await.unwrap();
     let own = client.service("grpc.health.v1.Health");
     let asked = request(
         Bytes::from("\n\x11canary-health-ask"),
@@ -310,6 +317,8 @@ async fn nothing_that_is_handed_over_is_shown_anywhere() {
     let mut pages = String::new();
     for relay in [a, b] {
         let asked = "/explain?dimension=uid&key=b:canary-explained&service=im.Echo";
+        assert_eq!(http_get(&relay.admin(), asked).await.unwrap().0, 200);
+        let asked = "/access?user=b:canary-user";
         assert_eq!(http_get(&relay.admin(), asked).await.unwrap().0, 200);
         for page in ["/", "/status", "/readyz?verbose", "/metrics"] {
             pages += &http_get(&relay.admin(), page).await.unwrap().1;

@@ -19,6 +19,7 @@
 )]
 
 mod abuse;
+mod access_list;
 mod api;
 mod canaries;
 mod dashboards;

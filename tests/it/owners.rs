@@ -38,18 +38,23 @@ impl World {
         Self::start_with(Cluster::builder(), &settings).await
     }
 
-    /// The same, with settings of single units.
-    pub async fn start_each(settings: &[(&str, Value)], of: &dyn Fn(&str) -> Option<(&'static str, Value)>) -> Self {
-        let mut builder = Cluster::builder().routes_at("a-1");
-        for unit in UNITS {
-            if let Some((key, value)) = of(unit) {
-                builder = builder.set(unit, key, value);
-            }
-        }
-        Self::start_with(builder, settings).await
+    async fn start_with(builder: ClusterBuilder, settings: &[(&str, Value)]) -> Self {
+        let all = |unit: &str, builder: ClusterBuilder| {
+            let set = |builder: ClusterBuilder, (key, value): &(&str, Value)| builder.set(unit, key, value.clone());
+            settings.iter().fold(builder, set)
+        };
+        Self::start_each(builder, all).await
     }
 
-    async fn start_with(mut builder: ClusterBuilder, settings: &[(&str, Value)]) -> Self {
+    /// The same, with settings that differ from unit to unit.
+    pub async fn start_with_units(settings: impl Fn(&str, ClusterBuilder) -> ClusterBuilder) -> Self {
+        Self::start_each(Cluster::builder().routes_at("a-1"), settings).await
+    }
+
+    async fn start_each(
+        mut builder: ClusterBuilder,
+        settings: impl Fn(&str, ClusterBuilder) -> ClusterBuilder,
+    ) -> Self {
         let mut echoes = BTreeMap::new();
         for unit in UNITS {
             let echo = Echo::start();
@@ -60,9 +65,7 @@ impl World {
                 .set(unit, "routes.dimension", vec![conversations()])
                 .set(unit, "peer.keep_alive", "500ms")
                 .set(unit, "peer.idle_timeout", "3s");
-            for (key, value) in settings {
-                builder = builder.set(unit, key, value.clone());
-            }
+            builder = settings(unit, builder);
             echoes.insert(unit, echo);
         }
         let cluster = builder.start().await;

@@ -103,7 +103,15 @@ async fn reads_of_a_dimension_that_freezes_them_wait_as_writes_do() {
 // where the owner's relays do not know that a method only reads, it is no read: nothing is admitted behind a freeze.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_owner_decides_what_only_reads() {
-    let world = World::start_each(&[], &|unit| (unit == "c").then(reading)).await;
+    let world = World::start_with_units(|unit, builder| {
+        let (key, value) = reading();
+        if unit == "c" {
+            builder.set(unit, key, value)
+        } else {
+            builder
+        }
+    })
+    .await;
     let slow = freeze(&world).await;
     let read = call(&world.client("c"), "Unary", &["cid=1"], "0").await;
     assert_eq!(read.unwrap(), "b");
@@ -135,12 +143,16 @@ async fn a_read_of_a_key_that_nobody_has_is_answered_and_claims_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_method_is_routed_by_the_dimension_it_names() {
     let rule = table("dimension = \"uid\"\nunit = \"a\"\ndefault = true");
-    let settings = [("routing.rules", vec![rule].into())];
-    let route = || {
-        let text = "\"im.Echo\".methods.Unary.dimensions = [\"cid\"]";
-        ("calls.route", table(text))
-    };
-    let world = World::start_each(&settings, &|unit| (unit == "c").then(route)).await;
+    let route = table("\"im.Echo\".methods.Unary.dimensions = [\"cid\"]");
+    let world = World::start_with_units(|unit, builder| {
+        let builder = builder.set(unit, "routing.rules", vec![rule.clone()]);
+        if unit == "c" {
+            builder.set(unit, "calls.route", route.clone())
+        } else {
+            builder
+        }
+    })
+    .await;
     assert_eq!(call(&world.client("b"), "Chat", &["cid=1"], "0").await.unwrap(), "b");
     let keys = ["uid=1", "cid=1"];
     assert_eq!(call(&world.client("c"), "Chat", &keys, "0").await.unwrap(), "a");
