@@ -137,13 +137,8 @@ pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, Al
     let tokens = TokenKeys::open(&settings.routes)?;
     let all_series = all_series(series, &unit)?;
     let routing = routing::Handle::new(table);
-    let keys = keys::Desk::new(keys::Parts {
-        unit: unit.clone(),
-        routing: routing.clone(),
-        claims: routes.as_ref().map(|routes| routes.claims.clone()),
-        ask: routes.as_ref().map(routes::Ways::ask),
-        tokens: tokens.clone().map(|keys| (keys, all_series.tokens.clone())),
-    });
+    let tokens_given = tokens.clone().map(|keys| (keys, all_series.tokens.clone()));
+    let keys = keys_desk(&unit, &routing, routes.as_ref(), tokens_given);
     let access = access_desk(&settings, &unit, &geo, &routing, routes.as_ref(), series)?;
     let shared = Shared {
         queue,
@@ -169,6 +164,22 @@ pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, Al
         data_dir,
     };
     Ok((shared, ends))
+}
+
+/// Answers services that ask who owns keys.
+fn keys_desk(
+    unit: &UnitId,
+    routing: &routing::Handle,
+    routes: Option<&routes::Ways>,
+    tokens: Option<(TokenKeys, TokenSeries)>,
+) -> keys::Desk {
+    keys::Desk::new(keys::Parts {
+        unit: unit.clone(),
+        routing: routing.clone(),
+        claims: routes.map(|routes| routes.claims.clone()),
+        ask: routes.map(routes::Ways::ask),
+        tokens,
+    })
 }
 
 /// Answers gateways.

@@ -115,19 +115,18 @@ mod tests {
             let mut said_home = matches!(history[0], Home::At { is_moving: false, .. });
             for now in &history {
                 let said = say(&told, now);
-                match now {
-                    Home::At { unit, is_moving: false, .. } => {
-                        prop_assert_eq!(said == Say::ReAttach, client != *unit);
-                        if client == *unit {
-                            prop_assert_eq!(said == Say::State, !said_home);
-                        }
-                        client = unit.clone();
-                        said_home = true;
-                        if said != Say::Nothing {
-                            told = Told::at(unit.clone());
-                        }
+                if let Home::At { unit, is_moving: false, .. } = now {
+                    prop_assert_eq!(said == Say::ReAttach, client != *unit);
+                    if client == *unit {
+                        prop_assert_eq!(said == Say::State, !said_home);
                     }
-                    _ => prop_assert_eq!(said, Say::Nothing),
+                    client = unit.clone();
+                    said_home = true;
+                    if said != Say::Nothing {
+                        told = Told::at(unit.clone());
+                    }
+                } else {
+                    prop_assert_eq!(said, Say::Nothing);
                 }
                 prop_assert_eq!(say(&told, now), Say::Nothing, "not twice");
             }

@@ -113,9 +113,8 @@ impl Following {
         }
         drop(table);
         for (at, answer) in asked {
-            let holder = match answer.await {
-                Ok(Outcome::Won(holder) | Outcome::Lost(holder)) => holder,
-                _ => continue,
+            let Ok(Outcome::Won(holder) | Outcome::Lost(holder)) = answer.await else {
+                continue;
             };
             if let Some(user) = self.users.get_mut(at) {
                 user.claim = Some(holder.into());
