@@ -6,7 +6,7 @@ use crate::load::{End, publish};
 use crate::peers::Peer;
 use crate::probe::sequential_read;
 use crate::publish::{consume_all, load};
-use crate::rows::{Effort, Figure, block_on, probed};
+use crate::rows::{Effort, Figure, NOT_MEASURED, block_on, probed};
 use crate::speed::link_speed;
 use crate::stage::{Side, Stage, until_within};
 
@@ -40,11 +40,14 @@ pub fn drain(stage: &Stage, effort: &Effort) -> Figure {
             .push(format!("one plain quinn connection moves {speed:.0} MiB/s one way"));
         if let Some((_, row)) = figure.rows.iter().find(|(name, _)| name == Peer::Strait.name()) {
             let (drained, read) = (row[3].median, row[4].median);
-            let bound = if read.is_finite() { speed.min(read) } else { speed };
-            figure.notes.push(format!(
-                "MiB/s: strait / the lower of link and disk = {:.2}",
-                drained / bound
-            ));
+            let (bound, what) = if read.is_finite() {
+                (speed.min(read), "the lower of link and disk".to_owned())
+            } else {
+                (speed, format!("link (disk: {NOT_MEASURED})"))
+            };
+            figure
+                .notes
+                .push(format!("MiB/s: strait / {what} = {:.2}", drained / bound));
         }
         figure
     })
@@ -76,6 +79,7 @@ fn round(stage: &Stage, peer: Peer, number: usize, count: u64) -> Vec<f64> {
     let (missing, again) = consume_all(&pair, count);
     assert_eq!(missing, 0, "{} lost messages of the backlog", peer.name());
     eprintln!("  drain: {:<12} {per_second:>8.0}/s, {again} came twice", peer.name());
+    // What is no number is told as not measured: some file systems give nothing past the page cache.
     let read = sequential_read(&pair.files(Side::A)).unwrap_or(f64::NAN);
     vec![
         taken,

@@ -81,14 +81,25 @@ impl Figure {
         for (name, values) in &self.rows {
             write!(text, "\n| {name} |").unwrap();
             for value in values {
-                let digits = if value.median >= 100.0 { 0 } else { 2 };
-                write!(text, " {value:.digits$} |").unwrap();
+                write!(text, " {} |", cell(value)).unwrap();
             }
         }
         text.push('\n');
         self.notes.iter().for_each(|note| writeln!(text, "{note}").unwrap());
         text
     }
+}
+
+/// A value of a table. One that is no number was not measured in at least one round, and must not look like a result.
+fn cell(value: &Spread) -> String {
+    if [value.median, value.min, value.max]
+        .iter()
+        .any(|number| number.is_nan())
+    {
+        return NOT_MEASURED.to_owned();
+    }
+    let digits = if value.median >= 100.0 { 0 } else { 2 };
+    format!("{value:.digits$}")
 }
 
 /// Runs a measurement between two looks at the disk, which are noted below the figure.
@@ -121,3 +132,6 @@ pub fn pattern(bytes: usize) -> Bytes {
 pub fn each(cpu: Duration, count: u64) -> f64 {
     cpu.as_secs_f64() * 1e6 / count.max(1) as f64
 }
+
+/// In the place of a figure that could not be taken.
+pub const NOT_MEASURED: &str = "not measured";
