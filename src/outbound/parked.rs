@@ -213,7 +213,11 @@ impl Rpc {
 
     fn route_again(&self, id: CallId, open: &mut Open, now: Instant) -> Option<Looked> {
         let parked = open.parked.as_mut()?;
-        let mut request = open.again.take()?;
+        let Some(mut request) = open.again.take() else {
+            // While it waited, more of its request came than is kept.
+            open.record.on_retry(open.lost, &self.parts.metrics);
+            return Some(Looked::Fail(parked.error.clone()));
+        };
         request.facts.visited.clear();
         let (until, routed) = (
             parked.until,

@@ -229,7 +229,11 @@ impl Rpc {
 
     fn next_attempt(&self, open: &mut Open) -> Option<Result<(UnitId, Box<Request>), Failure>> {
         let failure = open.turn.as_mut()?.failure.take()?;
-        let request = open.again.take()?;
+        let Some(request) = open.again.take() else {
+            // While it waited, more of its request came than is kept.
+            open.record.on_retry(open.lost, &self.parts.metrics);
+            return Some(Err(failure));
+        };
         if !self.allows(open, Some(&request)) {
             open.record.on_retry(RetryOutcome::SwitchedOff, &self.parts.metrics);
             return Some(Err(failure));
@@ -401,9 +405,7 @@ fn adopt(open: &mut Open, failure: &Failure, redirects_max: u8) -> Option<(UnitI
     if open.redirects >= redirects_max {
         return None;
     }
-    let mut request = open
-        .again
-        .take_if(|request| request.body.end && *epoch > request.facts.epoch)?;
+    let mut request = open.again.take_if(|request| *epoch > request.facts.epoch)?;
     open.redirects += 1;
     request.facts.epoch = *epoch;
     open.record.on_routed(owner, *epoch);

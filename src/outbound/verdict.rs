@@ -68,7 +68,8 @@ pub(super) fn decide(failure: &Failure, case: &Case<'_>, dice: f64) -> Result<Ne
     if !ground.is_safe && !request.hints.idempotent {
         return no(RetryOutcome::NotIdempotent);
     }
-    if !request.body.end {
+    // Of what nobody has seen, the rest may follow on another way as it comes.
+    if !ground.is_safe && !request.body.end {
         return no(RetryOutcome::RequestOpen);
     }
     if !case.allowed {
@@ -289,7 +290,7 @@ mod tests {
     // C-T5, C-T7: each reason has its word.
     #[test]
     fn what_keeps_a_call_from_being_tried_again_is_named() {
-        let failure = relay(Reason::LinkLost, Retry::Safe);
+        let failure = relay(Reason::LinkLost, Retry::Ambiguous);
         let verdict = |request, allowed| {
             let now = start();
             let limit = Some(now);

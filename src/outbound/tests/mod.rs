@@ -14,7 +14,7 @@ use crate::calls::{CallPolicies, ShardPolicies};
 use crate::crossing::testing::{Recorder, Service, answer, on_shard, request, wait_for};
 use crate::model::{
     CallId, CancelReason, Code, Ending, Metadata, MetadataBuilder, Name, Part, Place, Reason, ReplyBody, ReplyEvent,
-    Request, RequestEvent, Retry,
+    Request, RequestBody, RequestEvent, Retry,
 };
 use crate::routing::metrics::LookUps;
 use crate::routing::{self, RouteTable};

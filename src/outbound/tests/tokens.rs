@@ -287,6 +287,25 @@ fn a_token_of_a_lost_future_is_waited_for_once() {
     });
 }
 
+// C-T5. Symptom: a call that waited for its route was heard of only at its time limit. Cause: more of its request came than is kept,
+// so that nobody could send it any more, and nobody said so. Fix: it ends with what it waited for.
+#[test]
+fn a_call_that_waits_for_its_route_ends_when_more_of_its_request_comes_than_is_kept() {
+    Calls::run("outgrown", async |calls| {
+        let mut request = call("new", None);
+        request.body.end = false;
+        let caller = calls.fixture.caller.call(1);
+        let id = calls.fixture.rpc.open(Box::new(request), caller).unwrap();
+        let more = RequestBody {
+            chunk: vec![0; 20_000].into(),
+            end: false,
+        };
+        calls.fixture.rpc.on_request(id, RequestEvent::Body(more));
+        assert_eq!(calls.fixture.until_endings(1).await, [(1, "routes_away".to_owned())]);
+        assert_eq!(calls.fixture.rpc.open_calls(), 0);
+    });
+}
+
 // S6, U1, U2: who used a key is told once, when it has another owner, and by a token that holds.
 #[test]
 fn clients_that_want_it_are_told_of_moved_keys() {
