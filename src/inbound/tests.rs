@@ -105,15 +105,32 @@ fn fixture(lease: &str, in_flight_max: Duration) -> Fixture {
 }
 
 impl Fixture {
-    /// A call of a key, which the service has.
+    /// A call of the key that moves, which the service has.
     fn call(&self, limit: Option<Duration>) -> CallId {
+        self.call_of("1", limit)
+    }
+
+    fn call_of(&self, key: &'static str, limit: Option<Duration>) -> CallId {
         let mut request = request("/im.Echo/Say");
         request.hints.keys.push(Key {
             dimension: Bytes::from_static(b"cid"),
-            key: Bytes::from_static(b"1"),
+            key: Bytes::from_static(key.as_bytes()),
         });
         request.deadline = limit.map(|limit| request.received + limit);
         self.rpc.open(Box::new(request), self.caller.call(1)).unwrap()
+    }
+
+    /// A call of a key that turns out to be a stream.
+    fn stream_of(&self, key: &'static str) -> CallId {
+        let id = self.call_of(key, None);
+        let of_service = self.service.opened.borrow().last().unwrap().0;
+        let part = Part {
+            head: Some((200, Metadata::default())),
+            body: ReplyBody(Bytes::from_static(b"one of many")),
+            end: None,
+        };
+        self.service.reply(of_service, ReplyEvent::Part(part));
+        id
     }
 
     fn cancel(&self, id: CallId) {
@@ -226,25 +243,36 @@ fn a_call_that_was_answered_holds_nothing() {
     });
 }
 
-// a stream makes way for a move whether its caller is there or not.
+// a stream makes way for a move whether its caller is there or not; one of another key goes on.
 #[test]
 fn a_stream_whose_caller_has_gone_makes_way() {
     let long = Duration::from_secs(60);
     test_with("infinite", long, async |fixture| {
-        let stays = fixture.call(None);
-        let goes = fixture.call(None);
-        for at in 0..2 {
-            let of_service = fixture.service.opened.borrow()[at].0;
-            let part = Part {
-                head: Some((200, Metadata::default())),
-                body: ReplyBody(Bytes::from_static(b"one of many")),
-                end: None,
-            };
-            fixture.service.reply(of_service, ReplyEvent::Part(part));
+        for key in ["1", "2"] {
+            fixture.stream_of(key);
+            let goes = fixture.stream_of(key);
+            fixture.cancel(goes);
         }
-        fixture.cancel(goes);
         fixture.freeze();
         fixture.reported().await;
-        assert_eq!(fixture.rpc.open_calls(), 0, "{stays:?} made way too");
+        assert_eq!(fixture.caller.endings(), [(1, "moving".to_owned())]);
+        assert_eq!(fixture.rpc.open_calls(), 2, "those of the other key");
+    });
+}
+
+// step 6, R-3.9: a call that is no stream comes to its end, whether its caller is there or not.
+#[test]
+fn a_call_that_is_no_stream_does_not_make_way() {
+    // Streams would have made way by then.
+    let limit = Duration::from_millis(900);
+    test_with("infinite", Duration::from_secs(60), async |fixture| {
+        let began = now();
+        fixture.call(Some(limit));
+        let goes = fixture.call(Some(limit));
+        fixture.cancel(goes);
+        fixture.freeze();
+        let reported = fixture.reported().await;
+        assert!(reported >= began + limit, "{:?}", reported - began);
+        assert_eq!(fixture.caller.endings(), [(1, "deadline_exceeded".to_owned())]);
     });
 }
