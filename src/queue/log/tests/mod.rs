@@ -4,6 +4,7 @@ mod corruption;
 mod crashes;
 mod faults;
 mod real;
+mod threads;
 mod together;
 
 use std::collections::BTreeMap;

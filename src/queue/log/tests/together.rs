@@ -115,6 +115,8 @@ struct Known {
     dice: fastrand::Rng,
     /// All of each line up to this number are acknowledged.
     acked: BTreeMap<LineId, Seq>,
+    /// Where records are that are acknowledged; those that were merged are elsewhere now.
+    records: BTreeSet<Position>,
     last: Position,
     groups: Vec<Group>,
 }
@@ -147,6 +149,7 @@ impl Known {
         let mut known = Self {
             dice: fastrand::Rng::with_seed(seed),
             acked: BTreeMap::new(),
+            records: BTreeSet::new(),
             last: Position::default(),
             groups: Vec::new(),
         };
@@ -207,13 +210,20 @@ impl Known {
     /// The log is open again: what it has counts, told or not. What is missing of a write that a power cut tore nobody was told.
     fn find(&mut self, log: &mut Log<Between>, recovery: &Recovery) {
         let mut found: BTreeMap<LineId, BTreeSet<Seq>> = BTreeMap::new();
+        let mut records = BTreeSet::new();
         log.replay(recovery.replay_from, |record| {
             self.last = self.last.max(record.position);
+            records.insert(record.position);
             for (line, seq) in record.lines {
                 found.entry(line).or_default().insert(seq);
             }
         })
         .unwrap();
+        // What a checkpoint does not cover is there, whoever is done with it: the state is made of it (L8).
+        for position in self.records.range(recovery.replay_from..) {
+            assert!(records.contains(position), "{position:?} is not replayed");
+        }
+        self.records.append(&mut records);
         for (line, seqs) in found {
             let acked = self.acked.get_mut(&line).expect("nothing is invented");
             let highest = *seqs.last().unwrap();
@@ -241,8 +251,10 @@ fn write(writer: &mut Writer<Between>, known: &Mutex<Known>) {
     let (batch, acked) = known.lock().unwrap().batch();
     let positions = writer.append(&batch, false).unwrap();
     let mut known = known.lock().unwrap();
+    assert!(positions[0] > known.last, "a place was given again: {positions:?}");
     known.acked = acked;
     known.last = *positions.last().unwrap();
+    known.records.extend(positions);
 }
 
 impl Other {
@@ -299,6 +311,12 @@ impl Other {
             "{expected} is missing before {end}, of {acked}; {scan:?}"
         );
         let mut known = self.known.lock().unwrap();
+        // What came meanwhile may be there, and is acknowledged by now (L4).
+        let last = scanned.found.last().map_or(0, |(seq, _)| *seq);
+        assert!(
+            last <= known.acked[&line],
+            "{last} was given out before it was acknowledged"
+        );
         known.groups[which].cursor = expected.max(end + 1);
         for (seq, _) in scanned.found {
             if known.roll(20) > 0 {
@@ -348,6 +366,59 @@ impl Left {
         };
         Self { files, powerless }
     }
+
+    /// All that is acknowledged and wanted is there, also if the newest checkpoint is not (L8).
+    fn check(&self, known: &Known) {
+        let mut contents = self.files.contents();
+        let checkpoints = contents.keys().filter(|name| name.starts_with("checkpoint-"));
+        let damaged = checkpoints.max().cloned().map(|newest| {
+            contents.get_mut(&newest).unwrap()[30] ^= 1;
+            MemoryStorage::with(contents)
+        });
+        for files in [Some(self.files.fork()), damaged].into_iter().flatten() {
+            let disk = Between {
+                files,
+                ..Between::default()
+            };
+            let (mut log, recovery) = Log::open(disk, options()).unwrap();
+            self.check_recovery(&recovery);
+            let mut known = known.clone();
+            known.find(&mut log, &recovery);
+            for group in &known.groups {
+                group.check(&mut log, known.acked[&group.line]);
+            }
+        }
+    }
+
+    /// A kill tears nothing, and a power cut only what nobody was told of.
+    fn check_recovery(&self, recovery: &Recovery) {
+        let expected = |damage: &Damage| self.powerless && damage.unfinished;
+        let mut damage = recovery.damage.iter().chain(&recovery.torn);
+        assert!(damage.all(expected), "{recovery:?}");
+        assert!(!recovery.state_lost);
+    }
+}
+
+impl Group {
+    /// Reads all of its line that it is not done with.
+    fn check(&self, log: &mut Log<Between>, acked: Seq) {
+        let mut expected = self.done.next_open(1);
+        while expected <= acked {
+            let scan = Scan {
+                line: self.line,
+                from: expected,
+                messages_max: 1000,
+                bytes_max: 1 << 20,
+            };
+            let scanned = log.scan(scan).unwrap();
+            for (seq, _) in &scanned.found {
+                assert!(*seq <= expected, "{expected} is missing before {seq}, of {acked}");
+                expected = expected.max(self.done.next_open(seq + 1));
+            }
+            let end = scanned.next.map_or(acked, |next| next - 1);
+            assert!(expected > end, "{expected} is missing before {end}, of {acked}");
+        }
+    }
 }
 
 /// Opens what is left. Now and then that process is killed on its way, and another one opens what is left then.
@@ -379,9 +450,7 @@ fn open(left: &mut Left, known: &mut Known) -> (Between, Log<Between>) {
         };
         let (mut log, recovery) = Log::open(disk.clone(), options).unwrap();
         disk.set_turn(None);
-        let expected = |damage: &Damage| left.powerless && damage.unfinished;
-        assert!(recovery.damage.iter().all(expected), "{:?}", recovery.damage);
-        assert!(!recovery.state_lost);
+        left.check_recovery(&recovery);
         if let Some(killed) = killed.lock().unwrap().take() {
             let powerless = left.powerless || killed.powerless;
             *left = Left { powerless, ..killed };
@@ -458,6 +527,7 @@ fn check_lives(seed: u64) -> u64 {
         let more;
         (left, known, more) = live(opened, known);
         left.powerless |= powerless;
+        left.check(&known);
         scans += more;
     }
     scans
