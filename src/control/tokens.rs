@@ -18,7 +18,9 @@ use zeroize::Zeroizing;
 
 use super::Settings;
 use crate::model::{Map, Name};
-use crate::routing::token::{Lifetime, Ring, Secrets, SecretsError};
+use crate::routing::record::{Rev, Target};
+use crate::routing::token::{Grounds, Lifetime, Ring, Secrets, SecretsError, Text};
+use crate::routing::{Decision, Evidence, Found, Routes};
 use crate::telemetry::Chain;
 use crate::telemetry::span::wall_clock;
 
@@ -99,6 +101,24 @@ impl TokenKeys {
         }
     }
 
+    /// The token for whoever brought none that speaks of the key of this decision; `claims` knows who has claimed it. `None`: keys of
+    /// its dimension have no tokens, or nothing is known that one could say.
+    pub fn issue(&self, routes: &Routes, decision: &Decision<'_>, key: &[u8], claims: &impl Evidence) -> Option<Text> {
+        let dimension = decision.dimension?;
+        let claim = claim_of(claims, routes, dimension, key);
+        let grounds = Grounds {
+            routes,
+            decision,
+            key,
+            check: None,
+            claim: claim.as_ref(),
+            now: unix_now(),
+            then: Rev::ZERO,
+            lifetime: self.lifetime(dimension)?,
+        };
+        self.ring().issue(dimension, key, &grounds.token()?)
+    }
+
     fn read_again(&self) {
         let shared = &self.0;
         match read(&shared.path) {
@@ -112,6 +132,15 @@ impl TokenKeys {
             }
             Err(_) => {}
         }
+    }
+}
+
+/// The target of the claim of a key, if it is known.
+pub fn claim_of(claims: &impl Evidence, routes: &Routes, dimension: &Name, key: &[u8]) -> Option<Target> {
+    let hash = routes.hash(dimension.as_str().as_bytes(), key);
+    match claims.claim(dimension, key, hash) {
+        Found::Known(known) => Some(known.target),
+        Found::Nothing | Found::Unasked => None,
     }
 }
 

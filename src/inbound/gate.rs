@@ -23,9 +23,9 @@ use crate::control::shadows::Shadows;
 use crate::control::tokens::{TokenKeys, unix_now};
 use crate::model::{Geo, Place, Reason, RelayError, Request, Retry, RoutePolicy};
 use crate::routing::gate::{Closed, Drain, Gate, Knock, Registered};
-use crate::routing::record::{Epoch, Lease, Rev};
-use crate::routing::token::{self, Brought, Grounds, Occasion, TokenCounts, With};
-use crate::routing::{self, Decision, Evidence, Found, RouteError, RouteTable, Standing, Trail};
+use crate::routing::record::{Epoch, Lease};
+use crate::routing::token::{self, Brought, Occasion, TokenCounts, With};
+use crate::routing::{self, Decision, RouteError, RouteTable, Standing, Trail};
 
 /// What the gate is made of.
 pub struct GateParts {
@@ -166,22 +166,7 @@ impl OwnerGate {
             .keys
             .iter()
             .find(|key| key.dimension == dimension.as_str())?;
-        let hash = routes.hash(&key.dimension, &key.key);
-        let claim = match self.parts.claims.claim(dimension, &key.key, hash) {
-            Found::Known(known) => Some(known.target),
-            Found::Nothing | Found::Unasked => None,
-        };
-        let grounds = Grounds {
-            routes,
-            decision,
-            key: &key.key,
-            check: None,
-            claim: claim.as_ref(),
-            now: unix_now(),
-            then: Rev::ZERO,
-            lifetime: tokens.keys.lifetime(dimension)?,
-        };
-        let text = tokens.keys.ring().issue(dimension, &key.key, &grounds.token()?)?;
+        let text = tokens.keys.issue(routes, decision, &key.key, &self.parts.claims)?;
         tokens.counts.on_issued(Occasion::Redirect);
         Some(token::field(dimension, &text).into())
     }

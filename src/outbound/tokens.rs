@@ -20,15 +20,15 @@ use super::users::Users;
 use super::verdict::Failure;
 use crate::control::claims::Claims;
 use crate::control::clock::boot_time;
-use crate::control::tokens::{TokenKeys, unix_now};
+use crate::control::tokens::{TokenKeys, claim_of, unix_now};
 use crate::control::worker;
 use crate::model::{CallerRef, Key, MetadataBuilder, Name, Part, Request, RouteHints, RoutePolicy};
-use crate::routing::record::{Epoch, Rev, Target};
+use crate::routing::record::{Epoch, Rev};
 use crate::routing::token::{
     AS_OF_AGE_MAX, Brought, Check, CheckOutcome, Grounds, Refused, Ring, Text, TokenCounts, With, field, is_claimed,
     may_have_tokens,
 };
-use crate::routing::{Decision, Evidence, Found, RouteError, RouteTable, Routes, Source, Standing};
+use crate::routing::{Decision, RouteError, RouteTable, Routes, Source, Standing};
 
 /// What route tokens need.
 pub struct TokenParts {
@@ -312,15 +312,6 @@ fn claimed<'d, 't>(
     let dimension = decision.dimension.filter(|dimension| is_claimed(routes, dimension))?;
     let key = hints.keys.iter().find(|key| key.dimension == dimension.as_str())?;
     Some((decision, dimension, &key.key[..]))
-}
-
-/// The target of the claim that decided.
-pub(super) fn claim_of(claims: &impl Evidence, routes: &Routes, dimension: &Name, key: &[u8]) -> Option<Target> {
-    let hash = routes.hash(dimension.as_str().as_bytes(), key);
-    match claims.claim(dimension, key, hash) {
-        Found::Known(known) => Some(known.target),
-        Found::Nothing | Found::Unasked => None,
-    }
 }
 
 fn client_of(caller: &CallerRef) -> Client {

@@ -11,12 +11,9 @@ use bytes::Bytes;
 
 use super::rpc::Rpc;
 use super::strikes::Client;
-use super::tokens::claim_of;
 use crate::control::clock::boot_time;
-use crate::control::tokens::unix_now;
 use crate::model::{ANY_KEY, Caller, Hottest, Key, Map, Name, RouteHints, RoutePush, UnitId};
-use crate::routing::record::Rev;
-use crate::routing::token::{Grounds, Occasion};
+use crate::routing::token::Occasion;
 use crate::routing::{RouteTable, Source, Standing};
 
 /// Clients, and what they use.
@@ -143,18 +140,7 @@ impl Rpc {
         if decision.unit == known || decision.standing != Standing::Open || !is_decided {
             return None;
         }
-        let claim = claim_of(claims, routes, dimension, key);
-        let grounds = Grounds {
-            routes,
-            decision: &decision,
-            key,
-            check: None,
-            claim: claim.as_ref(),
-            now: unix_now(),
-            then: Rev::ZERO,
-            lifetime: tokens.parts.keys.lifetime(dimension)?,
-        };
-        let text = tokens.parts.keys.ring().issue(dimension, key, &grounds.token()?)?;
+        let text = tokens.parts.keys.issue(routes, &decision, key, claims)?;
         tokens.parts.counts.on_issued(Occasion::Push);
         let push = RoutePush {
             key: named,

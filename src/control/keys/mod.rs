@@ -23,10 +23,10 @@ use bytes::Bytes;
 pub use self::watch::{News, Watch};
 use super::claims::Claims;
 use super::operator::{Answer, Command, GiveAsk, KeyRow};
-use super::tokens::{TokenKeys, unix_now};
+use super::tokens::TokenKeys;
 use crate::model::{ANY_KEY, Key, Name, RouteHints, UnitId};
-use crate::routing::record::{Epoch, KeyBytes, Rev, Target};
-use crate::routing::token::{Grounds, Occasion, TokenSeries};
+use crate::routing::record::{Epoch, KeyBytes, Target};
+use crate::routing::token::{Occasion, TokenSeries};
 use crate::routing::{self, Evidence, Found, KeyHash, Known, RouteError, RouteTable, Standing};
 
 /// Asks the route store as operators do.
@@ -203,21 +203,7 @@ impl Desk {
             return None;
         }
         let key = hints.keys.iter().find(|key| key.dimension == dimension.as_str())?;
-        let claim = match evidence.claim(dimension, &key.key, routes.hash(&key.dimension, &key.key)) {
-            Found::Known(known) => Some(known.target),
-            Found::Nothing | Found::Unasked => None,
-        };
-        let grounds = Grounds {
-            routes,
-            decision,
-            key: &key.key,
-            check: None,
-            claim: claim.as_ref(),
-            now: unix_now(),
-            then: Rev::ZERO,
-            lifetime: keys.lifetime(dimension)?,
-        };
-        let text = keys.ring().issue(dimension, &key.key, &grounds.token()?)?;
+        let text = keys.issue(routes, decision, &key.key, evidence)?;
         let counts = series.on_shard();
         counts.on_issued(Occasion::Push);
         counts.flush();
