@@ -25,7 +25,7 @@ use crate::model::{Geo, Place, Reason, RelayError, Request, Retry, RoutePolicy};
 use crate::routing::gate::{Closed, Drain, Gate, Knock, Registered};
 use crate::routing::record::{Epoch, Lease};
 use crate::routing::token::{self, Brought, Occasion, TokenCounts, With};
-use crate::routing::{self, Decision, RouteError, RouteTable, Standing, Trail};
+use crate::routing::{self, Decision, RouteError, RouteTable, Source, Standing, Trail};
 
 /// What the gate is made of.
 pub struct GateParts {
@@ -99,6 +99,9 @@ impl OwnerGate {
         let here = &parts.place.unit;
         let resolved = self.resolve(table, request, policy);
         let (decision, trail) = resolved.map_err(|error| self.without_route(request, policy, error))?;
+        if decision.source == Source::Provisional && decision.unit != here {
+            return Err(unsure());
+        }
         if decision.dimension.is_none() {
             return if decision.unit == here {
                 Ok(None)
@@ -287,6 +290,13 @@ pub(super) fn wrong_unit(place: &Place, decision: &Decision<'_>) -> RelayError {
     let mut error = RelayError::new(Reason::WrongUnit, Retry::Safe, detail);
     error.owner = Some((decision.unit.clone(), decision.epoch));
     error
+}
+
+/// The store is away, and this relay would put the key elsewhere. The caller's relay may know of a claim, so it is not told where
+/// (F2 of `control::provisional`).
+fn unsure() -> RelayError {
+    let detail = "the route store is away, and without it this relay puts the key elsewhere than the caller's does";
+    RelayError::new(Reason::RoutesAway, Retry::Safe, detail).pushed_back(PUSHBACK)
 }
 
 /// When whoever was refused for a moment should come back.

@@ -117,6 +117,15 @@ pub enum RouteError {
         /// Whether the store was asked a moment ago.
         looked_up: bool,
     },
+    /// Nobody is known to have claimed the key, the store is away, and there is no room for one more choice without it.
+    #[error(
+        "no unit is known to have this key of dimension {dimension}, the route store is away, and this relay keeps as many \
+         choices without it as it may (routes.provisional_max); see strait route provisional"
+    )]
+    ProvisionalFull {
+        /// The dimension.
+        dimension: Name,
+    },
     /// What is known of the key speaks of a revision that this relay has not heard of yet.
     #[error("this relay has not heard yet of revision {needs}, of which the call's token or the key's claim speaks")]
     Behind {
@@ -189,9 +198,10 @@ impl From<RouteError> for RelayError {
         let (reason, retry) = match error {
             RouteError::UnknownUnit { .. } => (Reason::UnknownUnit, Retry::Never),
             RouteError::KeyTooLong { .. } | RouteError::NoParent { .. } => (Reason::BadInput, Retry::Never),
-            RouteError::Unclaimed { .. } | RouteError::Behind { .. } | RouteError::NoCopy => {
-                (Reason::RoutesAway, Retry::Safe)
-            }
+            RouteError::Unclaimed { .. }
+            | RouteError::ProvisionalFull { .. }
+            | RouteError::Behind { .. }
+            | RouteError::NoCopy => (Reason::RoutesAway, Retry::Safe),
             // The same table gives the same answer.
             _ => (Reason::NoRoute, Retry::Never),
         };

@@ -19,6 +19,25 @@ pub trait Evidence {
 
     /// What was heard of the key's claim.
     fn claim(&self, dimension: &Name, key: &[u8], hash: KeyHash) -> Found;
+
+    /// Where this relay has put the key while the store is away. Asked only of dimensions with a fallback, and only when nothing
+    /// else says anything: whatever the store has said of a key comes first.
+    fn provisional(&self, hash: KeyHash) -> Provisional {
+        let _ = hash;
+        Provisional::Nothing
+    }
+}
+
+/// Where this relay has put a key while the store is away.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Provisional {
+    /// Here; on disk.
+    Chosen(Known),
+    /// Nowhere, and no room is left to remember where.
+    Full,
+    /// Nowhere yet, or the store is not away.
+    #[default]
+    Nothing,
 }
 
 /// What was heard of a key's claim.
@@ -61,6 +80,8 @@ pub enum Source {
     Token,
     /// A claim that was looked up.
     Claim,
+    /// This relay, while the store is away.
+    Provisional,
 }
 
 /// How evidence stands at a copy.
@@ -91,6 +112,13 @@ pub fn judge(as_of: Epoch, applied: Epoch, newest: Option<Rev>) -> Verdict {
 }
 
 impl Known {
+    /// Whether a choice that was made without the store still counts at a copy: not if the store was restored since, nor if
+    /// something was decided about the key. A copy that is older than the choice, kept over a restart say, does not matter.
+    pub fn counts(&self, applied: Epoch, newest: Option<Rev>) -> bool {
+        matches!(judge(self.as_of, applied, newest), Verdict::Current | Verdict::Ahead(_))
+            && self.as_of.incarnation() == applied.incarnation()
+    }
+
     /// How it stands at a copy. Nothing holds before the copy is where the claim was made.
     pub fn judge(&self, applied: Epoch, newest: Option<Rev>) -> Verdict {
         judge(self.as_of.max(self.base), applied, newest)
@@ -99,13 +127,14 @@ impl Known {
 
 impl Source {
     /// All of them, for registering series.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Explicit,
         Self::MissingKey,
         Self::Rule,
         Self::Override,
         Self::Token,
         Self::Claim,
+        Self::Provisional,
     ];
 
     /// The word used in labels.
@@ -117,6 +146,7 @@ impl Source {
             Self::Override => "override",
             Self::Token => "token",
             Self::Claim => "claim",
+            Self::Provisional => "provisional",
         }
     }
 }
@@ -130,6 +160,11 @@ impl<T: Evidence> Evidence for Option<T> {
     fn claim(&self, dimension: &Name, key: &[u8], hash: KeyHash) -> Found {
         self.as_ref()
             .map_or(Found::Unasked, |evidence| evidence.claim(dimension, key, hash))
+    }
+
+    fn provisional(&self, hash: KeyHash) -> Provisional {
+        self.as_ref()
+            .map_or(Provisional::Nothing, |evidence| evidence.provisional(hash))
     }
 }
 

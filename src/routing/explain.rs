@@ -68,6 +68,7 @@ impl Explanation {
                     RuleRef::MissingKey => "missing_key".to_owned(),
                     RuleRef::Override => "what was decided about the key".to_owned(),
                     RuleRef::Claim => "the key's claim".to_owned(),
+                    RuleRef::Provisional => "provisional: chosen while the route store is away".to_owned(),
                     RuleRef::Rule { index, kind } => format!("{rules}[{index}].{}", kind.as_str()),
                 });
             }

@@ -38,7 +38,7 @@ pub mod token;
 
 pub use copy::{Gap, Mirrored, NodeView, Origin, Routes, SavedError, Through, Trail, Unmovable};
 pub use error::{RouteError, RuleError, RuleProblem};
-pub use evidence::{Evidence, Found, Known, Source, Verdict, judge};
+pub use evidence::{Evidence, Found, Known, Provisional, Source, Verdict, judge};
 pub use explain::{Explanation, Step};
 pub use handle::{Handle, Reader};
 pub use hash::{BUCKETS, bucket};

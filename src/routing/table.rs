@@ -90,6 +90,8 @@ pub enum RuleRef {
     Override,
     /// The key's claim.
     Claim,
+    /// A choice of this relay, while the store is away.
+    Provisional,
 }
 
 /// The ways a rule names keys, in order of precedence.
@@ -457,6 +459,7 @@ impl<'a> From<Resolved<'a>> for Decision<'a> {
         let rule = match (resolved.source, resolved.rule) {
             (Source::Rule, Some((index, kind))) => RuleRef::Rule { index, kind },
             (Source::Token | Source::Claim, _) => RuleRef::Claim,
+            (Source::Provisional, _) => RuleRef::Provisional,
             _ => RuleRef::Override,
         };
         Self {

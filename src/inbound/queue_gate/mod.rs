@@ -33,7 +33,7 @@ use crate::queue::api::{Input, Output, Question, Ticket};
 use crate::queue::{self, Keys, Owner, Ownership};
 use crate::routing::gate::Drain;
 use crate::routing::record::Lease;
-use crate::routing::{self, Decision, RouteError, RouteTable, Routes, Standing};
+use crate::routing::{self, Decision, RouteError, RouteTable, Routes, Source, Standing};
 
 /// What the gate of the queue is made of.
 pub struct QueueGateParts {
@@ -197,6 +197,8 @@ impl Ownership for KeyOwners {
             };
         }
         match (resolved, table.routes()) {
+            // A guess takes no message away from here.
+            (Ok(decision), _) if *decision.unit != self.unit && decision.source == Source::Provisional => Owner::Frozen,
             (Ok(decision), _) if *decision.unit != self.unit => Owner::Other {
                 unit: decision.unit.clone(),
                 epoch: decision.epoch,

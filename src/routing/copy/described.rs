@@ -54,6 +54,21 @@ pub(super) fn evidence(source: Source, known: &Known, verdict: Verdict) -> Strin
     }
 }
 
+/// A choice without the store.
+pub(super) fn provisional(known: &Known, counts: bool) -> String {
+    let what = match &known.target {
+        Target::Unit(unit) => format!("for unit {unit}"),
+        Target::Follow(dimension) => format!("for the owner of the call's key of {dimension}"),
+        Target::Group { dimension, .. } => format!("for a group of {dimension}"),
+    };
+    let standing = if counts {
+        "claimed when the route store is back"
+    } else {
+        "but something was decided about the key since, or the route store was restored"
+    };
+    format!("this relay chose {what} while the route store is away; {standing}")
+}
+
 /// What came of it.
 pub(super) fn end(walk: &Walk, epoch: Epoch) -> String {
     match walk.frozen {

@@ -8,10 +8,10 @@ use super::trail::{Asked, DEPTH_MAX, Hop, Trail};
 use super::{KeyHash, Routes};
 use crate::model::{Name, RouteHints, UnitId};
 use crate::routing::dimension::Match;
-use crate::routing::evidence::{Evidence, Found, Known, Source, Verdict};
+use crate::routing::evidence::{Evidence, Found, Known, Provisional, Source, Verdict};
 use crate::routing::explain::Recorder;
 use crate::routing::key_hash::{Part, part_hash};
-use crate::routing::record::{Epoch, MoveId, Node, Placement, Rev, State, Target};
+use crate::routing::record::{Epoch, Fallback, MoveId, Node, Placement, Rev, State, Target};
 use crate::routing::takeover::rendezvous;
 use crate::routing::{RouteError, RuleKind, Standing, precedence};
 
@@ -146,6 +146,11 @@ impl Routes {
             Placement::Claim(_) => {
                 let (known, source) = self.known(at, newest, brought, record)?;
                 walk.decided_by(source);
+                if source == Source::Provisional {
+                    walk.source = Some(source);
+                    // Whatever the store says of the key is newer, and an owner that is behind may take the call all the same.
+                    walk.rev = EVER;
+                }
                 // A claim of before a restore is older than all revisions of now.
                 if known.base.incarnation() == self.epoch.incarnation() {
                     walk.rev = walk.rev.max(known.base.rev());
@@ -268,13 +273,40 @@ impl Routes {
                 why.to_owned()
             });
         }
-        Err(match needs {
-            Some(needs) => RouteError::Behind { needs },
-            None => RouteError::Unclaimed {
+        if let Some(needs) = needs {
+            return Err(RouteError::Behind { needs });
+        }
+        let known = self.provisional(at, newest, brought, record)?;
+        known
+            .map(|known| (known, Source::Provisional))
+            .ok_or_else(|| RouteError::Unclaimed {
                 dimension: dimension.clone(),
                 looked_up,
-            },
-        })
+            })
+    }
+
+    /// Where this relay has put a key of which nothing is known, while the store is away.
+    fn provisional(
+        &self,
+        at: At<'_, '_>,
+        newest: Option<Rev>,
+        brought: &Brought<'_, impl Evidence>,
+        record: &mut impl Recorder,
+    ) -> Result<Option<Known>, RouteError> {
+        if at.kind.spec.claim_fallback != Fallback::Deterministic {
+            return Ok(None);
+        }
+        match brought.evidence.provisional(at.hash) {
+            Provisional::Chosen(known) => {
+                let counts = known.counts(self.epoch, newest);
+                record.step("provisional", counts, || described::provisional(&known, counts));
+                Ok(counts.then_some(known))
+            }
+            Provisional::Full => Err(RouteError::ProvisionalFull {
+                dimension: at.kind.spec.name.clone(),
+            }),
+            Provisional::Nothing => Ok(None),
+        }
     }
 
     fn follow<'a>(

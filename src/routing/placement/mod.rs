@@ -65,6 +65,18 @@ pub fn place(
     Some(Placed { target, rule: None })
 }
 
+/// Where a new key goes while claims cannot be stored: where a rule names units or a key to follow as ever, else to the unit of
+/// [`fallback`], because who claims is not the same everywhere. `None` if there is no unit.
+pub fn without_store<'a>(
+    rules: &[PlacementRule],
+    new: NewKey<'_>,
+    active: impl IntoIterator<Item = &'a UnitId>,
+    surroundings: &impl Surroundings,
+) -> Option<Target> {
+    let everywhere = fallback(new.dimension, new.key, active)?;
+    place(rules, new, everywhere, surroundings).map(|placed| placed.target)
+}
+
 /// The unit for a new key while claims cannot be stored: every relay whose copy is at the same revision, and so has the same
 /// active units, comes to the same. `None` if there is no unit.
 pub fn fallback<'a>(dimension: &Name, key: &[u8], active: impl IntoIterator<Item = &'a UnitId>) -> Option<&'a UnitId> {

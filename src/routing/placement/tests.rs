@@ -166,6 +166,90 @@ proptest! {
     }
 }
 
+/// Where a key goes without the store, asked by the relay of any unit.
+fn provisional(rules: &[PlacementRule], key: &[u8], active: &[UnitId], around: &Around) -> Option<Target> {
+    let dimension = name("im.conversation");
+    let new = NewKey {
+        dimension: &dimension,
+        key,
+        class: None,
+    };
+    without_store(rules, new, active, around)
+}
+
+// a rule that names units or a key to follow decides as ever; one that means whoever claims does not mean anybody.
+#[test]
+fn without_the_store_rules_that_name_units_decide_as_ever() {
+    let own = PlacementRule {
+        prefix: Some("own:".to_owned()),
+        ..to(&[])
+    };
+    let follow = PlacementRule {
+        follow: Some(name("im.org")),
+        prefix: Some("org:".to_owned()),
+        ..to(&[])
+    };
+    let named = PlacementRule {
+        prefix: Some("n:".to_owned()),
+        ..to(&[("a", 1), ("z", 1)])
+    };
+    let rules = [own, follow, named];
+    let around = Around {
+        away: vec!["z"],
+        keys: vec!["im.org"],
+    };
+    let units = ["a", "b", "c"].map(name);
+    let everywhere = |key: &[u8]| {
+        fallback(&name("im.conversation"), key, &units)
+            .cloned()
+            .map(Target::Unit)
+    };
+    for number in 0..50_u8 {
+        let of = |prefix: &str| format!("{prefix}{number}").into_bytes();
+        let found = |key: &[u8]| provisional(&rules, key, &units, &around);
+        assert_eq!(found(&of("own:")), everywhere(&of("own:")));
+        assert_eq!(found(&of("x")), everywhere(&of("x")));
+        assert_eq!(found(&of("n:")), Some(Target::Unit(name("a"))), "z is away");
+        assert_eq!(found(&of("org:")), Some(Target::Follow(name("im.org"))));
+    }
+    assert_eq!(provisional(&rules, b"n:1", &[], &around), None);
+}
+
+proptest! {
+    // R-I18: the same at all relays that know the same units, whatever the order; a unit that goes away, or is there again,
+    // moves its own keys only.
+    #[test]
+    fn without_the_store_all_relays_choose_alike_and_units_that_go_move_their_own_keys_only(
+        key in prop::collection::vec(any::<u8>(), 0..20), gone in 0..5_usize, turn in 0..5_usize,
+    ) {
+        let mut units = ["a", "b", "c", "d", "e"].map(name).to_vec();
+        let first = provisional(&[], &key, &units, &around()).unwrap();
+        let left = units[gone].clone();
+        units.rotate_left(turn);
+        prop_assert_eq!(provisional(&[], &key, &units, &around()).unwrap(), first.clone());
+        units.retain(|unit| *unit != left);
+        let without = provisional(&[], &key, &units, &around()).unwrap();
+        prop_assert!(without == first || first == Target::Unit(left));
+    }
+}
+
+// each unit has its share, within 5 percent.
+#[test]
+fn without_the_store_each_unit_has_its_share() {
+    let units = ["a", "b", "c", "d"].map(name);
+    let mut counts = std::collections::BTreeMap::new();
+    for number in 0..40_000_u32 {
+        let Some(Target::Unit(unit)) = provisional(&[], number.to_string().as_bytes(), &units, &around()) else {
+            panic!("a unit")
+        };
+        *counts.entry(unit).or_insert(0_u32) += 1;
+    }
+    assert!(
+        counts.len() == 4 && counts.values().all(|count| count.abs_diff(10_000) < 500),
+        "{counts:?}"
+    );
+}
+
 // R-I18 with the same arithmetic: within 5 percent of the weights at 100000 keys.
 #[test]
 fn keys_spread_by_weight() {

@@ -74,7 +74,8 @@ impl Grounds<'_> {
             Source::Token => self.check?.token?.target,
             Source::Claim => TokenTarget::of(self.claim?, self.routes, dimension)?,
             Source::Override => TokenTarget::of(&self.decided()?, self.routes, dimension)?,
-            Source::Explicit | Source::MissingKey | Source::Rule => return None,
+            // Of a provisional choice there is none: it would outlive the claim that it may lose against.
+            Source::Explicit | Source::MissingKey | Source::Rule | Source::Provisional => return None,
         };
         Some(Token {
             target,

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use super::{Presented, Refused, Ring, Token, presented};
 use crate::model::Name;
-use crate::routing::evidence::{Evidence, Found, Known, Verdict};
+use crate::routing::evidence::{Evidence, Found, Known, Provisional, Verdict};
 use crate::routing::record::Epoch;
 use crate::routing::{KeyHash, Routes};
 
@@ -137,6 +137,10 @@ impl<E: Evidence> Evidence for Brought<'_, E> {
 
     fn claim(&self, dimension: &Name, key: &[u8], hash: KeyHash) -> Found {
         self.claims.claim(dimension, key, hash)
+    }
+
+    fn provisional(&self, hash: KeyHash) -> Provisional {
+        self.claims.provisional(hash)
     }
 }
 

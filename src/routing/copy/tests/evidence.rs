@@ -1,7 +1,8 @@
 //! Evidence of every age at copies of every age, against what the history says.
 
 use super::*;
-use crate::routing::evidence::{Found, Known};
+use crate::routing::evidence::{Found, Known, Provisional};
+use crate::routing::record::Fallback;
 use crate::routing::{Source, key_hash};
 
 /// What may happen to the one room of these histories.
@@ -50,11 +51,12 @@ pub(super) fn truth(history: &[Event], at: Rev) -> (&'static str, Rev) {
     }
 }
 
-/// A token and a claim, each as of some revision.
+/// A token, a claim and a choice without the store, each as of some revision.
 #[derive(Default)]
 struct Both {
     token: Option<Known>,
     claim: Found,
+    provisional: Provisional,
 }
 
 impl Evidence for Both {
@@ -66,6 +68,10 @@ impl Evidence for Both {
     fn claim(&self, dimension: &Name, key: &[u8], hash: KeyHash) -> Found {
         assert_eq!(hash, key_hash(42, dimension.as_str().as_bytes(), key));
         self.claim.clone()
+    }
+
+    fn provisional(&self, _: KeyHash) -> Provisional {
+        self.provisional.clone()
     }
 }
 
@@ -125,11 +131,11 @@ fn what_evidence_of_any_age_decides_is_the_truth_at_the_copy() {
             for as_of in (BIRTH.0..=BIRTH.0 + u64::from(LENGTH)).map(Rev) {
                 let with_token = Both {
                     token: Some(token(&history, as_of)),
-                    claim: Found::Unasked,
+                    ..Both::default()
                 };
                 let with_claim = Both {
-                    token: None,
                     claim: Found::Known(claim(as_of)),
+                    ..Both::default()
                 };
                 for evidence in [with_token, with_claim] {
                     match check(&history, &routes, as_of, &evidence) {
@@ -154,7 +160,11 @@ fn one_piece_of_evidence_that_holds_is_enough() {
     let at = routes.rev();
     let (stale, fresh, ahead) = (Rev(2), at, at.next());
     let check = |token: Option<Known>, claim, expected: Result<Source, RouteError>| {
-        let evidence = Both { token, claim };
+        let evidence = Both {
+            token,
+            claim,
+            ..Both::default()
+        };
         let found = routes
             .resolve(&hints(&[key("room", 1)]), &[], &evidence, &mut ())
             .unwrap();
@@ -189,7 +199,7 @@ fn evidence_of_another_incarnation_does_not_count() {
     old.base = Epoch::new(2, Rev(800));
     let evidence = |known: &Known| Both {
         token: Some(known.clone()),
-        claim: Found::Unasked,
+        ..Both::default()
     };
     let found = resolve_with(&routes, &[key("room", 1)], &evidence(&old));
     let unclaimed = RouteError::Unclaimed {
@@ -201,4 +211,84 @@ fn evidence_of_another_incarnation_does_not_count() {
     old.as_of = routes.epoch();
     let found = resolve_with(&routes, &[key("room", 1)], &evidence(&old));
     assert_eq!(found.unwrap(), (name("b"), Epoch::new(3, BIRTH), Standing::Open));
+}
+
+/// The copy of a history whose rooms may go where a relay puts them without the store, or may not.
+fn falling_back(history: &[Event], fallback: bool) -> Routes {
+    let mut book = book();
+    if fallback {
+        book.dimensions[1].claim_fallback = Fallback::Deterministic;
+    }
+    let published = Batch {
+        prev: Rev(1 + u64::try_from(history.len()).unwrap()),
+        rev: Rev(2 + u64::try_from(history.len()).unwrap()),
+        changes: vec![Change {
+            rev: Rev(2 + u64::try_from(history.len()).unwrap()),
+            id: RecordId::Book,
+            record: Some(Record::Book(book)),
+        }],
+    };
+    let copy = replayed(&batches(&steps(history)));
+    copy.apply(&published).unwrap()
+}
+
+// F2 of control::provisional: a choice without the store decides only where it may, and where nothing else says anything; what
+// the store has said since, or of the key itself, comes first.
+#[test]
+fn a_choice_without_the_store_never_beats_what_the_store_has_said() {
+    let chosen = |unit, as_of| {
+        Provisional::Chosen(Known {
+            target: Target::Unit(name(unit)),
+            base: Epoch::default(),
+            as_of: Epoch::new(3, Rev(as_of)),
+        })
+    };
+    let quiet = [Event::SomethingElse];
+    let routes = falling_back(&quiet, true);
+    let fresh = routes.rev().0;
+    let find = |routes: &Routes, evidence: &Both| {
+        let found = routes
+            .resolve(&hints(&[key("room", 1)]), &[], evidence, &mut ())
+            .unwrap();
+        found.map(|found| (found.unit.clone(), found.source, found.epoch.rev()))
+    };
+    let with = |provisional| Both {
+        provisional,
+        ..Both::default()
+    };
+    // Of a copy that is older than the choice too, and with an epoch that everything else is newer than.
+    for as_of in [1, fresh, fresh + 5] {
+        let found = find(&routes, &with(chosen("c", as_of))).unwrap();
+        assert_eq!(found, (name("c"), Source::Provisional, Rev(1)), "{as_of}");
+    }
+    let claimed = Both {
+        claim: Found::Known(claim(Rev(fresh))),
+        ..with(chosen("c", fresh))
+    };
+    assert_eq!(find(&routes, &claimed).unwrap().0, name("b"));
+    let known = Both {
+        token: Some(token(&quiet, BIRTH)),
+        ..with(chosen("c", fresh))
+    };
+    assert_eq!(find(&routes, &known).unwrap().1, Source::Token);
+    let ahead = Both {
+        claim: Found::Known(claim(Rev(fresh + 1))),
+        ..with(chosen("c", fresh))
+    };
+    assert!(matches!(find(&routes, &ahead), Err(RouteError::Behind { .. })));
+    let unclaimed = |found: Result<_, RouteError>| matches!(found, Err(RouteError::Unclaimed { .. }));
+    let of_before = Provisional::Chosen(Known {
+        as_of: Epoch::new(2, Rev(900)),
+        ..claim(BIRTH)
+    });
+    assert!(unclaimed(find(&routes, &with(of_before))), "the store was restored");
+    assert!(unclaimed(find(&falling_back(&quiet, false), &with(chosen("c", fresh)))));
+    let full = find(&routes, &with(Provisional::Full));
+    assert!(matches!(full, Err(RouteError::ProvisionalFull { .. })), "{full:?}");
+
+    let moved = falling_back(&[Event::MoveTo("a")], true);
+    assert_eq!(find(&moved, &with(chosen("c", 9))).unwrap().0, name("a"));
+    let taken_back = falling_back(&[Event::MoveTo("a"), Event::TakeBack], true);
+    assert!(unclaimed(find(&taken_back, &with(chosen("c", 2)))));
+    assert_eq!(find(&taken_back, &with(chosen("c", 3))).unwrap().0, name("c"));
 }
