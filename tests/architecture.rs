@@ -45,7 +45,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("unsafe impl", &["wire/http2"]),
     ("unsafe extern", &["wire/http2"]),
     ("prost::", &["wire/"]),
-    ("redb::", &["control/embedded/"]),
+    ("redb::", &["control/embedded/", "control/provisional/file.rs"]),
     ("axum::", &["admin/", "delivery/http1/tests.rs"]),
     ("hyper::", &["admin/messages.rs", "cli/ask.rs", "delivery/http1/"]),
     ("rustix::", &["control/clock.rs", "queue/log/"]),

@@ -1,15 +1,18 @@
 //! A key that nobody has: until the relay's claim desk has an owner for it, in turns with a write of the store itself.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::json;
-use strait::control::claims::{Claims, Driver};
+use strait::control::claims::{Claims, Driver, DriverParts, FallbackParts, Limits};
 use strait::control::clock::boot_time;
 use strait::control::embedded::Embedded;
 use strait::control::etcd;
+use strait::control::heard::Heard;
+use strait::control::provisional::{self, ProvisionalFile};
 use strait::control::store::Store;
 use strait::model::{ANY_KEY, Key, Name, RouteHints};
 use strait::routing::record::{Book, Commit, OpId, Record, RecordId, Rev};
@@ -60,7 +63,7 @@ pub async fn measure(kept: Kept, effort: &Effort) -> Figure {
         let store = Embedded::open(&path, Arc::new(boot_time), 7).unwrap();
         (Arc::new(store), Bare::File(File::create(directory.path())))
     };
-    let desk = Desk::open(store, tasks).await;
+    let desk = Desk::open(store, directory.path(), tasks).await;
     let mut rounds = [Vec::new(), Vec::new()];
     let mut ratios = Vec::new();
     let mut number = 0;
@@ -95,7 +98,7 @@ pub async fn measure(kept: Kept, effort: &Effort) -> Figure {
 
 impl Desk {
     /// Publishes a dimension of claimed keys, and takes a copy of the routes, as the keeper of a relay does.
-    async fn open(store: Arc<dyn Store>, tasks: TaskTracker) -> Self {
+    async fn open(store: Arc<dyn Store>, folder: &Path, tasks: TaskTracker) -> Self {
         let unit = Name::new("a").unwrap();
         let spec = json!({ "name": "cid", "placement": { "claim": [] } });
         let book = Book {
@@ -116,7 +119,21 @@ impl Desk {
         let routing = routing::Handle::new(table.with_routes(Arc::new(routes)));
         let (claims, wanted) = Claims::new();
         let stop = CancellationToken::new();
-        let driver = Driver::new(store, routing.clone(), unit, (claims.clone(), wanted), KNOWN_MAX);
+        let fallback = FallbackParts {
+            file: ProvisionalFile::open(&folder.join("provisional.redb")).unwrap(),
+            provisional_max: 1,
+            heard: Heard::new(boot_time()),
+            metrics: provisional::Metrics::register(&prometheus::Registry::new()).unwrap(),
+        };
+        let driver = Driver::new(DriverParts {
+            store,
+            routing: routing.clone(),
+            unit,
+            claims: (claims.clone(), wanted),
+            known_max: KNOWN_MAX,
+            limits: Limits::default(),
+            fallback,
+        });
         tasks.spawn(driver.run(stop.clone()));
         Self {
             claims,

@@ -129,7 +129,7 @@ pub(super) async fn explain(State(parts): Shared, Query(query): Query<Explain>) 
         now: unix_now(),
         lost: Epoch::default(),
     });
-    let brought = Brought::new(&(), with);
+    let brought = Brought::new(&parts.claims, with);
     let mut explanation = table.explain(&hints, &policy, &parts.place.unit, &brought);
     if let Some(key) = hints.keys.first().filter(|_| query.token.is_some()) {
         if let Some(dimension) = std::str::from_utf8(&key.dimension)

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::guard::{Access, Rules, guard};
 use super::{Desk, Health, RouteDesk, messages, pages, routes};
 use crate::control::access;
+use crate::control::claims::Claims;
 use crate::control::tokens::TokenKeys;
 use crate::model::{Place, RoutePolicy};
 use crate::routing;
@@ -32,6 +33,8 @@ pub struct Parts {
     pub routing: routing::Handle,
     /// Keys of route tokens for `/explain`, if there are any.
     pub tokens: Option<TokenKeys>,
+    /// What is known of claims, for `/explain`; `None` without a route store.
+    pub claims: Option<Claims>,
     /// This relay.
     pub place: Place,
     /// How calls of methods are routed.

@@ -55,6 +55,7 @@ fn start_with(access: Access) -> Fixture {
         users: users(&routing),
         routing,
         tokens: None,
+        claims: None,
         place: Place {
             unit: a,
             relay: Name::new("a-1").unwrap(),

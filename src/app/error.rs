@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::control::embedded::FileError;
 use crate::control::etcd::AddressError;
+use crate::control::provisional::ProvisionalError;
 use crate::control::tokens::TokenKeysError;
 use crate::peer::ConnectError;
 use crate::peer::credentials::CredentialsError;
@@ -60,6 +61,9 @@ pub enum AppError {
     /// The file of the route store cannot be used.
     #[error("the route store of this relay cannot be used")]
     Routes(#[from] FileError),
+    /// The file of keys that were placed without the route store cannot be used.
+    #[error("what this relay has placed without the route store cannot be used")]
+    Provisional(#[from] ProvisionalError),
     /// The way to the relay that has the routes cannot be prepared.
     #[error("no line can be opened to the relay that has the routes")]
     Line(#[from] ConnectError),

@@ -140,6 +140,7 @@ fn admin_parts(
         log,
         routing: shared.routing.clone(),
         tokens: shared.tokens.clone(),
+        claims: shared.routes.as_ref().map(|routes| routes.claims.clone()),
         place: shared.place.clone(),
         route_policy: shared.route_policies(),
         status: Arc::new(Pages(shared.clone())),

@@ -25,12 +25,14 @@ use super::{AppError, Shared};
 use crate::admin::RouteDesk;
 use crate::control::StoreKind;
 use crate::control::authority::{self, Authority};
-use crate::control::claims::{Claims, Driver, Wanted};
+use crate::control::claims::{self, Claims, Driver, DriverParts, FallbackParts, Wanted};
 use crate::control::clock::boot_time;
 use crate::control::embedded::Embedded;
 use crate::control::etcd::{self, Etcd};
+use crate::control::heard::Heard;
 use crate::control::keeper::GateId;
 use crate::control::operator::{self, Answer, Command, Operator};
+use crate::control::provisional::{Choice, ProvisionalFile};
 use crate::control::remote::Remote;
 use crate::control::shadows::{Shadows, Teller};
 use crate::control::store::Store;
@@ -222,10 +224,15 @@ async fn live(
     up: oneshot::Sender<Result<(), AppError>>,
 ) {
     let tasks = TaskTracker::new();
-    let store = match open(shared, &tasks) {
-        Ok(store) => store,
+    let opened = open(shared, &tasks).and_then(|store| {
+        let provisional = ProvisionalFile::open(&shared.data_dir.join(PROVISIONAL))?;
+        Ok((store, provisional))
+    });
+    let (store, provisional) = match opened {
+        Ok(opened) => opened,
         Err(error) => return drop(up.send(Err(error))),
     };
+    let heard = Heard::new(boot_time());
     let place = &shared.place;
     let relay = RelayId {
         unit: place.unit.clone(),
@@ -253,19 +260,13 @@ async fn live(
         drained: ends.drained,
         saved: shared.data_dir.join(COPY),
         book,
+        heard: heard.clone(),
         metrics: shared.series.routes.clone(),
         in_flight_max: limits.in_flight_max,
         cut_off,
     });
-    let known_max = shared.settings.routes.claims_known_max;
-    let claims = Driver::new(
-        Arc::clone(&store),
-        shared.routing.clone(),
-        place.unit.clone(),
-        ends.claims,
-        known_max,
-    );
-    let operator = operator(shared, Arc::clone(&store), Arc::clone(&ways.configured));
+    let claims = claims_driver(shared, Arc::clone(&store), ends.claims, (provisional, heard));
+    let operator = operator(shared, ways, Arc::clone(&store));
     let _ = ways.operator.0.set(operator);
     if up.send(Ok(())).is_err() {
         return;
@@ -287,6 +288,33 @@ async fn live(
     }
 }
 
+/// Asks the store who has keys, and places new ones while it is away.
+fn claims_driver(
+    shared: &Shared,
+    store: Arc<dyn Store>,
+    claims: (Claims, mpsc::Receiver<Wanted>),
+    (file, heard): ((ProvisionalFile, Vec<Choice>), Heard),
+) -> Driver {
+    let settings = &shared.settings.routes;
+    Driver::new(DriverParts {
+        store,
+        routing: shared.routing.clone(),
+        unit: shared.place.unit.clone(),
+        claims,
+        known_max: settings.claims_known_max,
+        limits: claims::Limits {
+            away_after: settings.claim_fallback_after,
+            ..claims::Limits::default()
+        },
+        fallback: FallbackParts {
+            file,
+            provisional_max: settings.provisional_max,
+            heard,
+            metrics: shared.series.provisional.clone(),
+        },
+    })
+}
+
 /// The gate of the queue.
 fn queue_gate(shared: &Shared, ends: QueueEnds) -> QueueGate {
     QueueGate::new(QueueGateParts {
@@ -301,7 +329,8 @@ fn queue_gate(shared: &Shared, ends: QueueEnds) -> QueueGate {
 }
 
 /// Answers operators.
-fn operator(shared: &Shared, store: Arc<dyn Store>, configured: Arc<ArcSwap<Book>>) -> Operator {
+fn operator(shared: &Shared, ways: &Ways, store: Arc<dyn Store>) -> Operator {
+    let configured = Arc::clone(&ways.configured);
     let settings = &shared.settings;
     let kept = match settings.route_authority() {
         Some(authority) => format!("embedded at {authority}"),
@@ -322,6 +351,7 @@ fn operator(shared: &Shared, store: Arc<dyn Store>, configured: Arc<ArcSwap<Book
         view: Arc::new(view),
         in_flight_max: settings.routes.in_flight_max,
         copy_wait: operator::COPY_WAIT,
+        claims: ways.claims.clone(),
     })
 }
 
@@ -416,6 +446,8 @@ async fn serve_lines(
 const FILE: &str = "routes.redb";
 /// The copy that is kept over a restart, below `relay.data_dir`.
 const COPY: &str = "routes.copy";
+/// Keys that were placed without the store, below `relay.data_dir`.
+const PROVISIONAL: &str = "provisional.redb";
 /// Freezes on their way to a shard, or back.
 const DRAINS_MAX: usize = 4096;
 /// Lines that have not been taken up.

@@ -13,7 +13,7 @@ use super::{AppError, routes};
 use crate::calls::CallPolicies;
 use crate::control::shadows::{self, Shadows};
 use crate::control::tokens::TokenKeys;
-use crate::control::{access, keys, mover, worker};
+use crate::control::{access, keys, mover, provisional, worker};
 use crate::delivery::SharedDirectory;
 use crate::model::{Geo, Place, UnitId};
 use crate::peer::credentials::{Credentials, CredentialsHandle, Own};
@@ -85,6 +85,7 @@ pub(super) struct Series {
     pub(super) peer: peer::Metrics,
     pub(super) routes: worker::Metrics,
     pub(super) moves: mover::Metrics,
+    pub(super) provisional: provisional::Metrics,
     pub(super) lookups: LookUpSeries,
     pub(super) tokens: TokenSeries,
 }
@@ -213,6 +214,7 @@ fn all_series(series: &prometheus::Registry, unit: &UnitId) -> Result<Series, Ap
         peer: peer::Metrics::register(series, unit)?,
         routes: worker::Metrics::register(series)?,
         moves: mover::Metrics::register(series)?,
+        provisional: provisional::Metrics::register(series)?,
         lookups: LookUpSeries::register(series)?,
         tokens: TokenSeries::register(series)?,
     })

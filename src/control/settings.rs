@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model::Name;
-use crate::routing::record::{DimensionSpec, HookSpec, Lease, Placement, PlacementRule};
+use crate::routing::record::{DimensionSpec, Fallback, HookSpec, Lease, Placement, PlacementRule};
 use crate::routing::token::Lifetime;
 
 /// `[routes]`: where routes are kept that change while relays run. Without a store the rules of `[routing]` decide alone,
@@ -31,6 +31,15 @@ pub struct Settings {
     pub parked_max: usize,
     /// Keys whose claims are remembered, about 80 bytes each. Default 1000000.
     pub claims_known_max: usize,
+    /// How long the store must have been silent, with a claim that it did not answer, before `claim_fallback` applies. Shorter than
+    /// an election in etcd (1 s to 3 s), and keys are placed without claims during each. From `100ms` to `1m`; new keys wait 5 s at
+    /// most, and callers try again. Default `3s`.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub claim_fallback_after: Duration,
+    /// Keys that this relay has placed while the store was away and not settled since, conflicts included, about 500 bytes each in
+    /// memory and on disk; more are refused. Default 100000.
+    pub provisional_max: usize,
     /// How the keys of single dimensions are placed and moved. A dimension that is not listed has the defaults.
     pub dimension: Vec<DimensionSettings>,
     /// The etcd cluster.
@@ -73,6 +82,14 @@ pub struct DimensionSettings {
     /// Where new keys go with `claim`: the first of these that fits, else the unit that asks. Default none.
     #[serde(default)]
     pub new_keys: Vec<PlacementRule>,
+    /// With `claim`: what becomes of a new key while the store is away. `deny`: its calls are refused. `deterministic`: it goes where
+    /// `new_keys` names units, else to a unit computed from the key and the units that are active; each relay remembers on disk
+    /// where, and claims the key when the store is back. Two relays with different copies of the routes, or of which one knows of
+    /// a claim that the other has not heard of, may send a key to different units meanwhile: use it for keys whose writes can be
+    /// merged later. Owners still admit writes only as long as `owner_lease` lasts, so it goes best with `infinite`.
+    /// Default `deny`.
+    #[serde(default)]
+    pub claim_fallback: Fallback,
     /// How long a relay that lost the store goes on admitting writes: whole seconds from `7s`, or `infinite`; then nobody takes
     /// the keys over by force. Default `20s`.
     #[serde(default)]
@@ -142,6 +159,7 @@ impl DimensionSettings {
             },
             owner_lease: self.owner_lease,
             freeze_reads: self.freeze_reads,
+            claim_fallback: self.claim_fallback,
             key_bytes_max: self.key_bytes_max,
             hooks: self.hooks.clone(),
             ..DimensionSpec::new(self.name.clone())
@@ -191,6 +209,8 @@ impl Default for Settings {
             in_flight_max: Duration::from_secs(10),
             parked_max: 10_000,
             claims_known_max: 1_000_000,
+            claim_fallback_after: Duration::from_secs(3),
+            provisional_max: 100_000,
             dimension: Vec::new(),
             etcd: EtcdSettings::default(),
             tokens: TokenSettings::default(),

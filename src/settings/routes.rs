@@ -1,12 +1,14 @@
 //! Whether `[routes]` fits together, and with the dimensions and units of the other tables.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use super::{Problems, Settings, path};
 use crate::control::{DimensionSettings, PlacementKind, StoreKind};
 use crate::model::Name;
 use crate::peer::credentials::LineRole;
-use crate::routing::record::{Book, DimensionSpec, HookSpec, RelayId};
+use crate::routing::record::{Book, DimensionSpec, Fallback, HookSpec, RelayId};
 
 impl Settings {
     /// The relay that has the embedded store; `None` with another store, or if it is not written as `unit/relay`.
@@ -68,6 +70,9 @@ impl Settings {
         if routes.in_flight_max.is_zero() {
             add("in_flight_max", "must be longer than zero".to_owned());
         }
+        if !FALLBACK_AFTER.contains(&routes.claim_fallback_after) {
+            add("claim_fallback_after", "must be from 100ms to 1m".to_owned());
+        }
         for (index, dimension) in routes.dimension.iter().enumerate() {
             if !self.routing.dimensions.contains(&dimension.name) {
                 let text = format!(
@@ -79,6 +84,11 @@ impl Settings {
             if dimension.placement == PlacementKind::Rules && !dimension.new_keys.is_empty() {
                 let text = "says where new keys go that are claimed; set placement = \"claim\", or take it out";
                 add(&format!("dimension[{index}].new_keys"), text.to_owned());
+            }
+            if dimension.placement == PlacementKind::Rules && dimension.claim_fallback != Fallback::Deny {
+                let text =
+                    "says what becomes of keys that cannot be claimed; set placement = \"claim\", or take it out";
+                add(&format!("dimension[{index}].claim_fallback"), text.to_owned());
             }
             let timeout = dimension.hooks.as_ref().map(|hooks| hooks.timeout);
             if timeout.is_some_and(|timeout| timeout.is_zero() || timeout > HookSpec::TIMEOUT_MAX) {
@@ -174,3 +184,6 @@ impl Settings {
         }
     }
 }
+
+/// Of `routes.claim_fallback_after`.
+const FALLBACK_AFTER: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);

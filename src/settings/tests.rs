@@ -338,6 +338,14 @@ fn routes_belong_to_one_geo_and_their_mistakes_are_named() {
             "set placement = \"claim\"",
         ),
         (
+            "[[routes.dimension]]\nname = \"uid\"\nclaim_fallback = \"deterministic\"\n".to_owned(),
+            "says what becomes of keys that cannot be claimed; set placement = \"claim\"",
+        ),
+        (
+            "[routes]\nclaim_fallback_after = \"50ms\"\n".to_owned(),
+            "must be from 100ms to 1m",
+        ),
+        (
             "[[routes.dimension]]\nname = \"uid\"\nhooks = { service = \"im.Owners\", timeout = \"2m\" }\n".to_owned(),
             "must be longer than zero, and a minute at most",
         ),

@@ -42,6 +42,7 @@ mod messages;
 mod moves;
 mod operate;
 mod owners;
+mod provisional;
 mod reads;
 mod relays;
 mod reload;

@@ -29,13 +29,13 @@ impl World {
     }
 
     /// The same, with the routes in etcd.
-    async fn start_below(etcd: &Etcd) -> Self {
+    pub async fn start_below(etcd: &Etcd, settings: &[(&str, Value)]) -> Self {
         let endpoints: Vec<_> = etcd.addresses().into_iter().map(Value::from).collect();
-        let settings = [
+        let store = [
             ("routes.store", "etcd".into()),
             ("routes.etcd.endpoints", endpoints.into()),
         ];
-        Self::start_with(Cluster::builder(), &settings).await
+        Self::start_with(Cluster::builder(), &[&store, settings].concat()).await
     }
 
     async fn start_with(builder: ClusterBuilder, settings: &[(&str, Value)]) -> Self {
@@ -108,7 +108,7 @@ impl World {
     }
 }
 
-async fn call(client: Client, key: String) -> Result<String, Status> {
+pub async fn call(client: Client, key: String) -> Result<String, Status> {
     let mut asked = request(Bytes::from_static(b"m"), &[("strait-key", key.as_str())]);
     asked.set_timeout(Duration::from_secs(10));
     let answer = client.unary("Unary", asked).await?;
@@ -203,7 +203,7 @@ async fn new_keys_belong_to_one_unit_whoever_asks() {
 #[tokio::test(flavor = "multi_thread")]
 async fn new_keys_belong_to_one_unit_below_etcd_whoever_is_killed() {
     let mut etcd = Etcd::start().await;
-    let world = World::start_below(&etcd).await;
+    let world = World::start_below(&etcd, &[]).await;
     let mut owners = BTreeMap::new();
     claim_at_once(&world, 0..40, &mut owners).await;
     let killed = etcd.kill_leader().await;

@@ -148,6 +148,7 @@ fn parts(access: Access, desk: Arc<Desk>) -> Parts {
         log: LogHandle::detached(),
         routing: routing::Handle::new(routes),
         tokens: None,
+        claims: None,
         place: Place {
             unit,
             relay: Name::new("a-1").unwrap(),

@@ -37,6 +37,15 @@ fn each_verb_is_one_question() {
     check("route status", &json!({"ask": "status"}));
     check("route book", &json!({"ask": "book"}));
     check("route relays", &json!({"ask": "relays"}));
+    check("route provisional", &json!({"ask": "provisional", "limit": 1000}));
+    check(
+        "route provisional --limit 5",
+        &json!({"ask": "provisional", "limit": 5}),
+    );
+    check(
+        "route dismiss --key im.conversation=cid:1=2",
+        &json!({"ask": "dismiss", "dimension": dimension, "key": key, "who": "ann"}),
+    );
     check("route export", &json!({"ask": "export"}));
     check("route moves", &json!({"ask": "moves", "id": null}));
     check(

@@ -61,6 +61,7 @@ impl Relay {
             log: LogHandle::detached(),
             routing: routing::Handle::new(table),
             tokens: None,
+            claims: None,
             place: Place {
                 unit,
                 relay: Name::new("a-1").unwrap(),

@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use strait::control::claims::Claims;
 use strait::control::embedded::Embedded;
 use strait::control::operator::{COPY_WAIT, Operator, Parts, View};
 use strait::control::store::Store;
@@ -71,6 +72,7 @@ fn start(test: &str) -> (Relay, PathBuf) {
         }),
         in_flight_max: Duration::from_secs(10),
         copy_wait: COPY_WAIT * 10,
+        claims: Claims::new().0,
     });
     (Relay::start(Some(Arc::new(operator))), folder)
 }

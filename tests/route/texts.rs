@@ -83,6 +83,24 @@ fn a_key_is_shown_with_the_way_to_its_owner() {
     );
 }
 
+//
+#[test]
+fn keys_that_were_placed_without_the_store_are_listed_conflicts_first() {
+    let conflict = json!({
+        "dimension": "im.conversation", "key": "cid:1", "chosen": {"unit": "b"}, "at": MOMENT, "claimed": {"unit": "c"},
+        "found_at": MOMENT + 90,
+    });
+    let pending = json!({
+        "dimension": "im.conversation", "key": "cid:2", "chosen": {"follow": "im.org"}, "at": MOMENT + 7, "claimed": null,
+        "found_at": null,
+    });
+    let all = |in_force: bool| json!({"provisional": {"in_force": in_force, "pending": 1_234, "conflicts": 1, "rows": [conflict, pending]}});
+    check("route_provisional", "route provisional", all(true));
+    check("route_provisional_back", "route provisional", all(false));
+    let none = json!({"provisional": {"in_force": false, "pending": 0, "conflicts": 0, "rows": []}});
+    check("route_provisional_none", "route provisional", none);
+}
+
 #[test]
 fn an_export_is_a_table_for_programs() {
     let follows = json!({

@@ -9,6 +9,7 @@
 mod csv;
 mod follow;
 mod import;
+mod provisional;
 mod show;
 mod what;
 
@@ -65,6 +66,15 @@ enum Verb {
         after_help = "Claims are not among it: there may be billions.\n\nExamples:\n  strait route export > routes.csv\n  strait route export --output json > routes.json"
     )]
     Export,
+    /// Forget that a key was placed without the route store, once what two units have of it is merged
+    #[command(after_help = "Example:\n  strait route dismiss --key im.conversation=cid:1:42")]
+    Dismiss {
+        #[command(flatten)]
+        key: OneKey,
+        /// Only say what would be sent to the relay
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Forget a relay that will not come back, so that moves do not wait for it
     #[command(after_help = "Example:\n  strait route forget b/b-1 --stopped")]
     Forget {
@@ -101,6 +111,13 @@ enum Verb {
     Moves {
         /// Only this one
         id: Option<MoveId>,
+    },
+    /// List keys that this relay has placed while the route store was away, and conflicts with claims; exit code 2 if there are some
+    #[command(after_help = provisional::HELP)]
+    Provisional {
+        /// How many at most
+        #[arg(long, default_value_t = 1000, value_name = "N")]
+        limit: usize,
     },
     /// Publish units, dimensions and rules that are new in the configuration of the relay
     #[command(after_help = PUBLISH_HELP)]
@@ -227,6 +244,11 @@ pub(super) fn run(args: &Route, output: Output, out: &mut impl Write) -> Result<
         }
         Verb::Book => session.show(&Command::Book, out),
         Verb::Claim(give) => session.show(&Command::Claim(give.ask()), out),
+        Verb::Dismiss { key, dry_run } => {
+            let (dimension, key) = key.key.clone();
+            let who = who();
+            session.change(&Command::Dismiss { dimension, key, who }, *dry_run, out)
+        }
         Verb::Export => session.export(out),
         Verb::Forget {
             relay,
@@ -257,6 +279,7 @@ pub(super) fn run(args: &Route, output: Output, out: &mut impl Write) -> Result<
             };
             session.show(&command, out)
         }
+        Verb::Provisional { limit } => provisional::run(&session, *limit, out),
         Verb::Relays => session.show(&Command::Relays, out),
         Verb::Set(give) => session.show(&Command::Set(give.ask()), out),
         Verb::Status => session.show(&Command::Status, out),

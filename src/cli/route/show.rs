@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use super::csv::{state, write_nodes};
+use super::provisional;
 use crate::cli::table::{Table, moment, number, time};
 use crate::control::operator::{
     Answer, BookRow, ClaimRow, Given, History, How, KeyRow, MoveRow, NodeRow, Plan, Published, RelayRow, Status, Undone,
@@ -26,6 +27,7 @@ pub(super) fn answer(answer: &Answer, out: &mut impl Write) -> io::Result<()> {
         Answer::Undone(found) => undone(found, out),
         Answer::Given(found) => given(*found, out),
         Answer::Published(found) => published(found, out),
+        Answer::Provisional(found) => provisional::show(found, out),
         Answer::Done => writeln!(out, "done"),
         // An import has a report of its own; errors are told as such.
         _ => Ok(()),
@@ -135,7 +137,7 @@ fn claimed(claim: &ClaimRow) -> String {
     format!("for {} by unit {by}, at revision {}", target(&claim.target), claim.base)
 }
 
-fn target(target: &Target) -> String {
+pub(super) fn target(target: &Target) -> String {
     match target {
         Target::Unit(unit) => format!("unit {unit}"),
         Target::Follow(dimension) => format!("the owner of the call's key of {dimension}"),
@@ -408,7 +410,7 @@ fn lease(lease: Lease) -> String {
     String::from(lease)
 }
 
-fn count(count: usize) -> String {
+pub(super) fn count(count: usize) -> String {
     number(u64::try_from(count).unwrap_or(u64::MAX))
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use super::batches::{Answer, Batch, BatchId, Kind, Line};
+use super::outage::Outage;
 use super::{ClaimKey, Holder, Known, Limits, Outcome};
 use crate::control::store::StoreError;
 use crate::model::Name;
@@ -41,6 +42,7 @@ pub struct Desk {
     lines: [Line; 2],
     /// By the time their patience ends.
     waiting: BTreeSet<(Duration, Waiter, ClaimKey)>,
+    outage: Outage,
     next_batch: u64,
 }
 
@@ -70,6 +72,7 @@ impl Desk {
             flights: HashMap::new(),
             lines: [Line::new(Kind::Claim), Line::new(Kind::LookUp)],
             waiting: BTreeSet::new(),
+            outage: Outage::default(),
             next_batch: 0,
         }
     }
@@ -112,6 +115,11 @@ impl Desk {
 
     /// What the store answered to a batch. It may be late, or come twice.
     pub fn answered(&mut self, id: BatchId, answer: Answer, now: Duration, dice: u64, out: &mut Vec<Output>) {
+        match &answer {
+            Answer::Failed(StoreError::Away(_)) => self.outage.failed(now),
+            // Late, or a refusal: it is there.
+            _ => self.outage.answered(),
+        }
         let batch = self.lines.iter_mut().find_map(|line| {
             let batch = line.finish(id)?;
             match &answer {
@@ -155,6 +163,18 @@ impl Desk {
         let lines = self.lines.iter().filter_map(|line| line.wake_at(&self.limits));
         let patience = self.waiting.first().map(|(until, ..)| *until);
         lines.chain(patience).min()
+    }
+
+    /// Whether the store is away: it does not answer, and has not for [`Limits::away_after`]. `heard`: when anything else of this
+    /// relay heard of it last.
+    pub fn is_away(&self, heard: Duration, now: Duration) -> bool {
+        self.outage.is_on(heard, now, self.limits.away_after)
+    }
+
+    /// Nothing is asked any more about a key (B6); those who wait for it are told that the store is away. What was sent may be done
+    /// all the same.
+    pub fn withdraw(&mut self, key: &ClaimKey, out: &mut Vec<Output>) {
+        self.land(key, out, |_| Outcome::Away);
     }
 
     /// Who has which key, as far as is known: where to look before asking.
@@ -204,6 +224,7 @@ impl Desk {
         let line = self.lines.get_mut(at)?;
         let (id, batch) = line.overdue(now, &self.limits)?;
         line.on_failed(now, &self.limits);
+        self.outage.failed(now);
         Some((id, batch.keys))
     }
 

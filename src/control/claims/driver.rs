@@ -3,84 +3,44 @@
 //! # Invariants
 //! - V1. Where a new key goes is decided by the copy that is in force when it is asked for; the claim names that copy's epoch.
 //! - V2. What shards want and no room is for is dropped: whoever waits asks again.
+//! - V3. Where a key goes without the store is chosen once, and claimed for that unit and no other ([`Fallback`]).
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::fallback::{Fallback, FallbackParts};
+use super::handle::{Claims, Wanted};
 use super::{Answer, Ask, Batch, BatchId, ClaimKey, Desk, Known, Limits, Outcome, Output, Waiter};
 use crate::control::clock::boot_time;
+use crate::control::provisional::Choice;
 use crate::control::store::{Store, StoreError};
-use crate::model::{MissingKey, Name, RouteHints, RoutePolicy, UnitId};
+use crate::model::{Name, RouteHints, RoutePolicy, UnitId};
 use crate::routing::placement::{self, NewKey, Surroundings};
-use crate::routing::record::{Claim, KeyBytes, OpId, Placement, State, Target};
-use crate::routing::{self, Evidence, Found, KeyHash, RouteError, RouteTable, Routes};
+use crate::routing::record::{Claim, DimensionSpec, Fallback as OnAway, KeyBytes, OpId, Placement, PlacementRule};
+use crate::routing::record::{State, Target};
+use crate::routing::{self, KeyHash, RouteError, RouteTable, Routes};
 
-/// What a shard knows of claims, and its way to ask for more. Clones share both.
-#[derive(Clone, Debug)]
-pub struct Claims {
-    known: Arc<OnceLock<Known>>,
-    wanted: mpsc::Sender<Wanted>,
-}
-
-/// What shards want to know.
-#[derive(Debug)]
-pub struct Wanted(Want);
-
-#[derive(Debug)]
-enum Want {
-    /// An owner for the key of a call or message that has none yet; for one that only reads, whether there is one.
-    Owner(RouteHints, RoutePolicy),
-    /// Who has this key, if anybody has it.
-    Holder(ClaimKey, oneshot::Sender<Outcome>),
-}
-
-impl Claims {
-    /// With the end at which [`Driver`] takes what is wanted.
-    pub fn new() -> (Self, mpsc::Receiver<Wanted>) {
-        let (wanted, asked) = mpsc::channel(WANTED_MAX);
-        let known = Arc::default();
-        (Self { known, wanted }, asked)
-    }
-
-    /// Wants an owner for the key of these hints that routes the call; if it only reads, wants to know whether there is one. When
-    /// that is known, the routes are said to have changed; if it takes too long, ask again (V2).
-    pub fn ask(&self, hints: &RouteHints, policy: &RoutePolicy) {
-        let hints = RouteHints {
-            keys: hints.keys.clone(),
-            class: hints.class.clone(),
-            ..RouteHints::default()
-        };
-        let policy = RoutePolicy {
-            missing_key: MissingKey::Reject,
-            ..policy.clone()
-        };
-        let _ = self.wanted.try_send(Wanted(Want::Owner(hints, policy)));
-    }
-
-    /// Asks who has a key and claims nothing. An end without an answer is as [`Outcome::Full`] (V2).
-    pub fn look_up(&self, key: ClaimKey) -> oneshot::Receiver<Outcome> {
-        let (reply, answer) = oneshot::channel();
-        let _ = self.wanted.try_send(Wanted(Want::Holder(key, reply)));
-        answer
-    }
-}
-
-impl Evidence for Claims {
-    fn claim(&self, _: &Name, _: &[u8], hash: KeyHash) -> Found {
-        let Some(known) = self.known.get() else {
-            return Found::Unasked;
-        };
-        match known.get(hash) {
-            Some(holder) => Found::Known(holder.into()),
-            None if known.free.contains(hash, boot_time()) => Found::Nothing,
-            None => Found::Unasked,
-        }
-    }
+/// What the driver is made of.
+pub struct DriverParts {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// The table.
+    pub routing: routing::Handle,
+    /// This unit.
+    pub unit: UnitId,
+    /// What [`Claims::new`] made.
+    pub claims: (Claims, mpsc::Receiver<Wanted>),
+    /// Keys whose claims are remembered.
+    pub known_max: usize,
+    /// Of the desk.
+    pub limits: Limits,
+    /// What happens to new keys while the store is away.
+    pub fallback: FallbackParts,
 }
 
 /// Asks the store for the owners of keys.
@@ -91,46 +51,46 @@ pub struct Driver {
     claims: Claims,
     wanted: mpsc::Receiver<Wanted>,
     known_max: usize,
+    limits: Limits,
     desk: Option<Desk>,
     asked: JoinSet<(BatchId, Answer)>,
     waiters: u64,
+    fallback: Fallback,
     /// Those who look keys up and have no answer yet; the desk bounds them.
     readers: HashMap<Waiter, oneshot::Sender<Outcome>>,
 }
 
 impl Driver {
-    /// For a relay of this unit. Remembers at most `known_max` keys.
-    pub fn new(
-        store: Arc<dyn Store>,
-        routing: routing::Handle,
-        unit: UnitId,
-        (claims, wanted): (Claims, mpsc::Receiver<Wanted>),
-        known_max: usize,
-    ) -> Self {
+    /// With these parts.
+    pub fn new(parts: DriverParts) -> Self {
+        let (claims, wanted) = parts.claims;
         Self {
-            store,
-            routing,
-            unit,
-            claims,
+            store: parts.store,
+            routing: parts.routing,
+            unit: parts.unit,
             wanted,
-            known_max,
+            known_max: parts.known_max,
+            limits: parts.limits,
             desk: None,
             asked: JoinSet::new(),
             waiters: 0,
+            fallback: Fallback::new(parts.fallback, claims.chosen.clone()),
+            claims,
             readers: HashMap::new(),
         }
     }
 
     /// Works until `stop`. Needs a tokio runtime.
     pub async fn run(mut self, stop: CancellationToken) {
+        self.tick();
         loop {
-            let wake = self.desk.as_ref().and_then(Desk::wake_at);
+            let desk = self.desk.as_ref().and_then(Desk::wake_at);
+            let wake = desk.into_iter().chain(self.fallback.wake_at(boot_time())).min();
             let pause = wake.map_or(IDLE, |at| at.saturating_sub(boot_time()));
             tokio::select! {
                 () = stop.cancelled() => return,
                 wanted = self.wanted.recv() => match wanted {
-                    Some(Wanted(Want::Owner(hints, policy))) => self.want(&hints, &policy),
-                    Some(Wanted(Want::Holder(key, reply))) => self.look_up(key, reply),
+                    Some(wanted) => self.on_wanted(wanted),
                     None => return,
                 },
                 Some(answered) = self.asked.join_next() => {
@@ -138,21 +98,56 @@ impl Driver {
                         self.on_answered(id, answer);
                     }
                 }
+                written = self.fallback.written() => self.on_written(written),
                 () = tokio::time::sleep(pause) => {}
             }
             self.tick();
         }
     }
 
-    /// Claims the key that the call waits for, or asks who has it (V1).
+    fn on_wanted(&mut self, wanted: Wanted) {
+        match wanted {
+            Wanted::Owner(hints, policy) => self.want(&hints, &policy),
+            Wanted::Holder(key, reply) => self.look_up(key, reply),
+            Wanted::List(limit, reply) => {
+                // Whoever asked may have gone.
+                let _ = reply.send(self.fallback.list(limit));
+            }
+            Wanted::Dismiss(key, reply) => {
+                let hash = self.routing.table().routes().map(|routes| hash(routes, &key));
+                self.fallback.dismiss(key, hash, reply);
+            }
+        }
+    }
+
+    /// Claims the key that the call waits for (V1), or puts it somewhere if the store is away (V3). For a call that only reads it is
+    /// looked up.
     fn want(&mut self, hints: &RouteHints, policy: &RoutePolicy) {
         let table = self.routing.table();
         let Some(routes) = table.routes() else { return };
-        let Some(ask) = self.ask_for(&table, routes, (hints, policy)) else {
+        let Some(new) = self.unclaimed(&table, routes, (hints, policy)) else {
             return;
         };
-        if let (_, Some(outcome)) = self.ask(routes, ask) {
-            self.tell(&outcome);
+        self.ensure_desk(routes);
+        let key = (new.spec.name.clone(), new.key.clone());
+        if policy.reads {
+            if let (_, Some(outcome)) = self.ask(Ask::Read(key.0, key.1)) {
+                self.wake_if_news(&outcome);
+            }
+            return;
+        }
+        if self.fallback.is_pending(&key) {
+            let choice = self.fallback.ask(&key);
+            return choice.into_iter().for_each(|choice| self.confirm(routes, choice));
+        }
+        if new.spec.claim_fallback == OnAway::Deterministic && self.is_away() && self.fallback.can_choose() {
+            return self.choose(routes, &new, hints);
+        }
+        let Some(claim) = self.claim_for(routes, &new, hints) else {
+            return;
+        };
+        if let (_, Some(outcome)) = self.ask(Ask::Write(claim)) {
+            self.wake_if_news(&outcome);
         }
     }
 
@@ -160,67 +155,129 @@ impl Driver {
     fn look_up(&mut self, (dimension, key): ClaimKey, reply: oneshot::Sender<Outcome>) {
         let table = self.routing.table();
         let Some(routes) = table.routes() else { return };
-        match self.ask(routes, Ask::Read(dimension, key)) {
+        self.ensure_desk(routes);
+        match self.ask(Ask::Read(dimension, key)) {
             // Whoever asked may have left.
             (_, Some(outcome)) => drop(reply.send(outcome)),
             (waiter, None) => drop(self.readers.insert(waiter, reply)),
         }
     }
 
-    fn ask(&mut self, routes: &Routes, ask: Ask) -> (Waiter, Option<Outcome>) {
-        let now = boot_time();
-        let desk = self.desk.get_or_insert_with(|| {
+    /// Asks the desk, which may know the answer.
+    fn ask(&mut self, ask: Ask) -> (Waiter, Option<Outcome>) {
+        let (waiter, now) = (self.next_waiter(), boot_time());
+        let desk = self.desk.as_mut();
+        (waiter, desk.and_then(|desk| desk.ask(ask, waiter, now + PATIENCE, now)))
+    }
+
+    fn wake_if_news(&self, outcome: &Outcome) {
+        if is_news(outcome) {
+            self.routing.wake();
+        }
+    }
+
+    /// The desk; there is one from the first copy on that needs it.
+    fn ensure_desk(&mut self, routes: &Routes) {
+        if self.desk.is_none() {
             let known = self
                 .claims
                 .known
                 .get_or_init(|| Known::new(self.known_max, routes.seed()));
-            Desk::new(Limits::default(), known.clone())
-        });
-        desk.applied(routes.epoch());
-        self.waiters += 1;
-        let waiter = Waiter(self.waiters);
-        (waiter, desk.ask(ask, waiter, now + PATIENCE, now))
+            self.desk = Some(Desk::new(self.limits, known.clone()));
+            self.fallback.install(|key| hash(routes, key));
+        }
+        if let Some(desk) = &mut self.desk {
+            desk.applied(routes.epoch());
+        }
     }
 
-    fn ask_for(
+    /// The key that has no owner.
+    fn unclaimed<'a>(
         &self,
         table: &RouteTable,
-        routes: &Routes,
+        routes: &'a Routes,
         (hints, policy): (&RouteHints, &RoutePolicy),
-    ) -> Option<Ask> {
+    ) -> Option<Unclaimed<'a>> {
         let unclaimed = table.resolve(hints, policy, &self.unit, &self.claims).err()?;
         let RouteError::Unclaimed { dimension, .. } = unclaimed else {
             return None;
         };
         let key = hints.keys.iter().find(|key| key.dimension == dimension.as_str())?;
-        if policy.reads {
-            return Some(Ask::Read(dimension, KeyBytes(key.key.clone())));
+        let spec = routes.dimension(&dimension)?;
+        match &spec.placement {
+            Placement::Claim(rules) => Some(Unclaimed {
+                spec,
+                rules,
+                key: KeyBytes(key.key.clone()),
+            }),
+            Placement::Rules => None,
         }
-        let Placement::Claim(rules) = &routes.dimension(&dimension)?.placement else {
-            return None;
-        };
-        let new = NewKey {
-            dimension: &dimension,
-            key: &key.key,
-            class: hints.class.as_ref(),
-        };
-        let call = Call { routes, hints };
-        let placed = placement::place(rules, new, &self.unit, &call).map(|placed| placed.target);
+    }
+
+    fn claim_for(&self, routes: &Routes, wanted: &Unclaimed<'_>, hints: &RouteHints) -> Option<Claim> {
+        let new = wanted.new_key(hints);
+        let placed = placement::place(wanted.rules, new, &self.unit, &Call { routes, hints });
         // The unit is drained or evacuated, its services still work: their new keys go to the others.
-        let active = routes.units().filter(|(_, state)| **state == State::Active);
-        let others = || placement::fallback(&dimension, &key.key, active.map(|(unit, _)| unit));
-        let Some(target) = placed.or_else(|| others().cloned().map(Target::Unit)) else {
-            tracing::warn!(%dimension, "a new key has no unit to go to: none takes keys");
+        let others = || placement::fallback(new.dimension, new.key, active(routes));
+        let target = placed.map(|placed| placed.target);
+        let Some(target) = target.or_else(|| others().cloned().map(Target::Unit)) else {
+            warn_of_no_unit(new.dimension);
             return None;
         };
-        Some(Ask::Write(Claim {
-            key: KeyBytes(key.key.clone()),
-            dimension,
+        Some(Claim {
+            dimension: new.dimension.clone(),
+            key: wanted.key.clone(),
             target,
             base: routes.epoch(),
             op: OpId(fastrand::u128(..)),
             by: self.unit.clone(),
-        }))
+        })
+    }
+
+    fn is_away(&self) -> bool {
+        let desk = self.desk.as_ref();
+        desk.is_some_and(|desk| desk.is_away(self.fallback.heard(), boot_time()))
+    }
+
+    /// Puts a key where every relay at this revision puts it.
+    fn choose(&mut self, routes: &Routes, wanted: &Unclaimed<'_>, hints: &RouteHints) {
+        let new = wanted.new_key(hints);
+        let target = placement::without_store(wanted.rules, new, active(routes), &Call { routes, hints });
+        let Some(target) = target else {
+            return warn_of_no_unit(new.dimension);
+        };
+        let mut outputs = Vec::new();
+        if let Some(desk) = &mut self.desk {
+            // Before it can be in use: the desk claims it for nobody else (B6).
+            let key = (new.dimension.clone(), wanted.key.clone());
+            desk.withdraw(&key, &mut outputs);
+        }
+        self.act(outputs);
+        let (dimension, key) = (new.dimension.clone(), wanted.key.clone());
+        self.fallback.choose((dimension, key), target, routes.epoch());
+    }
+
+    /// Claims a key for the unit it was put at without the store.
+    fn confirm(&mut self, routes: &Routes, choice: Choice) {
+        let key = choice.claim_key();
+        if !is_claimable(routes, &choice) {
+            return self.fallback.settle(&key, &Outcome::Away, hash(routes, &key));
+        }
+        let claim = Claim {
+            dimension: choice.dimension,
+            key: choice.key,
+            target: choice.target,
+            base: routes.epoch(),
+            op: choice.op,
+            by: self.unit.clone(),
+        };
+        match self.ask(Ask::Write(claim)) {
+            (_, Some(outcome)) => {
+                self.fallback.settle(&key, &outcome, hash(routes, &key));
+                self.routing.wake();
+            }
+            (waiter, None) => self.fallback.asked(waiter, key),
+        }
     }
 
     fn on_answered(&mut self, id: BatchId, answer: Answer) {
@@ -231,15 +288,37 @@ impl Driver {
         self.act(outputs);
     }
 
+    fn on_written(&mut self, is_done: bool) {
+        if let Some(routes) = self.routing.table().routes() {
+            self.fallback.on_written(is_done, |key| hash(routes, key));
+            self.routing.wake();
+        }
+    }
+
     fn tick(&mut self) {
-        let mut outputs = Vec::new();
-        if let Some(desk) = &mut self.desk {
-            if let Some(routes) = self.routing.table().routes() {
+        let table = self.routing.table();
+        if let Some(routes) = table.routes() {
+            if self.fallback.is_busy() {
+                self.ensure_desk(routes);
+            }
+            if let Some(desk) = &mut self.desk {
                 desk.applied(routes.epoch());
             }
+        }
+        let mut outputs = Vec::new();
+        if let Some(desk) = &mut self.desk {
             desk.tick(boot_time(), &mut outputs);
         }
         self.act(outputs);
+        if let (Some(routes), true) = (table.routes(), self.desk.is_some()) {
+            for choice in self.fallback.due(boot_time()) {
+                self.confirm(routes, choice);
+            }
+        }
+        // Last: what became of choices is written and counted by it, and nothing may come for a minute.
+        if self.fallback.tick(self.is_away()) {
+            self.routing.wake();
+        }
     }
 
     fn act(&mut self, outputs: Vec<Output>) {
@@ -254,9 +333,14 @@ impl Driver {
                     if let Outcome::Denied(why) = &outcome {
                         tracing::warn!(%why, "the route store refused a claim");
                     }
-                    match self.readers.remove(&waiter) {
-                        Some(reply) => drop(reply.send(outcome)),
-                        None => told |= is_news(&outcome),
+                    if let Some(reply) = self.readers.remove(&waiter) {
+                        drop(reply.send(outcome));
+                        continue;
+                    }
+                    told |= is_news(&outcome);
+                    let key = self.fallback.told(waiter);
+                    if let (Some(key), Some(routes)) = (key, self.routing.table().routes()) {
+                        self.fallback.settle(&key, &outcome, hash(routes, &key));
                     }
                 }
             }
@@ -266,9 +350,25 @@ impl Driver {
         }
     }
 
-    fn tell(&self, outcome: &Outcome) {
-        if is_news(outcome) {
-            self.routing.wake();
+    fn next_waiter(&mut self) -> Waiter {
+        self.waiters += 1;
+        Waiter(self.waiters)
+    }
+}
+
+/// A key that has no owner, and what says where such keys go.
+struct Unclaimed<'a> {
+    spec: &'a DimensionSpec,
+    rules: &'a [PlacementRule],
+    key: KeyBytes,
+}
+
+impl Unclaimed<'_> {
+    fn new_key<'a>(&'a self, hints: &'a RouteHints) -> NewKey<'a> {
+        NewKey {
+            dimension: &self.spec.name,
+            key: &self.key.0,
+            class: hints.class.as_ref(),
         }
     }
 }
@@ -303,8 +403,30 @@ async fn ask(store: &dyn Store, batch: Batch) -> Answer {
     answer.unwrap_or_else(|error: StoreError| Answer::Failed(error))
 }
 
-/// Calls that want an owner for their key and have not been looked at yet.
-const WANTED_MAX: usize = 10_000;
+/// Units that take new keys.
+fn active(routes: &Routes) -> impl Iterator<Item = &UnitId> {
+    let active = routes.units().filter(|(_, state)| **state == State::Active);
+    active.map(|(unit, _)| unit)
+}
+
+/// Whether the store would take the claim: one that was restored may not know dimension or unit, and refuses the whole batch.
+fn is_claimable(routes: &Routes, choice: &Choice) -> bool {
+    let is_known = |dimension| routes.dimension(dimension).is_some();
+    let target = match &choice.target {
+        Target::Unit(unit) => routes.book().units.contains(unit),
+        Target::Follow(dimension) | Target::Group { dimension, .. } => is_known(dimension),
+    };
+    target && is_known(&choice.dimension)
+}
+
+fn warn_of_no_unit(dimension: &Name) {
+    tracing::warn!(%dimension, "a new key has no unit to go to: none takes keys");
+}
+
+fn hash(routes: &Routes, (dimension, key): &ClaimKey) -> KeyHash {
+    routes.hash(dimension.as_str().as_bytes(), &key.0)
+}
+
 /// How long a key is asked for; calls that still wait ask again.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// While there is nothing to do.

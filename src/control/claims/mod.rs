@@ -13,21 +13,28 @@
 //! - B4. A claim is sent again with the operation number it had, so a lost answer is no lost race.
 //! - B5. Callers that wait, keys that are known, and keys that are known to be free are bounded, and nobody waits past the time
 //!   they said.
+//! - B6. A key that went somewhere without the store is not claimed for anybody else by this desk: what was asked for is
+//!   [withdrawn](Desk::withdraw) first.
 //!
 //! # Not here
-//! Where a new key should go (`routing::placement`), and what to do while the store is away (the dimension's fallback).
+//! Where a new key should go (`routing::placement`), and what is kept of keys that went somewhere without the store (`provisional`).
 
 mod batches;
 mod desk;
 mod driver;
+mod fallback;
 mod free;
+mod handle;
 mod known;
+mod outage;
 #[cfg(test)]
 mod tests;
 
 pub use batches::{Answer, Batch, BatchId};
 pub use desk::{Ask, Desk, Output, Waiter};
-pub use driver::{Claims, Driver, Wanted};
+pub use driver::{Driver, DriverParts};
+pub use fallback::FallbackParts;
+pub use handle::{Claims, Listed, Wanted};
 pub use known::{Holder, Known};
 
 use std::time::Duration;
@@ -55,6 +62,8 @@ pub struct Limits {
     pub answer_within: Duration,
     /// Pause after the first failure of the store; doubled by each further one, up to 32 times as long. Default 50 ms.
     pub pause: Duration,
+    /// How long the store must have said nothing before it counts as away. Default 3 s.
+    pub away_after: Duration,
 }
 
 impl Default for Limits {
@@ -67,6 +76,7 @@ impl Default for Limits {
             free_for: Duration::from_secs(1),
             answer_within: Duration::from_secs(1),
             pause: Duration::from_millis(50),
+            away_after: Duration::from_secs(3),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{UnitPlan, UnitRow};
+use crate::control::provisional::Choice;
 use crate::control::store::RelayStanding;
 use crate::model::{Name, ServiceName, UnitId};
 use crate::routing::Explanation;
@@ -46,6 +47,8 @@ pub enum Answer {
     Imported(Imported),
     /// What is published, or would be.
     Published(Published),
+    /// Keys that this relay has put somewhere while the store was away.
+    Provisional(ProvisionalRows),
     /// It is done.
     Done,
     /// No, and why.
@@ -79,6 +82,36 @@ pub struct Status {
     pub moves: Vec<MoveId>,
     /// Keys, buckets, rules and units that are being moved.
     pub under_way: usize,
+}
+
+/// Keys that a relay has put somewhere while the store was away.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct ProvisionalRows {
+    /// Whether the store is away, so that calls go by them.
+    pub in_force: bool,
+    /// Keys that are claimed when the store is back.
+    pub pending: usize,
+    /// Keys that belong to another unit by a claim that was first.
+    pub conflicts: usize,
+    /// Some of them, conflicts first.
+    pub rows: Vec<ProvisionalRow>,
+}
+
+/// A key that a relay has put somewhere while the store was away.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct ProvisionalRow {
+    /// Kind of key.
+    pub dimension: Name,
+    /// The key.
+    pub key: KeyBytes,
+    /// Where it went.
+    pub chosen: Target,
+    /// When, in seconds since 1970.
+    pub at: u64,
+    /// Who has it by a claim that was first; `None` while it is not settled.
+    pub claimed: Option<Target>,
+    /// When that was found, in seconds since 1970.
+    pub found_at: Option<u64>,
 }
 
 /// Whether a relay admits writes of a dimension.
@@ -340,6 +373,20 @@ impl NodeRow {
             rev,
             previous: node.previous,
             reason: node.reason,
+        }
+    }
+}
+
+impl From<Choice> for ProvisionalRow {
+    fn from(choice: Choice) -> Self {
+        let (claimed, found_at) = choice.conflict.map(|conflict| (conflict.target, conflict.at)).unzip();
+        Self {
+            dimension: choice.dimension,
+            key: choice.key,
+            chosen: choice.target,
+            at: choice.at,
+            claimed,
+            found_at,
         }
     }
 }

@@ -13,6 +13,21 @@ use crate::routing::record::{KeyBytes, MoveId, MoveOptions, NodeId, RelayId};
 pub enum Command {
     /// How this relay stands with its route store; answered without the store.
     Status,
+    /// Keys that this relay has put somewhere while the store was away, conflicts first; answered without the store.
+    Provisional {
+        /// How many at most; 1000 and more are as many.
+        limit: usize,
+    },
+    /// An operator has merged what two units have of a key: the conflict is forgotten.
+    Dismiss {
+        /// Kind of key.
+        dimension: Name,
+        /// The key.
+        key: KeyBytes,
+        /// Who asks, for the audit log.
+        #[serde(default)]
+        who: String,
+    },
     /// Who owns a key, as the store has it now, and what was decided about it.
     Get {
         /// Kind of key.
@@ -263,6 +278,7 @@ impl Command {
     pub fn changes(&self) -> bool {
         match self {
             Self::Status
+            | Self::Provisional { .. }
             | Self::Get { .. }
             | Self::History { .. }
             | Self::Export
@@ -279,7 +295,7 @@ impl Command {
             | Self::Set(GiveAsk { dry_run, .. })
             | Self::Import { dry_run, .. }
             | Self::Publish { dry_run, .. } => !dry_run,
-            Self::Abort { .. } | Self::Forget { .. } => true,
+            Self::Abort { .. } | Self::Dismiss { .. } | Self::Forget { .. } => true,
         }
     }
 
@@ -287,6 +303,8 @@ impl Command {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Status => "status",
+            Self::Provisional { .. } => "provisional",
+            Self::Dismiss { .. } => "dismiss",
             Self::Get { .. } => "get",
             Self::History { .. } => "history",
             Self::Export => "export",
@@ -319,6 +337,7 @@ impl Command {
             | Self::Claim(GiveAsk { who, .. })
             | Self::Set(GiveAsk { who, .. })
             | Self::Abort { who, .. }
+            | Self::Dismiss { who, .. }
             | Self::Import { who, .. }
             | Self::Forget { who, .. }
             | Self::Publish { who, .. } => who,
@@ -340,6 +359,7 @@ impl Command {
             }
             Self::Return(ask) => format!("unit {}", ask.unit),
             Self::Claim(ask) | Self::Set(ask) => format!("a key of {} for unit {}", ask.dimension, ask.unit),
+            Self::Dismiss { dimension, .. } => format!("a key of {dimension}"),
             Self::Import { rows, .. } => format!("{} keys", rows.len()),
             Self::Forget { relay, .. } => relay.to_string(),
             _ => String::new(),

@@ -15,6 +15,7 @@ mod ask;
 mod give;
 mod looked;
 mod moves;
+mod provisional;
 mod publish;
 #[cfg(test)]
 mod tests;
@@ -27,11 +28,12 @@ use std::time::Duration;
 
 pub use answers::{
     Answer, BookRow, ClaimRow, Conflict, Given, History, How, Imported, KeyRow, LeaseRow, MoveRow, NodeRow, Plan,
-    PlannedNode, Published, Refusal, RelayRow, Status, Undone,
+    PlannedNode, ProvisionalRow, ProvisionalRows, Published, Refusal, RelayRow, Status, Undone,
 };
 pub use ask::{Command, DrainAsk, EvacuateAsk, GiveAsk, IMPORT_MAX, ImportRow, MoveAsk, ReturnAsk, Undo, Which};
 pub use unit_answers::{Fence, Fenced, ShareRow, UnitAct, UnitPlan, UnitRow};
 
+use super::claims::Claims;
 use super::store::{Store, StoreError};
 use crate::model::{Name, Place};
 use crate::routing;
@@ -58,6 +60,8 @@ pub struct Parts {
     pub in_flight_max: Duration,
     /// Longest wait for this relay's copy to be as new as the store, such as [`COPY_WAIT`].
     pub copy_wait: Duration,
+    /// What this relay has put somewhere without the store.
+    pub claims: Claims,
 }
 
 /// How a relay stands with its route store.
@@ -129,6 +133,8 @@ impl Operator {
     pub async fn answer(&self, command: Command, now: u64, dice: u128) -> Result<Answer, OperatorError> {
         match command {
             Command::Status => Ok(Answer::Status(self.status())),
+            Command::Provisional { limit } => Ok(self.provisional(limit).await),
+            Command::Dismiss { dimension, key, .. } => self.dismiss((dimension, key)).await,
             Command::Get { dimension, key } => self.get(dimension, key).await,
             Command::History { dimension, key, limit } => self.history(dimension, key, limit).await,
             Command::Export => self.export().await,

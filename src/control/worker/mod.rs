@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::metrics::Metrics;
 use self::saved::SavedCopy;
 use super::clock::boot_time;
+use super::heard::Heard;
 use super::keeper::{self, GateId, Keeper, Wish};
 use super::store::{Feed, Opened, Store, StoreError};
 use crate::routing::gate::Drain;
@@ -51,6 +52,8 @@ pub struct Parts {
     pub saved: PathBuf,
     /// Published if the store is new.
     pub book: Book,
+    /// Where it is noted when the store was heard of.
+    pub heard: Heard,
     /// Series.
     pub metrics: Metrics,
     /// Longest time a call may run.
@@ -73,6 +76,7 @@ pub struct Worker {
     asked: JoinSet<Answered>,
     saved: SavedCopy,
     book: Book,
+    heard: Heard,
     metrics: Metrics,
     cut_off: CancellationToken,
     away: bool,
@@ -109,6 +113,7 @@ impl Worker {
             asked: JoinSet::new(),
             saved,
             book: parts.book,
+            heard: parts.heard,
             metrics: parts.metrics,
             cut_off: parts.cut_off,
             away: false,
@@ -276,6 +281,7 @@ impl Worker {
     }
 
     fn heard(&mut self) {
+        self.heard.note(boot_time());
         if std::mem::replace(&mut self.away, false) {
             tracing::info!("the route store answers");
         }

@@ -315,3 +315,67 @@ fn nobody_has_them(office: &mut Office) {
     };
     office.answered(id, Answer::Found(vec![None; keys.len()]));
 }
+
+// B6, R-3.12: a key that went elsewhere without the store is claimed for nobody else, and whoever waits is told.
+#[test]
+fn what_is_withdrawn_is_not_asked_for_again() {
+    let mut office = Office::new(Limits::default());
+    office.write(1, "k", 1);
+    let (id, _) = office.sent();
+    office.answered(id, Answer::Failed(StoreError::Away("test".to_owned())));
+    let key = (name("im.conversation"), "k".into());
+    office.desk.withdraw(&key, &mut office.out);
+    assert_eq!(told(office.out.remove(0)), (1, Outcome::Away));
+    assert_eq!(office.after(1000), []);
+    // It may be claimed for where it went.
+    office.write(2, "k", 2);
+    let (id, batch) = office.sent();
+    assert_eq!(batch, Batch::Claim(vec![claim("k", 2)]));
+    // What was sent before may have been done all the same; then that is who has it.
+    let said = office.answered(id, Answer::Claimed(vec![claim("k", 1)]));
+    assert_eq!(said, [(2, lost("k", 1))]);
+}
+
+// away is a store that does not answer for as long as was said, be it that it refuses connections or hangs; not one that
+// says no.
+#[test]
+fn the_store_is_away_when_it_has_not_answered_for_long_enough() {
+    let away = || Answer::Failed(StoreError::Away("test".to_owned()));
+    for hangs in [false, true] {
+        let mut office = Office::new(Limits {
+            away_after: ms(3000),
+            ..Limits::default()
+        });
+        let start = office.now;
+        let mut waiter = 0;
+        let mut sent: Vec<BatchId> = Vec::new();
+        while office.now < start + ms(4500) {
+            waiter += 1;
+            office.write(waiter, "k", 1);
+            let is_away = office.desk.is_away(office.now, office.now);
+            let silent = office.now.saturating_sub(start);
+            // Whoever hangs is noticed a second later.
+            let noticed = ms(if hangs { 1000 } else { 0 });
+            assert!(!is_away || silent >= ms(3000) + noticed, "{silent:?}");
+            assert!(is_away || silent <= ms(3100) + noticed, "{silent:?}");
+            for output in office.after(10) {
+                if let Output::Send(id, _) = output {
+                    sent.push(id);
+                }
+            }
+            if !hangs {
+                for id in sent.drain(..) {
+                    office.desk.answered(id, away(), office.now, 0, &mut office.out);
+                }
+                office.out.clear();
+            }
+        }
+        // Silent for longer by what the feed says.
+        assert!(office.desk.is_away(start, office.now));
+        let denied = Answer::Failed(StoreError::Denied("test".to_owned()));
+        office
+            .desk
+            .answered(BatchId(9999), denied, office.now, 0, &mut office.out);
+        assert!(!office.desk.is_away(start, office.now), "it says no, so it is there");
+    }
+}

@@ -173,6 +173,7 @@ async fn a_copy_that_is_behind_is_waited_for_and_then_told() {
         view: Arc::clone(&relay.operator.0.view),
         in_flight_max: Duration::ZERO,
         copy_wait: Duration::ZERO,
+        claims: Claims::new().0,
     });
     let nothing = operator.caught_up(Epoch(1 << 40)).await.err().unwrap();
     assert!(matches!(nothing, OperatorError::Away(_)), "{nothing}");

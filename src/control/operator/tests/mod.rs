@@ -76,6 +76,7 @@ impl Relay {
             }),
             in_flight_max: Duration::from_secs(10),
             copy_wait: COPY_WAIT * 10,
+            claims: Claims::new().0,
         });
         let tasks = TaskTracker::new();
         tasks.spawn(feed(Arc::clone(&store), routing.clone()));
