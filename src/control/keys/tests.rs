@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::routing::Settings;
-use crate::routing::record::Snapshot;
+use crate::routing::record::{Rev, Snapshot};
 
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()
