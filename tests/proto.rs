@@ -208,20 +208,29 @@ fn routes_of_the_document_are_those_of_the_code() {
     );
 }
 
-#[test]
-fn the_access_list_of_the_document_is_that_of_the_code() {
-    let points = vec![AccessPoint {
-        unit: "p".into(),
-        address: "q".into(),
-    }];
+/// How it stands with a user, and as it is shown.
+fn listed() -> (UserAccess, &'static str) {
     let listed = UserAccess {
         user: "k".into(),
         home: "h".into(),
         epoch: 1,
         moving: true,
-        points: points.clone(),
+        points: vec![point()],
         detail: "w".into(),
     };
+    (listed, "b\"k\":h:1:Bool(true):p:q:w")
+}
+
+fn point() -> AccessPoint {
+    AccessPoint {
+        unit: "p".into(),
+        address: "q".into(),
+    }
+}
+
+#[test]
+fn the_access_list_of_the_document_is_that_of_the_code() {
+    let (listed, shown) = listed();
     let expected = [
         "user=b\"k\"",
         "home=h",
@@ -233,14 +242,21 @@ fn the_access_list_of_the_document_is_that_of_the_code() {
     assert_eq!(read("strait.v1.UserAccess", &listed.encode_to_vec()), expected);
     let asked = ListRequest { user: "k".into() };
     assert_eq!(read("strait.v1.ListRequest", &asked.encode_to_vec()), ["user=b\"k\""]);
-    let shown = "b\"k\":h:1:Bool(true):p:q:w";
-    let answer = ListReply {
-        access: Some(listed.clone()),
-    };
+    let answer = ListReply { access: Some(listed) };
     assert_eq!(
         read("strait.v1.ListReply", &answer.encode_to_vec()),
         [format!("access={shown}")]
     );
+    let service = pool().get_service_by_name(access::SERVICE);
+    let methods: Vec<_> = service.expect("it is there").methods().collect();
+    let paths = methods
+        .iter()
+        .map(|method| format!("/{}/{}", method.parent_service().full_name(), method.name()));
+    assert_eq!(paths.collect::<Vec<_>>(), [access::LIST, access::ATTACH]);
+}
+
+#[test]
+fn advice_to_gateways_of_the_document_is_that_of_the_code() {
     let asked = AttachRequest {
         users: vec![AttachedUser {
             user: "k".into(),
@@ -256,7 +272,7 @@ fn the_access_list_of_the_document_is_that_of_the_code() {
         unit: "u".into(),
         previous: "f".into(),
         epoch: 2,
-        points,
+        points: vec![point()],
         after_ms: 3,
         within_ms: 4,
     };
@@ -270,6 +286,7 @@ fn the_access_list_of_the_document_is_that_of_the_code() {
         "within_ms=4",
     ];
     assert_eq!(read("strait.v1.ReAttach", &advice.encode_to_vec()), expected);
+    let (listed, shown) = listed();
     let update = AccessUpdate {
         users: vec![listed],
         advice: vec![advice],
@@ -281,12 +298,6 @@ fn the_access_list_of_the_document_is_that_of_the_code() {
         "epoch=5".to_owned(),
     ];
     assert_eq!(read("strait.v1.AccessUpdate", &update.encode_to_vec()), expected);
-    let service = pool().get_service_by_name(access::SERVICE);
-    let methods: Vec<_> = service.expect("it is there").methods().collect();
-    let paths = methods
-        .iter()
-        .map(|method| format!("/{}/{}", method.parent_service().full_name(), method.name()));
-    assert_eq!(paths.collect::<Vec<_>>(), [access::LIST, access::ATTACH]);
 }
 
 #[test]

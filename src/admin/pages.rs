@@ -159,7 +159,11 @@ pub(super) async fn access(State(parts): Shared, Query(query): Query<Of>) -> Res
         Ok(user) => user,
         Err(error) => return bad_request(&format!("user: {error}")),
     };
-    match parts.users.list(user).await {
+    let listed = match &parts.users {
+        Some(desk) => desk.list(user).await,
+        None => Err(AccessError::Off),
+    };
+    match listed {
         Ok(Listed {
             user,
             home,

@@ -43,8 +43,8 @@ pub struct Parts {
     pub status: Arc<dyn StatusSource>,
     /// Cancelled by `POST /drain`.
     pub drain: CancellationToken,
-    /// Where clients of users connect, for `/access`.
-    pub users: access::Desk,
+    /// Where clients of users connect, for `/access`; `None` if nobody knows.
+    pub users: Option<access::Desk>,
     /// Who may.
     pub access: Access,
     /// The queue, for `/queue`.

@@ -52,7 +52,7 @@ fn start_with(access: Access) -> Fixture {
         registry: Registry::new().unwrap(),
         health: health.clone(),
         log: LogHandle::detached(),
-        users: users(&routing),
+        users: Some(users(&routing)),
         routing,
         tokens: None,
         claims: None,

@@ -145,7 +145,7 @@ fn admin_parts(
         route_policy: shared.route_policies(),
         status: Arc::new(Pages(shared.clone())),
         drain: drain.clone(),
-        users: shared.access.clone(),
+        users: Some(shared.access.clone()),
         access: admin::Access {
             read: contexts::token(&settings.admin.read_token_file)?,
             change: contexts::token(&settings.admin.change_token_file)?,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -420,6 +420,16 @@ async fn users_are_off_until_they_are_named_and_need_no_store() {
     );
 }
 
+/// A process that ends with the test, however that ends.
+struct Gateway(Child);
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 // S1: gateways of other families attach their users with what they have heard of.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_python_gateway_hears_of_a_user_that_moves() {
@@ -427,15 +437,15 @@ async fn a_python_gateway_hears_of_a_user_that_moves() {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let interpreter =
         std::env::var_os("STRAIT_TEST_PYTHON").map_or_else(|| root.join("target/venv/bin/python"), PathBuf::from);
-    let mut gateway = Command::new(interpreter)
+    let gateway = Command::new(interpreter)
         .arg(root.join("examples/python/access.py"))
         .args([&world.cluster.relay("b-1").grpc(), "m0"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .spawn();
+    let mut gateway = Gateway(gateway.unwrap());
     let (told, mut lines) = tokio::sync::mpsc::channel(64);
-    let output = BufReader::new(gateway.stdout.take().unwrap());
+    let output = BufReader::new(gateway.0.stdout.take().unwrap());
     std::thread::spawn(move || {
         for line in output.lines().map_while(Result::ok) {
             let _ = told.blocking_send(line);
@@ -445,8 +455,6 @@ async fn a_python_gateway_hears_of_a_user_that_moves() {
     assert_eq!(home.as_deref(), Some("m0 is at home in c"));
     move_key(&world, "a-1", 0, "b").await;
     let moved = within("the new home", LIMIT, lines.recv()).await.unwrap();
-    gateway.kill().unwrap();
-    gateway.wait().unwrap();
     let is_right = moved.starts_with("m0 moves from c to b in ") && moved.contains("ms: wss://b.example.com/ws, ");
     assert!(is_right, "{moved}");
 }

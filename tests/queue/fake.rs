@@ -149,6 +149,7 @@ fn parts(access: Access, desk: Arc<Desk>) -> Parts {
         routing: routing::Handle::new(routes),
         tokens: None,
         claims: None,
+        users: None,
         place: Place {
             unit,
             relay: Name::new("a-1").unwrap(),

@@ -62,6 +62,7 @@ impl Relay {
             routing: routing::Handle::new(table),
             tokens: None,
             claims: None,
+            users: None,
             place: Place {
                 unit,
                 relay: Name::new("a-1").unwrap(),
