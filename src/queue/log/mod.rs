@@ -44,7 +44,7 @@
 //! - F3. Reading goes on behind damage at the next place with a right head. If only the content of a record is damaged, its head
 //!   still tells which numbers are lost.
 //! - F4. Where a segment ends, the first record of the next one says, or a checkpoint: what is behind that in the file was never
-//!   acknowledged. A segment that a checkpoint does not know, and older than one that it knows, is none any more. Of the last segment nobody says it: it ends behind its last right record. So of the very last writes,
+//!   acknowledged. A segment that a checkpoint does not know, and older than one that it knows or than where replay begins, is none any more. Of the last segment nobody says it: it ends behind its last right record. So of the very last writes,
 //!   damage cannot be told from what a crash left of them; a file that was cut there, or zeros, not from nothing written.
 //! - F5. A number of a line may be twice in the files only with the same content: after a crash behind a sync that failed, the
 //!   batch may be in the file that failed as well. Reading a line gives the first; applying both does no harm (R2).

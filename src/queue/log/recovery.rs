@@ -201,10 +201,12 @@ impl<S: Storage> Opening<'_, S> {
         // From the last one back: each says where those before it end.
         let files = std::mem::take(&mut self.files);
         let mut is_last = true;
+        // A checkpoint lists all that were sealed by then, and what it covers ends in one that was not, or behind them.
         let last_known = known.keys().map(|identity| identity.first).max();
+        let gone_before = last_known.max(Some(self.recovery.replay_from.segment));
         for (identity, bytes) in files.into_iter().rev() {
             let known = known.remove(&identity);
-            if known.is_none() && identity.generation == 0 && Some(identity.first) < last_known {
+            if known.is_none() && identity.generation == 0 && Some(identity.first) < gone_before {
                 // It was gone when the checkpoint was written, or had failed: nothing in it was acknowledged, and who says so
                 // is not read any more.
                 self.storage.remove(&identity.name())?;

@@ -288,6 +288,33 @@ fn a_file_that_failed_and_could_not_be_removed_is_no_segment_of_a_log_that_has_a
     assert_eq!(storage.contents().len(), files, "one is gone, and one is new");
 }
 
+// L3, M-B2. Symptom: after a power cut a segment looked damaged, and messages came again. Cause: a file that failed and could not be
+// removed was told from segments by those that a checkpoint knows, and all of them had been released. Fix: what a checkpoint
+// covers tells them, too.
+#[test]
+fn a_file_that_failed_is_no_segment_either_when_all_that_the_checkpoint_knew_are_released() {
+    let storage = MemoryStorage::default();
+    let (mut log, _) = open(&storage);
+    log.append(&[entry(LINE, 1, 3900)], false).unwrap();
+    storage.set_faults(Faults {
+        keep_failing: true,
+        ..fail_after(5)
+    });
+    log.append(&[entry(LINE, 2, 100)], false).unwrap_err();
+    storage.set_faults(Faults::default());
+    log.append(&[entry(LINE, 2, 50)], false).unwrap();
+    let last = log.append(&[entry(LINE, 3, 3900)], false).unwrap()[0];
+    for state in [b"one", b"two"] {
+        log.checkpoint(state, last.after()).unwrap();
+    }
+    assert_eq!(log.release(|_, _, to| to <= 2).segments, 2);
+    log.checkpoint(b"three", last.after()).unwrap();
+    drop(log);
+    let (mut log, recovery) = open(&storage);
+    assert_eq!((recovery.damage, recovery.torn), (Vec::new(), None));
+    assert_eq!(numbers(&mut log, LINE), [3]);
+}
+
 // F5, M-A4: the number of a damaged record may be there again, in the same file or in another one.
 #[test]
 fn a_damaged_record_does_not_hide_a_good_one_with_its_number() {
