@@ -72,18 +72,20 @@ pub(super) fn whole(number: u64) -> i64 {
 }
 
 /// The rows of all topics: name, books and how many messages are really there. A damaged record does not tell its topic:
-/// such messages are counted under `unknown` until what a topic misses shows that they were its own.
+/// such messages are counted under `unknown` until what a topic misses shows that they were its own. Those that a restart did not
+/// find are damaged from then on, also while nobody has written down yet that they will not go there.
 pub(super) fn rows<'a>(
     unit: &UnitId,
     unknown: &Topic,
     topics: impl Iterator<Item = (&'a Topic, &'a Books, u64)>,
 ) -> Vec<AuditRow> {
     let mut rows: Vec<AuditRow> = Vec::new();
-    let mut found = 0;
+    let (mut found, mut undecided) = (0, 0);
     let mut nameless = Books::default();
     for (topic, books, there) in topics.filter(|(_, books, _)| **books != Books::default()) {
         if topic == unknown {
             nameless = *books;
+            undecided = books.open().min(there);
             continue;
         }
         let mut row = books.row(topic, unit);
@@ -94,7 +96,7 @@ pub(super) fn rows<'a>(
     }
     if nameless != Books::default() {
         let mut row = nameless.row(unknown, unit);
-        row.corrupted = row.corrupted.saturating_sub(found);
+        row.corrupted = (row.corrupted + undecided).saturating_sub(found);
         rows.push(row);
     }
     rows.sort_by(|a, b| a.topic.cmp(&b.topic));

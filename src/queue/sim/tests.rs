@@ -84,6 +84,16 @@ fn relays_keep_their_promises_when_much_fails_at_once() {
     check(harsh, ("SIM_HARSH_SEEDS", 10));
 }
 
+// M-G8: an audit soon after a power cut that tore a write (452). L3, M-A4: a file that failed was taken for a segment (2374).
+#[test]
+fn harsh_lives_that_once_found_a_fault_hold() {
+    for seed in [452, 2374] {
+        if let Err(wrong) = World::new(harsh(seed)).run() {
+            panic!("seed {seed}: {wrong}");
+        }
+    }
+}
+
 /// Each planted bug must be found by one of so many seeds: who changes the simulation must not make it blind.
 const SEEDS_PER_BUG: u64 = 20;
 
