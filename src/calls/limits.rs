@@ -113,7 +113,7 @@ impl TimeLimits {
         self.ceiling = Some(self.ceiling.map_or(at, |other| other.min(at)));
     }
 
-    /// Its key is being moved: if it is a stream, or becomes one, it ends [`STREAM_GRACE`] later at the latest. Answers when to look.
+    /// Its key is being moved: if it is a stream, or becomes one, it ends half a second later at the latest. Answers when to look.
     pub fn make_way(&mut self, now: Instant) -> Instant {
         let at = now + STREAM_GRACE;
         self.stream_ceiling = Some(self.stream_ceiling.map_or(at, |other| other.min(at)));
