@@ -456,7 +456,7 @@ fn check_python(grpc: &str) {
 // A configuration in the README that is refused costs a newcomer his first evening.
 #[test]
 fn the_configurations_of_the_readme_are_right() {
-    let [a, b, identities, messages, routes, hooks, tokens, access] = blocks("toml").try_into().unwrap();
+    let [a, b, identities, messages, routes, hooks, calls, tokens, access] = blocks("toml").try_into().unwrap();
     let a = format!("{a}\n{identities}\n{messages}");
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("readme");
     let _ = fs::remove_dir_all(&folder);
@@ -507,7 +507,7 @@ fn the_configurations_of_the_readme_are_right() {
     .replace("dimensions = [", "dimensions = [\"im.user\", ")
     .replace("[relay]\n", "[relay]\naccess = [\"wss://a.example.com/ws\"]\n");
     let file = folder.join("routes.toml");
-    fs::write(&file, with_routes).unwrap();
+    fs::write(&file, with_routes + &calls).unwrap();
     let checked = strait(&["config", "check", "--config", file.to_str().unwrap()]);
     assert!(checked.status.success(), "{}", err(&checked));
 }
