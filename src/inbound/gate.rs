@@ -4,6 +4,7 @@
 //! - G4. What a call was let through by is given back when the call ends ([`Admission`]); if its caller has gone before the
 //!   service has answered, when its time is over (`abandoned`).
 //! - G5. A freeze that nothing waits for any more is reported, if not at once then with the next tick.
+//! - G6. With a mirror it waits for the shadows of what was served, but not for longer than [`SHADOWS_WAIT`].
 //!
 //! # Not here
 //! Who is let through (`routing::gate`); without a route store there is no gate.
@@ -23,7 +24,7 @@ use crate::control::shadows::Shadows;
 use crate::control::tokens::{TokenKeys, unix_now};
 use crate::model::{Geo, Place, Reason, RelayError, Request, Retry, RoutePolicy};
 use crate::routing::gate::{Closed, Drain, Gate, Knock, Registered};
-use crate::routing::record::{Epoch, Lease};
+use crate::routing::record::{Epoch, Lease, NodeId};
 use crate::routing::token::{self, Brought, Occasion, TokenCounts, With};
 use crate::routing::{self, Decision, RouteError, RouteTable, Source, Standing, Trail};
 
@@ -61,7 +62,7 @@ pub struct GateTokens {
 pub struct OwnerGate {
     parts: GateParts,
     gate: RefCell<Gate>,
-    unsent: RefCell<Vec<Drain>>,
+    unsent: RefCell<Vec<(Drain, Instant)>>,
 }
 
 /// A call that was let through; dropped when it has ended (G4).
@@ -191,17 +192,37 @@ impl OwnerGate {
         if let Some(tokens) = &self.parts.tokens {
             tokens.counts.flush();
         }
-        let unsent = self.unsent.take();
-        self.report(unsent);
+        for (drain, since) in self.unsent.take() {
+            self.report_one(drain, since);
+        }
     }
 
     fn report(&self, drained: Vec<Drain>) {
+        let now = tokio::time::Instant::now().into_std();
         for drain in drained {
-            let reported = (self.parts.id, drain);
-            if let Err(mpsc::error::TrySendError::Full((_, drain))) = self.parts.drained.try_send(reported) {
-                self.unsent.borrow_mut().push(drain);
-            }
+            self.report_one(drain, now);
         }
+    }
+
+    /// Reports what has been drained since then, if no shadows are to go before (G6).
+    fn report_one(&self, drain: Drain, since: Instant) {
+        let waited = tokio::time::Instant::now().into_std().saturating_duration_since(since);
+        if waited < SHADOWS_WAIT && self.has_shadows(&drain) {
+            return self.unsent.borrow_mut().push((drain, since));
+        }
+        let reported = (self.parts.id, drain);
+        if let Err(mpsc::error::TrySendError::Full((_, drain))) = self.parts.drained.try_send(reported) {
+            self.unsent.borrow_mut().push((drain, since));
+        }
+    }
+
+    fn has_shadows(&self, drain: &Drain) -> bool {
+        let table = self.parts.routing.table();
+        let key = match (&drain.node, table.routes()) {
+            (NodeId::Key { dimension, key }, Some(routes)) => Some(routes.hash(dimension.as_str().as_bytes(), &key.0)),
+            _ => None,
+        };
+        self.parts.shadows.waits(drain.by, key)
     }
 
     /// When a call must have ended: a forced takeover of its key counts on it.
@@ -299,5 +320,7 @@ fn unsure() -> RelayError {
     RelayError::new(Reason::RoutesAway, Retry::Safe, detail).pushed_back(PUSHBACK)
 }
 
+/// How long a freeze waits for shadows; well below the time a key may be frozen.
+const SHADOWS_WAIT: Duration = Duration::from_millis(500);
 /// When whoever was refused for a moment should come back.
 const PUSHBACK: Duration = Duration::from_millis(25);

@@ -13,7 +13,7 @@ use crate::calls::{CallPolicies, ShardPolicies};
 use crate::control::claims::Claims;
 use crate::control::clock::boot_time;
 use crate::control::keeper::GateId;
-use crate::control::shadows::{self, Shadows};
+use crate::control::shadows::{self, LineId, Shadows};
 use crate::crossing::testing::{Recorder, Service, answer, on_shard, request, wait_for};
 use crate::model::{
     CallId, Callee, CancelReason, Code, Key, Metadata, Name, Part, Place, ReplyBody, ReplyEvent, RequestEvent,
@@ -39,6 +39,8 @@ struct Fixture {
     caller: Rc<Recorder>,
     routing: routing::Handle,
     drained: mpsc::Receiver<(GateId, Drain)>,
+    gate: Rc<OwnerGate>,
+    shadows: Shadows,
 }
 
 /// How long a service is thought to go on, unless a test says otherwise.
@@ -82,7 +84,7 @@ fn fixture(lease: &str, in_flight_max: Duration) -> Fixture {
         drained: reports,
         in_flight_max,
         tokens: None,
-        shadows,
+        shadows: shadows.clone(),
     });
     let service = Service::new();
     let rpc = Rpc::new(Parts {
@@ -92,7 +94,7 @@ fn fixture(lease: &str, in_flight_max: Duration) -> Fixture {
         policies: ShardPolicies::new(CallPolicies::default()),
         metrics: CallSeries::register(registry.series()).unwrap().on_shard(),
         hops_max: 4,
-        gate: Some(gate),
+        gate: Some(Rc::clone(&gate)),
         shadows: None,
     });
     Fixture {
@@ -101,6 +103,8 @@ fn fixture(lease: &str, in_flight_max: Duration) -> Fixture {
         caller: Recorder::new(),
         routing,
         drained,
+        gate,
+        shadows,
     }
 }
 
@@ -274,5 +278,43 @@ fn a_call_that_is_no_stream_does_not_make_way() {
         let reported = fixture.reported().await;
         assert!(reported >= began + limit, "{:?}", reported - began);
         assert_eq!(fixture.caller.endings(), [(1, "deadline_exceeded".to_owned())]);
+    });
+}
+
+// H4, R-3.9 S4: with a mirror a freeze waits for the shadows of what was served, but not for ever; those of other keys and moves are
+// not waited for.
+#[test]
+fn a_freeze_with_a_mirror_waits_a_moment_for_shadows() {
+    test("20s", async |fixture| {
+        let hash = |key: &[u8]| fixture.routing.table().routes().unwrap().hash(b"cid", key);
+        let line = |by, key| LineId {
+            by: MoveId(by),
+            to: name("b"),
+            key: hash(key),
+        };
+        let ticket = fixture.shadows.admit(line(7, b"1")).unwrap();
+        let others = [line(7, b"2"), line(8, b"1")].map(|line| fixture.shadows.admit(line).unwrap());
+        fixture.freeze();
+        fixture.gate.flush();
+        assert!(fixture.drained.try_recv().is_err(), "a shadow is to go before");
+        drop(ticket);
+        fixture.gate.flush();
+        assert!(fixture.drained.try_recv().is_ok(), "it has gone");
+        drop(others);
+
+        let _slow = fixture.shadows.admit(line(7, b"1")).unwrap();
+        let began = now();
+        fixture.freeze();
+        let reported = async {
+            loop {
+                fixture.gate.flush();
+                if fixture.drained.try_recv().is_ok() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), reported).await.unwrap();
+        assert!(now() - began >= Duration::from_millis(500), "{:?}", now() - began);
     });
 }

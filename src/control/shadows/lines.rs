@@ -164,6 +164,12 @@ impl Lines {
         self.places
     }
 
+    /// Whether something of a move is still to be sent, or on its way: of a key, or of all its keys.
+    pub(super) fn waits(&self, by: MoveId, key: Option<KeyHash>) -> bool {
+        let is_meant = |id: &LineId| id.by == by && key.is_none_or(|key| id.key == key);
+        self.all.keys().any(is_meant)
+    }
+
     /// Has a line sent whose turn it is, and forgets one that is empty.
     fn nominate(&mut self, id: &LineId) {
         let Some(line) = self.all.get_mut(id) else { return };

@@ -11,6 +11,8 @@
 //! - H2. A ticket ends as a shadow, as a place that was given back, or counted as missed; whatever becomes of its call.
 //! - H3. Of a key each relay of the owner keeps the order in which *it* admitted calls, on whichever shard. Several relays of a unit
 //!   keep no order between them.
+//! - H4. A freeze is reported as drained when the shadows of what was served before have gone, or after a moment: when the other unit
+//!   has the key it takes no more of them (`inbound`).
 //!
 //! # Not here
 //! Which calls have shadows (`routing::Routes::mirrored`). Shadows that wait when a relay ends are gone, and nobody counts them.
@@ -29,6 +31,7 @@ pub use self::lines::{Due, LineId};
 use self::lines::{Limits, Lines};
 pub use self::metrics::{Metrics, Received, Sent};
 pub use self::teller::Teller;
+use crate::routing::KeyHash;
 use crate::routing::record::MoveId;
 use crate::wire::shadow::Shadow;
 
@@ -104,6 +107,11 @@ impl Shadows {
     /// What to send next. Its line waits until [`sent`](Self::sent).
     pub fn next(&self) -> Option<Due> {
         self.change(Lines::next)
+    }
+
+    /// Whether shadows of a move have not reached the other unit yet: of a key, or of all its keys.
+    pub fn waits(&self, by: MoveId, key: Option<KeyHash>) -> bool {
+        self.state().lines.waits(by, key)
     }
 
     /// A shadow that was due has ended.
