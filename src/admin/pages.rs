@@ -117,6 +117,13 @@ pub(super) async fn explain(State(parts): Shared, Query(query): Query<Explain>) 
         unit,
         ..RouteHints::default()
     };
+    if query
+        .method
+        .as_deref()
+        .is_some_and(|method| method.is_empty() || method.contains('/'))
+    {
+        return bad_request("method: expected its name alone, as behind the last slash of /package.Service/Method");
+    }
     let policy = (parts.route_policy)(query.service.as_deref(), query.method.as_deref());
     let table = parts.routing.table();
     let ring = parts.tokens.as_ref().map(TokenKeys::ring);

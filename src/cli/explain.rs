@@ -20,7 +20,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "SERVICE")]
     service: Option<String>,
     /// Its method that is called; may decide which key routes
-    #[arg(long, value_name = "METHOD", requires = "service")]
+    #[arg(long, value_name = "METHOD", requires = "service", value_parser = method)]
     method: Option<String>,
 }
 
@@ -52,6 +52,13 @@ impl Args {
             ..RouteHints::default()
         }
     }
+}
+
+fn method(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains('/') {
+        return Err("expected its name alone, as behind the last slash of /package.Service/Method".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 fn print(explanation: &Explanation, policy: &RoutePolicy, out: &mut impl Write) -> Result<(), CliError> {

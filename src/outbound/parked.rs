@@ -9,6 +9,7 @@
 //! # Invariants
 //! - W4. A call that waits is on no wire and holds no permit for retries.
 //! - W5. No service saw a call that is parked, whatever happened to it before.
+//! - W6. However often a call waits, it does so for [`PATIENCE`] in all: then it ends with the reason it was refused for.
 //!
 //! # Not here
 //! How many may wait (`parking`), calls that are tried again because they failed (`retries`).
@@ -114,7 +115,8 @@ impl Rpc {
 
     /// Puts a call aside until its route is known.
     pub(super) fn park(&self, id: CallId, request: Box<Request>, wait: Wait) -> Result<(), Refused> {
-        let parked = match self.parked(id, &request, wait) {
+        let until = self.calls.with(id, Open::patience).unwrap_or_else(clock);
+        let parked = match self.parked((id, &request), wait, until) {
             Ok(parked) => parked,
             Err(error) => return Err(Refused { error, request }),
         };
@@ -126,7 +128,7 @@ impl Rpc {
         Ok(())
     }
 
-    fn parked(&self, id: CallId, request: &Request, wait: Wait) -> Result<Parked, Box<RelayError>> {
+    fn parked(&self, (id, request): (CallId, &Request), wait: Wait, until: Instant) -> Result<Parked, Box<RelayError>> {
         self.parts.lookups.on_wait(wait.why);
         let table = self.parts.routing.table();
         let policies = self.parts.policies.current();
@@ -140,7 +142,7 @@ impl Rpc {
         Ok(Parked {
             _seat: seat,
             error: wait.error,
-            until: now + PATIENCE,
+            until,
             look: Some(self.retries.look_at(now + wait.look, id)),
         })
     }
@@ -160,18 +162,16 @@ impl Rpc {
         if !(only_waits(error) || redirected && error.retry == Retry::Safe) || !self.parts.routing.table().has_store() {
             return None;
         }
+        // It may have waited before: the time it has is not given anew (W6).
+        let until = open.patience();
+        if until <= clock() {
+            return None;
+        }
         let request = open.again.as_ref()?;
         // Gives up its permit, if it has one (W4).
         open.turn = None;
-        let parked = self.parked(id, request, Wait::until_known(error)).ok()?;
-        open.parked = Some(Box::new(match open.parked.take() {
-            // It has waited before: the time it has is not given anew.
-            Some(before) => Parked {
-                until: before.until,
-                ..parked
-            },
-            None => parked,
-        }));
+        let parked = self.parked((id, request), Wait::until_known(error), until).ok()?;
+        open.parked = Some(Box::new(parked));
         Some(())
     }
 
@@ -238,6 +238,13 @@ impl Rpc {
             Ok(Routed::Wait(wait)) => Looked::Fail(wait.into_error()),
             Err(error) => Looked::Fail(error),
         })
+    }
+}
+
+impl Open {
+    /// Until when it waits for its route.
+    fn patience(&mut self) -> Instant {
+        *self.patience.get_or_insert_with(|| clock() + PATIENCE)
     }
 }
 

@@ -91,6 +91,8 @@ pub(super) struct Open {
     pub(super) turn: Option<Box<Turn>>,
     /// Set while it waits for its route.
     pub(super) parked: Option<Box<Parked>>,
+    /// Until when it waits for its route, over all the times that it does.
+    pub(super) patience: Option<std::time::Instant>,
     /// How often another relay named another owner.
     pub(super) redirects: u8,
     /// What its answer tells the caller of its key.
@@ -180,6 +182,7 @@ impl Rpc {
             active: None,
             turn: None,
             parked: None,
+            patience: None,
             redirects: 0,
             offer,
         });

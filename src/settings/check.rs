@@ -111,7 +111,7 @@ impl Settings {
         self.check_retry(&mut problems);
         self.check_log(&mut problems);
         self.check_messages(&mut problems, &mut warnings);
-        self.check_routes(&mut problems);
+        self.check_routes(&mut problems, &mut warnings);
         self.check_access(&mut problems, &mut warnings);
         if self.routing.hops_max < 2 {
             problems.add(

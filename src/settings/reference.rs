@@ -78,6 +78,8 @@ const DIMENSIONS: &str = "\
 # new_keys = [{ class = \"gold\", to = [{ unit = \"b\", weight = 1 }] }]
 # claim_fallback = \"deterministic\"   # new keys while the store is away: placed alike by all, claimed later; or: \"deny\"
 # hooks = { service = \"im.OwnerControl\" }   # is asked while keys move: strait/v1/owner_control.proto
+# freeze_reads = true          # methods that only read (calls.route) wait for moves as writes do
+# tokens = \"short\"             # how long route tokens are good for: usual, short, long or none
 ";
 
 const RULES: &str = "\

@@ -8,7 +8,7 @@ use super::{Problems, Settings, path};
 use crate::control::{DimensionSettings, PlacementKind, StoreKind};
 use crate::model::Name;
 use crate::peer::credentials::LineRole;
-use crate::routing::record::{Book, DimensionSpec, Fallback, HookSpec, RelayId};
+use crate::routing::record::{Book, DimensionSpec, Fallback, HookSpec, Lease, RelayId};
 
 impl Settings {
     /// The relay that has the embedded store; `None` with another store, or if it is not written as `unit/relay`.
@@ -58,15 +58,16 @@ impl Settings {
         }
     }
 
-    pub(super) fn check_routes(&self, problems: &mut Problems) {
+    /// What is wrong goes to `problems`; what is only odd to `warnings`.
+    pub(super) fn check_routes(&self, problems: &mut Problems, warnings: &mut Problems) {
         let routes = &self.routes;
-        let mut add = |key: &str, text: String| problems.add(None, path::join("routes", key), text);
+        let mut add = |key: &str, text: String| problems.add(None, format!("routes.{key}"), text);
         if routes.store == StoreKind::Embedded {
             self.check_authority(&mut add);
         }
         self.check_etcd(problems);
         self.check_tokens(problems);
-        let mut add = |key: &str, text: String| problems.add(None, path::join("routes", key), text);
+        let mut add = |key: &str, text: String| problems.add(None, format!("routes.{key}"), text);
         if routes.in_flight_max.is_zero() {
             add("in_flight_max", "must be longer than zero".to_owned());
         }
@@ -89,6 +90,9 @@ impl Settings {
                 let text =
                     "says what becomes of keys that cannot be claimed; set placement = \"claim\", or take it out";
                 add(&format!("dimension[{index}].claim_fallback"), text.to_owned());
+            } else if dimension.claim_fallback != Fallback::Deny && dimension.owner_lease != Lease::Infinite {
+                let text = "owners admit new keys only as long as owner_lease lasts without the store; set owner_lease = \"infinite\"";
+                warnings.add(None, format!("routes.dimension[{index}].claim_fallback"), text);
             }
             let timeout = dimension.hooks.as_ref().map(|hooks| hooks.timeout);
             if timeout.is_some_and(|timeout| timeout.is_zero() || timeout > HookSpec::TIMEOUT_MAX) {

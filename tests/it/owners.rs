@@ -155,6 +155,24 @@ fn conversations() -> Value {
     Value::Table(table)
 }
 
+// a relay that knows no more that its unit owns a key says so, and does not keep the caller until its deadline.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_without_a_lease_says_so_before_the_caller_gives_up() {
+    let mut table = Table::new();
+    for (key, value) in [("name", "cid"), ("placement", "claim"), ("owner_lease", "7s")] {
+        table.insert(key.to_owned(), value.into());
+    }
+    let mut world = World::start(&[("routes.dimension", vec![Value::Table(table)].into())]).await;
+    assert_eq!(world.call("b", "cid=1").await.unwrap(), "b");
+    world.cluster.relay_mut("a-1").kill();
+    let refused = wait_for("the lease to end", LIMIT, async || world.call("b", "cid=1").await.err()).await;
+    let said = refused
+        .metadata()
+        .get("strait-error")
+        .and_then(|said| said.to_str().ok());
+    assert!(said.is_some_and(|said| said.starts_with("no_lease")), "{refused}");
+}
+
 // R-I5: all units want the same new keys at once; each key has one owner, all agree on it, and it stays after restarts.
 #[tokio::test(flavor = "multi_thread")]
 async fn new_keys_belong_to_one_unit_whoever_asks() {

@@ -72,7 +72,7 @@ pub(super) fn provisional(known: &Known, counts: bool) -> String {
 /// What came of it.
 pub(super) fn end(walk: &Walk, epoch: Epoch) -> String {
     match walk.frozen {
-        None => format!("writes are admitted, with epoch {epoch}"),
+        None => format!("no move holds up writes; epoch {epoch}"),
         Some((rev, by)) => format!("move {by} froze it at revision {rev}: writes wait; epoch {epoch}"),
     }
 }
