@@ -3,6 +3,7 @@
 //! # Invariants
 //! - T1. The trail of a node that another move is to move stays until that one has: clearing it writes the node, and a node that was
 //!   written since its move began stays where it is. Its data at the old owner stays as well, which may be where it goes.
+//! - T2. A move clears the trail that it has laid, and none that a later one has laid to the same unit.
 
 use std::collections::BTreeSet;
 
@@ -36,7 +37,9 @@ impl Mover {
             let Some(NodeView::Whole(node)) = sight.routes.view(id) else {
                 continue;
             };
-            let is_ours = node.state == State::Active && node.target.unit() == Some(&job.work.to);
+            let is_there = node.state == State::Active && node.target.unit() == Some(&job.work.to);
+            // Given to this unit again after this move was done: by another one, whose trail it is (T2).
+            let is_ours = is_there && node.since() <= job.rev;
             let Some(from) = node.previous.as_ref().filter(|_| is_ours) else {
                 continue;
             };

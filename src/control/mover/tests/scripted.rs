@@ -53,6 +53,36 @@ fn keys_whose_trail_ends_while_they_wait_for_their_turn_move_all_the_same() {
     assert_eq!(world.found(5).state, MoveState::Finished);
 }
 
+// T2, R-3.9 S7. Symptom: a move asked for while an older one to the same unit ended its trail left the key where it was. Cause: the
+// older move took the trail of the last one for its own, and wrote the key. Fix: only what it gave to the unit is its own.
+#[test]
+fn the_end_of_an_older_trail_leaves_that_of_a_later_move_to_the_same_unit() {
+    let mut world = World::new(&["a-1", "a-2", "b-1"], &[0, 2]);
+    for (id, to) in [(5, "b"), (6, "a"), (7, "b")] {
+        let work = world.work(id, to, vec![key(1)]);
+        world.put(Record::Move(work));
+        while world.found(id).state == MoveState::Running {
+            world.round();
+        }
+        let later = world.now + Duration::from_secs(10);
+        while world.now < later {
+            world.round();
+        }
+    }
+    while world.found(5).state != MoveState::Finished {
+        world.round();
+    }
+    assert_eq!(world.found(7).state, MoveState::Trailing);
+    assert_eq!(
+        world.node(&key(1)).unwrap().previous,
+        Some(name("a")),
+        "cleared by move 5"
+    );
+    world.rounds(1300);
+    assert_eq!(world.found(7).state, MoveState::Finished);
+    assert_eq!(world.node(&key(1)).unwrap().previous, None);
+}
+
 // R-I12, R-D7: one relay is cut off. Keys with a lease that ends stay too, since the budget is shorter; nothing is taken by force.
 #[test]
 fn a_freeze_ends_after_its_budget_and_the_node_stays() {
