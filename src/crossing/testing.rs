@@ -176,7 +176,7 @@ pub(crate) fn on_shard<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// Waits until `condition` holds; panics with `what` after ten seconds.
-pub(crate) async fn wait_for(what: &str, condition: impl Fn() -> bool) {
+pub(crate) async fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     let limit = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
     while !condition() {
         assert!(tokio::time::Instant::now() < limit, "{what}");

@@ -305,16 +305,11 @@ fn a_freeze_with_a_mirror_waits_a_moment_for_shadows() {
         let _slow = fixture.shadows.admit(line(7, b"1")).unwrap();
         let began = now();
         fixture.freeze();
-        let reported = async {
-            loop {
-                fixture.gate.flush();
-                if fixture.drained.try_recv().is_ok() {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(10), reported).await.unwrap();
+        wait_for("the freeze to be reported", || {
+            fixture.gate.flush();
+            fixture.drained.try_recv().is_ok()
+        })
+        .await;
         assert!(now() - began >= Duration::from_millis(500), "{:?}", now() - began);
     });
 }
