@@ -202,12 +202,10 @@ impl<S: Storage> Keeper<S> {
             return Ok(self.filling.is_some());
         };
         let step = ZEROS_BYTES.min(bytes.saturating_sub(filling.done));
-        let zeros = vec![0; usize::try_from(step).unwrap_or_default()];
+        let len = usize::try_from(step).unwrap_or_default();
         let storage = &self.shared.storage;
         // Synced step by step: one sync of all of it would hold up those of the writer.
-        let filled =
-            write_full(storage, &filling.file, filling.done, &zeros).and_then(|()| storage.sync_data(&filling.file));
-        if let Err(error) = filled {
+        if let Err(error) = storage.zero(&filling.file, filling.done, len) {
             let _ = storage.remove(&filling.name);
             return Err(error);
         }

@@ -6,14 +6,14 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{Advice, fadvise, statvfs};
+use rustix::fs::{Advice, OFlags, fadvise, fcntl_getfl, fcntl_setfl, statvfs};
 use tokio::time::Instant;
 
 /// Files of one directory.
 ///
 /// What was written is safe after `sync_data` of its file; that a file is there, has another name or is gone is safe after
 /// `sync_dir`. Without, a crash may keep any part of it.
-pub trait Storage: Send + Sync + 'static {
+pub trait Storage: Sized + Send + Sync + 'static {
     /// An open file.
     type File: Send + Sync;
 
@@ -58,6 +58,16 @@ pub trait Storage: Send + Sync + 'static {
     /// # Errors
     /// Of the operating system. Some may have been written nevertheless.
     fn write_at(&self, file: &Self::File, offset: u64, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Writes zeros and brings them to the disk; cheapest at multiples of `ZEROS_UNIT`, and so many.
+    ///
+    /// # Errors
+    /// Of the operating system. Some may have been written nevertheless.
+    fn zero(&self, file: &Self::File, offset: u64, len: usize) -> io::Result<()> {
+        write_zeros(self, file, offset, len)?;
+        self.sync_data(file)?;
+        Ok(())
+    }
 
     /// Cuts a file.
     ///
@@ -221,6 +231,25 @@ impl Storage for DirStorage {
         file.write_at(bytes, offset)
     }
 
+    fn zero(&self, file: &File, offset: u64, len: usize) -> io::Result<()> {
+        let flags = fcntl_getfl(file)?;
+        // Past the memory of the operating system: it would take and keep a page for all zeros, and nobody reads them. Not all
+        // file systems can, and none if they do not begin and end where its blocks do.
+        let direct = fcntl_setfl(file, flags | OFlags::DIRECT).is_ok();
+        let written = write_zeros(self, file, offset, len);
+        if direct {
+            fcntl_setfl(file, flags)?;
+        }
+        match written {
+            Err(error) if direct && error.kind() == io::ErrorKind::InvalidInput => {
+                write_zeros(self, file, offset, len)?;
+            }
+            written => written?,
+        }
+        self.sync_data(file)?;
+        Ok(())
+    }
+
     fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
         file.set_len(len)
     }
@@ -291,6 +320,16 @@ pub(super) fn write_full<S: Storage>(storage: &S, file: &S::File, offset: u64, m
     Ok(())
 }
 
+fn write_zeros<S: Storage>(storage: &S, file: &S::File, mut offset: u64, mut len: usize) -> io::Result<()> {
+    while len > 0 {
+        let zeros = ZEROS.0.get(..len).unwrap_or(&ZEROS.0);
+        write_full(storage, file, offset, zeros)?;
+        offset = offset.saturating_add(u64::try_from(zeros.len()).unwrap_or(u64::MAX));
+        len -= zeros.len();
+    }
+    Ok(())
+}
+
 /// Whether an error says that there is no space, or not for us.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(
@@ -300,3 +339,12 @@ pub(super) fn is_full(error: &io::Error) -> bool {
 }
 
 const LOCK: &str = "lock";
+
+/// What is written past the memory of the operating system begins and ends at multiples of this, in the file and in ours.
+pub(super) const ZEROS_UNIT: usize = 4096;
+
+#[repr(align(4096))]
+struct Aligned([u8; 64 * ZEROS_UNIT]);
+
+/// Never written to, so that it takes no memory.
+static ZEROS: Aligned = Aligned([0; 64 * ZEROS_UNIT]);

@@ -12,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 
 use super::format::{self, HEADER, Identity, long};
 use super::storage::{Storage, is_full, write_full};
@@ -38,6 +38,8 @@ struct Active<F> {
     identity: Identity,
     file: F,
     end: u32,
+    /// Zeros, from the end on, up to here.
+    zeros: u64,
     /// It was made of what is kept free for essential writes.
     reserved: bool,
 }
@@ -150,6 +152,15 @@ impl<S: Storage> Writer<S> {
             return Err(AppendError::Full);
         };
         let storage = &self.shared.storage;
+        // Whole pages: of one that is written in part the operating system would read the rest first, which is not in its memory.
+        let end = active
+            .end
+            .saturating_add(u32::try_from(self.buffer.len()).unwrap_or(u32::MAX));
+        let page_end = end.next_multiple_of(PAGE);
+        if u64::from(page_end) <= active.zeros {
+            let zeros = usize::try_from(page_end - end).unwrap_or_default();
+            self.buffer.put_bytes(0, zeros);
+        }
         let offset = u64::from(active.end);
         let written = write_full(storage, &active.file, offset, &self.buffer).and_then(|()| {
             let group = self.shared.options.sync == queue::Sync::Group;
@@ -304,6 +315,7 @@ impl<S: Storage> Writer<S> {
             identity: next.identity,
             file: next.file,
             end: HEADER_END,
+            zeros: next.bytes,
             reserved,
         });
     }
@@ -363,6 +375,8 @@ fn append_error(error: io::Error) -> AppendError {
 }
 
 const HEADER_END: u32 = 64;
+/// Of the operating system's memory for files.
+const PAGE: u32 = 4096;
 /// Segments that failed one after the other.
 const ENDS_MAX: usize = 10_000;
 /// A buffer that grew beyond this is given back.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::super::storage::{self, ZEROS_UNIT};
 use super::*;
 
 /// A directory that is removed at the end of the test.
@@ -99,6 +100,44 @@ fn files_that_get_other_names_meanwhile_do_not_spoil_a_list() {
             assert!(listed.unwrap(), "a file that nobody touches is not there");
         }
     });
+}
+
+// Zeros go past the memory of the operating system, what is read and written elsewhere goes through it: both see the same file.
+#[test]
+fn zeros_are_where_they_belong_and_nowhere_else() {
+    let dir = Dir::new("zeros");
+    let storage = DirStorage::open(&dir.0).unwrap();
+    let file = storage.create("file").unwrap();
+    let (unit, long) = (ZEROS_UNIT, |number: usize| u64::try_from(number).unwrap());
+    storage::write_full(&storage, &file, 0, &vec![7; 100 * unit]).unwrap();
+    storage.zero(&file, long(unit), 70 * unit).unwrap();
+    // Not all segments end at a multiple: no reason to fail.
+    storage.zero(&file, long(80 * unit), 100).unwrap();
+    storage::write_full(&storage, &file, long(2 * unit), &[9]).unwrap();
+    let mut bytes = vec![1; 101 * unit];
+    storage::read_full(&storage, &file, 0, &mut bytes).unwrap();
+    let expected = |at: usize| match at {
+        _ if at == 2 * unit => 9,
+        _ if (unit..71 * unit).contains(&at) || (80 * unit..80 * unit + 100).contains(&at) => 0,
+        _ => 7,
+    };
+    assert_eq!(bytes.len(), 100 * unit);
+    assert_eq!(
+        bytes.iter().enumerate().position(|(at, byte)| *byte != expected(at)),
+        None
+    );
+}
+
+// A file that grows as it is written to has nothing behind its last record, and takes no more space than its records.
+#[test]
+fn only_a_file_that_has_zeros_is_written_in_whole_pages() {
+    let dir = Dir::new("pages");
+    let (mut log, _) = open_dir(&dir.0);
+    log.append(&entries(LINE, 1..=3), false).unwrap();
+    let files = fs::read_dir(&dir.0).unwrap().map(|file| file.unwrap());
+    let segments = files.filter(|file| file.file_name().to_str().unwrap().ends_with(".segment"));
+    let lens: Vec<u64> = segments.map(|file| file.metadata().unwrap().len()).collect();
+    assert!(lens.len() == 1 && (3 * 100..1_000).contains(&lens[0]), "{lens:?}");
 }
 
 /// Enough that the directory is not read in one go.
