@@ -6,6 +6,8 @@
 //! - J2. While the disk writes, the next batch is gathered: a few batches at most are under way.
 //! - J3. After a failure, records that carry new numbers are gone, and what waited for them with them; the rest is written
 //!   again, in its order.
+//! - J4. After a failure nothing is said that waits for the disk before a later write came there: until then a crash may bring back
+//!   what failed, though nobody was told of it (L3 of `log::writer`).
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -50,15 +52,13 @@ impl Journal {
         self.open.push(Item::Record(record));
     }
 
-    /// Adds something to be said; at once, if nothing is before it.
+    /// Adds something to be said; at once, if nothing is before it and the disk has not failed (J4).
     pub(super) fn then(&mut self, output: Output) -> Option<Output> {
-        let items = if self.open.is_empty() {
-            match self.under_way.back_mut() {
-                None => return Some(output),
-                Some(last) => &mut last.items,
-            }
-        } else {
-            &mut self.open
+        let is_failing = self.is_failing();
+        let items = match self.under_way.back_mut() {
+            Some(last) if self.open.is_empty() => &mut last.items,
+            None if self.open.is_empty() && !is_failing => return Some(output),
+            _ => &mut self.open,
         };
         items.push(Item::Then(output));
         None

@@ -3,6 +3,8 @@
 //! # Invariants
 //! - U1. All that was taken before a question counts, on disk or on its way there.
 //! - U2. That none is left is said behind the records that say so: a restart does not deliver again what the answer spoke of.
+//!   Nor does it bring back what a failed write left: while the disk fails there is no answer (J4 of `journal`). So when a key has
+//!   moved, nothing of it comes to light here (M-G4).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

@@ -6,7 +6,7 @@
 //!   before. The batch is written once more, into another file (I16, M-G6).
 //! - L3. What a failed write left behind the end of a segment is none of its records: the next segment begins with a record that
 //!   says where it ends. After a failure that record is on the disk before anything else is written. So numbers that were
-//!   taken back can be given again.
+//!   taken back can be given again. Until it is there, a crash may bring back what failed.
 
 use std::io;
 use std::sync::Arc;
@@ -63,13 +63,14 @@ impl<S: Storage> Writer<S> {
         }
     }
 
-    /// Writes records, all or none; where they begin. With `Sync::Group` they are on disk when this returns.
+    /// Writes records, all or none; where they begin. With `Sync::Group` they are on disk when this returns. With no records, what
+    /// failed before is done away with for good (L3).
     ///
     /// # Errors
     /// [`AppendError`]; none of the records is in the log.
     pub fn append(&mut self, entries: &[Entry], essential: bool) -> Result<Vec<Position>, AppendError> {
         self.synced = None;
-        if entries.is_empty() {
+        if entries.is_empty() && !self.has_failed {
             return Ok(Vec::new());
         }
         match self.attempt(entries, essential, false) {
@@ -109,6 +110,9 @@ impl<S: Storage> Writer<S> {
             Some(_) => {}
         }
         self.tell_ends()?;
+        if entries.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut encoded = self.encode(entries)?;
         let max = self.shared.options.segment_bytes;
         let full = |active: &Active<_>| encoded.end > max && active.end > HEADER_END;

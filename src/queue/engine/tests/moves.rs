@@ -330,3 +330,38 @@ fn the_owner_says_when_nothing_of_a_key_is_left() {
     world.turn();
     assert_eq!(world.left(), [(4, 0)]);
 }
+
+#[test]
+fn the_owner_does_not_say_that_nothing_is_left_while_a_crash_may_bring_back_what_failed() {
+    // U2, J4, M-G4
+    let failed = || {
+        let (mut world, _) = world(Owner::Ours);
+        world.consume("orders");
+        // The write comes to the disk; the sync fails, and so does all that would undo it.
+        world.storage.set_faults(Faults {
+            fail_after: Some(1),
+            keep_failing: true,
+            ..Faults::default()
+        });
+        let ticket = world.publish_routed("a", 5, Accepted);
+        assert_eq!(world.refused(ticket), Reason::Limited);
+        world.question(1, true);
+        world.pass(Duration::from_secs(10));
+        assert_eq!(world.left(), []);
+        world.storage.set_faults(Faults::default());
+        world
+    };
+    let mut world = failed();
+    world.restart();
+    world.consume("orders");
+    assert_eq!(world.delivered().len(), 1, "it is back");
+    world.question(2, true);
+    assert_eq!(world.left(), []);
+
+    let mut world = failed();
+    world.pass(Duration::from_secs(3));
+    assert_eq!(world.left(), [(1, 0)], "the disk takes records again");
+    world.restart();
+    world.consume("orders");
+    assert_eq!(world.delivered().len(), 0);
+}
