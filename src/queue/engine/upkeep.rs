@@ -183,6 +183,9 @@ impl Engine {
 
     /// Makes a checkpoint, and finds out what can go when it is on disk.
     pub fn checkpoint(&mut self, now: Now, sparse: Sparse<'_>) {
+        for outbox in self.places.outboxes.values_mut() {
+            outbox.flush(&mut self.fx);
+        }
         self.places.inbox.save(&mut self.fx);
         self.absorb();
         let mut done = BTreeSet::new();

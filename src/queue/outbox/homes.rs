@@ -7,6 +7,8 @@
 //! - H1. A key with a message in the line that is not done, or on its way to the line, is at home here, surely or perhaps. A key that is
 //!   surely here has such a message. Perhaps is said of keys that a restart found, of those that were here when a message ended whose key
 //!   was not known, and of all while there are too many to be told apart.
+//! - H2. In a snapshot, messages that do not count here any more are done. Else a restart would have them once more, and take what
+//!   becomes of them off the count of later ones of their keys.
 
 use std::collections::VecDeque;
 

@@ -278,7 +278,7 @@ impl Outbox {
         self.ledger.done.done_between(from, to)
     }
 
-    /// Wants on disk what the unit acknowledged of late; before the queue is closed.
+    /// Wants on disk what the unit acknowledged of late; before a snapshot (H2 of `homes`), and before the queue is closed.
     pub fn flush(&mut self, fx: &mut Effects) {
         self.write_relayed(fx);
     }

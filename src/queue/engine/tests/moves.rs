@@ -365,3 +365,32 @@ fn the_owner_does_not_say_that_nothing_is_left_while_a_crash_may_bring_back_what
     world.consume("orders");
     assert_eq!(world.delivered().len(), 0);
 }
+
+#[test]
+fn a_checkpoint_before_the_record_of_what_was_taken_makes_no_later_message_forgotten() {
+    // H1, H2, M-C1
+    let says = Arc::new(Says(Mutex::new(Owner::Unknown)));
+    let mut world = World::with(|setup| {
+        setup.neighbours.owners = Some(says);
+        setup.queue.checkpoint_interval = Duration::from_millis(1);
+    });
+    let lane = world.lane_up(1, "b", LaneKind::Live);
+    world.publish_routed("b", 5, Accepted);
+    world.ack(lane, 1, Vec::new());
+    world.now.mono += Duration::from_millis(10);
+    world.publish("own", &["a"]);
+    // Sooner than the record of what was acknowledged is due otherwise.
+    world.restart();
+    world.lane_up(2, "b", LaneKind::Live);
+    let backlog = world.lane_up(3, "b", LaneKind::Backlog);
+    world.publish_routed("b", 5, Accepted);
+    if !world.numbers(backlog).is_empty() {
+        world.ack(backlog, 1, Vec::new());
+    }
+    world.publish_routed("c", 9, Accepted);
+    assert_eq!(
+        world.row("b"),
+        (3, 1, 0, 0),
+        "behind the second one, which the unit has not taken"
+    );
+}
