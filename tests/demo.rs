@@ -456,8 +456,8 @@ fn check_python(grpc: &str) {
 // A configuration in the README that is refused costs a newcomer his first evening.
 #[test]
 fn the_configurations_of_the_readme_are_right() {
-    let [a, b, identities, messages, routes, hooks, calls, tokens, access] = blocks("toml").try_into().unwrap();
-    let a = format!("{a}\n{identities}\n{messages}");
+    let [a, b, identities, messages, away, routes, hooks, calls, tokens, access] = blocks("toml").try_into().unwrap();
+    let a = format!("{a}\n{identities}\n{messages}\n{away}");
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("readme");
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).unwrap();

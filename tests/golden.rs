@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use strait::model::lanes::{LaneKind, Refused, Sent, ToReceiver, ToSender};
 use strait::model::{
-    CancelReason, Code, Ending, Envelope, Facts, GapReason, Key, Message, MessageId, Metadata, MetadataBuilder, Name,
-    OnFailure, Part, Place, Reason, RelayError, ReplyBody, Request, RequestBody, Retry, RouteHints, RoutePush,
+    CancelReason, Code, Ending, Envelope, Facts, GapReason, Key, Message, MessageId, Metadata, MetadataBuilder, Mode,
+    Name, OnFailure, Part, Place, Reason, RelayError, ReplyBody, Request, RequestBody, Retry, RouteHints, RoutePush,
     RoutedBy, Source, Timing, UnixMillis,
 };
 use strait::wire::frame::lanes::{self, LaneDecoder};
@@ -85,6 +85,7 @@ fn full(now: Instant) -> Request {
         attempt: 1,
         destination: None,
         owner_epoch: None,
+        mode: Mode::Usual,
         routed_by: RoutedBy::Dimension(name("uid")),
         request_id: 0xabcd,
     };
@@ -132,6 +133,7 @@ fn failure() -> RelayError {
         pushback: Some(Duration::from_millis(25)),
         owner: Some((name("c"), 301)),
         token: None,
+        ticket: None,
     }
 }
 

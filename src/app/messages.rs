@@ -20,6 +20,7 @@ use crate::peer::{Lane, LaneHandler, LaneLink, LinkPeer};
 use crate::queue::api::Output;
 use crate::queue::lanes::LaneIds;
 use crate::settings::Settings;
+use crate::telemetry::kept::KeptSeries;
 
 /// All that a shard does with messages.
 pub(super) struct Messages {
@@ -129,6 +130,16 @@ impl Messages {
     /// Takes registrations of local services that want messages.
     pub(super) fn subscriptions(&self) -> Rc<dyn Subscriptions> {
         self.push.clone()
+    }
+
+    /// Stores messages that the relay itself has.
+    pub(super) fn publishers(&self) -> Rc<Publishers> {
+        self.publishers.clone()
+    }
+
+    /// From now on calls that were kept for this unit are made, by `callee`.
+    pub(super) fn replay_to(&self, callee: Rc<dyn Callee>, series: KeptSeries) {
+        self.push.replay_to(callee, series);
     }
 
     /// Other settings are in force (M-H4).

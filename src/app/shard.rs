@@ -235,7 +235,7 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
         roster: shared.roster.clone(),
         lines: shared.lines.clone(),
     });
-    let outbound = outbound(shared, index, (&peers, &inbound), (&policies, &calls));
+    let outbound = outbound(shared, index, (&peers, &inbound, &messages), (&policies, &calls));
     let (story, stop) = (inbound.clone(), end.clone());
     tasks.spawn_local(async move { until(&stop, story.watch()).await });
     run_outbound(shared, (&outbound, &peers), &tasks, &end);
@@ -272,10 +272,11 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
 fn outbound(
     shared: &Shared,
     index: usize,
-    (peers, local): (&Rc<Peers>, &Rc<inbound::Rpc>),
+    (peers, local, messages): (&Rc<Peers>, &Rc<inbound::Rpc>, &Rc<Messages>),
     (policies, metrics): (&Rc<ShardPolicies>, &CallMetrics),
 ) -> Rc<outbound::Rpc> {
-    outbound::Rpc::new(outbound::Parts {
+    let series = &shared.series;
+    let outbound = outbound::Rpc::new(outbound::Parts {
         place: shared.place.clone(),
         routing: shared.routing.clone(),
         peers: peers.clone(),
@@ -285,14 +286,20 @@ fn outbound(
         claims: shared.routes.as_ref().map(|routes| routes.claims.clone()),
         tokens: shared.tokens.clone().map(|keys| outbound::TokenParts {
             keys,
-            counts: shared.series.tokens.on_shard(),
-            copy: shared.series.routes.clone(),
+            counts: series.tokens.on_shard(),
+            copy: series.routes.clone(),
         }),
-        lookups: shared.series.lookups.on_shard(),
+        kept: Some(outbound::KeptParts {
+            publishers: messages.publishers(),
+            series: series.kept.clone(),
+        }),
+        lookups: series.lookups.on_shard(),
         budgets: shared.retries.on_shard(index),
         metrics: metrics.clone(),
         first_request_id: fastrand::u64(1..),
-    })
+    });
+    messages.replay_to(outbound.clone(), series.kept.clone());
+    outbound
 }
 
 /// Lets the story of calls that go out run and, on one shard, the calls that the relay makes itself, and shadows.

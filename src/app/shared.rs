@@ -24,6 +24,7 @@ use crate::routing::token::TokenSeries;
 use crate::settings::{Checked, Settings};
 use crate::telemetry::Registry;
 use crate::telemetry::calls::CallSeries;
+use crate::telemetry::kept::KeptSeries;
 use crate::{admin, admission, delivery, ingress, peer, queue, routing};
 
 /// All that shards share, made once.
@@ -88,6 +89,7 @@ pub(super) struct Series {
     pub(super) provisional: provisional::Metrics,
     pub(super) lookups: LookUpSeries,
     pub(super) tokens: TokenSeries,
+    pub(super) kept: KeptSeries,
 }
 
 /// The ends of ways that the app hands on.
@@ -217,6 +219,7 @@ fn all_series(series: &prometheus::Registry, unit: &UnitId) -> Result<Series, Ap
         provisional: provisional::Metrics::register(series)?,
         lookups: LookUpSeries::register(series)?,
         tokens: TokenSeries::register(series)?,
+        kept: KeptSeries::register(series)?,
     })
 }
 

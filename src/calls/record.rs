@@ -220,6 +220,7 @@ fn outcome_of(reason: Reason) -> Outcome {
         | Reason::LinkLost
         | Reason::Moving
         | Reason::NoLease
+        | Reason::Parked
         | Reason::RoutesAway
         | Reason::ServiceLost
         | Reason::ServiceUnavailable

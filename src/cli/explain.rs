@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::{CliError, Output, SourceArgs, load, write_json};
-use crate::model::{Key, Name, RouteHints, RoutePolicy, UnitId};
+use crate::model::{Key, Name, OnFailure, ParkedAs, RouteHints, RoutePolicy, UnitId};
 use crate::routing::Explanation;
 
 #[derive(Debug, clap::Args)]
@@ -61,6 +61,16 @@ fn method(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// What becomes of calls whose unit is away, if anything is said.
+fn while_away(policy: &RoutePolicy) -> Option<&'static str> {
+    Some(match (policy.away.on_failure, policy.away.parked_as) {
+        (OnFailure::Fail, _) => return None,
+        (OnFailure::Park, ParkedAs::Unavailable) => "park: stored for the owner, answered UNAVAILABLE with a ticket",
+        (OnFailure::Park, ParkedAs::Ok) => "park: stored for the owner, answered OK with a ticket",
+        (OnFailure::Local, _) => "local: executed by this unit, stored for the owner, answered as provisional",
+    })
+}
+
 fn print(explanation: &Explanation, policy: &RoutePolicy, out: &mut impl Write) -> Result<(), CliError> {
     match (&explanation.owner, &explanation.error) {
         (Some(owner), _) => writeln!(out, "owner        {owner}")?,
@@ -77,6 +87,9 @@ fn print(explanation: &Explanation, policy: &RoutePolicy, out: &mut impl Write) 
     }
     if policy.reads {
         writeln!(out, "only reads   yes")?;
+    }
+    if let Some(text) = while_away(policy) {
+        writeln!(out, "while away   {text}")?;
     }
     for step in &explanation.steps {
         let mark = if step.matched { "->" } else { "  " };

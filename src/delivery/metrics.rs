@@ -245,6 +245,7 @@ pub(super) fn outcome_of_error(error: &RelayError) -> Outcome {
         | Reason::ServiceLost
         | Reason::ServiceUnavailable
         | Reason::Undelivered
+        | Reason::Parked
         | Reason::UnitAway => Outcome::Failed,
     }
 }

@@ -22,7 +22,7 @@ use crate::control::clock::boot_time;
 use crate::control::keeper::GateId;
 use crate::control::shadows::Shadows;
 use crate::control::tokens::{TokenKeys, unix_now};
-use crate::model::{Geo, Place, Reason, RelayError, Request, Retry, RoutePolicy};
+use crate::model::{Geo, Mode, Place, Reason, RelayError, Request, Retry, RoutePolicy};
 use crate::routing::gate::{Closed, Drain, Gate, Knock, Registered};
 use crate::routing::record::{Epoch, Lease, NodeId};
 use crate::routing::token::{self, Brought, Occasion, TokenCounts, With};
@@ -127,6 +127,7 @@ impl OwnerGate {
         let knock = Knock {
             unit: here,
             reads,
+            is_waited_for: request.facts.mode == Mode::Replay,
             min_epoch: self.min_epoch(request),
             lease: &parts.routing.lease(),
             now: boot_time(),

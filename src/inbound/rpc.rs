@@ -21,7 +21,7 @@ use super::gate::{self, Admission, OwnerGate};
 use super::shadow::{self, Arrived, ShadowParts};
 use crate::calls::{CallRecord, Calls, Limited, ShardPolicies, TimeLimits};
 use crate::model::{
-    CallId, Callee, Caller, CallerRef, CancelReason, Part, Place, RELAY, Reason, Refused, RelayError, ReplyEvent,
+    CallId, Callee, Caller, CallerRef, CancelReason, Mode, Part, Place, RELAY, Reason, Refused, RelayError, ReplyEvent,
     Request, RequestEvent, Retry, RoutedBy,
 };
 use crate::routing;
@@ -186,6 +186,10 @@ impl Rpc {
         // Without a key or unit it was the origin's policy for the service that sent the call here.
         let no_key = request.hints.keys.is_empty() || request.facts.routed_by == RoutedBy::NoKey;
         if no_key && request.hints.unit.is_none() {
+            return Ok(None);
+        }
+        // The owner is away, and this unit does not pretend to be it.
+        if request.facts.mode == Mode::Local {
             return Ok(None);
         }
         let here = &self.parts.place.unit;

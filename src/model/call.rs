@@ -217,8 +217,22 @@ pub struct Facts {
     pub attempt: u8,
     /// The unit this relay has chosen; stays in the relay.
     pub destination: Option<UnitId>,
+    /// For whom the local service executes it; stays in the relay.
+    pub mode: Mode,
     /// Same id in the access log of each relay.
     pub request_id: u64,
+}
+
+/// For whom a local service executes a call.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Mode {
+    /// In place of the owner of its key, which is away and gets the call later (C-P2).
+    Local,
+    /// As the owner of its key, of a call that was kept while this unit was away (C-P1).
+    Replay,
+    /// As the owner of its key.
+    #[default]
+    Usual,
 }
 
 /// What a caller tells the callee after `open`.

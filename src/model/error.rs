@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{RelayName, UnitId};
+use super::{MessageId, RelayName, UnitId};
 
 /// An ending that a relay, not a service, gave to a call.
 ///
@@ -27,6 +27,8 @@ pub struct RelayError {
     /// What to bring along with the next call of the key, as the value of a `strait-token` field. Text that relays made; in a box,
     /// because few errors have one.
     pub token: Option<Box<Bytes>>,
+    /// Under which id the call was stored; set with `Parked`, told to the caller as `strait-ticket`.
+    pub ticket: Option<Box<MessageId>>,
 }
 
 /// The relay where an error was made.
@@ -74,6 +76,8 @@ pub enum Reason {
     NoLease,
     /// No rule gives the key an owner, or the key is missing.
     NoRoute,
+    /// The call is on disk here, and its unit gets it when it is back.
+    Parked,
     /// Policy forbids the crossing.
     Policy,
     /// The key has no owner yet, and the route store that could give it one cannot be reached.
@@ -136,6 +140,7 @@ impl RelayError {
             pushback: None,
             owner: None,
             token: None,
+            ticket: None,
         }
     }
 
@@ -159,7 +164,7 @@ impl RelayError {
 
 impl Reason {
     /// All reasons, for registering series and for reading them from the wire.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::BadInput,
         Self::DeadlineExceeded,
         Self::Draining,
@@ -170,6 +175,7 @@ impl Reason {
         Self::Moving,
         Self::NoLease,
         Self::NoRoute,
+        Self::Parked,
         Self::Policy,
         Self::RoutesAway,
         Self::ServiceLost,
@@ -197,6 +203,7 @@ impl Reason {
             Self::Moving => "moving",
             Self::NoLease => "no_lease",
             Self::NoRoute => "no_route",
+            Self::Parked => "parked",
             Self::Policy => "policy",
             Self::RoutesAway => "routes_away",
             Self::ServiceLost => "service_lost",

@@ -60,15 +60,57 @@ pub type Class = Name;
 pub type ServiceName = Name;
 
 /// What to do with a call whose unit is away.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum OnFailure {
     /// Answer with the error.
     #[default]
     Fail,
     /// Store it and replay it when the unit is back.
     Park,
-    /// Let the local unit execute it.
+    /// Let the local unit execute it, store it, and replay it when the unit is back.
     Local,
+}
+
+/// How a call that was parked is answered.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ParkedAs {
+    /// With `UNAVAILABLE`, `strait-error: parked` and the ticket.
+    #[default]
+    Unavailable,
+    /// With `OK`, an empty message and the ticket.
+    Ok,
+}
+
+/// What the settings say about calls of a method whose unit is away.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct WhileAway {
+    /// What to do.
+    pub on_failure: OnFailure,
+    /// How those are answered that were parked.
+    pub parked_as: ParkedAs,
+}
+
+impl OnFailure {
+    /// Its name in the settings and in metadata.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fail => "fail",
+            Self::Park => "park",
+            Self::Local => "local",
+        }
+    }
+
+    /// What becomes of a call of which its caller wishes this: it can have it parked instead of executed, and nothing that the
+    /// settings do not allow.
+    #[must_use]
+    pub fn wished(self, by_caller: Self) -> Self {
+        match (self, by_caller) {
+            (Self::Local, Self::Park) => Self::Park,
+            (settings, _) => settings,
+        }
+    }
 }
 
 /// What a service wants done with calls that carry no key (C-R3).

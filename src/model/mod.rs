@@ -22,11 +22,11 @@ mod size;
 mod subscription;
 
 pub use call::{
-    CallId, Callee, Caller, CallerRef, CancelReason, Ending, Endpoint, Envelope, Facts, Outcome, Part, Refused,
+    CallId, Callee, Caller, CallerRef, CancelReason, Ending, Endpoint, Envelope, Facts, Mode, Outcome, Part, Refused,
     ReplyBody, ReplyEvent, Request, RequestBody, RequestEvent, RoutePush, SMALL_BODY_BYTES, Timing, wants_credit,
 };
 pub use error::{Code, Place, Reason, RelayError, Retry};
-pub use hints::{Class, Key, MissingKey, MissingKeyError, OnFailure, RouteHints, ServiceName};
+pub use hints::{Class, Key, MissingKey, MissingKeyError, OnFailure, ParkedAs, RouteHints, ServiceName, WhileAway};
 pub use hottest::Hottest;
 pub use identity::{Geo, Name, NameError, RELAY, RelayName, Source, UnitId};
 pub use message::{

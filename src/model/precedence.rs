@@ -1,8 +1,8 @@
-//! Which of a call's keys route it, and whether it only reads.
+//! Which of a call's keys route it, whether it only reads, and what becomes of it while its unit is away.
 
 use std::borrow::Cow;
 
-use super::{MissingKey, Name};
+use super::{MissingKey, Name, OnFailure, ParkedAs, WhileAway};
 
 /// How calls of a method are routed, as the settings say.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -14,6 +14,8 @@ pub struct RoutePolicy {
     pub dimensions: Vec<Name>,
     /// They only read: they claim no key, and go on at its owner while it moves.
     pub reads: bool,
+    /// What becomes of them while the unit of their key is away.
+    pub away: WhileAway,
 }
 
 /// By any key; without one not at all.
@@ -21,6 +23,10 @@ pub static ANY_KEY: RoutePolicy = RoutePolicy {
     missing_key: MissingKey::Reject,
     dimensions: Vec::new(),
     reads: false,
+    away: WhileAway {
+        on_failure: OnFailure::Fail,
+        parked_as: ParkedAs::Unavailable,
+    },
 };
 
 impl RoutePolicy {

@@ -3,6 +3,7 @@
 mod alarms;
 mod carrier;
 mod hooks;
+mod kept;
 mod message;
 mod own;
 mod parked;
@@ -21,6 +22,7 @@ use std::rc::Rc;
 
 pub use carrier::{CarrierParts, Carriers, Claims};
 pub use hooks::OwnerControl;
+pub use kept::KeptParts;
 pub use message::{Catalog, Published, Publisher, PublisherParts, PublisherRef, Publishers};
 pub use own::{OwnAsked, OwnCall, OwnCalls, OwnError, OwnStory};
 pub use parking::ParkingLimits;

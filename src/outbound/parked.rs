@@ -194,15 +194,14 @@ impl Rpc {
 
     /// A call that waits looks whether its route is known.
     pub(super) fn look_again(&self, id: CallId) {
+        if self.calls.with(id, |open| open.waits_to_be_kept()) == Some(true) {
+            return self.look_at_kept(id);
+        }
         let now = clock();
         let looked = self.calls.with(id, |open| self.route_again(id, open, now)).flatten();
         match looked {
             None | Some(Looked::Wait) => {}
-            Some(Looked::Fail(error)) => {
-                if let Some(open) = self.calls.take(id) {
-                    self.fail(open, error);
-                }
-            }
+            Some(Looked::Fail(error)) => self.keep_or_fail(id, error),
             Some(Looked::Go(way, request)) => {
                 if let Err(refused) = self.send_first(way, request, id) {
                     self.on_failed(id, super::verdict::Failure::Relay(refused.error));
@@ -236,7 +235,11 @@ impl Rpc {
                 Looked::Wait
             }
             Ok(Routed::Wait(wait)) => Looked::Fail(wait.into_error()),
-            Err(error) => Looked::Fail(error),
+            Err(error) => {
+                // Its unit may be away: then it may be kept.
+                open.again = Some(request);
+                Looked::Fail(error)
+            }
         })
     }
 }

@@ -118,6 +118,7 @@ impl Rpc {
     fn plan(&self, id: CallId, open: &mut Open, failure: Failure, now: Instant) -> Then {
         open.active = None;
         open.callee = None;
+        open.was_seen |= failure.was_perhaps_seen();
         if let Some(turn) = &mut open.turn {
             turn.on_failed(now);
         }
@@ -260,10 +261,13 @@ impl Rpc {
 
     /// Tells the caller how the last attempt ended.
     fn end(&self, id: CallId, failure: Failure) {
-        let Some(open) = self.calls.take(id) else { return };
         match failure {
-            Failure::Relay(error) => self.fail(open, *error),
-            Failure::Service(part) => self.answer(open, *part, clock()),
+            Failure::Relay(error) => self.keep_or_fail(id, *error),
+            Failure::Service(part) => {
+                if let Some(open) = self.calls.take(id) {
+                    self.answer(open, *part, clock());
+                }
+            }
         }
     }
 

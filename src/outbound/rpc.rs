@@ -16,6 +16,7 @@ use std::rc::{Rc, Weak};
 use tokio::time::Instant;
 
 use super::Ways;
+use super::kept::{Kept, KeptCalls, KeptParts};
 use super::parked::{Parked, Wait};
 use super::parking::{Parking, ParkingLimits};
 use super::retries::{Retries, Turn};
@@ -25,8 +26,8 @@ use crate::admission::{Active, ShardBudget, ShardBudgets};
 use crate::calls::{CallRecord, Calls, Limited, ShardPolicies, TimeLimits};
 use crate::control::claims::Claims;
 use crate::model::{
-    CallId, Callee, Caller, CallerRef, CancelReason, Ending, Metadata, MetadataBuilder, Part, Place, Reason, Refused,
-    RelayError, ReplyEvent, Request, RequestBody, RequestEvent, Retry, SMALL_BODY_BYTES, UnitId,
+    CallId, Callee, Caller, CallerRef, CancelReason, Ending, Metadata, MetadataBuilder, Mode, Part, Place, Reason,
+    Refused, RelayError, ReplyEvent, Request, RequestBody, RequestEvent, Retry, SMALL_BODY_BYTES, UnitId,
 };
 use crate::routing::metrics::LookUps;
 use crate::routing::{self, Standing};
@@ -51,6 +52,8 @@ pub struct Parts {
     pub claims: Option<Claims>,
     /// What clients know of keys, if there are route tokens.
     pub tokens: Option<TokenParts>,
+    /// What calls are kept with whose unit is away, if there is a queue.
+    pub kept: Option<KeptParts>,
     /// Counts what decides where calls go.
     pub lookups: LookUps,
     /// How many calls may be sent again.
@@ -68,6 +71,7 @@ pub struct Rpc {
     pub(super) retries: Retries,
     pub(super) parking: Parking,
     pub(super) tokens: Option<Tokens>,
+    pub(super) kept: Option<Rc<KeptCalls>>,
     next_request_id: Cell<u64>,
     me: Weak<Self>,
 }
@@ -97,6 +101,10 @@ pub(super) struct Open {
     pub(super) redirects: u8,
     /// What its answer tells the caller of its key.
     pub(super) offer: Offer,
+    /// A service may have seen an attempt of it.
+    pub(super) was_seen: bool,
+    /// Set while it is kept for its unit, which is away.
+    pub(super) kept: Option<Box<Kept>>,
 }
 
 /// What is known of a call's way.
@@ -113,7 +121,9 @@ impl Rpc {
         let next_request_id = Cell::new(parts.first_request_id);
         let parking = Parking::new(parts.parking);
         let tokens = parts.tokens.take().map(Tokens::new);
+        let kept = parts.kept.take();
         Rc::new_cyclic(|me| Self {
+            kept: kept.map(|kept| KeptCalls::new(kept, me.clone())),
             parts,
             calls: Calls::default(),
             retries: Retries::default(),
@@ -130,6 +140,7 @@ impl Rpc {
             self.calls.watch(|id| self.on_overdue(id)),
             self.watch_retries(),
             self.watch_routes(),
+            self.watch_kept(),
             self.watch_users()
         );
     }
@@ -157,21 +168,22 @@ impl Rpc {
         let mut record = record;
         let mut offer = Offer::default();
         let routed = match self.route(&mut request, &mut record, (&caller, &mut offer)) {
-            Ok(routed) => routed,
+            Ok(routed) => Ok(routed),
+            Err(error) if self.may_keep(&request, &error) => Err(error),
             Err(error) => return Err(Box::new((record, refused(error, request)))),
         };
         let policies = self.parts.policies.current();
         let policy = policies.of(request.service());
         let limits = TimeLimits::new(policy, request.received, request.deadline);
         let now = Instant::now().into_std();
-        if matches!(routed, Routed::To(_)) {
+        if matches!(routed, Ok(Routed::To(_))) {
             record.on_sent(now, &self.parts.metrics);
         }
         if limits.is_over(now) {
             let error = RelayError::new(Reason::DeadlineExceeded, Retry::Never, limits.describe(now));
             return Err(Box::new((record, refused(error, request))));
         }
-        let id = self.calls.insert(Open {
+        let mut open = Open {
             caller,
             callee: None,
             limits,
@@ -185,7 +197,17 @@ impl Rpc {
             patience: None,
             redirects: 0,
             offer,
-        });
+            was_seen: false,
+            kept: None,
+        };
+        let routed = match routed {
+            Ok(routed) => routed,
+            Err(error) => {
+                open.again = Some(request);
+                return self.keep_at_once(open, error);
+            }
+        };
+        let id = self.calls.insert(open);
         let sent = match routed {
             // The own gate may have a newer copy than the one this was routed by.
             Routed::To(way) => self
@@ -195,9 +217,12 @@ impl Rpc {
         };
         match sent {
             Ok(()) => Ok(id),
-            Err(refused) => match self.calls.take(id) {
-                Some(open) => Err(Box::new((open.record, refused))),
-                None => Ok(id),
+            Err(refused) => match self.keep(id, *refused.error) {
+                Ok(()) => Ok(id),
+                Err(error) => {
+                    self.calls.with(id, |open| open.again = Some(refused.request));
+                    self.give_back(id, error)
+                }
             },
         }
     }
@@ -237,7 +262,9 @@ impl Rpc {
         request.hints.idempotent |= policy.reads;
         record.on_routed(decision.unit, decision.epoch);
         let reads = policy.reads && table.lets_read(&decision);
-        if matches!(decision.standing, Standing::Frozen { .. }) && !reads {
+        // What was kept for this unit comes before the move of its key, which waits for it.
+        let is_waited_for = request.facts.mode == Mode::Replay && *decision.unit == self.parts.place.unit;
+        if matches!(decision.standing, Standing::Frozen { .. }) && !reads && !is_waited_for {
             return Ok(Routed::Wait(Wait::frozen(&decision)));
         }
         self.way_to(decision.unit, request).map(Routed::To)
@@ -367,6 +394,9 @@ impl Callee for Rpc {
             if let RequestEvent::Body(body) = &event {
                 open.record.on_request_bytes(body.chunk.len());
                 open.remember(body);
+                if open.waits_to_be_kept() && (body.end || open.again.is_none()) {
+                    open.look_to_keep(self.retries.look_at(Instant::now().into_std(), id));
+                }
                 if !body.end {
                     open.limits.on_stream_activity(Instant::now().into_std());
                     limit = open.limits.limit();

@@ -98,6 +98,14 @@ pub(super) fn decide(failure: &Failure, case: &Case<'_>, dice: f64) -> Result<Ne
 }
 
 impl Failure {
+    /// Whether a service may have seen the attempt.
+    pub(super) fn was_perhaps_seen(&self) -> bool {
+        match self {
+            Self::Relay(error) => error.retry == Retry::Ambiguous,
+            Self::Service(_) => true,
+        }
+    }
+
     fn ground(&self) -> Result<Ground, Option<RetryOutcome>> {
         match self {
             Self::Relay(error) => ground_of(error),

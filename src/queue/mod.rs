@@ -39,9 +39,9 @@ pub use handle::{Handle, Inlet, Outlets};
 pub use metrics::Metrics;
 pub use ownership::{Keys, Owner, Ownership};
 pub use settings::{
-    DeadLetterSettings, DedupSettings, Exhausted, GroupSettings, MirrorSettings, OnExpiry, Overflow, Priority, Push,
-    ReplayLimits, ReplayOrder, ReplaySettings, RetrySettings, Settings, Sync, TopicRule, TopicSettings, Topics,
-    UnitReplay,
+    CALLS_TOPIC, DeadLetterSettings, DedupSettings, Exhausted, GroupSettings, MirrorSettings, OnExpiry, Overflow,
+    Priority, Push, ReplayLimits, ReplayOrder, ReplaySettings, RetrySettings, Settings, Sync, TopicRule, TopicSettings,
+    Topics, UnitReplay, calls_group, calls_topic,
 };
 
 pub use worker::{QueueError, Running, start};

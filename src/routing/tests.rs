@@ -113,7 +113,7 @@ fn a_method_says_which_dimensions_route_it() {
         let policy = RoutePolicy {
             missing_key,
             dimensions: dimensions.iter().map(|text| name(text)).collect(),
-            reads: false,
+            ..RoutePolicy::default()
         };
         let found = table.resolve(&hints(keys), &policy, &local, &());
         found.map(|decision| (decision.unit.to_string(), policy.routed_by(decision.dimension)))

@@ -8,6 +8,7 @@ use crate::control::StoreKind;
 use crate::ingress::access::AccessError;
 use crate::ingress::{self, access};
 use crate::model::{Geo, MissingKey, Place, RelayName, RoutePolicy, UnitId};
+use crate::queue;
 use crate::routing::RouteTable;
 
 /// Settings that fit together, with what can be worked out of them.
@@ -108,6 +109,7 @@ impl Settings {
         self.check_units(&mut problems);
         self.check_services(&mut problems);
         self.check_call_routes(&mut problems);
+        self.check_kept_calls(&mut problems, &mut warnings);
         self.check_retry(&mut problems);
         self.check_log(&mut problems);
         self.check_messages(&mut problems, &mut warnings);
@@ -151,6 +153,7 @@ impl Settings {
         settings.ingress.token_file = access::resolved(base, &self.ingress.token_file);
         settings.admin.resolve_paths(base);
         settings.routes.resolve_paths(base);
+        settings.add_journal();
         let data_dir = base.join(&self.relay.data_dir);
         problems.or(Checked {
             settings,
@@ -162,6 +165,17 @@ impl Settings {
             admin,
             warnings,
         })
+    }
+
+    /// Calls that are kept for their unit are messages of a topic, and each relay may get some.
+    fn add_journal(&mut self) {
+        if !self.routing.dimensions.is_empty() {
+            let topic = self.topics.entry(queue::CALLS_TOPIC.to_owned());
+            let topic = topic.or_insert_with(queue::calls_topic);
+            topic
+                .groups
+                .insert(queue::calls_group(), queue::GroupSettings::default());
+        }
     }
 
     fn identity(&self, problems: &mut Problems) -> Option<(Geo, UnitId, RelayName)> {

@@ -13,6 +13,7 @@
 pub mod access;
 pub mod calls;
 mod chain;
+pub mod kept;
 mod logging;
 mod openmetrics;
 mod registry;

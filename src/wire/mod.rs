@@ -13,6 +13,7 @@ pub mod frame;
 pub mod hello;
 pub mod http2;
 pub mod io;
+pub mod kept;
 pub mod message;
 pub mod messages;
 pub mod names;

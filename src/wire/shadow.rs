@@ -80,7 +80,7 @@ impl Shadow {
     /// Of a call that its owner admitted by this table; `None` of calls to relays themselves.
     pub fn of(request: &Request, r#move: u64, epoch: u64) -> Option<Self> {
         let service = request.service()?;
-        if OWN_SERVICES.iter().any(|own| service.starts_with(own)) {
+        if is_own_service(service) {
             return None;
         }
         let source = request.facts.source.as_ref();
@@ -197,11 +197,14 @@ impl Shadow {
                 end: true,
             },
         };
-        let is_own = request
-            .service()
-            .is_none_or(|service| OWN_SERVICES.iter().any(|own| service.starts_with(own)));
+        let is_own = request.service().is_none_or(is_own_service);
         (!is_own).then_some(request)
     }
+}
+
+/// Whether calls of a service are for relays themselves.
+pub(super) fn is_own_service(service: &str) -> bool {
+    OWN_SERVICES.iter().any(|own| service.starts_with(own))
 }
 
 #[cfg(test)]

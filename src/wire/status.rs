@@ -20,6 +20,7 @@ pub fn code_of(reason: Reason) -> Code {
         | Reason::LinkLost
         | Reason::Moving
         | Reason::NoLease
+        | Reason::Parked
         | Reason::RoutesAway
         | Reason::ServiceLost
         | Reason::ServiceUnavailable
@@ -42,6 +43,7 @@ pub fn http_status_of(reason: Reason) -> u16 {
         Reason::Draining
         | Reason::Moving
         | Reason::NoLease
+        | Reason::Parked
         | Reason::RoutesAway
         | Reason::ServiceUnavailable
         | Reason::UnitAway => 503,
@@ -77,6 +79,7 @@ pub fn http_reply(error: &RelayError) -> (u16, Metadata, Bytes) {
     let mut fields = MetadataBuilder::new();
     put(&mut fields, b"content-type", b"text/plain; charset=utf-8");
     put(&mut fields, b"strait-error", place_text(error).as_bytes());
+    put_ticket(&mut fields, error);
     if let Some(wait) = error.pushback {
         let seconds = wait.as_millis().div_ceil(1000).to_string();
         put(&mut fields, b"retry-after", seconds.as_bytes());
@@ -171,6 +174,7 @@ fn put_grpc(fields: &mut MetadataBuilder, error: &RelayError) {
     if let Some(token) = &error.token {
         put(fields, b"strait-token", token);
     }
+    put_ticket(fields, error);
     if let Some(wait) = error.pushback {
         put(
             fields,
@@ -186,6 +190,12 @@ fn put_grpc(fields: &mut MetadataBuilder, error: &RelayError) {
 fn put(fields: &mut MetadataBuilder, name: &[u8], value: &[u8]) {
     let result = fields.push(name, value);
     debug_assert!(result.is_ok(), "a field of a relay's error is malformed");
+}
+
+fn put_ticket(fields: &mut MetadataBuilder, error: &RelayError) {
+    if let Some(ticket) = &error.ticket {
+        put(fields, b"strait-ticket", ticket.to_string().as_bytes());
+    }
 }
 
 fn place_text(error: &RelayError) -> String {
@@ -214,6 +224,9 @@ fn status_of(error: &RelayError, code: Code, text: &str) -> Status {
     if let Some((unit, epoch)) = &error.owner {
         tell("owner", unit.to_string());
         tell("epoch", epoch.to_string());
+    }
+    if let Some(ticket) = &error.ticket {
+        tell("ticket", ticket.to_string());
     }
     let info = ErrorInfo {
         reason: error.reason.as_str().to_ascii_uppercase(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use strait::delivery::framed::Limits;
-use strait::model::{CancelReason, Facts, MetadataBuilder, Name, Reason, Retry, RoutedBy, Source};
+use strait::model::{CancelReason, Facts, MetadataBuilder, Mode, Name, Reason, Retry, RoutedBy, Source};
 use strait::wire::frame::{self, Frame};
 use strait::wire::hello::{self, Hello, Purpose, Register, Registered};
 use strait::wire::pace::LeastPace;
@@ -228,6 +228,7 @@ async fn what_a_client_says_about_its_source_and_path_is_ignored() {
         epoch: 666,
         attempt: 6,
         owner_epoch: None,
+        mode: Mode::Usual,
         destination: None,
         request_id: 666,
     };

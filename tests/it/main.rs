@@ -36,6 +36,7 @@ mod hooks;
 mod links;
 mod lives;
 mod local;
+mod local_mode;
 mod logs;
 mod message_moves;
 mod messages;

@@ -284,6 +284,7 @@ fn outbound(place: &Place, routing: routing::Handle, delivery: &Rc<Delivery>) ->
         },
         claims: None,
         tokens: None,
+        kept: None,
         budgets: RetryBudgets::new([name("a"), name("b"), name("c")], 1, RetrySettings::default()).on_shard(0),
         metrics: CallMetrics::detached().unwrap(),
         first_request_id: 1,

@@ -378,6 +378,9 @@ fn advice(reason: Reason) -> &'static str {
         Reason::Moving => "call again; `strait route moves` shows how far the move is",
         Reason::NoLease => "see why that relay cannot reach the route store; `strait route status` shows how it stands",
         Reason::NoRoute => "name a key with --key or a unit with --unit; `strait explain` shows which rules there are",
+        Reason::Parked => {
+            "do not call again: the unit gets the call when it is back; `strait queue status` shows what waits for it"
+        }
         Reason::Policy => "this crossing is forbidden; ask those who run the unit",
         Reason::RoutesAway => "see whether the route store of [routes] runs and can be reached, then call again",
         Reason::ServiceLost => "look at the service: it broke off in the middle of the call",

@@ -100,6 +100,7 @@ impl World {
         let knock = Knock {
             unit,
             reads: request.reads,
+            is_waited_for: false,
             min_epoch: request.min_epoch,
             lease: &running.lease,
             now,
@@ -230,6 +231,7 @@ impl World {
         let knock = Knock {
             unit: &unit,
             reads: false,
+            is_waited_for: false,
             min_epoch: 0,
             lease: &running.lease,
             now,

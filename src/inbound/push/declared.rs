@@ -65,6 +65,11 @@ fn wanted(topics: &Topics, (shard, shards): (usize, usize)) -> Vec<Wanted> {
     found
 }
 
+/// Whether this shard pushes to a group.
+pub(super) fn is_ours(topic: &Topic, group: &GroupName, (shard, shards): (usize, usize)) -> bool {
+    shard_of(topic, group, shards) == shard
+}
+
 /// The shard that pushes to a group (U3).
 fn shard_of(topic: &Topic, group: &GroupName, shards: usize) -> usize {
     let mut hash = Xxh3::new();

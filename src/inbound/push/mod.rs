@@ -1,8 +1,9 @@
 //! Hands messages to services as unary calls, whose reply is the settlement: groups with `push` in the settings, and
-//! consumers that registered on a framed connection.
+//! consumers that registered on a framed connection. Calls that other relays kept for this unit are messages too; those it makes.
 //!
 //! # Path
-//! `queue` -> [`Consumers`] -> here -> `delivery` (or the connection that registered) -> back -> [`Consumers::settle`]
+//! `queue` -> [`Consumers`] -> here -> `delivery` (or the connection that registered; `outbound` for kept calls) -> back ->
+//! [`Consumers::settle`]
 //!
 //! # Invariants
 //! - U1. Each message that was handed over is settled once: by the reply, by its failure, or by the visibility timeout, which is
@@ -15,6 +16,7 @@
 
 mod call;
 mod declared;
+mod replay;
 mod verdict;
 
 use std::cell::{Cell, RefCell};
@@ -34,7 +36,8 @@ use crate::model::{
     ReplyEvent, RequestEvent, SubscribeError, SubscribedFn, Subscription, Subscriptions, Topic, wants_credit,
 };
 use crate::queue::api::{ConsumerId, Deliver, DeliveryId, Settlement};
-use crate::queue::{TopicSettings, Topics};
+use crate::queue::{self, CALLS_TOPIC, TopicSettings, Topics};
+use crate::telemetry::kept::{KeptSeries, ReplayOutcome};
 use crate::wire::messages::RECEIVE;
 
 /// What the pushers of one shard are made of.
@@ -63,6 +66,7 @@ pub struct Push {
     calls: Calls<Open>,
     replies: Mailbox<(CallId, ReplyEvent)>,
     draining: Cell<bool>,
+    replays: RefCell<Option<Replays>>,
     me: Weak<Self>,
 }
 
@@ -72,9 +76,25 @@ struct Line {
     topic: Topic,
     group: GroupName,
     target: Rc<dyn Callee>,
-    path: Bytes,
+    form: Form,
     /// Whoever waits until the subscription is in force.
     told: Cell<Option<SubscribedFn>>,
+}
+
+/// What a message is made into.
+#[derive(Clone)]
+enum Form {
+    /// The call that was kept.
+    Kept,
+    /// A call of this path that hands it over.
+    Message(Bytes),
+}
+
+/// Where calls are made that were kept for this unit.
+struct Replays {
+    callee: Rc<dyn Callee>,
+    series: KeptSeries,
+    line: Option<DefaultKey>,
 }
 
 /// A message at a service.
@@ -85,6 +105,8 @@ struct Open {
     id: CallId,
     deadline: Option<Instant>,
     answer: Answer,
+    /// Which call it is, if one that was kept.
+    kept: Option<String>,
 }
 
 impl Push {
@@ -101,6 +123,7 @@ impl Push {
             calls: Calls::default(),
             replies: Mailbox::new(),
             draining: Cell::new(false),
+            replays: RefCell::default(),
             me: me.clone(),
         });
         push.reload(parts.topics);
@@ -117,8 +140,39 @@ impl Push {
         for push in new {
             let path = Bytes::from(format!("/{}/{}", push.service, push.method));
             let place = (push.topic.clone(), push.group.clone());
-            let line = self.begin(place, push.in_flight_max, Rc::clone(&self.delivery), path, None);
+            let form = Form::Message(path);
+            let line = self.begin(place, push.in_flight_max, Rc::clone(&self.delivery), form, None);
             self.declared.borrow_mut().began(push, line);
+        }
+        self.take_kept();
+    }
+
+    /// From now on calls that were kept for this unit are made, by `callee`. One shard does so (U3).
+    pub fn replay_to(&self, callee: Rc<dyn Callee>, series: KeptSeries) {
+        let replays = Replays {
+            callee,
+            series,
+            line: None,
+        };
+        self.replays.replace(Some(replays));
+        self.take_kept();
+    }
+
+    /// Takes them, if the topic is there and they are this shard's.
+    fn take_kept(&self) {
+        let group = queue::calls_group();
+        let Ok(topic) = Topic::new(CALLS_TOPIC) else { return };
+        let is_there = self.topics.borrow().contains_key(CALLS_TOPIC);
+        if !is_there || !declared::is_ours(&topic, &group, self.shard) {
+            return;
+        }
+        let callee = match &*self.replays.borrow() {
+            Some(Replays { callee, line: None, .. }) => Rc::clone(callee),
+            _ => return,
+        };
+        let line = self.begin((topic, group), KEPT_IN_FLIGHT, callee, Form::Kept, None);
+        if let Some(replays) = &mut *self.replays.borrow_mut() {
+            replays.line = Some(line);
         }
     }
 
@@ -150,7 +204,7 @@ impl Push {
         (topic, group): (Topic, GroupName),
         in_flight_max: usize,
         target: Rc<dyn Callee>,
-        path: Bytes,
+        form: Form,
         told: Option<SubscribedFn>,
     ) -> DefaultKey {
         let line = Rc::new(Line {
@@ -158,7 +212,7 @@ impl Push {
             topic: topic.clone(),
             group: group.clone(),
             target,
-            path,
+            form,
             told: Cell::new(told),
         });
         let key = self.lines.borrow_mut().insert(Rc::clone(&line));
@@ -185,16 +239,32 @@ impl Push {
                     if wants_credit(bytes, end) && !end {
                         open.target.on_request(open.id, RequestEvent::Credit(bytes));
                     }
-                    open.answer.on_part(part)
+                    open.answer.on_part(part).map(|ended| (ended, open.kept.clone()))
                 });
-                if let Some(Some(settlement)) = done {
-                    self.settle(id, settlement);
+                match done {
+                    Some(Some((ended, None))) => self.settle(id, ended.settle()),
+                    Some(Some((ended, Some(name)))) => self.settle_kept(id, replay::settle(ended, &name)),
+                    _ => {}
                 }
             }
-            ReplyEvent::Failed(error) => self.settle(id, verdict::of_error(&error)),
+            ReplyEvent::Failed(error) => self.settle_error(id, &error),
             // The whole message went with the request.
             ReplyEvent::Credit(_) => {}
         }
+    }
+
+    fn settle_error(&self, id: CallId, error: &RelayError) {
+        match self.calls.with(id, |open| open.kept.clone()).flatten() {
+            None => self.settle(id, verdict::of_error(error)),
+            Some(name) => self.settle_kept(id, replay::of_error(error, &name)),
+        }
+    }
+
+    fn settle_kept(&self, id: CallId, (settlement, outcome): (Settlement, ReplayOutcome)) {
+        if let Some(replays) = &*self.replays.borrow() {
+            replays.series.on_replayed(outcome);
+        }
+        self.settle(id, settlement);
     }
 
     fn settle(&self, id: CallId, outcome: Settlement) {
@@ -210,9 +280,14 @@ impl Push {
     }
 
     fn on_late(&self, id: CallId) {
-        let late = self.calls.with(id, |open| (Rc::clone(&open.target), open.id));
-        if let Some((target, callee_id)) = late {
+        let late = self
+            .calls
+            .with(id, |open| (Rc::clone(&open.target), open.id, open.kept.clone()));
+        if let Some((target, callee_id, kept)) = late {
             target.on_request(callee_id, RequestEvent::Cancel(CancelReason::Deadline));
+            if let Some(name) = kept {
+                return self.settle_kept(id, replay::late(&name));
+            }
             let reason = "no answer within the visibility timeout".to_owned();
             self.settle(id, Settlement::Nack { delay: None, reason });
         }
@@ -222,8 +297,18 @@ impl Push {
         let now = tokio::time::Instant::now().into_std();
         let delivery = deliver.delivery;
         let deadline = now.checked_add(deliver.visibility_timeout);
-        let request = match call::request(&line.path, deliver, &self.place, (now, deadline)) {
-            Ok(request) => request,
+        let made = match &line.form {
+            Form::Message(path) => {
+                let request = call::request(path, deliver, &self.place, (now, deadline));
+                request.map(|request| (request, None))
+            }
+            Form::Kept => {
+                let call = replay::request(deliver, (now, deadline));
+                call.map(|(request, name)| (request, Some(name)))
+            }
+        };
+        let (request, kept) = match made {
+            Ok(made) => made,
             Err(reason) => return self.settle_at(key, delivery, Settlement::Terminate { reason }),
         };
         let Some(me) = self.me.upgrade() else { return };
@@ -234,12 +319,13 @@ impl Push {
             id: CallId(0),
             deadline,
             answer: Answer::default(),
+            kept,
         });
         match line.target.open(Box::new(request), CallerRef { port: me, id }) {
             Ok(callee_id) => {
                 self.calls.with(id, |open| open.id = callee_id);
             }
-            Err(refused) => self.settle(id, verdict::of_error(&refused.error)),
+            Err(refused) => self.settle_error(id, &refused.error),
         }
     }
 }
@@ -296,7 +382,7 @@ impl Subscriptions for Push {
         let name = |what, text: &str| Name::new(text).map_err(|source| SubscribeError::Name { what, source });
         let topic = name("topic", &wanted.topic)?;
         let group = name("group", &wanted.group)?;
-        if TopicSettings::of(&self.topics.borrow(), &topic).is_none() {
+        if TopicSettings::of(&self.topics.borrow(), &topic).is_none() || topic.as_str() == CALLS_TOPIC {
             return Err(SubscribeError::UnknownTopic(topic));
         }
         if self.draining.get() {
@@ -306,8 +392,8 @@ impl Subscriptions for Push {
             0 => IN_FLIGHT_DEFAULT,
             wanted => wanted.min(IN_FLIGHT_MAX),
         };
-        let path = Bytes::from_static(RECEIVE.as_bytes());
-        let key = self.begin((topic, group), in_flight_max, endpoint, path, Some(told));
+        let form = Form::Message(Bytes::from_static(RECEIVE.as_bytes()));
+        let key = self.begin((topic, group), in_flight_max, endpoint, form, Some(told));
         let push = self.me.clone();
         Ok(Registration::new(move || {
             if let Some(push) = push.upgrade() {
@@ -331,5 +417,7 @@ fn key(id: u64) -> DefaultKey {
 pub const IN_FLIGHT_DEFAULT: usize = 64;
 /// Messages a consumer can have.
 pub const IN_FLIGHT_MAX: usize = 4096;
+/// Calls that were kept and are at services at a time.
+const KEPT_IN_FLIGHT: usize = 64;
 /// Longer than a drain lasts.
 const DRAIN_PAUSE: Duration = Duration::from_secs(60);

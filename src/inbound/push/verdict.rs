@@ -21,6 +21,16 @@ pub(super) struct Answer {
     pause: Option<Pause>,
 }
 
+/// A whole reply.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) status: Code,
+    http_status: u16,
+    pause: Option<Pause>,
+    /// The status and what the service said, for people.
+    pub(super) reason: String,
+}
+
 /// What a service says about the next attempt.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Pause {
@@ -29,8 +39,8 @@ enum Pause {
 }
 
 impl Answer {
-    /// More of it; the settlement at its end.
-    pub(super) fn on_part(&mut self, part: Part) -> Option<Settlement> {
+    /// More of it; all that counts at its end.
+    pub(super) fn on_part(&mut self, part: Part) -> Option<Ended> {
         if let Some((status, head)) = &part.head {
             self.http_status = *status;
             self.pause = self.pause.or(pause(head));
@@ -38,29 +48,45 @@ impl Answer {
         let end = part.end?;
         let pause = self.pause.or(pause(&end.trailers));
         let said = end.trailers.value("grpc-message").unwrap_or(&end.message);
-        let reason = format!("{}: {}", word(end.status, self.http_status), clip(said));
-        if end.status == Code::Ok {
-            return Some(Settlement::Ack);
+        Some(Ended {
+            status: end.status,
+            http_status: self.http_status,
+            pause,
+            reason: format!("{}: {}", word(end.status, self.http_status), clip(said)),
+        })
+    }
+}
+
+impl Ended {
+    /// What it means for a message.
+    pub(super) fn settle(self) -> Settlement {
+        self.settle_by(|status| {
+            matches!(
+                status,
+                Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange | Code::Unimplemented
+            )
+        })
+    }
+
+    /// The same, if these statuses are for good.
+    pub(super) fn settle_by(self, is_for_good: impl FnOnce(Code) -> bool) -> Settlement {
+        if self.status == Code::Ok {
+            return Settlement::Ack;
         }
-        Some(match pause {
+        let is_final = match self.http_status {
+            408 | 425 | 429 | 500..=599 => false,
+            400..=499 => true,
+            _ => is_for_good(self.status),
+        };
+        let reason = self.reason;
+        match self.pause {
             Some(Pause::Never) => Settlement::Terminate { reason },
             Some(Pause::After(delay)) => Settlement::Nack {
                 delay: Some(delay),
                 reason,
             },
-            None if self.is_final(end.status) => Settlement::Terminate { reason },
+            None if is_final => Settlement::Terminate { reason },
             None => Settlement::Nack { delay: None, reason },
-        })
-    }
-
-    fn is_final(&self, status: Code) -> bool {
-        match self.http_status {
-            408 | 425 | 429 | 500..=599 => false,
-            400..=499 => true,
-            _ => matches!(
-                status,
-                Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange | Code::Unimplemented
-            ),
         }
     }
 }
@@ -133,7 +159,7 @@ mod tests {
             }),
             ..Part::default()
         };
-        let found = match Answer::default().on_part(part).unwrap() {
+        let found = match Answer::default().on_part(part).unwrap().settle() {
             Settlement::Nack { delay, .. } => format!("nack {delay:?}"),
             Settlement::Terminate { .. } => "terminate".to_owned(),
             other => format!("{other:?}").to_lowercase(),

@@ -19,14 +19,18 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use self::check::Checked;
 pub use self::topics::Catalog;
 use self::topics::Known;
 use crate::calls::{Calls, Limited};
 use crate::control::claims::Claims;
-use crate::model::{ANY_KEY, AckLevel, CallId, Key, Place, Reason, RelayError, Retry, RouteHints, Topic, UnitId};
+use crate::model::{
+    ANY_KEY, AckLevel, CallId, Key, Metadata, Place, Reason, RelayError, Retry, RouteHints, Topic, UnitId,
+};
 use crate::queue::api::{Input, Progress, Publish, Ticket};
-use crate::queue::{self, TopicRule};
+use crate::queue::{self, CALLS_TOPIC, TopicRule};
 use crate::routing::{self, RouteError};
 use crate::wire::messages::PublishRequest;
 
@@ -92,6 +96,16 @@ struct Wait {
     progress: Option<Progress>,
 }
 
+/// A call that is stored for the unit that owns its key (C-P1, C-P2).
+pub(super) struct Keep {
+    /// The key.
+    pub(super) key: Key,
+    /// What it is, and its identity.
+    pub(super) attributes: Metadata,
+    /// All of it.
+    pub(super) body: Bytes,
+}
+
 impl Publishers {
     /// The story of one shard.
     pub fn new(parts: PublisherParts) -> Rc<Self> {
@@ -127,7 +141,8 @@ impl Publishers {
     /// # Errors
     /// What to do about it.
     pub fn check_topic(&self, topic: &Topic) -> Result<(), RelayError> {
-        let name = bytes::Bytes::copy_from_slice(topic.as_str().as_bytes());
+        let name = Bytes::copy_from_slice(topic.as_str().as_bytes());
+        check_free(topic)?;
         self.catalog.borrow().find(&name).map(|_| ())
     }
 
@@ -156,6 +171,48 @@ impl Publishers {
             .map_err(|error| Box::new(error.at(&self.place.unit, &self.place.relay)))
     }
 
+    /// Stores a call for the unit that owns its key. Works while the relay drains: the call came before. The end comes to `back`.
+    ///
+    /// # Errors
+    /// Why it was not handed over (P2).
+    pub(super) fn keep(&self, kept: Keep, back: PublisherRef) -> Result<u64, Box<RelayError>> {
+        let catalog = Rc::clone(&self.catalog.borrow());
+        let known = catalog.find(&Bytes::from_static(CALLS_TOPIC.as_bytes()))?;
+        let (key, units, routed) = self.route(&known, Some(kept.key))?;
+        let wait = Wait {
+            back,
+            level: AckLevel::Accepted,
+            // Whoever waits has a limit of its own.
+            limit: None,
+            progress: None,
+        };
+        // Not a part of what was read.
+        let key = key.map(|key| Key {
+            dimension: Bytes::copy_from_slice(&key.dimension),
+            key: Bytes::copy_from_slice(&key.key),
+        });
+        self.submit(wait, |ticket| Publish {
+            ticket,
+            topic: known.topic.clone(),
+            key,
+            attributes: kept.attributes,
+            body: kept.body,
+            units,
+            routed,
+            deadline: None,
+            wait: AckLevel::Accepted,
+        })
+    }
+
+    fn submit(&self, wait: Wait, publish: impl FnOnce(Ticket) -> Publish) -> Result<u64, Box<RelayError>> {
+        let CallId(number) = self.waits.insert(wait);
+        let publish = publish(self.ticket(number));
+        self.queue.publish(Box::new(publish)).inspect_err(|_| {
+            self.waits.take(CallId(number));
+        })?;
+        Ok(number)
+    }
+
     fn hand_over(
         &self,
         request: PublishRequest,
@@ -168,6 +225,7 @@ impl Publishers {
         }
         let catalog = Rc::clone(&self.catalog.borrow());
         let known = catalog.find(&request.topic)?;
+        check_free(&known.topic)?;
         let checked = Checked::new(request, &known)?;
         let (key, units, routed) = self.route(&known, checked.key)?;
         let limit = limit(deadline, checked.wait_max);
@@ -177,12 +235,8 @@ impl Publishers {
             limit,
             progress: None,
         };
-        let CallId(number) = self.waits.insert(wait);
-        let publish = Publish {
-            ticket: Ticket {
-                shard: self.shard,
-                number,
-            },
+        let submitted = self.submit(wait, |ticket| Publish {
+            ticket,
             topic: known.topic.clone(),
             key,
             attributes: checked.attributes,
@@ -191,12 +245,8 @@ impl Publishers {
             routed,
             deadline: checked.deadline,
             wait: checked.wait,
-        };
-        self.queue.publish(Box::new(publish)).map_err(|error| {
-            self.waits.take(CallId(number));
-            *error
-        })?;
-        Ok(number)
+        });
+        submitted.map_err(|error| *error)
     }
 
     /// The units that the topic's rule names (P3), and since when the owner of the key is that; 0 if nothing moves.
@@ -298,6 +348,15 @@ impl Limited for Wait {
     fn limit(&self) -> Option<Instant> {
         self.limit
     }
+}
+
+/// Calls that are kept are between relays.
+fn check_free(topic: &Topic) -> Result<(), RelayError> {
+    if topic.as_str() != CALLS_TOPIC {
+        return Ok(());
+    }
+    let detail = format!("topic {topic} is for calls that relays keep for a unit that is away; use another topic");
+    Err(RelayError::new(Reason::Policy, Retry::Never, detail))
 }
 
 /// The end of a publication whose time is over: what was reached, and under which id.

@@ -5,18 +5,18 @@ use super::*;
 // M-G7: a message that waits must not hold the buffer it was read into.
 #[test]
 fn a_small_message_does_not_hold_the_buffer_it_was_read_into() {
-    let buffer = bytes::Bytes::from(vec![7; 64 * 1024]);
+    let buffer = Bytes::from(vec![7; 64 * 1024]);
     let catalog = Catalog::new(
         std::sync::Arc::new(queue::Topics::from([("t".to_owned(), queue::TopicSettings::default())])),
         crate::model::Name::new("a").unwrap(),
         [],
         1 << 20,
     );
-    let known = catalog.find(&bytes::Bytes::from_static(b"t")).unwrap();
-    let request = |body: bytes::Bytes| PublishRequest {
+    let known = catalog.find(&Bytes::from_static(b"t")).unwrap();
+    let request = |body: Bytes| PublishRequest {
         body,
         key: Some(crate::wire::messages::MessageKey {
-            dimension: bytes::Bytes::from_static(b"uid"),
+            dimension: Bytes::from_static(b"uid"),
             key: buffer.slice(..4),
         }),
         ..PublishRequest::default()

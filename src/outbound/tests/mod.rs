@@ -80,6 +80,7 @@ fn fixture_with(table: RouteTable, tokens: Option<TokenParts>, series: Registry)
         },
         claims: None,
         tokens,
+        kept: None,
         lookups: LookUps::detached().unwrap(),
         budgets: budgets.on_shard(0),
         metrics: CallSeries::register(series.series()).unwrap().on_shard(),

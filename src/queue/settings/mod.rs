@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use topics::{
-    Exhausted, GroupSettings, OnExpiry, Overflow, Priority, Push, ReplayOrder, RetrySettings, TopicRule, TopicSettings,
-    Topics,
+    CALLS_TOPIC, Exhausted, GroupSettings, OnExpiry, Overflow, Priority, Push, ReplayOrder, RetrySettings, TopicRule,
+    TopicSettings, Topics, calls_group, calls_topic,
 };
 
 use crate::model::{ByteSize, Topic, UnitId};

@@ -174,6 +174,31 @@ fn push_in_flight() -> usize {
     64
 }
 
+/// The topic of calls that are kept for their unit (C-P1, C-P2). Only relays publish and take its messages.
+pub const CALLS_TOPIC: &str = "strait.calls";
+
+/// The group that takes them: the relays of the unit.
+#[expect(clippy::expect_used, reason = "a constant that fits the rule")]
+pub fn calls_group() -> GroupName {
+    Name::new("owner").expect("a constant name is valid")
+}
+
+/// The settings of that topic, if none are given.
+pub fn calls_topic() -> TopicSettings {
+    TopicSettings {
+        ttl: Duration::from_secs(24 * 3600),
+        on_expiry: OnExpiry::DeadLetter,
+        bytes_max: ByteSize::mib(10 * 1024),
+        // A service that is away for an hour, or fails so long, loses nothing of it.
+        retry: RetrySettings {
+            longest: Duration::from_secs(60),
+            attempts: 128,
+            ..RetrySettings::default()
+        },
+        ..TopicSettings::default()
+    }
+}
+
 impl TopicSettings {
     /// The settings of a topic: those under its name, or under the longest beginning with `*` that fits.
     pub fn of<'a>(topics: &'a Topics, topic: &Topic) -> Option<&'a Self> {

@@ -56,6 +56,8 @@ pub struct Knock<'a> {
     pub unit: &'a UnitId,
     /// Whether it only reads, and the dimension lets reads go on while a key is frozen.
     pub reads: bool,
+    /// Whether a freeze waits for it anyway: it is a message that was taken before.
+    pub is_waited_for: bool,
     /// The epoch the caller routed with.
     pub min_epoch: u64,
     /// The relay's session.
@@ -95,7 +97,8 @@ impl Gate {
         if decision.unit != knock.unit {
             return Err(Closed::NotOwner);
         }
-        if matches!(decision.standing, Standing::Frozen { .. }) && !knock.reads {
+        let may_pass = knock.reads || knock.is_waited_for;
+        if matches!(decision.standing, Standing::Frozen { .. }) && !may_pass {
             return Err(Closed::Frozen);
         }
         let Some(routes) = table.routes() else { return Ok(()) };

@@ -100,6 +100,15 @@ fn trail(table: &RouteTable, key: &str) -> Trail {
 }
 
 fn knock(table: &RouteTable, gate: &Gate, key: &str, (reads, min_epoch, now): (bool, u64, u64)) -> Result<(), Closed> {
+    knock_with(table, gate, key, (reads, false, min_epoch, now))
+}
+
+fn knock_with(
+    table: &RouteTable,
+    gate: &Gate,
+    key: &str,
+    (reads, is_waited_for, min_epoch, now): (bool, bool, u64, u64),
+) -> Result<(), Closed> {
     let mut lease = LeaseState::default();
     lease.opened(SessionId(1), Rev(1), Duration::ZERO);
     let unit = name("a");
@@ -107,6 +116,7 @@ fn knock(table: &RouteTable, gate: &Gate, key: &str, (reads, min_epoch, now): (b
     let knock = Knock {
         unit: &unit,
         reads,
+        is_waited_for,
         min_epoch,
         lease: &lease,
         now: Duration::from_secs(now),
@@ -126,9 +136,20 @@ fn the_gate_is_open_for_owned_keys_at_rest_while_the_lease_lasts() {
     let moving = decide(&table, "k", "a", frozen(7));
     assert_eq!(knock(&moving, &gate, "k", (false, 2, 0)), Err(Closed::Frozen));
     assert_eq!(knock(&moving, &gate, "k", (true, 2, 0)), Ok(()), "reads go on");
+    let waited_for = |table, now| knock_with(table, &gate, "k", (false, true, 0, now));
+    assert_eq!(
+        waited_for(&moving, 0),
+        Ok(()),
+        "the move waits for what was taken before it"
+    );
+    assert_eq!(waited_for(&moving, 16), Err(Closed::NoLease));
     assert_eq!(knock(&moving, &gate, "other", (false, 1, 0)), Ok(()));
     let moved = decide(&moving, "k", "b", State::Active);
     assert_eq!(knock(&moved, &gate, "k", (false, 3, 0)), Err(Closed::NotOwner));
+    assert_eq!(
+        knock_with(&moved, &gate, "k", (false, true, 0, 0)),
+        Err(Closed::NotOwner)
+    );
 }
 
 // R-I2, R-R6: the report waits for calls that were let through, and names the freeze it is about.

@@ -38,7 +38,8 @@ pub struct DimensionSpec {
     /// Whether reads wait too while a key is frozen. Default: they go on at the source.
     #[serde(default)]
     pub freeze_reads: bool,
-    /// Whether calls may be executed locally while the owner is away. Default: no.
+    /// Not read: whether a call may be executed locally while its owner is away is said for each method by the relay that takes it
+    /// (`calls.route` in its settings). Kept so that books that say it can be read. Default: no.
     #[serde(default)]
     pub local_mode: LocalMode,
     /// What to do with a new key while claims cannot be stored. Default: refuse.
@@ -182,7 +183,7 @@ impl schemars::JsonSchema for Lease {
 #[error("expected whole seconds, 7 or more, such as \"20s\", or \"infinite\", not {0:?}")]
 pub struct LeaseError(String);
 
-/// Whether calls may be executed locally while the owner is away.
+/// What `local_mode` of a dimension may say; nobody reads it.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LocalMode {

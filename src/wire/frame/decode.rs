@@ -294,7 +294,7 @@ fn credit(mut raw: Raw) -> Result<Frame, FrameError> {
 fn failed(mut raw: Raw) -> Result<Frame, FrameError> {
     let mut reason = Reason::Internal;
     let mut retry = Retry::Ambiguous;
-    let (mut pushback, mut owner, mut unit, mut relay, mut token) = (None, None, None, None, None);
+    let (mut pushback, mut owner, mut unit, mut relay, mut token, mut ticket) = (None, None, None, None, None, None);
     let block = std::mem::take(&mut raw.block);
     let mut rest: &[u8] = &block;
     while let Some((tag, mut value)) = raw.take(&mut rest)? {
@@ -319,6 +319,7 @@ fn failed(mut raw: Raw) -> Result<Frame, FrameError> {
                 owner = Some((raw.name(tag, value)?, epoch));
             }
             tag::TOKEN => token = Some(block.slice_ref(value)),
+            tag::TICKET => ticket = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()),
             tag::PLACE_UNIT => unit = Some(raw.name(tag, value)?),
             tag::PLACE_RELAY => relay = Some(raw.name(tag, value)?),
             unknown => raw.skip(unknown)?,
@@ -336,6 +337,7 @@ fn failed(mut raw: Raw) -> Result<Frame, FrameError> {
             pushback,
             owner,
             token: token.map(Box::new),
+            ticket: ticket.map(Box::new),
         }),
     })
 }

@@ -163,6 +163,9 @@ pub fn put_failed(out: &mut BytesMut, id: u64, error: &RelayError) {
         if let Some(token) = &error.token {
             attributes::put_bytes(out, tag::TOKEN, token);
         }
+        if let Some(ticket) = &error.ticket {
+            attributes::put_bytes(out, tag::TICKET, ticket.to_string().as_bytes());
+        }
         if let Some(place) = &error.place {
             attributes::put_bytes(out, tag::PLACE_UNIT, place.unit.as_str().as_bytes());
             attributes::put_bytes(out, tag::PLACE_RELAY, place.relay.as_str().as_bytes());

@@ -285,6 +285,7 @@ mod tag {
     pub(super) const HIGHEST: u8 = 38;
     pub(super) const CAUSE: u8 = 39;
     pub(super) const ROUTED_BY: u8 = 40;
+    pub(super) const TICKET: u8 = 41;
 }
 
 const MARK_IDEMPOTENT: u64 = 1;

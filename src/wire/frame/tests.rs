@@ -6,8 +6,8 @@ use proptest::strategy::ValueTree;
 
 use super::*;
 use crate::model::{
-    Code, Ending, Envelope, Facts, Key, Metadata, MetadataBuilder, Name, OnFailure, Place, Reason, ReplyBody, Retry,
-    RouteHints, RoutedBy, Source, Timing,
+    Code, Ending, Envelope, Facts, Key, MessageId, Metadata, MetadataBuilder, Mode, Name, OnFailure, Place, Reason,
+    ReplyBody, Retry, RouteHints, RoutedBy, Source, Timing,
 };
 
 fn now() -> Instant {
@@ -85,6 +85,7 @@ fn facts() -> impl Strategy<Value = Facts> {
             request_id,
             destination: None,
             owner_epoch: None,
+            mode: Mode::Usual,
         })
 }
 
@@ -140,6 +141,12 @@ fn error() -> impl Strategy<Value = RelayError> {
     let pushback = prop::option::of(any::<u32>().prop_map(|ms| Duration::from_millis(ms.into())));
     let owner = prop::option::of((name(), any::<u64>()));
     let token = prop::option::of(bytes(60));
+    let ticket = (name(), name(), any::<u64>(), any::<u64>()).prop_map(|(unit, relay, epoch, number)| MessageId {
+        unit,
+        relay,
+        epoch,
+        number,
+    });
     (
         reason,
         retry,
@@ -148,16 +155,20 @@ fn error() -> impl Strategy<Value = RelayError> {
         pushback,
         owner,
         token,
+        prop::option::of(ticket),
     )
-        .prop_map(|(reason, retry, place, detail, pushback, owner, token)| RelayError {
-            reason,
-            place,
-            detail,
-            retry,
-            pushback,
-            owner,
-            token: token.map(Box::new),
-        })
+        .prop_map(
+            |(reason, retry, place, detail, pushback, owner, token, ticket)| RelayError {
+                reason,
+                place,
+                detail,
+                retry,
+                pushback,
+                owner,
+                token: token.map(Box::new),
+                ticket: ticket.map(Box::new),
+            },
+        )
 }
 
 /// Decodes a stream that comes in pieces of `step` bytes.

@@ -7,6 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 
 use super::number_of;
 use crate::cli::table::{Table, moment, number, size};
+use crate::queue::CALLS_TOPIC;
 use crate::queue::operator::Peeked;
 
 /// One line for each.
@@ -39,7 +40,7 @@ pub(super) fn list(messages: &[Peeked], out: &mut impl Write) -> io::Result<()> 
         let mut row = vec![
             number_of(message.seq),
             moment(at),
-            message.topic.clone(),
+            topic_of(message),
             or_dash(message.key.as_deref()),
         ];
         let (attempts, bytes) = (number(message.attempts.into()), size(message.body_bytes));
@@ -95,6 +96,15 @@ fn facts(message: &Peeked) -> Vec<(&'static str, String)> {
         Some(("body", size(message.body_bytes))),
     ];
     facts.into_iter().flatten().collect()
+}
+
+/// The topic; of a call that is kept for its unit, also which one it is.
+fn topic_of(message: &Peeked) -> String {
+    let call = message.attributes.iter().find(|(name, _)| name == "type");
+    match call {
+        Some((_, call)) if message.topic == CALLS_TOPIC => format!("{} {call}", message.topic),
+        _ => message.topic.clone(),
+    }
 }
 
 /// A body as text if it is text, else as it came, in base64.

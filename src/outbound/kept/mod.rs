@@ -1,0 +1,467 @@
+//! Calls whose unit is away, of methods that keep them: the service of this unit executes them in its place, or not; they are stored
+//! for their unit, and only then answered (C-P1, C-P2).
+//!
+//! ```text
+//! error: unit away --> [rest of the request] --> [local service] --ok--> [stored] --> answered: provisional
+//!                                 |                    +--- fails: answered with that, nothing is stored
+//!                                 +------------- park ----------------> [stored] --> answered: parked
+//! ```
+//! What is stored is a message of the topic [`CALLS_TOPIC`](crate::queue::CALLS_TOPIC) with the key of the call. So it goes to whoever
+//! owns the key, in order, at the rate of replays, and is a dead letter if it is refused or its time is over.
+//!
+//! # Invariants
+//! - J1. A caller is told that its call is executed or parked when it is on disk, and not before (I16).
+//! - J2. A call is executed here only if its unit cannot have seen it (P4).
+//! - J3. Of a call that the local service did not execute, nothing is stored.
+//!
+//! # Not here
+//! Whether a call is kept (`plan`), how the unit gets it (`queue`, `inbound::push`).
+
+mod plan;
+mod reply;
+
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use self::plan::{Not, Plan};
+use self::reply::Reply;
+use super::message::{Keep, Published, Publisher, PublisherRef, Publishers};
+use super::retries::LookAlarm;
+use super::rpc::{Open, Rpc};
+use crate::calls::CallRecord;
+use crate::mailbox::Mailbox;
+use crate::model::{
+    CallId, Caller, CallerRef, CancelReason, Code, Mode, ParkedAs, Part, Reason, Refused, RelayError, ReplyEvent,
+    Request, RequestEvent, Retry, UnitId,
+};
+use crate::telemetry::kept::{KeptOutcome, KeptSeries};
+use crate::wire::kept::{self, KeptCall};
+
+/// What is needed to keep calls.
+pub struct KeptParts {
+    /// Stores them.
+    pub publishers: Rc<Publishers>,
+    /// Counts how they end.
+    pub series: KeptSeries,
+}
+
+/// Where replies of the local service and of the disk arrive, on one shard.
+pub(super) struct KeptCalls {
+    parts: KeptParts,
+    replies: Mailbox<(CallId, ReplyEvent)>,
+    rpc: Weak<Rpc>,
+}
+
+/// A call that is being kept.
+pub(super) struct Kept {
+    /// The unit it is kept for.
+    unit: UnitId,
+    stage: Stage,
+}
+
+enum Stage {
+    /// The rest of its request is to come.
+    Request(RelayError, LookAlarm),
+    /// The local service has it.
+    Executing(Reply),
+    /// It is on its way to the disk, with what the local service answered.
+    Storing(Option<Box<Part>>),
+}
+
+impl KeptCalls {
+    pub(super) fn new(parts: KeptParts, rpc: Weak<Rpc>) -> Rc<Self> {
+        Rc::new(Self {
+            parts,
+            replies: Mailbox::new(),
+            rpc,
+        })
+    }
+
+    fn count(&self, outcome: KeptOutcome) {
+        self.parts.series.on_kept(outcome);
+    }
+}
+
+impl Rpc {
+    /// Whether a call that ends with this error before it was sent may be kept.
+    pub(super) fn may_keep(&self, request: &Request, error: &RelayError) -> bool {
+        if self.kept.is_none() || !plan::is_away(error) {
+            return false;
+        }
+        let policies = self.parts.policies.current();
+        plan::wanted(policies.of(request.service()).route_of(request).away, request).is_some()
+    }
+
+    /// Keeps a call, or says how it ends.
+    pub(super) fn keep_at_once(&self, open: Open, error: RelayError) -> Result<CallId, Box<(CallRecord, Refused)>> {
+        let id = self.calls.insert(open);
+        match self.keep(id, error) {
+            Ok(()) => Ok(id),
+            Err(error) => self.give_back(id, error),
+        }
+    }
+
+    /// The call was not started.
+    pub(super) fn give_back(&self, id: CallId, error: RelayError) -> Result<CallId, Box<(CallRecord, Refused)>> {
+        let Some(Open {
+            record,
+            again: Some(request),
+            ..
+        }) = self.calls.take(id)
+        else {
+            return Ok(id);
+        };
+        let error = Box::new(error);
+        Err(Box::new((record, Refused { error, request })))
+    }
+
+    /// A call would end with this error: it is kept, or its caller is told.
+    pub(super) fn keep_or_fail(&self, id: CallId, error: RelayError) {
+        if let Err(error) = self.keep(id, error)
+            && let Some(open) = self.calls.take(id)
+        {
+            self.fail(open, error);
+        }
+    }
+
+    /// Begins to keep a call that would end with this error.
+    ///
+    /// # Errors
+    /// How it ends, if it is not kept.
+    pub(super) fn keep(&self, id: CallId, error: RelayError) -> Result<(), RelayError> {
+        let Some(calls) = &self.kept else { return Err(error) };
+        if !plan::is_away(&error) {
+            return Err(error);
+        }
+        let decided = self.calls.with(id, |open| self.decide(open));
+        match decided.unwrap_or(Err(Not::Meant)) {
+            Ok(Plan::Execute) => self.execute(id),
+            Ok(Plan::Park) => self.store(id, None),
+            Err(Not::Yet) => {
+                let look = self.retries.look_at(clock() + REQUEST_WAIT, id);
+                self.set_stage(id, Stage::Request(error, look));
+                Ok(())
+            }
+            Err(Not::Possible(why)) => {
+                calls.count(KeptOutcome::NotKept);
+                Err(not_kept(error, why))
+            }
+            Err(Not::Meant) => Err(error),
+        }
+    }
+
+    fn decide(&self, open: &Open) -> Result<Plan, Not> {
+        let request = open.again.as_deref().ok_or(Not::Meant)?;
+        let policies = self.parts.policies.current();
+        plan::decide(policies.of(request.service()).route_of(request), request, open.was_seen)
+    }
+
+    /// More of the request has come, or none for too long.
+    pub(super) fn look_at_kept(&self, id: CallId) {
+        let waited = self.calls.with(id, |open| match open.kept.take().map(|kept| *kept) {
+            Some(Kept {
+                stage: Stage::Request(error, _),
+                ..
+            }) => Some((error, self.decide(open))),
+            other => {
+                open.kept = other.map(Box::new);
+                None
+            }
+        });
+        match waited.flatten() {
+            Some((error, Err(Not::Yet | Not::Meant))) => {
+                if let Some(calls) = &self.kept {
+                    calls.count(KeptOutcome::NotKept);
+                }
+                if let Some(open) = self.calls.take(id) {
+                    self.fail(
+                        open,
+                        not_kept(error, "its request has not ended, or is larger than 16 KiB"),
+                    );
+                }
+            }
+            Some((error, _)) => self.keep_or_fail(id, error),
+            None => {}
+        }
+    }
+
+    /// Lets the service of this unit execute the call.
+    fn execute(&self, id: CallId) -> Result<(), RelayError> {
+        let Some(calls) = &self.kept else { return Ok(()) };
+        let Some(Some(mut request)) = self.calls.with(id, |open| open.again.clone()) else {
+            return Ok(());
+        };
+        let own = &self.parts.place.unit;
+        request.metadata = kept::mark_local(&request.metadata);
+        request.facts.mode = Mode::Local;
+        request.facts.visited.clear();
+        request.facts.destination = None;
+        self.set_stage(id, Stage::Executing(Reply::default()));
+        self.calls.with(id, |open| {
+            open.record.on_routed(own, request.facts.epoch);
+            open.record.on_sent(clock(), &self.parts.metrics);
+        });
+        let port: Rc<dyn Caller> = calls.clone();
+        match self.parts.local.open(request, CallerRef { port, id }) {
+            Ok(callee_id) => {
+                let callee = (self.parts.local.clone(), callee_id);
+                self.calls.with(id, |open| open.callee = Some(callee));
+                Ok(())
+            }
+            Err(refused) => {
+                calls.count(KeptOutcome::LocalFailed);
+                Err(self.in_place(id, *refused.error))
+            }
+        }
+    }
+
+    /// Hands on what the local service answers; runs as long as the shard.
+    pub(super) async fn watch_kept(&self) {
+        let Some(calls) = &self.kept else {
+            return std::future::pending().await;
+        };
+        loop {
+            calls.replies.some().await;
+            while let Some((id, event)) = calls.replies.pop() {
+                match event {
+                    ReplyEvent::Part(part) => self.on_local_part(calls, id, part),
+                    ReplyEvent::Failed(error) => {
+                        calls.count(KeptOutcome::LocalFailed);
+                        let error = self.in_place(id, *error);
+                        if let Some(open) = self.calls.take(id) {
+                            self.fail(open, error);
+                        }
+                    }
+                    // The whole request went with it.
+                    ReplyEvent::Credit(_) => {}
+                }
+            }
+        }
+    }
+
+    fn on_local_part(&self, calls: &Rc<KeptCalls>, id: CallId, part: Part) {
+        let added = self.calls.with(id, |open| {
+            let Some(Stage::Executing(reply)) = open.kept.as_mut().map(|kept| &mut kept.stage) else {
+                return None;
+            };
+            Some((reply.add(part), open.callee.clone()))
+        });
+        let Some((added, callee)) = added.flatten() else { return };
+        let tell = |event| {
+            if let Some((callee, callee_id)) = callee {
+                callee.on_request(callee_id, event);
+            }
+        };
+        match added {
+            reply::Added::More(0) => {}
+            reply::Added::More(credit) => tell(RequestEvent::Credit(credit)),
+            reply::Added::TooLarge => {
+                calls.count(KeptOutcome::LocalFailed);
+                tell(RequestEvent::Cancel(CancelReason::Caller));
+                let detail = format!("the answer is larger than {} bytes", reply::BYTES_MAX);
+                let error = self.in_place(id, RelayError::new(Reason::TooLarge, Retry::Ambiguous, detail));
+                if let Some(open) = self.calls.take(id) {
+                    self.fail(open, error);
+                }
+            }
+            reply::Added::Whole(part) if status_of(&part) == Code::Ok => {
+                self.calls.with(id, |open| open.callee = None);
+                if let Err(error) = self.store(id, Some(part))
+                    && let Some(open) = self.calls.take(id)
+                {
+                    self.fail(open, error);
+                }
+            }
+            reply::Added::Whole(part) => {
+                calls.count(KeptOutcome::LocalFailed);
+                if let Some(open) = self.calls.take(id) {
+                    self.answer(open, *part, clock());
+                }
+            }
+        }
+    }
+
+    /// Hands the call to the disk, with what the local service answered.
+    fn store(&self, id: CallId, reply: Option<Box<Part>>) -> Result<(), RelayError> {
+        let Some(calls) = &self.kept else { return Ok(()) };
+        let is_executed = reply.is_some();
+        self.set_stage(id, Stage::Storing(reply));
+        let entry = self.calls.with(id, |open| self.entry(open, is_executed));
+        let Some(entry) = entry else { return Ok(()) };
+        let port: Rc<dyn Publisher> = calls.clone();
+        let back = PublisherRef {
+            port,
+            id: id.0,
+            index: u64::from(is_executed),
+        };
+        let stored = entry.and_then(|entry| calls.parts.publishers.keep(entry, back).map_err(|error| *error));
+        stored.map(drop).map_err(|error| {
+            calls.count(KeptOutcome::NotStored);
+            self.not_stored(id, error, is_executed)
+        })
+    }
+
+    /// What is stored of a call.
+    fn entry(&self, open: &Open, executed: bool) -> Result<Keep, RelayError> {
+        let gone = || RelayError::new(Reason::Internal, Retry::Safe, "the call cannot be stored");
+        let request = open.again.as_deref().ok_or_else(gone)?;
+        let policies = self.parts.policies.current();
+        let policy = policies.of(request.service()).route_of(request);
+        let table = self.parts.routing.table();
+        let decision = table.resolve(&request.hints, policy, &self.parts.place.unit, &self.parts.claims)?;
+        let dimension = decision.dimension.ok_or_else(gone)?;
+        let key = plan::key_of(request, dimension.as_str()).ok_or_else(gone)?;
+        let call = KeptCall::of(request, dimension, executed);
+        let id = plan::id_of(request).unwrap_or_default();
+        let attributes = call.attributes(key, id).map_err(|_| gone())?;
+        Ok(Keep {
+            key: key.clone(),
+            attributes,
+            body: call.to_bytes(),
+        })
+    }
+
+    fn on_stored(&self, id: CallId, is_executed: bool, end: Published) {
+        let Some(calls) = &self.kept else { return };
+        let ticket = match (end.progress, end.error) {
+            (Some(progress), None) => progress.id,
+            (_, error) => {
+                calls.count(KeptOutcome::NotStored);
+                let gone = || RelayError::new(Reason::Internal, Retry::Safe, "it is not known whether it is on disk");
+                let error = error.map_or_else(gone, |error| *error);
+                let error = self.not_stored(id, error, is_executed);
+                if let Some(open) = self.calls.take(id) {
+                    self.fail(open, error);
+                }
+                return;
+            }
+        };
+        calls.count(if is_executed {
+            KeptOutcome::Executed
+        } else {
+            KeptOutcome::Parked
+        });
+        let Some(mut open) = self.calls.take(id) else { return };
+        let Some(Kept { unit, stage }) = open.kept.take().map(|kept| *kept) else {
+            return;
+        };
+        if let Stage::Storing(Some(part)) = stage {
+            return self.answer(open, reply::provisional(*part, &ticket), clock());
+        }
+        let parked_as = open.again.as_deref().map(|request| {
+            let policies = self.parts.policies.current();
+            let policy = policies.of(request.service()).route_of(request);
+            (policy.away.parked_as, request.envelope)
+        });
+        if let Some((ParkedAs::Ok, envelope)) = parked_as {
+            open.caller.send(ReplyEvent::Part(reply::parked(envelope, &ticket)));
+            return open
+                .record
+                .answered(Code::Ok, crate::model::Timing::default(), clock(), &self.parts.metrics);
+        }
+        let detail = format!("unit {unit} is away; the call is stored for it as {ticket}, do not make it again");
+        let mut error = RelayError::new(Reason::Parked, Retry::Never, detail);
+        error.ticket = Some(Box::new(ticket));
+        self.fail(open, error);
+    }
+
+    fn set_stage(&self, id: CallId, stage: Stage) {
+        self.calls.with(id, |open| {
+            // What it had to go on by itself is of no use any more.
+            open.turn = None;
+            open.active = None;
+            open.parked = None;
+            if let Some(kept) = &mut open.kept {
+                kept.stage = stage;
+            } else {
+                let unit = open.record.unit().clone();
+                open.kept = Some(Box::new(Kept { unit, stage }));
+            }
+        });
+    }
+
+    /// The unit that a call is kept for.
+    fn kept_for(&self, id: CallId) -> String {
+        let unit = self
+            .calls
+            .with(id, |open| open.kept.as_ref().map(|kept| kept.unit.clone()));
+        unit.flatten().map_or_else(|| "?".to_owned(), |unit| unit.to_string())
+    }
+
+    /// This unit could not execute the call.
+    fn in_place(&self, id: CallId, mut error: RelayError) -> RelayError {
+        let unit = self.kept_for(id);
+        error.detail = format!(
+            "unit {unit} is away, and this unit did not execute the call in its place: {}",
+            error.detail
+        );
+        error
+    }
+
+    fn not_stored(&self, id: CallId, mut error: RelayError, is_executed: bool) -> RelayError {
+        let unit = self.kept_for(id);
+        if is_executed {
+            error.detail = format!(
+                "unit {unit} is away; this unit has executed the call in its place, but could not store it for that unit, so make \
+                 the call again with the same idempotency-key: {}",
+                error.detail
+            );
+            error.retry = Retry::Ambiguous;
+        } else {
+            error.detail = format!(
+                "unit {unit} is away, and the call could not be stored for it: {}",
+                error.detail
+            );
+        }
+        error
+    }
+}
+
+impl Open {
+    /// Whether the rest of its request is waited for.
+    pub(super) fn waits_to_be_kept(&self) -> bool {
+        let stage = self.kept.as_ref().map(|kept| &kept.stage);
+        matches!(stage, Some(Stage::Request(..)))
+    }
+
+    /// The rest of its request is there: it is looked at at once, but not from inside the caller's event (V2).
+    pub(super) fn look_to_keep(&mut self, look: LookAlarm) {
+        if let Some(Kept {
+            stage: Stage::Request(_, alarm),
+            ..
+        }) = self.kept.as_deref_mut()
+        {
+            *alarm = look;
+        }
+    }
+}
+
+impl Caller for KeptCalls {
+    fn on_reply(&self, id: CallId, event: ReplyEvent) {
+        self.replies.push((id, event));
+    }
+}
+
+impl Publisher for KeptCalls {
+    fn on_published(&self, id: u64, index: u64, end: Published) {
+        if let Some(rpc) = self.rpc.upgrade() {
+            rpc.on_stored(CallId(id), index > 0, end);
+        }
+    }
+}
+
+fn not_kept(mut error: RelayError, why: &str) -> RelayError {
+    error.detail = format!("{}; the call was not kept for its unit: {why}", error.detail);
+    error
+}
+
+fn status_of(part: &Part) -> Code {
+    part.end.as_ref().map(|end| end.status).unwrap_or_default()
+}
+
+fn clock() -> std::time::Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// How long the rest of a request is waited for, if its unit is away: what is no stream ends at once.
+const REQUEST_WAIT: Duration = Duration::from_millis(500);

@@ -1,0 +1,124 @@
+//! What becomes of calls whose unit is away, at the relay that keeps them and at the one that replays them (C-P1, C-P2).
+
+use prometheus::{Error, IntCounterVec, Opts, Registry};
+
+/// How a call ended whose unit is away and whose method keeps calls. Closed set, used as label.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum KeptOutcome {
+    /// The service of this unit executed it, and it is stored.
+    Executed,
+    /// The service of this unit refused or failed it; it is not stored.
+    LocalFailed,
+    /// It cannot be kept: it has no id, is a stream, is too large, or may have been executed before.
+    NotKept,
+    /// There was no room for it, or the disk failed.
+    NotStored,
+    /// It is stored.
+    Parked,
+}
+
+/// How the replay of a call ended. Closed set, used as label.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ReplayOutcome {
+    /// The service failed it; it comes again.
+    Again,
+    /// The service executed it.
+    Applied,
+    /// The service says that it has executed it before.
+    Duplicate,
+    /// The service refused it for good; it is a dead letter.
+    Rejected,
+    /// It did not reach the service; it comes again.
+    Unavailable,
+}
+
+/// Counts them. Clones share the series.
+#[derive(Clone)]
+pub struct KeptSeries {
+    kept: IntCounterVec,
+    replayed: IntCounterVec,
+}
+
+impl KeptOutcome {
+    const ALL: [Self; 5] = [
+        Self::Executed,
+        Self::LocalFailed,
+        Self::NotKept,
+        Self::NotStored,
+        Self::Parked,
+    ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Executed => "executed",
+            Self::LocalFailed => "local_failed",
+            Self::NotKept => "not_kept",
+            Self::NotStored => "not_stored",
+            Self::Parked => "parked",
+        }
+    }
+}
+
+impl ReplayOutcome {
+    const ALL: [Self; 5] = [
+        Self::Again,
+        Self::Applied,
+        Self::Duplicate,
+        Self::Rejected,
+        Self::Unavailable,
+    ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Again => "again",
+            Self::Applied => "applied",
+            Self::Duplicate => "duplicate",
+            Self::Rejected => "rejected",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+impl KeptSeries {
+    /// Series that count nothing yet.
+    ///
+    /// # Errors
+    /// A series of this name exists.
+    pub fn register(registry: &Registry) -> Result<Self, Error> {
+        let kept = IntCounterVec::new(
+            Opts::new(
+                "strait_kept_calls_total",
+                "Calls of methods with on_failure whose unit was away, by what became of them at this relay.",
+            ),
+            &["outcome"],
+        )?;
+        let replayed = IntCounterVec::new(
+            Opts::new(
+                "strait_replayed_calls_total",
+                "Calls that were kept for this unit and given to its services, by how that ended; each attempt counts.",
+            ),
+            &["outcome"],
+        )?;
+        registry.register(Box::new(kept.clone()))?;
+        registry.register(Box::new(replayed.clone()))?;
+        for outcome in KeptOutcome::ALL {
+            kept.with_label_values(&[outcome.as_str()]);
+        }
+        for outcome in ReplayOutcome::ALL {
+            replayed.with_label_values(&[outcome.as_str()]);
+        }
+        Ok(Self { kept, replayed })
+    }
+
+    /// A call whose unit is away ended.
+    pub fn on_kept(&self, outcome: KeptOutcome) {
+        self.kept.with_label_values(&[outcome.as_str()]).inc();
+        tracing::debug!(outcome = outcome.as_str(), "call whose unit is away");
+    }
+
+    /// The replay of a call ended.
+    pub fn on_replayed(&self, outcome: ReplayOutcome) {
+        self.replayed.with_label_values(&[outcome.as_str()]).inc();
+        tracing::debug!(outcome = outcome.as_str(), "replay of a call");
+    }
+}

@@ -1,0 +1,510 @@
+//! C-P1, C-P2, R-3.11, I16: calls whose unit is away are kept for it, and applied once when it is back, or are dead letters.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::Value as Json;
+use strait::client::{self, Call, CallError, Received, Reply, Status};
+use strait::model::{Code, Reason};
+use toml::Table;
+
+use crate::harness::{Cluster, ClusterBuilder, Injection, Relay, SYNCS, wait_for, within};
+use crate::services::{Client, channel, request};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A call as a service got it.
+#[derive(Clone, Debug)]
+struct Entry {
+    method: String,
+    key: String,
+    id: String,
+    fields: BTreeMap<String, String>,
+    owner_epoch: Option<u64>,
+}
+
+impl Entry {
+    fn of(received: &Received) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let fields: BTreeMap<_, _> = received
+            .metadata()
+            .iter()
+            .map(|(name, value)| (text(name), text(value)))
+            .collect();
+        Self {
+            method: received.method().to_owned(),
+            key: received.keys().first().map(|key| text(&key.key)).unwrap_or_default(),
+            id: fields.get("idempotency-key").cloned().unwrap_or_default(),
+            fields,
+            owner_epoch: received.owner_epoch(),
+        }
+    }
+
+    fn field(&self, name: &str) -> Option<&str> {
+        self.fields.get(name).map(String::as_str)
+    }
+}
+
+/// The service `im.Ledger` of a unit: applies a call once by its id, as those of an owner have to.
+#[derive(Clone, Default)]
+struct Ledger(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    got: Vec<Entry>,
+    applied: Vec<Entry>,
+    ids: BTreeSet<String>,
+    /// What is answered to the method `Fails`, until it is taken away.
+    refusal: Option<Code>,
+}
+
+impl Ledger {
+    /// Serves at a relay for as long as the client lives.
+    async fn at(relay: &Relay) -> (Self, client::Client) {
+        let ledger = Self::default();
+        let client = connect(relay).await;
+        let state = ledger.clone();
+        let served = client.serve("im.Ledger", move |received| {
+            let answer = state.on_call(&received);
+            async move { answer }
+        });
+        within("the ledger to be served", LIMIT, served).await.unwrap();
+        (ledger, client)
+    }
+
+    fn on_call(&self, received: &Received) -> Result<Reply, Status> {
+        let entry = Entry::of(received);
+        let mut state = self.0.lock().unwrap();
+        state.got.push(entry.clone());
+        if let (Some(code), "Fails") = (state.refusal, entry.method.as_str()) {
+            return Err(Status::new(code, "the room is closed"));
+        }
+        if !state.ids.insert(entry.id.clone()) {
+            return Err(Status::new(Code::AlreadyExists, "it was applied before"));
+        }
+        state.applied.push(entry);
+        Ok(Reply::new(received.body().clone()))
+    }
+
+    fn refuse(&self, code: Option<Code>) {
+        self.0.lock().unwrap().refusal = code;
+    }
+
+    fn applied(&self) -> Vec<Entry> {
+        self.0.lock().unwrap().applied.clone()
+    }
+
+    fn got(&self) -> Vec<Entry> {
+        self.0.lock().unwrap().got.clone()
+    }
+}
+
+async fn connect(relay: &Relay) -> client::Client {
+    let address = format!("tcp://{}", relay.framed());
+    let builder = client::Client::builder(&address).backoff_max(Duration::from_millis(50));
+    within("a client to connect", LIMIT, builder.connect()).await.unwrap()
+}
+
+/// Units `a` and `b`. Of `im.Ledger`, `Post` and `Fails` are executed locally while their unit is away, `Park` and `Quiet` are
+/// parked, `Plain` fails and `Get` reads.
+fn pair() -> ClusterBuilder {
+    let methods = "on_failure = \"park\"\nreads = [\"Get\"]\n\
+                   methods.Post.on_failure = \"local\"\nmethods.Fails.on_failure = \"local\"\nmethods.Plain.on_failure = \"fail\"\n";
+    let topic = "on_expiry = \"dead-letter\"\nretry = { first = \"20ms\", longest = \"100ms\", attempts = 1000 }\n";
+    let mut builder = Cluster::builder().unit("a", 1).unit("b", 1);
+    for unit in ["a", "b"] {
+        let (methods, topic): (Table, Table) = (methods.parse().unwrap(), topic.parse().unwrap());
+        builder = builder
+            .service(unit, "im.Ledger", &[])
+            .set(unit, "calls.route.\"im.Ledger\"", methods)
+            .set(unit, "topics.\"strait.calls\"", topic)
+            .set(unit, "peer.keep_alive", "500ms")
+            .set(unit, "peer.idle_timeout", "3s");
+    }
+    builder
+}
+
+/// Kills the relay of unit `b` and waits until that of `a` has seen it.
+async fn lose_b(cluster: &mut Cluster) {
+    cluster.relay_mut("b-1").kill();
+    cluster.until_unlinked("a-1", "b").await;
+}
+
+/// A gRPC call of `im.Ledger`; its metadata as text, or the status.
+async fn call(
+    client: &Client,
+    method: &str,
+    fields: &[(&'static str, &str)],
+) -> Result<BTreeMap<String, String>, tonic::Status> {
+    let mut asked = request(Bytes::from_static(b"hello"), fields);
+    asked.set_timeout(LIMIT);
+    let answer = client.unary(method, asked).await?;
+    assert!(answer.get_ref().is_empty() || answer.get_ref() == "hello");
+    Ok(texts(answer.metadata()))
+}
+
+fn texts(fields: &tonic::metadata::MetadataMap) -> BTreeMap<String, String> {
+    let fields = fields.as_ref().iter();
+    fields
+        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        .collect()
+}
+
+fn said<'a>(status: &'a tonic::Status, field: &str) -> &'a str {
+    let field = status.metadata().get(field);
+    field.and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+async fn grpc(relay: &Relay) -> Client {
+    Client::connect(&relay.grpc()).await.service("im.Ledger")
+}
+
+/// How many calls a relay has counted with this end.
+async fn counted(relay: &Relay, series: &str, outcome: &str) -> f64 {
+    let labels = [("outcome", outcome)];
+    relay.metrics().await.sum(series, &labels)
+}
+
+fn strait(relay: &Relay, words: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_strait"))
+        .args(words)
+        .args(["--admin", &relay.admin()])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{words:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The dead letters of a relay.
+fn dead(relay: &Relay) -> Vec<Json> {
+    let found: Json = serde_json::from_str(&strait(relay, &["dlq", "list", "--output", "json"])).unwrap();
+    found["messages"].as_array().cloned().unwrap_or_default()
+}
+
+async fn until_applied(ledger: &Ledger, wanted: usize) {
+    wait_for("the owner to apply what was kept for it", LIMIT, async || {
+        (ledger.applied().len() >= wanted).then_some(())
+    })
+    .await;
+}
+
+// I16, C-P1, C-P2: what was acknowledged outlives the relay that did, and comes to its unit once and in order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_were_acknowledged_while_their_unit_was_away_are_applied_once_and_in_order() {
+    let mut cluster = pair().start().await;
+    let (at_a, _served_a) = Ledger::at(cluster.relay("a-1")).await;
+    let (at_b, _served_b) = Ledger::at(cluster.relay("b-1")).await;
+    // While the unit is there nothing is different.
+    let client = grpc(cluster.relay("a-1")).await;
+    for method in ["Post", "Park"] {
+        let fields = [("strait-key", "uid=b:0"), ("idempotency-key", method)];
+        let answer = call(&client, method, &fields).await.unwrap();
+        assert_eq!(answer["strait-unit"], "b");
+        assert!(!answer.contains_key("strait-provisional") && !answer.contains_key("strait-ticket"));
+    }
+    assert_eq!((at_a.got().len(), at_b.got().len()), (0, 2));
+    assert!(at_b.got().iter().all(|entry| entry.field("strait-replay").is_none()));
+
+    lose_b(&mut cluster).await;
+    let framed = connect(cluster.relay("a-1")).await;
+    let mut acknowledged: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for number in 0..48 {
+        let (key, id) = (format!("b:{}", number % 4), format!("call-{number}"));
+        let route = format!("uid={key}");
+        let fields = [("strait-key", route.as_str()), ("idempotency-key", id.as_str())];
+        match number % 3 {
+            0 => {
+                let answer = call(&client, "Post", &fields).await.unwrap();
+                assert_eq!((&*answer["strait-provisional"], &*answer["strait-unit"]), ("true", "a"));
+                assert!(answer["strait-ticket"].starts_with("a/a-1/"), "{answer:?}");
+            }
+            1 => {
+                let status = call(&client, "Park", &fields).await.unwrap_err();
+                assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");
+                assert!(
+                    said(&status, "strait-error").starts_with("parked; unit=a"),
+                    "{status:?}"
+                );
+                assert!(said(&status, "strait-ticket").starts_with("a/a-1/"), "{status:?}");
+            }
+            _ => {
+                let post = Call::new("im.Ledger/Post").key("uid", &key).body("hello");
+                let post = post.metadata("idempotency-key", &id).timeout(LIMIT);
+                let answer = framed.call(post).await.unwrap();
+                assert_eq!(answer.metadata().text("strait-provisional"), Some("true"));
+            }
+        }
+        acknowledged.entry(key).or_default().push(id);
+    }
+    // A call that its caller makes again is one call.
+    let again = [("strait-key", "uid=b:0"), ("idempotency-key", "call-0")];
+    let status = call(&client, "Post", &again).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::AlreadyExists, "the local service knows it");
+    let again = [("strait-key", "uid=b:1"), ("idempotency-key", "call-1")];
+    let status = call(&client, "Park", &again).await.unwrap_err();
+    assert!(said(&status, "strait-error").starts_with("parked"), "{status:?}");
+    let local = at_a.applied();
+    assert_eq!(local.len(), 32);
+    for entry in &local {
+        assert_eq!(
+            (entry.method.as_str(), entry.field("strait-local-mode")),
+            ("Post", Some("true"))
+        );
+        assert_eq!(entry.owner_epoch, None);
+    }
+    let relay = cluster.relay("a-1");
+    for (outcome, expected) in [
+        ("executed", 32.0),
+        ("parked", 17.0),
+        ("local_failed", 1.0),
+        ("not_stored", 0.0),
+    ] {
+        assert_eq!(
+            counted(relay, "strait_kept_calls_total", outcome).await,
+            expected,
+            "{outcome}"
+        );
+    }
+
+    cluster.relay_mut("a-1").kill();
+    cluster.relay_mut("a-1").start().await;
+    assert_eq!(at_b.applied().len(), 2);
+    cluster.relay_mut("b-1").start().await;
+    until_applied(&at_b, 50).await;
+    wait_for("nothing to be left", LIMIT, async || {
+        let applied = counted(cluster.relay("b-1"), "strait_replayed_calls_total", "applied").await;
+        (applied == 48.0).then_some(())
+    })
+    .await;
+    let mut replayed: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for entry in &at_b.applied()[2..] {
+        let mark = if entry.method == "Post" { "local" } else { "parked" };
+        assert_eq!(entry.field("strait-replay"), Some(mark), "{entry:?}");
+        assert!(entry.field("strait-local-mode").is_none(), "{entry:?}");
+        assert!(
+            entry
+                .field("strait-ticket")
+                .is_some_and(|ticket| ticket.starts_with("a/a-1/"))
+        );
+        replayed.entry(entry.key.clone()).or_default().push(entry.id.clone());
+    }
+    assert_eq!(replayed, acknowledged);
+    assert!(dead(cluster.relay("b-1")).is_empty());
+}
+
+// C-P2, I16: what the owner refuses for good is a dead letter that says which call it was and why; what it knows is done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_owner_refuses_is_a_dead_letter_and_what_it_knows_is_done() {
+    let mut cluster = pair().start().await;
+    let (_at_a, _served_a) = Ledger::at(cluster.relay("a-1")).await;
+    let (at_b, _served_b) = Ledger::at(cluster.relay("b-1")).await;
+    let client = grpc(cluster.relay("a-1")).await;
+    let known = [("strait-key", "uid=b:1"), ("idempotency-key", "known")];
+    call(&client, "Post", &known).await.unwrap();
+    lose_b(&mut cluster).await;
+    at_b.refuse(Some(Code::FailedPrecondition));
+    call(&client, "Post", &known).await.unwrap();
+    for (method, id) in [("Fails", "1"), ("Post", "2")] {
+        let fields = [("strait-key", "uid=b:1"), ("idempotency-key", id)];
+        call(&client, method, &fields).await.unwrap();
+    }
+    cluster.relay_mut("b-1").start().await;
+    until_applied(&at_b, 2).await;
+    assert_eq!(at_b.applied()[1].id, "2", "the next one of the key goes on");
+    let relay = cluster.relay("b-1");
+    for (outcome, expected) in [("applied", 1.0), ("duplicate", 1.0), ("rejected", 1.0)] {
+        assert_eq!(
+            counted(relay, "strait_replayed_calls_total", outcome).await,
+            expected,
+            "{outcome}"
+        );
+    }
+    let letters = wait_for("a dead letter", LIMIT, async || {
+        Some(dead(relay)).filter(|letters| !letters.is_empty())
+    })
+    .await;
+    let text = serde_json::to_string(&letters).unwrap();
+    assert_eq!(letters.len(), 1, "{text}");
+    assert!(
+        text.contains("im.Ledger/Fails: FailedPrecondition: the room is closed"),
+        "{text}"
+    );
+    let shown = strait(relay, &["dlq", "list"]);
+    assert!(shown.contains("strait.calls im.Ledger/Fails"), "{shown}");
+    let shown = strait(relay, &["dlq", "show"]);
+    assert!(
+        shown.contains("im.Ledger/Fails: FailedPrecondition: the room is closed"),
+        "{shown}"
+    );
+    // The room is open again: an operator takes it back.
+    at_b.refuse(None);
+    strait(relay, &["dlq", "redrive", "--topic", "strait.calls", "--allow-reorder"]);
+    until_applied(&at_b, 3).await;
+    assert_eq!(at_b.applied()[2].id, "1");
+}
+
+// C-P1, C-P2: what cannot be kept is refused as before, and says why; nothing of it comes to its unit later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_kept_is_refused_and_says_why() {
+    let mut cluster = pair().start().await;
+    let (at_a, served_a) = Ledger::at(cluster.relay("a-1")).await;
+    let (at_b, _served_b) = Ledger::at(cluster.relay("b-1")).await;
+    lose_b(&mut cluster).await;
+    let client = grpc(cluster.relay("a-1")).await;
+    let refused = async |method: &str, fields: &[(&'static str, &str)]| {
+        let status = call(&client, method, fields).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");
+        assert!(said(&status, "strait-error").starts_with("unit_away"), "{status:?}");
+        status.message().to_owned()
+    };
+    let key = ("strait-key", "uid=b:1");
+    for method in ["Post", "Park"] {
+        let text = refused(method, &[key]).await;
+        assert!(text.contains("not kept") && text.contains("idempotency-key"), "{text}");
+    }
+    for method in ["Plain", "Get"] {
+        let text = refused(method, &[key, ("idempotency-key", "1")]).await;
+        assert!(!text.contains("not kept"), "{text}");
+    }
+    // A stream ends as before, whether its first message is there or not.
+    for messages in [0, 1, 2] {
+        let (sender, stream) = channel();
+        for _ in 0..messages {
+            sender.send(Bytes::from_static(b"hello")).await.unwrap();
+        }
+        let mut asked = request(stream, &[key, ("idempotency-key", "stream")]);
+        asked.set_timeout(LIMIT);
+        let ended = within("a stream to be refused", LIMIT, client.chat("Post", asked)).await;
+        let status = match ended {
+            Err(status) => status,
+            Ok(answer) => answer.into_inner().message().await.unwrap_err(),
+        };
+        assert!(said(&status, "strait-error").starts_with("unit_away"), "{status:?}");
+        drop(sender);
+    }
+    assert_eq!(at_a.got().len(), 0);
+    // The local service refuses: the caller hears that, and nothing is stored.
+    at_a.refuse(Some(Code::InvalidArgument));
+    let fields = [key, ("idempotency-key", "2")];
+    let status = call(&client, "Fails", &fields).await.unwrap_err();
+    assert_eq!(
+        (status.code(), status.message()),
+        (tonic::Code::InvalidArgument, "the room is closed")
+    );
+    // It is not there at all.
+    drop(served_a);
+    let status = wait_for("the service to be gone", LIMIT, async || {
+        let status = call(&client, "Post", &[key, ("idempotency-key", "3")]).await.err()?;
+        Some(status)
+    })
+    .await;
+    assert!(
+        status
+            .message()
+            .contains("unit b is away, and this unit did not execute the call"),
+        "{status:?}"
+    );
+    cluster.relay_mut("b-1").start().await;
+    let _again = Ledger::at(cluster.relay("a-1")).await;
+    let posted = wait_for("the unit to be back", LIMIT, async || {
+        call(&client, "Plain", &[key, ("idempotency-key", "last")]).await.ok()
+    })
+    .await;
+    assert_eq!(posted["strait-unit"], "b");
+    assert_eq!(
+        at_b.got().iter().map(|entry| entry.id.as_str()).collect::<Vec<_>>(),
+        ["last"]
+    );
+    assert!(strait(cluster.relay("a-1"), &["queue", "audit"]).len() > 1);
+}
+
+// I16: nothing is answered that is not on disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_the_disk_does_not_take_is_not_acknowledged() {
+    let mut cluster = pair().start().await;
+    let (at_a, _served_a) = Ledger::at(cluster.relay("a-1")).await;
+    lose_b(&mut cluster).await;
+    cluster.relay_mut("a-1").expect_error("disk");
+    let relay = cluster.relay("a-1");
+    let client = connect(relay).await;
+    let injection = Injection::start(relay.pid(), SYNCS, "error=EIO").await;
+    for (method, expected) in [
+        (
+            "im.Ledger/Post",
+            "this unit has executed the call in its place, but could not store it",
+        ),
+        ("im.Ledger/Park", "the call could not be stored for it"),
+    ] {
+        let asked = Call::new(method).key("uid", "b:1").body("hello");
+        let asked = asked.metadata("idempotency-key", method).timeout(LIMIT);
+        let CallError::Relay(error) = client.call(asked).await.unwrap_err() else {
+            panic!("{method}: an error of the relay");
+        };
+        assert_ne!(error.reason, Reason::Parked);
+        assert!(error.detail.contains(expected), "{error}");
+    }
+    drop(injection);
+    assert_eq!(at_a.applied().len(), 1);
+    assert_eq!(counted(relay, "strait_kept_calls_total", "not_stored").await, 2.0);
+}
+
+// C-P1: only if the service says so, parked is an answer without content instead of an error.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_parked_call_is_answered_with_an_empty_message_where_the_settings_say_so() {
+    let builder = pair().set("a", "calls.route.\"im.Ledger\".parked_as", "ok");
+    let mut cluster = builder.start().await;
+    let (at_b, _served_b) = Ledger::at(cluster.relay("b-1")).await;
+    lose_b(&mut cluster).await;
+    let client = grpc(cluster.relay("a-1")).await;
+    let fields = [("strait-key", "uid=b:1"), ("idempotency-key", "1")];
+    let answer = call(&client, "Quiet", &fields).await.unwrap();
+    assert!(answer["strait-ticket"].starts_with("a/a-1/"), "{answer:?}");
+    assert!(!answer.contains_key("strait-unit"), "nobody has served it: {answer:?}");
+    let framed = connect(cluster.relay("a-1")).await;
+    let asked = Call::new("im.Ledger/Quiet").key("uid", "b:1").body("hello");
+    let answer = framed.call(asked.metadata("idempotency-key", "2")).await.unwrap();
+    assert!(answer.body().is_empty());
+    cluster.relay_mut("b-1").start().await;
+    until_applied(&at_b, 2).await;
+    assert_eq!(
+        at_b.applied().iter().map(|entry| entry.id.as_str()).collect::<Vec<_>>(),
+        ["1", "2"]
+    );
+}
+
+// O-C1: what a setting does is said before it is needed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn explain_says_what_becomes_of_a_method_and_the_topic_of_kept_calls_is_the_relays_own() {
+    let cluster = pair().start().await;
+    let config = cluster.relay("a-1").config();
+    let explain = |method: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_strait"))
+            .args([
+                "explain",
+                "--key",
+                "uid=b:1",
+                "--service",
+                "im.Ledger",
+                "--method",
+                method,
+                "--config",
+            ])
+            .arg(&config)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(explain("Post").contains("while away   local"), "{}", explain("Post"));
+    assert!(explain("Other").contains("while away   park"), "{}", explain("Other"));
+    assert!(!explain("Plain").contains("while away"), "{}", explain("Plain"));
+    let client = connect(cluster.relay("a-1")).await;
+    let publish = client::Publish::new("strait.calls").key("uid", "b:1").body("x");
+    let error = client.publish(publish).await.unwrap_err().to_string();
+    assert!(error.contains("for calls that relays keep"), "{error}");
+    let subscribe = client::Subscribe::new("strait.calls", "owner");
+    let refused = client.subscribe(subscribe, |_| async { Ok(()) }).await;
+    assert!(refused.is_err(), "nobody else takes these calls");
+}
