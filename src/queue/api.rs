@@ -112,16 +112,17 @@ pub enum Input {
 /// How much of some keys waits in the inbox: messages of topics with the rule `owner` that are on disk here, or on their way to it,
 /// and that some group is not done with. Of topics without a group all messages wait.
 ///
-/// Ask when the relay goes by the routes in which these keys are frozen: then no more of them comes, and the answer stays true. It
-/// is answered once, unless it is withdrawn or the relay ends before; asked again with its ticket, it begins anew.
+/// What comes after the question does not count. Ask when the relay goes by the routes in which these keys are frozen: then no more of
+/// them comes, and that none is left stays true. It is answered once, unless it is withdrawn or the relay ends before; asked again
+/// with its ticket, it begins anew.
 #[derive(Clone, Debug)]
 pub struct Question {
     /// Who waits for the answer.
     pub ticket: Ticket,
     /// Which keys.
     pub keys: Arc<dyn super::Keys>,
-    /// `true`: answered when none is left, and not undone by a restart. `false`: answered with how many there are.
-    pub until_none: bool,
+    /// It is answered when no more than so many are left. That none is left is not undone by a restart.
+    pub at_most: u64,
 }
 
 /// A message of a local service.

@@ -217,3 +217,55 @@ async fn messages_follow_a_key_that_moves() {
     }
     eprintln!("{} messages, {} moves", accepted.len(), KEYS + KEYS / 2);
 }
+
+// S2: what waits for a key is delivered before it is frozen, however long that takes; its calls and messages go on meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_with_a_backlog_is_served_until_its_messages_are_delivered() {
+    let rule = format!("topics.\"{TOPIC}\".rule");
+    let world = World::start(&[(rule.as_str(), "owner".into())]).await;
+    world.call("a", "cid=m0").await.unwrap();
+    let publisher = client(&world, "a-1").await;
+    let publish = async |number: u32| {
+        let message = Publish::new(TOPIC).key("cid", "m0").body(number.to_string());
+        let published = publisher.publish(message.timeout(LIMIT));
+        within("a publication", LIMIT, published).await.unwrap();
+    };
+    for number in 0..100 {
+        publish(number).await;
+    }
+    let relay = world.cluster.relay("b-1");
+    let node = json!({ "node": { "key": { "dimension": "cid", "key": "m0" } } });
+    let plan = ask(relay, &json!({ "ask": "move", "what": [node], "to": "b" })).await;
+    let id = plan["plan"]["id"].as_str().unwrap_or_else(|| panic!("{plan}"));
+    let row = async || ask(relay, &json!({ "ask": "moves", "id": id })).await["moves"][0].clone();
+    wait_for("the move to say what it waits for", LIMIT, async || {
+        let row = row().await;
+        assert_eq!(row["state"], "running", "{row}");
+        (row["undelivered_at"] == json!({ "unit": "a", "relay": "a-1" })).then_some(())
+    })
+    .await;
+    publish(100).await;
+    assert_eq!(world.call("a", "cid=m0").await.unwrap(), "a");
+
+    let (received, consumer) = (Arc::new(Mutex::new(Vec::new())), client(&world, "a-1").await);
+    let sink = received.clone();
+    let subscribed = consumer.subscribe(Subscribe::new(TOPIC, "ledger").in_flight_max(8), move |message| {
+        let number = String::from_utf8(message.body().to_vec()).unwrap();
+        sink.lock().unwrap().push(number.parse::<u32>().unwrap());
+        async { Ok(()) }
+    });
+    within("a subscription", LIMIT, subscribed).await.unwrap();
+    wait_for("the key to be moved", LIMIT, async || {
+        let row = row().await;
+        let is_over = row["state"] == "trailing" || row["state"] == "finished";
+        is_over.then(|| {
+            assert_eq!(
+                (&row["moved"], &row["undelivered_at"]),
+                (&json!(1), &json!(null)),
+                "{row}"
+            )
+        })
+    })
+    .await;
+    assert_eq!(*received.lock().unwrap(), (0..=100).collect::<Vec<_>>());
+}

@@ -258,6 +258,13 @@ fn moves(rows: &[MoveRow], out: &mut impl Write) -> io::Result<()> {
                 row.id
             )?;
         }
+        if let Some(relay) = &row.undelivered_at {
+            writeln!(
+                out,
+                "{}: nothing more is frozen before the messages that wait at {relay} are delivered (strait queue status)",
+                row.id
+            )?;
+        }
         if row.shadow_incomplete {
             writeln!(out, "{}: {INCOMPLETE}", row.id)?;
         } else if row.mirror {

@@ -9,7 +9,8 @@
 //! - P2. The feed and a session are asked for one at a time each: an answer belongs to the last question.
 //! - P3. A freeze of a node that this unit owns is waited for by everyone who admits, and reported with the revision that
 //!   froze it (R-R6); again in each new session, and now and then: a report can be lost, and a store that gets another leader
-//!   forgets what was reported.
+//!   forgets what was reported. A node that is to be frozen is reported in the same way, with its own revision, when few
+//!   messages of it are left (S2).
 //! - P4. A table is handed to the shards before they are asked to wait for what is frozen in it.
 //! - P5. A relay whose process before this one ended without a good-bye reports nothing as drained before the time is over that
 //!   a call which that one let through may still run at a service (R-I2).
@@ -29,7 +30,7 @@ use crate::model::UnitId;
 use crate::routing::Routes;
 use crate::routing::gate::Drain;
 use crate::routing::lease::LeaseState;
-use crate::routing::record::{Batch, FreezeAck, MoveId, NodeId, Rev, SessionId, Snapshot};
+use crate::routing::record::{Batch, FreezeAck, MoveId, NodeId, Rev, SessionId, Snapshot, State};
 
 /// Keeps the copy of one relay.
 #[derive(Debug)]
@@ -45,6 +46,7 @@ pub struct Keeper {
     report_at: Duration,
     progress_at: Duration,
     stale: bool,
+    /// Nodes that are waited for.
     freezes: BTreeMap<(MoveId, NodeId), Freeze>,
     /// Who admits writes: shards by number, and the queue.
     gates: BTreeSet<GateId>,
@@ -78,6 +80,8 @@ enum Asking {
 #[derive(Clone, Debug)]
 struct Freeze {
     rev: Rev,
+    /// Else it is still served, and only the queue is to have little of it.
+    is_frozen: bool,
     /// Who still has calls or messages of it.
     waiting: BTreeSet<GateId>,
 }
@@ -204,7 +208,7 @@ impl Keeper {
 
     /// Freezes of keys of this unit.
     pub fn frozen(&self) -> usize {
-        self.freezes.len()
+        self.freezes.values().filter(|freeze| freeze.is_frozen).count()
     }
 
     /// A snapshot came; the feed is read from there.
@@ -286,7 +290,7 @@ impl Keeper {
         self.wishes.push(Wish::Lease(self.lease));
     }
 
-    /// Nothing runs any more at a gate that goes through a node that was frozen at this revision.
+    /// Nothing runs any more at a gate that goes through a node that was frozen at this revision; or little waits there, if it is not.
     pub fn on_drained(&mut self, gate: GateId, drain: &Drain) {
         let key = (drain.by, drain.node.clone());
         let Some(freeze) = self.freezes.get_mut(&key).filter(|freeze| freeze.rev == drain.rev) else {
@@ -298,29 +302,38 @@ impl Keeper {
         }
     }
 
-    /// Puts a copy in force, and everybody on to wait for what it has frozen (P4).
+    /// Puts a copy in force, and everybody on to wait for what it has frozen or is about to (P4).
     fn adopt(&mut self, routes: Arc<Routes>) {
         self.wishes
             .push(Wish::Publish(Arc::new(RoutesRef(Arc::clone(&routes)))));
-        let mut frozen = BTreeMap::new();
-        for node in routes.moving().filter(|node| node.state.is_frozen()) {
-            if let Some(by) = node.state.work().filter(|_| node.is_served_by(&self.unit)) {
-                frozen.insert((by, node.id.clone()), node.rev);
+        let mut held = BTreeMap::new();
+        for node in routes.moving() {
+            let is_frozen = node.state.is_frozen();
+            let is_held = is_frozen || matches!(node.state, State::Migrating { .. });
+            if let Some(by) = node.state.work().filter(|_| is_held && node.is_served_by(&self.unit)) {
+                held.insert((by, node.id.clone()), (node.rev, is_frozen));
             }
         }
         self.routes = Some(routes);
-        self.freezes.retain(|key, freeze| frozen.get(key) == Some(&freeze.rev));
+        self.freezes
+            .retain(|key, freeze| held.get(key).is_some_and(|(rev, _)| *rev == freeze.rev));
         let mut fresh = BTreeSet::new();
-        for (key, rev) in frozen {
+        for (key, (rev, is_frozen)) in held {
             if self.freezes.contains_key(&key) {
                 continue;
             }
-            let waiting = self.gates.clone();
+            let mut waiting = self.gates.clone();
+            waiting.retain(|gate| is_frozen || *gate == GateId::Queue);
             for gate in &waiting {
                 let (by, node) = key.clone();
                 self.wishes.push(Wish::Drain(*gate, Drain { by, node, rev }));
             }
-            self.freezes.insert(key.clone(), Freeze { rev, waiting });
+            let freeze = Freeze {
+                rev,
+                is_frozen,
+                waiting,
+            };
+            self.freezes.insert(key.clone(), freeze);
             fresh.insert(key);
         }
         if !fresh.is_empty() {
@@ -328,18 +341,22 @@ impl Keeper {
         }
     }
 
-    /// Reports freezes, as they stand, in the present session.
+    /// Reports freezes, as they stand, in the present session. Of what is not frozen yet only that little is left is of use.
     fn report(&mut self, which: impl Fn(&(MoveId, NodeId)) -> bool) {
         let Some(session) = self.lease.session() else { return };
         let is_settled = self.settled == Some(true);
-        let chosen = self.freezes.iter().filter(|(key, _)| which(key));
+        let is_worth_it = |freeze: &Freeze| freeze.is_frozen || freeze.waiting.is_empty();
+        let chosen = self
+            .freezes
+            .iter()
+            .filter(|(key, freeze)| which(key) && is_worth_it(freeze));
         let acks: Vec<_> = chosen
             .map(|((by, node), freeze)| FreezeAck {
                 session,
                 by: *by,
                 node: node.clone(),
                 rev: freeze.rev,
-                drained: is_settled && freeze.waiting.is_empty(),
+                drained: freeze.waiting.is_empty() && (is_settled || !freeze.is_frozen),
             })
             .collect();
         if !acks.is_empty() {

@@ -267,3 +267,43 @@ proptest! {
         prop_assert_eq!(keeper.routes().unwrap().rev(), ledger.epoch().rev());
     }
 }
+
+// P3, R-3.9 S2
+#[test]
+fn a_key_that_is_about_to_move_is_reported_when_little_of_it_waits_in_the_queue() {
+    let (mut keeper, mut ledger) = (keeper(), ledger());
+    keeper.tick(at(0));
+    serve(&mut keeper, &mut ledger, at(0));
+    let migrating = State::Migrating {
+        to: name("b"),
+        by: MoveId(7),
+    };
+    let rev = put(&mut ledger, 1, "a", migrating.clone());
+    put(&mut ledger, 2, "b", migrating);
+    let batch = ledger.since(keeper.routes().unwrap().rev()).unwrap();
+    keeper.on_batch(&batch, at(10));
+    let wishes = serve(&mut keeper, &mut ledger, at(10));
+    let drain = Drain {
+        by: MoveId(7),
+        node: key(1),
+        rev,
+    };
+    let drains = wishes.iter().filter(|wish| matches!(wish, Wish::Drain(..)));
+    let expected = Wish::Drain(GateId::Queue, drain.clone());
+    assert_eq!(drains.collect::<Vec<_>>(), [&expected], "calls go on");
+    assert_eq!((acks(&wishes), keeper.frozen()), (Vec::new(), 0));
+    keeper.tick(at(1500));
+    assert_eq!(
+        acks(&serve(&mut keeper, &mut ledger, at(1500))),
+        [],
+        "much waits: no news"
+    );
+    keeper.on_drained(GateId::Queue, &drain);
+    assert_eq!(acks(&serve(&mut keeper, &mut ledger, at(1600))), [(rev.0, true)]);
+    // The freeze is another matter.
+    let rev = put(&mut ledger, 1, "a", frozen(7));
+    let batch = ledger.since(keeper.routes().unwrap().rev()).unwrap();
+    keeper.on_batch(&batch, at(1700));
+    assert_eq!(acks(&serve(&mut keeper, &mut ledger, at(1700))), [(rev.0, false)]);
+    assert_eq!(keeper.frozen(), 1);
+}

@@ -246,6 +246,7 @@ fn work(nodes: Vec<NodeId>, state: MoveState) -> Move {
         reason: String::new(),
         note: None,
         waits_for: None,
+        undelivered_at: None,
         shadow_incomplete: false,
     }
 }

@@ -8,14 +8,14 @@ use crate::control::store::RelayStanding;
 use crate::model::{Name, UnitId};
 use crate::routing::Routes;
 use crate::routing::lease::is_expired;
-use crate::routing::record::{Lease, MoveId, NodeId, Placement, Rev};
+use crate::routing::record::{Lease, MoveId, NodeId, Placement, RelayId, Rev};
 
-/// A freeze that is waited for.
+/// A freeze that is waited for, or what is to come before it.
 #[derive(Clone, Debug)]
 pub(super) struct Barrier<'a> {
     pub(super) by: MoveId,
     pub(super) node: &'a NodeId,
-    /// The revision that froze the node. Reports about another one are worth nothing (R-R6).
+    /// The revision that froze the node, or began to move it. Reports about another one are worth nothing (R-R6).
     pub(super) rev: Rev,
     /// Whose relays could admit writes.
     pub(super) units: Vec<&'a UnitId>,
@@ -31,16 +31,37 @@ impl Barrier<'_> {
         standing.at >= self.rev && concerned.all(|relay| self.has_stopped(relay))
     }
 
+    /// The relay with the most to do before the node can be frozen (S2): it has not said yet that few messages of it wait there.
+    /// Who is silent is not waited for: whether it may hold up a freeze is decided when there is one. `None`: nobody.
+    ///
+    /// # Errors
+    /// The relays are to be asked for anew.
+    pub(super) fn has_many(&self, standing: Option<&Standing>, silent_max: Duration) -> Result<Option<RelayId>, ()> {
+        let standing = standing.filter(|standing| standing.at >= self.rev).ok_or(())?;
+        let is_there = |relay: &&RelayStanding| relay.silent_for.is_some_and(|silent| silent < silent_max);
+        let mut concerned = standing
+            .relays
+            .iter()
+            .filter(|relay| self.concerns(relay))
+            .filter(is_there);
+        Ok(concerned
+            .find(|relay| !self.has_reported(relay))
+            .map(|relay| relay.relay.clone()))
+    }
+
     fn concerns(&self, relay: &RelayStanding) -> bool {
         self.units.contains(&&relay.relay.unit)
     }
 
-    fn has_stopped(&self, relay: &RelayStanding) -> bool {
-        let has_acked = relay.acks.iter().any(|ack| {
+    fn has_reported(&self, relay: &RelayStanding) -> bool {
+        relay.acks.iter().any(|ack| {
             let is_this_freeze = (ack.by, &ack.node, ack.rev) == (self.by, self.node, self.rev);
             is_this_freeze && ack.session == relay.session && ack.drained
-        });
-        has_acked || is_expired(relay.silent_for, self.lease, self.in_flight_max)
+        })
+    }
+
+    fn has_stopped(&self, relay: &RelayStanding) -> bool {
+        self.has_reported(relay) || is_expired(relay.silent_for, self.lease, self.in_flight_max)
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) struct Memory {
     pub(super) lives: Lives,
     /// Relays that moves waited for at this look before they freeze anything.
     put_off: BTreeMap<MoveId, RelayId>,
+    /// Relays with more messages of a node than there may be when it is frozen, at this look.
+    undelivered: BTreeMap<MoveId, RelayId>,
     /// Nodes that nothing is to be done with, and whether they belong to the new owner.
     settled: BTreeMap<(MoveId, NodeId), bool>,
 }
@@ -91,6 +93,7 @@ impl Memory {
         self.lags.retain(|(by, _), _| moves.contains(by));
         self.phases.clear();
         self.put_off.clear();
+        self.undelivered.clear();
         self.lives.look(sight);
         self.settled.retain(|(by, _), _| moves.contains(by));
         self.claims.retain(|(by, node), _| {
@@ -107,6 +110,16 @@ impl Memory {
     /// The relay that a move waits for.
     pub(super) fn put_off_by(&self, by: MoveId) -> Option<&RelayId> {
         self.put_off.get(&by)
+    }
+
+    /// Messages of a move wait at a relay.
+    pub(super) fn note_undelivered(&mut self, by: MoveId, relay: RelayId) {
+        self.undelivered.entry(by).or_insert(relay);
+    }
+
+    /// The relay at which messages of a move wait.
+    pub(super) fn undelivered_at(&self, by: MoveId) -> Option<&RelayId> {
+        self.undelivered.get(&by)
     }
 
     pub(super) fn is_held(&self, id: &RecordId, sight: &Sight<'_>) -> bool {

@@ -1,12 +1,16 @@
 //! The steps of a key, bucket or rule.
 
+use std::time::Duration;
+
 use super::barrier::{Barrier, lease_of};
 use super::lives::Settling;
 use super::memory::HookState;
 use super::plan::Put;
-use super::{Job, LOOK_FROZEN, Mover, Phase, Plan, Planned, Sight, Step, Why};
+use super::{Job, LOOK_FROZEN, LOOK_UNDER_WAY, Mover, Phase, Plan, Planned, Sight, Step, Why};
 use crate::model::{Name, UnitId};
-use crate::routing::record::{Hook, KeyBytes, MoveKind, MoveState, Node, NodeId, RecordId, Rev, State, Target, Term};
+use crate::routing::record::{
+    Hook, KeyBytes, Lease, MoveKind, MoveState, Node, NodeId, RecordId, Rev, State, Target, Term,
+};
 use crate::routing::{Found, RouteError, Unmovable};
 
 impl Mover {
@@ -71,10 +75,14 @@ impl Mover {
         match (&node.state, &node.target) {
             (State::Migrating { to, .. }, Target::Unit(from)) => {
                 let why = obstacle(sight, job, (from, to), None);
-                let why = why.or((age >= job.work.options.copy_limit).then_some(Why::CopyLimit));
+                let late = match job.work.undelivered_at {
+                    Some(_) => Why::Messages,
+                    None => Why::CopyLimit,
+                };
+                let why = why.or((age >= job.work.options.copy_limit).then_some(late));
                 match why {
                     Some(why) => self.abort(sight, job, node, why, plan),
-                    None => self.freeze(sight, job, node, (from, to), plan),
+                    None => self.freeze(sight, job, (node, age), (from, to), plan),
                 }
             }
             (State::Frozen { to, .. }, Target::Unit(from)) => {
@@ -98,7 +106,7 @@ impl Mover {
         &mut self,
         sight: &Sight<'_>,
         job: &Job<'_>,
-        node: &Node,
+        (node, age): (&Node, Duration),
         (from, to): (&UnitId, &UnitId),
         plan: &mut Plan,
     ) {
@@ -109,7 +117,9 @@ impl Mover {
                 HookState::Due(_) | HookState::Waits => return,
             }
         }
-        if !self.may_freeze(sight, job, &node.id, from, plan) {
+        let is_ready = self.may_freeze(sight, job, &node.id, from, plan)
+            && self.is_delivered_but_for_few(sight, job, (node, age), from, plan);
+        if !is_ready {
             return;
         }
         let count = self.weight(&node.id);
@@ -152,6 +162,42 @@ impl Mover {
         false
     }
 
+    /// Whether few messages of a node wait at its unit (S2): all must be delivered while it is frozen. It is served meanwhile.
+    fn is_delivered_but_for_few(
+        &mut self,
+        sight: &Sight<'_>,
+        job: &Job<'_>,
+        (node, age): (&Node, Duration),
+        unit: &UnitId,
+        plan: &mut Plan,
+    ) -> bool {
+        let barrier = self.barrier(sight, job, node, unit);
+        let many = barrier.has_many(sight.standing, SILENT_MAX);
+        if many == Ok(None) {
+            return true;
+        }
+        plan.want_standing();
+        plan.look_again(if age < AT_ONCE { LOOK_FROZEN } else { LOOK_UNDER_WAY });
+        // What is over in a moment is not worth a commit.
+        if let Some(relay) = many.ok().flatten().filter(|_| age >= AT_ONCE) {
+            self.memory.note_undelivered(job.work.id, relay);
+        }
+        self.memory.wait(job.work.id, &node.id, Phase::Deliver);
+        false
+    }
+
+    fn barrier<'a>(&self, sight: &Sight<'_>, job: &Job<'_>, node: &'a Node, unit: &'a UnitId) -> Barrier<'a> {
+        let dimension = node.id.dimension();
+        Barrier {
+            by: job.work.id,
+            node: &node.id,
+            rev: node.rev,
+            units: vec![unit],
+            lease: dimension.map_or(Lease::Infinite, |dimension| lease_of(sight.routes, dimension)),
+            in_flight_max: self.limits.in_flight_max,
+        }
+    }
+
     /// S4 and S5.
     fn hand_over(
         &mut self,
@@ -161,15 +207,7 @@ impl Mover {
         (from, to): (&UnitId, &UnitId),
         plan: &mut Plan,
     ) {
-        let Some(dimension) = node.id.dimension() else { return };
-        let barrier = Barrier {
-            by: job.work.id,
-            node: &node.id,
-            rev: node.rev,
-            units: vec![from],
-            lease: lease_of(sight.routes, dimension),
-            in_flight_max: self.limits.in_flight_max,
-        };
+        let barrier = self.barrier(sight, job, node, from);
         let is_passed = sight.standing.is_some_and(|standing| barrier.is_passed(standing));
         if !is_passed {
             return self.memory.wait(job.work.id, &node.id, Phase::Drain);
@@ -248,3 +286,8 @@ fn obstacle(sight: &Sight<'_>, job: &Job<'_>, (from, to): (&UnitId, &UnitId), fr
         None
     }
 }
+
+/// Messages that are delivered within this time are waited for without a word.
+const AT_ONCE: Duration = Duration::from_secs(1);
+/// A relay that was not heard of for so long says nothing about its messages soon.
+const SILENT_MAX: Duration = Duration::from_secs(3);

@@ -88,6 +88,8 @@ pub enum Why {
     Budget,
     /// The application copied for longer than the move allows.
     CopyLimit,
+    /// Messages of it waited for longer than the move allows before a freeze.
+    Messages,
     /// The application refused.
     Hook,
 }
@@ -125,12 +127,13 @@ impl Step {
 
 impl Why {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Stopped,
         Self::Destination,
         Self::Unit,
         Self::Budget,
         Self::CopyLimit,
+        Self::Messages,
         Self::Hook,
     ];
 
@@ -142,6 +145,7 @@ impl Why {
             Self::Unit => "unit",
             Self::Budget => "budget",
             Self::CopyLimit => "copy_limit",
+            Self::Messages => "messages",
             Self::Hook => "hook",
         }
     }
@@ -156,6 +160,9 @@ impl Why {
                  (messages that wait: strait queue status)"
             }
             Self::CopyLimit => "stays: the application copied for too long",
+            Self::Messages => {
+                "stays: messages of it waited for longer at its unit than the limit for copying (strait queue status, strait queue groups)"
+            }
             Self::Hook => "stays: the application refused",
         }
     }
@@ -200,6 +207,8 @@ pub enum Phase {
     Hook(Hook),
     /// Relays of its unit that were killed and have started again, before it is frozen.
     Settle,
+    /// Messages of it to be delivered at its unit until few are left, before it is frozen.
+    Deliver,
     /// Its turn to be frozen.
     Freeze,
     /// Relays of its unit to report that nothing is in flight.
@@ -210,11 +219,12 @@ pub enum Phase {
 
 impl Phase {
     /// All of them.
-    pub const ALL: [Self; Hook::ALL.len() + 4] = [
+    pub const ALL: [Self; Hook::ALL.len() + 5] = [
         Self::Hook(Hook::Prepare),
         Self::Hook(Hook::Copy),
         Self::Hook(Hook::Lag),
         Self::Settle,
+        Self::Deliver,
         Self::Freeze,
         Self::Drain,
         Self::Hook(Hook::Quiesce),
@@ -229,6 +239,7 @@ impl Phase {
         match self {
             Self::Hook(hook) => hook.as_str(),
             Self::Settle => "settle",
+            Self::Deliver => "deliver",
             Self::Freeze => "freeze",
             Self::Drain => "drain",
             Self::Trail => "trail",

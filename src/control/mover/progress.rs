@@ -218,9 +218,12 @@ impl Mover {
                 ..work.clone()
             };
             return self.commit(plan, Planned::of_move(sight, job, work, Step::Progress, "note"));
-        } else if self.memory.put_off_by(work.id) != work.waits_for.as_ref() {
+        } else if self.memory.put_off_by(work.id) != work.waits_for.as_ref()
+            || self.memory.undelivered_at(work.id) != work.undelivered_at.as_ref()
+        {
             let work = Move {
                 waits_for: self.memory.put_off_by(work.id).cloned(),
+                undelivered_at: self.memory.undelivered_at(work.id).cloned(),
                 ..work.clone()
             };
             return self.commit(plan, Planned::of_move(sight, job, work, Step::Progress, "waits"));
@@ -238,6 +241,7 @@ impl Mover {
             aborted: tally.aborted,
             note: self.memory.note(work.id).cloned().or_else(|| work.note.clone()),
             waits_for: self.memory.put_off_by(work.id).cloned(),
+            undelivered_at: self.memory.undelivered_at(work.id).cloned(),
             ..work.clone()
         };
         if state == MoveState::Finished {

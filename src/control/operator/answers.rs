@@ -288,6 +288,9 @@ pub struct MoveRow {
     /// nothing runs there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_for: Option<RelayId>,
+    /// A relay at which messages of its nodes wait to be delivered: nothing is frozen before there are few.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undelivered_at: Option<RelayId>,
     /// Whether what the owner serves goes to the other unit too.
     #[serde(default)]
     pub mirror: bool,
@@ -441,6 +444,7 @@ impl MoveRow {
             reason: work.reason,
             note: work.note,
             waits_for: work.waits_for,
+            undelivered_at: work.undelivered_at,
             mirror: work.options.mirror,
             shadow_incomplete: work.shadow_incomplete,
         }

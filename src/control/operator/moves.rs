@@ -41,6 +41,7 @@ impl Operator {
             reason: described(&ask.who, &ask.reason),
             note: None,
             waits_for: None,
+            undelivered_at: None,
             shadow_incomplete: false,
         };
         let committed = self

@@ -119,6 +119,7 @@ impl World {
             reason: String::new(),
             note: None,
             waits_for: None,
+            undelivered_at: None,
             shadow_incomplete: false,
         };
         Commit {

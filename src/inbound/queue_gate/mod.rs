@@ -3,7 +3,8 @@
 //!
 //! # Path
 //! The thread of the queue asks [`KeyOwners`] about each message of a topic that goes to the owner of its key. The keeper of the
-//! routes asks [`QueueGate`] to wait for a freeze; it asks the queue, and reports what the queue answers.
+//! routes asks [`QueueGate`] to wait for a freeze, and before it until there is little left to wait for then (S2); it asks the queue, and
+//! reports what the queue answers.
 //!
 //! # Invariants
 //! - G6. The queue is asked about a freeze only when the copy that has it is in force: what comes later finds the key frozen, so
@@ -32,7 +33,7 @@ use crate::model::{ANY_KEY, Key, RouteHints, UnitId};
 use crate::queue::api::{Input, Output, Question, Ticket};
 use crate::queue::{self, Keys, Owner, Ownership};
 use crate::routing::gate::Drain;
-use crate::routing::record::Lease;
+use crate::routing::record::{Lease, Rev, State};
 use crate::routing::{self, Decision, RouteError, RouteTable, Routes, Source, Standing};
 
 /// What the gate of the queue is made of.
@@ -70,12 +71,13 @@ pub struct KeyOwners {
     claims: Option<Claims>,
 }
 
-/// The keys that a freeze holds, as the copy says that has it.
-struct Frozen {
+/// The keys that go through a node, as the copy says that has it under way or frozen.
+struct Held {
     table: Arc<RouteTable>,
     unit: UnitId,
     claims: Option<Claims>,
     drain: Drain,
+    is_frozen: bool,
 }
 
 impl QueueGate {
@@ -125,22 +127,24 @@ impl QueueGate {
             return;
         }
         self.last += 1;
-        let keys = Frozen {
+        let is_frozen = state_of(&table, &drain).is_some_and(State::is_frozen);
+        let keys = Held {
             table,
             unit: self.parts.unit.clone(),
             claims: self.parts.claims.clone(),
             drain: drain.clone(),
+            is_frozen,
         };
         self.parts.queue.send(Input::Ask(Question {
             ticket: ticket(self.last),
             keys: Arc::new(keys),
-            until_none: true,
+            at_most: if is_frozen { 0 } else { FEW },
         }));
         self.asked.insert(self.last, drain);
     }
 
     async fn report(&mut self, answer: &Output) {
-        if let Output::Undelivered { ticket, messages: 0 } = answer
+        if let Output::Undelivered { ticket, .. } = answer
             && let Some(drain) = self.asked.remove(&ticket.number)
         {
             // Without a keeper nobody wants to know.
@@ -224,13 +228,21 @@ impl fmt::Debug for KeyOwners {
     }
 }
 
-impl Keys for Frozen {
-    /// A key of which it cannot be told counts: then the move takes longer, or is given up.
+impl Keys for Held {
+    /// A key of which it cannot be told counts if the node is frozen: then the move takes longer, or is given up. Before, it does not:
+    /// nothing is decided by that.
     fn contains(&self, key: &Key) -> bool {
         let hints = hints(key);
-        let resolved = self.table.resolve(&hints, &ANY_KEY, &self.unit, &self.claims);
+        let resolved = self
+            .table
+            .resolve_with_trail(&hints, &ANY_KEY, &self.unit, &self.claims);
         match resolved {
-            Ok(decision) => match decision.standing {
+            Ok((_, trail)) if !self.is_frozen => {
+                let routes = self.table.routes();
+                routes.is_some_and(|routes| routes.through(&self.drain.node, ANY_REV).passes(&trail))
+            }
+            Err(_) if !self.is_frozen => false,
+            Ok((decision, _)) => match decision.standing {
                 Standing::Open => false,
                 // Of several freezes on the way of a key the latest one is named.
                 Standing::Frozen { by, rev } => by == self.drain.by || rev > self.drain.rev,
@@ -240,16 +252,22 @@ impl Keys for Frozen {
     }
 }
 
-impl fmt::Debug for Frozen {
+impl fmt::Debug for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Frozen").field(&self.drain).finish()
+        f.debug_tuple("Held").field(&self.drain).finish()
     }
 }
 
-/// Whether a copy still has a freeze.
+/// Whether a copy still has what is waited for.
 fn is_in_force(table: &RouteTable, drain: &Drain) -> bool {
+    state_of(table, drain).is_some()
+}
+
+/// The state of a node, if it is still the one that is waited in.
+fn state_of<'a>(table: &'a RouteTable, drain: &Drain) -> Option<&'a State> {
     let node = table.routes().and_then(|routes| routes.node(&drain.node));
-    node.is_some_and(|node| node.rev == drain.rev && node.state.work() == Some(drain.by))
+    let node = node.filter(|node| node.rev == drain.rev && node.state.work() == Some(drain.by));
+    node.map(|node| &node.state)
 }
 
 /// Whether it may be known later who owns the key.
@@ -276,3 +294,8 @@ fn ticket(number: u64) -> Ticket {
         number,
     }
 }
+
+/// So many messages of a node may wait when it is frozen: they are delivered within its budget, unless each takes long.
+const FEW: u64 = 16;
+/// Later than any copy: whatever a key was resolved by, it counts.
+const ANY_REV: Rev = Rev(u64::MAX);

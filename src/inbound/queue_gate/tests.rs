@@ -187,7 +187,7 @@ async fn a_freeze_is_reported_when_the_queue_says_that_nothing_waits() {
     let [Input::Ask(question)] = &inputs[..] else {
         panic!("{inputs:?}")
     };
-    assert!(question.until_none && question.keys.contains(&key("x")) && !question.keys.contains(&key("y")));
+    assert!(question.at_most == 0 && question.keys.contains(&key("x")) && !question.keys.contains(&key("y")));
     assert!(world.drained.try_recv().is_err());
     world.answer(question.ticket.number + 1, 0);
     world.answer(question.ticket.number, 0);
@@ -287,4 +287,31 @@ fn owners_of_keys_are_what_the_routes_say() {
     assert_eq!(of(table.clone(), "y"), Owner::Ours);
     let table = decide(&table, "x", "b", State::Active);
     assert_eq!(of(table, "x"), other(3));
+}
+
+#[tokio::test]
+async fn before_a_freeze_the_queue_is_to_have_few_messages_of_the_key() {
+    // S2
+    let migrating = State::Migrating {
+        to: name("b"),
+        by: MoveId(7),
+    };
+    let table = decide(&table(), "x", "a", migrating);
+    let mut world = World::new(table.clone());
+    world.drains.send(drain("x", 7, 2)).await.unwrap();
+    let inputs = world.inputs().await;
+    let [Input::Ask(question)] = &inputs[..] else {
+        panic!("{inputs:?}")
+    };
+    assert!(question.at_most > 0 && question.keys.contains(&key("x")) && !question.keys.contains(&key("y")));
+    world.answer(question.ticket.number, question.at_most);
+    world.inputs().await;
+    assert_eq!(world.drained.try_recv().unwrap(), (GateId::Queue, drain("x", 7, 2)));
+    // The freeze asks anew, and for all.
+    world
+        .routing
+        .replace_routes(&routes_of(&decide(&table, "x", "a", frozen(7))));
+    world.drains.send(drain("x", 7, 3)).await.unwrap();
+    let inputs = world.inputs().await;
+    assert!(matches!(&inputs[..], [Input::Routes, Input::Ask(question)] if question.at_most == 0));
 }

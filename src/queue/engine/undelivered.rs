@@ -34,7 +34,7 @@ pub(super) struct Questions {
 struct Search {
     ticket: Ticket,
     keys: Arc<dyn Keys>,
-    until_none: bool,
+    at_most: u64,
     /// Topics to be read: the next number and the last one.
     lines: VecDeque<(Topic, Seq, Seq)>,
     reading: bool,
@@ -64,7 +64,7 @@ impl Engine {
         let search = Search {
             ticket: question.ticket,
             keys: question.keys,
-            until_none: question.until_none,
+            at_most: question.at_most,
             lines: if planted(Bug::BarrierOpen) {
                 VecDeque::new()
             } else {
@@ -107,29 +107,29 @@ impl Engine {
                 return false;
             }
         }
-        if search.until_none {
-            let inbox = &self.places.inbox;
-            search.left.retain(|topic, seqs| {
-                if planted(Bug::BarrierForgetsParked) {
-                    let parked: Vec<Seq> = seqs.iter().filter(|seq| inbox.is_tried_again(topic, *seq)).collect();
-                    for seq in parked {
-                        seqs.remove(seq);
-                    }
-                }
-                while let Some(seq) = seqs.min().filter(|seq| inbox.is_done(topic, *seq)) {
+        let inbox = &self.places.inbox;
+        search.left.retain(|topic, seqs| {
+            if planted(Bug::BarrierForgetsParked) {
+                let parked: Vec<Seq> = seqs.iter().filter(|seq| inbox.is_tried_again(topic, *seq)).collect();
+                for seq in parked {
                     seqs.remove(seq);
                 }
-                !seqs.is_empty()
-            });
-            if !search.left.is_empty() {
-                return false;
             }
+            // Those behind the first one that is left count: it may hold them up.
+            while let Some(seq) = seqs.min().filter(|seq| inbox.is_done(topic, *seq)) {
+                seqs.remove(seq);
+            }
+            !seqs.is_empty()
+        });
+        let messages = search.left.values().map(RoaringTreemap::len).sum();
+        if messages > search.at_most {
+            return false;
+        }
+        if search.at_most == 0 {
             self.places.inbox.save(&mut self.fx);
         }
-        self.fx.then(Output::Undelivered {
-            ticket: search.ticket,
-            messages: search.left.values().map(RoaringTreemap::len).sum(),
-        });
+        let ticket = search.ticket;
+        self.fx.then(Output::Undelivered { ticket, messages });
         self.absorb();
         true
     }

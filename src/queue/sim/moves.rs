@@ -243,7 +243,7 @@ impl World {
             let question = Question {
                 ticket: ticket(self.moves.open[key].ticket),
                 keys: Arc::new(Just(key.to_owned())),
-                until_none: true,
+                at_most: 0,
             };
             self.input(relay, life, Input::Ask(question));
         }

@@ -38,14 +38,14 @@ struct Running {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Registered(DefaultKey);
 
-/// A freeze that is to be waited for.
+/// A freeze that is to be waited for; of the queue also what comes before it, until little waits there (R-3.9 S2).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Drain {
     /// The work.
     pub by: MoveId,
     /// The node.
     pub node: NodeId,
-    /// The revision that froze it.
+    /// The revision that made it so.
     pub rev: Rev,
 }
 

@@ -48,6 +48,9 @@ pub struct Move {
     /// Nodes are not frozen before this relay, which was killed and has started again, can report that nothing runs there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_for: Option<RelayId>,
+    /// Nodes are not frozen before few messages of them wait at this relay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undelivered_at: Option<RelayId>,
     /// Of a move with a mirror: a write that should have had a shadow has none at the other unit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shadow_incomplete: bool,

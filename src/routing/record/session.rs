@@ -36,7 +36,7 @@ pub struct RelayRecord {
     pub succeeds: bool,
 }
 
-/// A relay has applied a freeze (R-3.9 S4).
+/// A relay has applied a freeze (R-3.9 S4), or has little left of what is to be frozen (S2).
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct FreezeAck {
     /// The life of the relay that reports.
@@ -45,8 +45,8 @@ pub struct FreezeAck {
     pub by: MoveId,
     /// The node.
     pub node: NodeId,
-    /// The revision that froze it. A report about another one is worth nothing (R-R6).
+    /// The revision that froze it, or began to move it. A report about another one is worth nothing (R-R6).
     pub rev: Rev,
-    /// No write is in flight any more.
+    /// No write is in flight any more; before the freeze, few messages wait.
     pub drained: bool,
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::super::Phase;
 use super::super::units::{self, Asked};
 use super::world::{World, key, name, owner, relay, rule};
 use crate::routing::record::{MoveKind, MoveOptions, MoveState, NodeId, OpId, Record, RecordId, State, Target, Term};
@@ -399,4 +400,51 @@ fn what_a_drain_took_comes_back() {
     assert_eq!(owners, ["a", "c", "a"].map(str::to_owned));
     assert!(world.node(&rule("cid")).is_some_and(|node| node.home.is_none()));
     assert!(take_back(&mut world).is_err());
+}
+
+// S2: all messages of a key must be delivered while it is frozen. Many of them are waited for before, while the key is served.
+#[test]
+fn a_key_is_frozen_only_when_few_of_its_messages_wait() {
+    let mut world = World::new(&["a-1", "a-2", "b-1"], &[0]);
+    world.relays[1].has_many = true;
+    let work = world.work(5, "b", vec![key(1)]);
+    world.put(Record::Move(work));
+    world.rounds(200);
+    assert!(matches!(world.node(&key(1)).unwrap().state, State::Migrating { .. }));
+    assert_eq!(owner_now(&world, 1), "a", "it is served");
+    assert_eq!(world.pilots[0].mover.phases().collect::<Vec<_>>(), [Phase::Deliver]);
+    assert_eq!(world.found(5).undelivered_at, Some(relay("a-2")), "operators see where");
+    world.relays[1].has_many = false;
+    world.rounds(20);
+    let work = world.found(5);
+    assert_eq!(
+        (owner_now(&world, 1), work.moved, work.undelivered_at),
+        ("b".into(), 1, None)
+    );
+}
+
+#[test]
+fn a_key_whose_messages_are_not_delivered_stays_and_says_so() {
+    let mut world = World::new(&["a-1", "a-2", "b-1"], &[0]);
+    world.relays[0].has_many = true;
+    let mut work = world.work(5, "b", vec![key(1)]);
+    work.options.copy_limit = Duration::from_secs(3);
+    world.put(Record::Move(work));
+    world.rounds(80);
+    let (work, node) = (world.found(5), world.node(&key(1)).unwrap());
+    assert_eq!((work.state, work.aborted), (MoveState::Finished, 1));
+    assert!(node.reason.contains("messages of it waited"), "{}", node.reason);
+}
+
+// A relay that is gone says nothing of its messages. Whether it may hold up a move is the question of the freeze (R-D7).
+#[test]
+fn messages_of_a_relay_that_is_silent_are_not_waited_for() {
+    let mut world = World::new(&["a-1", "a-2", "b-1"], &[0]);
+    world.relays[1].has_many = true;
+    world.relays[1].is_cut = true;
+    let mut work = world.work(5, "b", vec![key(1)]);
+    work.options.freeze_budget = Duration::from_secs(60);
+    world.put(Record::Move(work));
+    world.rounds(90);
+    assert!(matches!(world.node(&key(1)).unwrap().state, State::Frozen { .. }));
 }

@@ -63,6 +63,8 @@ pub(super) struct Relay {
     pub(super) lease: LeaseState,
     pub(super) writes: Vec<Write>,
     pub(super) is_cut: bool,
+    /// Many messages wait there.
+    pub(super) has_many: bool,
     pub(super) mail: Vec<FreezeAck>,
 }
 
@@ -131,6 +133,7 @@ impl World {
                 lease: LeaseState::default(),
                 writes: Vec::new(),
                 is_cut: false,
+                has_many: false,
                 mail: Vec::new(),
             });
         }
@@ -179,6 +182,7 @@ impl World {
             reason: String::new(),
             note: None,
             waits_for: None,
+            undelivered_at: None,
             shadow_incomplete: false,
         }
     }
@@ -312,11 +316,8 @@ impl World {
     pub(super) fn report(&mut self, at: usize) {
         let relay = &mut self.relays[at];
         let Some(session) = relay.lease.session() else { return };
-        for node in relay
-            .routes
-            .moving()
-            .filter(|node| node.state.is_frozen() && node.is_served_by(&relay.id.unit))
-        {
+        for node in relay.routes.moving().filter(|node| node.is_served_by(&relay.id.unit)) {
+            let is_frozen = node.state.is_frozen();
             let is_meant = |write: &Write| {
                 let is_through = match &node.id {
                     NodeId::Rule { dimension, .. } => write.node.dimension() == Some(dimension),
@@ -330,7 +331,11 @@ impl World {
                 by: node.state.work().unwrap(),
                 node: node.id.clone(),
                 rev: node.rev,
-                drained: !relay.writes.iter().any(is_meant),
+                drained: if is_frozen {
+                    !relay.writes.iter().any(is_meant)
+                } else {
+                    !relay.has_many
+                },
             });
         }
     }

@@ -212,6 +212,7 @@ fn work(since: Rev, kind: MoveKind, nodes: Vec<NodeId>, to: UnitId, (asked, numb
         reason: asked.reason.clone(),
         note: None,
         waits_for: None,
+        undelivered_at: None,
         shadow_incomplete: false,
     }
 }

@@ -86,11 +86,11 @@ impl World {
         left
     }
 
-    fn question(&mut self, number: u64, until_none: bool) {
+    fn question(&mut self, number: u64, at_most: u64) {
         self.input(Input::Ask(Question {
             ticket: Ticket { shard: 0, number },
             keys: Arc::new(All),
-            until_none,
+            at_most,
         }));
     }
 }
@@ -291,19 +291,19 @@ fn the_owner_says_when_nothing_of_a_key_is_left() {
     // S2, S4; U1, U2
     let (mut world, _) = world(Owner::Ours);
     world.consume("orders");
-    world.question(1, true);
+    world.question(1, 0);
     assert_eq!(world.left(), [(1, 0)]);
     // On its way to the disk: it counts.
     world.waits = true;
     world.publish_routed("a", 5, Accepted);
-    world.question(2, true);
-    world.question(3, false);
+    world.question(2, 0);
+    world.question(3, 1);
     world.waits = false;
     assert_eq!(world.left(), []);
     world.turn();
     assert_eq!(world.left(), [(3, 1)]);
     world.publish("loose", &["a"]);
-    world.question(4, true);
+    world.question(4, 0);
     world.input(Input::Withdraw(Ticket { shard: 0, number: 2 }));
     let delivered = world.delivered();
     for (consumer, delivery, _) in delivered {
@@ -345,7 +345,7 @@ fn the_owner_does_not_say_that_nothing_is_left_while_a_crash_may_bring_back_what
         });
         let ticket = world.publish_routed("a", 5, Accepted);
         assert_eq!(world.refused(ticket), Reason::Limited);
-        world.question(1, true);
+        world.question(1, 0);
         world.pass(Duration::from_secs(10));
         assert_eq!(world.left(), []);
         world.storage.set_faults(Faults::default());
@@ -355,7 +355,7 @@ fn the_owner_does_not_say_that_nothing_is_left_while_a_crash_may_bring_back_what
     world.restart();
     world.consume("orders");
     assert_eq!(world.delivered().len(), 1, "it is back");
-    world.question(2, true);
+    world.question(2, 0);
     assert_eq!(world.left(), []);
 
     let mut world = failed();

@@ -181,6 +181,7 @@ fn work(id: MoveId, state: MoveState) -> Move {
         reason: String::new(),
         note: None,
         waits_for: None,
+        undelivered_at: None,
         shadow_incomplete: false,
     }
 }
