@@ -4,7 +4,7 @@
 //! [`Writer`] appends batches of records, each with one write and one sync; [`Reader`] finds them again by line and number, or
 //! all in the order of writing; [`Keeper`] writes checkpoints, removes segments that are done with, merges sparse ones and
 //! prepares the next. [`Log`] is the three for one thread, [`disk`] runs them on two. [`Log::open`] makes a log of what a crash
-//! left. The parts' invariants are numbered L1 to L14 in their modules.
+//! left. The parts' invariants are numbered L1 to L16 in their modules.
 //!
 //! # The directory
 //! ```text
@@ -46,6 +46,10 @@
 //! - F4. Where a segment ends, the first record of the next one says, or a checkpoint: what is behind that in the file was never
 //!   acknowledged. A segment that a checkpoint does not know, and older than one that it knows or than where replay begins, is none any more. Of the last segment nobody says it: it ends behind its last right record. So of the very last writes,
 //!   damage cannot be told from what a crash left of them; a file that was cut there, or zeros, not from nothing written.
+//! - F6. A record names where its write begins (`offset` of the first), and a write begins when all before it is on disk and told. So a
+//!   right record says that all before its write was finished; of the last write of the last segment nothing says it. If that write
+//!   has a sector that was never written (L15), it was not: the segment ends before the first of its records that is missing, whatever
+//!   survived behind (L16). Else, and anywhere before, a damaged record costs itself alone (F3).
 //! - F5. A number of a line may be twice in the files only with the same content: after a crash behind a sync that failed, the
 //!   batch may be in the file that failed as well. Reading a line gives the first; applying both does no harm (R2).
 //!
@@ -69,6 +73,7 @@ mod storage;
 mod table;
 #[cfg(test)]
 mod tests;
+mod unwritten;
 mod walk;
 mod whole;
 mod writer;

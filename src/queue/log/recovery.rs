@@ -4,6 +4,8 @@
 //! - L10. What is accepted here is on the disk, not only in memory of the operating system: each file that is read is brought
 //!   to the disk and forgotten first.
 //! - L11. Opening what was opened gives the same; a crash on the way changes nothing that was acknowledged (I14).
+//! - L16. Of a write that was not finished (L15) nothing behind the first record that is missing is kept: who sent these sends them all
+//!   again, in their order (M-C1).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,7 +16,7 @@ use super::format::{HEADER, Header, Identity, OWN, long, read_ends};
 use super::storage::{Storage, read_full};
 use super::table::{Lines, Segment, Shared, Table};
 use super::walk::{Step, Walk, Zeros};
-use super::{Damage, Keeper, Log, Options, Position, RELEASED, RESERVE, Reader, TMP, Writer};
+use super::{Damage, Keeper, Log, Options, Position, RELEASED, RESERVE, Reader, TMP, Writer, unwritten};
 
 /// What opening a log found.
 #[derive(Clone, Debug, Default)]
@@ -245,7 +247,7 @@ impl<S: Storage> Opening<'_, S> {
         let mut content = self.walk(identity, file, told.unwrap_or(bytes))?;
         self.recovery.segments_read += 1;
         if told.is_none() && is_last {
-            self.recovery.torn = content.cut_tail();
+            self.recovery.torn = self.cut_last(identity, &mut content)?;
         } else {
             content.tail_is_damage(told);
         }
@@ -275,6 +277,26 @@ impl<S: Storage> Opening<'_, S> {
         };
         self.table.segments.insert(identity.first, segment);
         Ok(true)
+    }
+
+    /// The last segment ends behind its last record, or before its last write if that was not finished (L16).
+    fn cut_last(&mut self, identity: Identity, content: &mut Content) -> io::Result<Option<Damage>> {
+        let tail = content.cut_tail();
+        let Some(hole) = content.holes().next().cloned() else {
+            return Ok(tail);
+        };
+        let file = self.storage.open(&identity.name())?;
+        if !unwritten::any(self.storage, &file, content.last_write, content.holes()) {
+            return Ok(tail);
+        }
+        let before = self.walk(identity, file, hole.bytes.0)?;
+        // That the write before was finished only this one says: what is missing there must not look torn next time (L11).
+        if before.holes().next().is_some() {
+            return Ok(tail);
+        }
+        let bytes = (hole.bytes.0, tail.map_or(content.end, |tail| tail.bytes.1));
+        *content = before;
+        Ok(Some(Damage { bytes, ..hole }))
     }
 
     fn walk(&mut self, identity: Identity, file: S::File, end: u64) -> io::Result<Content> {
@@ -327,12 +349,9 @@ impl Content {
         let behind = self.damage.partition_point(|damage| damage.bytes.0 < self.end);
         let tail = self.damage.split_off(behind);
         // So may be what is missing before records of the same write.
-        for damage in self
-            .damage
-            .iter_mut()
-            .filter(|damage| damage.bytes.0 >= self.last_write)
-        {
-            damage.unfinished = true;
+        let write = self.last_write;
+        for hole in self.damage.iter_mut().filter(|hole| hole.bytes.0 >= write) {
+            hole.unfinished = true;
         }
         let (first, last) = (tail.first()?, tail.last()?);
         (!self.tail.0).then(|| Damage {
@@ -341,6 +360,11 @@ impl Content {
             unfinished: true,
             ..*first
         })
+    }
+
+    /// What is missing of the last write, or behind it.
+    fn holes(&self) -> impl Iterator<Item = &Damage> {
+        self.damage.iter().filter(|hole| hole.bytes.0 >= self.last_write)
     }
 
     /// Another segment: it was synced up to where a later one says it ends. If none says so, zeros are its end.

@@ -25,9 +25,7 @@ pub(super) struct Relay {
     pub lives: u64,
     /// Its disk is so many times slower than usual.
     pub slow: u64,
-    /// A write was cut off by a crash.
-    pub unfinished: bool,
-    /// Something on its disk was lost otherwise.
+    /// Something on its disk was lost.
     pub damaged: bool,
     wake: Option<u64>,
 }
@@ -93,7 +91,6 @@ impl Relay {
             life: None,
             lives: 0,
             slow: 1,
-            unfinished: false,
             damaged: false,
             wake: None,
         }
@@ -132,9 +129,7 @@ impl Relay {
                 now.mono, self.unit
             );
         }
-        // A crash in a write leaves holes; nobody was told that their messages are taken.
-        self.unfinished |= recovery.damage.iter().any(|damage| damage.unfinished);
-        self.damaged |= recovery.state_lost || recovery.damage.iter().any(|damage| !damage.unfinished);
+        self.damaged |= recovery.state_lost || !recovery.damage.is_empty();
         let registry = prometheus::Registry::new();
         let metrics = Metrics::register(&registry, &self.unit).unwrap();
         let parts = (self.setup.clone(), metrics);

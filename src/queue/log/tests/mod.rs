@@ -6,6 +6,7 @@ mod faults;
 mod real;
 mod threads;
 mod together;
+mod torn;
 
 use std::collections::BTreeMap;
 
