@@ -123,6 +123,8 @@ fn publish(number: u64, unit: &str, dedup: bool) -> Input {
         body: Bytes::from(vec![7; 256]),
         units: vec![UnitId::new(unit).unwrap()],
         routed: 0,
+        unrouted: None,
+        patience: Duration::ZERO,
         deadline: None::<UnixMillis>,
         wait: AckLevel::Accepted,
     }))

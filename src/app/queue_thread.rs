@@ -7,7 +7,7 @@ use crate::crossing::{self, Receiver};
 use crate::inbound::KeyOwners;
 use crate::outbound::Claims;
 use crate::queue::api::Output;
-use crate::queue::{self, Handle, Inlet, Neighbours, Outlets, Running, Setup};
+use crate::queue::{self, Handle, Inlet, Neighbours, Outlets, ParkingLimits, Running, Setup};
 use crate::settings::Settings;
 
 /// What shards need of the queue.
@@ -104,6 +104,10 @@ pub(super) fn setup(shared: &Shared, settings: &Settings) -> Setup {
         neighbours: Neighbours {
             geos: geos.collect(),
             hops_max: settings.routing.hops_max,
+            parking: ParkingLimits {
+                publications: settings.routes.parked_max,
+                ..ParkingLimits::default()
+            },
             owners: Some(Arc::new(KeyOwners::new(
                 shared.routing.clone(),
                 shared.place.unit.clone(),

@@ -27,7 +27,8 @@ pub struct Settings {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub in_flight_max: Duration,
-    /// Calls that wait for a key that is being moved or claimed, per relay; more are refused. Default 10000.
+    /// Calls that wait for a key that is being moved or claimed, per relay; more are refused. As many publications may wait for that
+    /// beside them. Of each 64 MiB at most, and of one key 256 calls per core and 1024 publications. Default 10000.
     pub parked_max: usize,
     /// Keys whose claims are remembered, about 80 bytes each. Default 1000000.
     pub claims_known_max: usize,

@@ -9,7 +9,8 @@
 //! # Invariants
 //! - W4. A call that waits is on no wire and holds no permit for retries.
 //! - W5. No service saw a call that is parked, whatever happened to it before.
-//! - W6. However often a call waits, it does so for [`PATIENCE`] in all: then it ends with the reason it was refused for.
+//! - W6. However often a call waits, it does so for [`PATIENCE`] in all, or until shortly before its deadline: then it ends with the
+//!   reason it was refused for.
 //!
 //! # Not here
 //! How many may wait (`parking`), calls that are tried again because they failed (`retries`).
@@ -67,6 +68,11 @@ impl Wait {
                 _ => metrics::Wait::Behind,
             },
         }
+    }
+
+    /// When to look again: when its time is over at the latest.
+    fn look_at(&self, now: Instant, until: Instant) -> Instant {
+        (now + self.look).min(until.max(now))
     }
 
     /// How the call ends.
@@ -141,9 +147,9 @@ impl Rpc {
         let now = clock();
         Ok(Parked {
             _seat: seat,
+            look: Some(self.retries.look_at(wait.look_at(now, until), id)),
             error: wait.error,
             until,
-            look: Some(self.retries.look_at(now + wait.look, id)),
         })
     }
 
@@ -229,8 +235,8 @@ impl Rpc {
                 Looked::Go(way, request)
             }
             Ok(Routed::Wait(wait)) if now < until => {
+                parked.look = Some(self.retries.look_at(wait.look_at(now, until), id));
                 parked.error = wait.error;
-                parked.look = Some(self.retries.look_at(now + wait.look, id));
                 open.again = Some(request);
                 Looked::Wait
             }
@@ -245,9 +251,14 @@ impl Rpc {
 }
 
 impl Open {
-    /// Until when it waits for its route.
+    /// Until when it waits for its route: so long before its own time is over that its caller hears why it waited (R-I17).
     fn patience(&mut self) -> Instant {
-        *self.patience.get_or_insert_with(|| clock() + PATIENCE)
+        let limit = self.limits.limit();
+        *self.patience.get_or_insert_with(|| {
+            let now = clock();
+            let left = limit.map_or(PATIENCE, |limit| limit.saturating_duration_since(now));
+            now + PATIENCE.min(left.saturating_sub(MARGIN_MAX.min(left / 4)))
+        })
     }
 }
 
@@ -256,6 +267,12 @@ enum Looked {
     Fail(RelayError),
     Go(Rc<dyn Callee>, Box<Request>),
     Wait,
+}
+
+/// Whether a call has waited for a route that is not its own: it publishes, and the queue has waited (R-I17).
+pub(super) fn has_waited(open: &Open, error: &RelayError) -> bool {
+    let has_no_key = open.again.as_ref().is_some_and(|request| request.hints.keys.is_empty());
+    has_no_key && only_waits(error)
 }
 
 /// Whether the owner of the key takes the call in a moment, or another one does.
@@ -272,6 +289,8 @@ fn clock() -> Instant {
 const PUSHBACK: Duration = Duration::from_millis(100);
 /// Longest time a call waits for its route.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Time for the reason to reach a caller before that one's own deadline.
+const MARGIN_MAX: Duration = Duration::from_millis(250);
 /// When a call that waits looks again although nothing has changed.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// Calls that go on at once after a change; the others follow in groups of as many, so that their unit is not flooded.

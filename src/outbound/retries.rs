@@ -23,6 +23,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::alarms::{Alarm, Alarms};
+use super::parked::has_waited;
 use super::rpc::{Open, Rpc};
 use super::verdict::{self, ATTEMPTS_MAX, Case, Failure};
 use crate::admission::{Granted, Permit, ShardBudget, Ticket};
@@ -131,6 +132,11 @@ impl Rpc {
         if let Some((unit, request)) = adopt(open, &failure, redirects_max) {
             open.active = self.parts.budgets.of(&unit).map(ShardBudget::count);
             return Then::Resend(unit, request);
+        }
+        if let Failure::Relay(error) = &failure
+            && has_waited(open, error)
+        {
+            return Then::End(failure);
         }
         if let Failure::Relay(error) = &failure
             && self.park_refused(id, open, error).is_some()

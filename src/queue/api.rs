@@ -142,6 +142,10 @@ pub struct Publish {
     pub units: Vec<UnitId>,
     /// Epoch of the owner of its key, which is the unit it goes to; 0 if not its key decides, or the settings say who owns keys.
     pub routed: u64,
+    /// It is not known yet who owns its key: what to tell the publisher if that does not become known. `units` says nothing then.
+    pub unrouted: Option<Box<RelayError>>,
+    /// How long it may wait for that, or for the end of a move of its key.
+    pub patience: Duration,
     /// Its own end, if the publisher named one.
     pub deadline: Option<UnixMillis>,
     /// What the publisher waits for: it is told each level up to this one.

@@ -35,9 +35,10 @@ mod worker;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use engine::ParkingLimits;
 pub use handle::{Handle, Inlet, Outlets};
 pub use metrics::Metrics;
-pub use ownership::{Keys, Owner, Ownership};
+pub use ownership::{Keys, Owner, Ownership, Route};
 pub use settings::{
     CALLS_TOPIC, DeadLetterSettings, DedupSettings, Exhausted, GroupSettings, MirrorSettings, OnExpiry, Overflow,
     Priority, Push, ReplayLimits, ReplayOrder, ReplaySettings, RetrySettings, Settings, Sync, TopicRule, TopicSettings,
@@ -74,6 +75,8 @@ pub struct Neighbours {
     pub hops_max: usize,
     /// Who owns a key; `None`: nobody asks, all messages of peers stay here.
     pub owners: Option<Arc<dyn Ownership>>,
+    /// How many publications may wait until it is known where they go.
+    pub parking: ParkingLimits,
 }
 
 impl Setup {
@@ -89,5 +92,11 @@ impl Neighbours {
     pub fn owner(&self, message: &Message) -> Owner {
         let key = message.key.as_ref().zip(self.owners.as_ref());
         key.map_or(Owner::Unknown, |(key, owners)| owners.of(key))
+    }
+
+    /// Where a publication goes of which that was not known when it came.
+    pub fn route(&self, message: &Message) -> Route {
+        let key = message.key.as_ref().zip(self.owners.as_ref());
+        key.map_or(Route::Nowhere, |(key, owners)| owners.route(key))
     }
 }

@@ -32,10 +32,24 @@ pub enum Owner {
     Unknown,
 }
 
+/// Where a publication goes of which that was not known when it came.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Route {
+    /// Not known yet; it is being found out.
+    Later,
+    /// By the routes there are now it goes nowhere.
+    Nowhere,
+    /// To this unit, which owns the key since this epoch, or is taken for its owner while the store is away.
+    To(UnitId, u64),
+}
+
 /// Knows who owns a key.
 pub trait Ownership: fmt::Debug + Send + Sync {
     /// Whose a key is now. Called for each message of a topic with the rule `owner` that comes in: it must not wait.
     fn of(&self, key: &Key) -> Owner;
+
+    /// Where a publication with this key goes. Called again and again while it is not known: it must not wait.
+    fn route(&self, key: &Key) -> Route;
 }
 
 /// Some keys: those of something that is to move.

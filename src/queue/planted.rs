@@ -40,6 +40,8 @@ pub(crate) enum Bug {
     CountedTwice,
     /// New messages of a key do not wait behind those in the line of its owner before (M-C1).
     NewBeforeMoved,
+    /// New publications of a key do not wait behind those that wait for its route (M-C1).
+    NewBeforeParked,
     /// What came before is said to have moved, too (M-B2).
     MovedBeforeDedup,
     /// Messages come into the line of the next owner in the wrong order (M-C1).

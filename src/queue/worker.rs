@@ -364,6 +364,8 @@ mod tests {
             body: Bytes::from_static(b"body"),
             units: vec![name("b")],
             routed: 0,
+            unrouted: None,
+            patience: Duration::ZERO,
             deadline: None,
             wait: AckLevel::Accepted,
         };

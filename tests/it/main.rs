@@ -44,6 +44,7 @@ mod moves;
 mod operate;
 mod owners;
 mod provisional;
+mod publish_waits;
 mod reads;
 mod relays;
 mod reload;

@@ -31,7 +31,7 @@ use crate::control::keeper::GateId;
 use crate::crossing;
 use crate::model::{ANY_KEY, Key, RouteHints, UnitId};
 use crate::queue::api::{Input, Output, Question, Ticket};
-use crate::queue::{self, Keys, Owner, Ownership};
+use crate::queue::{self, Keys, Owner, Ownership, Route};
 use crate::routing::gate::Drain;
 use crate::routing::record::{Lease, Rev, State};
 use crate::routing::{self, Decision, RouteError, RouteTable, Routes, Source, Standing};
@@ -152,12 +152,13 @@ impl QueueGate {
         }
     }
 
-    /// Other routes may be in force, or something else has changed that calls wait for.
+    /// Other routes may be in force, or something else has changed that calls and publications wait for.
     fn on_routes(&mut self) {
         let table = self.parts.routing.table();
+        // Publications wait for claims and the lease too.
+        self.parts.queue.send(Input::Routes);
         if table.version() != self.version {
             self.version = table.version();
-            self.parts.queue.send(Input::Routes);
             self.withdraw(|drain| !is_in_force(&table, drain));
         }
     }
@@ -178,6 +179,13 @@ impl KeyOwners {
     /// By these routes and claims, for a relay of this unit.
     pub fn new(routing: routing::Handle, unit: UnitId, claims: Option<Claims>) -> Self {
         Self { routing, unit, claims }
+    }
+
+    /// Asks for an owner of a key that has none.
+    fn want(&self, error: &RouteError, hints: &RouteHints) {
+        if let (RouteError::Unclaimed { .. }, Some(claims)) = (error, &self.claims) {
+            claims.ask(hints, &ANY_KEY);
+        }
     }
 
     /// Whether this relay may still act for the owner of a key (G8).
@@ -212,12 +220,27 @@ impl Ownership for KeyOwners {
             }
             (Ok(_), _) => Owner::Frozen,
             (Err(error), _) if is_for_now(&error) => {
-                if let (RouteError::Unclaimed { .. }, Some(claims)) = (&error, &self.claims) {
-                    claims.ask(&hints, &ANY_KEY);
-                }
+                self.want(&error, &hints);
                 Owner::Frozen
             }
             (Err(_), _) => Owner::Unknown,
+        }
+    }
+
+    fn route(&self, key: &Key) -> Route {
+        let table = self.routing.table();
+        let hints = hints(key);
+        match table.resolve(&hints, &ANY_KEY, &self.unit, &self.claims) {
+            Ok(decision) => {
+                // The rules of the settings know no epochs.
+                let epoch = table.routes().map_or(0, |_| decision.epoch);
+                Route::To(decision.unit.clone(), epoch)
+            }
+            Err(error) if is_for_now(&error) => {
+                self.want(&error, &hints);
+                Route::Later
+            }
+            Err(_) => Route::Nowhere,
         }
     }
 }

@@ -88,6 +88,16 @@ pub struct Published {
     pub error: Option<Box<RelayError>>,
 }
 
+/// Where a message goes.
+struct Way {
+    key: Option<Key>,
+    units: Vec<UnitId>,
+    /// Since when the owner of the key is that; 0 if nothing moves.
+    routed: u64,
+    /// How it ends if it does not become known.
+    unrouted: Option<Box<RelayError>>,
+}
+
 /// A publication that is waited for.
 struct Wait {
     back: PublisherRef,
@@ -227,7 +237,7 @@ impl Publishers {
         let known = catalog.find(&request.topic)?;
         check_free(&known.topic)?;
         let checked = Checked::new(request, &known)?;
-        let (key, units, routed) = self.route(&known, checked.key)?;
+        let way = self.route(&known, checked.key)?;
         let limit = limit(deadline, checked.wait_max);
         let wait = Wait {
             back,
@@ -238,21 +248,28 @@ impl Publishers {
         let submitted = self.submit(wait, |ticket| Publish {
             ticket,
             topic: known.topic.clone(),
-            key,
+            key: way.key,
             attributes: checked.attributes,
             body: checked.body,
-            units,
-            routed,
+            units: way.units,
+            routed: way.routed,
+            unrouted: way.unrouted,
+            patience: patience(limit),
             deadline: checked.deadline,
             wait: checked.wait,
         });
         submitted.map_err(|error| *error)
     }
 
-    /// The units that the topic's rule names (P3), and since when the owner of the key is that; 0 if nothing moves.
-    fn route(&self, known: &Known, key: Option<Key>) -> Result<(Option<Key>, Vec<UnitId>, u64), RelayError> {
+    /// The way that the topic's rule names (P3). The queue waits for one that is not known yet.
+    fn route(&self, known: &Known, key: Option<Key>) -> Result<Way, RelayError> {
         if known.settings.rule != TopicRule::Owner {
-            return Ok((key, known.units.clone(), 0));
+            return Ok(Way {
+                key,
+                units: known.units.clone(),
+                routed: 0,
+                unrouted: None,
+            });
         }
         let Some(key) = key else {
             let detail = format!(
@@ -267,23 +284,31 @@ impl Publishers {
             ..RouteHints::default()
         };
         let table = self.routing.table();
-        let decision = table.resolve(&hints, &ANY_KEY, &self.place.unit, &self.claims);
-        let decision = decision.map_err(|error| {
-            if let (RouteError::Unclaimed { .. }, Some(claims)) = (&error, &self.claims) {
-                claims.ask(&hints, &ANY_KEY);
+        match table.resolve(&hints, &ANY_KEY, &self.place.unit, &self.claims) {
+            Ok(decision) => Ok(Way {
+                units: vec![decision.unit.clone()],
+                // The rules of the settings know no epochs.
+                routed: table.routes().map_or(0, |_| decision.epoch),
+                unrouted: None,
+                key: hints.keys.pop(),
+            }),
+            Err(error) if is_for_now(&error) => Ok(Way {
+                units: Vec::new(),
+                routed: 0,
+                unrouted: Some(Box::new(RelayError::from(error).pushed_back(PUSHBACK))),
+                key: hints.keys.pop(),
+            }),
+            Err(error) => {
+                let mut error = RelayError::from(error);
+                if error.reason == Reason::RoutesAway {
+                    return Err(error.pushed_back(PUSHBACK));
+                }
+                error
+                    .detail
+                    .push_str("; `strait explain --key DIMENSION=KEY` shows which rules there are");
+                Err(error)
             }
-            let mut error = RelayError::from(error);
-            if error.reason == Reason::RoutesAway {
-                return error.pushed_back(PUSHBACK);
-            }
-            error
-                .detail
-                .push_str("; `strait explain --key DIMENSION=KEY` shows which rules there are");
-            error
-        })?;
-        // By the rules of the settings, which know no epochs.
-        let routed = table.routes().map_or(0, |_| decision.epoch);
-        Ok((hints.keys.pop(), vec![decision.unit.clone()], routed))
+        }
     }
 
     /// Nobody waits for this publication any more; the message stays.
@@ -396,7 +421,28 @@ fn limit(deadline: Option<Instant>, wait_max: Option<Duration>) -> Option<Instan
     }
 }
 
-/// Time for the end of a publication to reach its publisher before that one's own deadline.
+/// How long a publication may wait until it is known where it goes: its publisher still hears why, before its time is over.
+fn patience(limit: Option<Instant>) -> Duration {
+    let now = tokio::time::Instant::now().into_std();
+    let left = limit.map(|limit| limit.saturating_duration_since(now));
+    left.map_or(PATIENCE, |left| {
+        left.saturating_sub(PATIENCE_MARGIN_MAX.min(left / 4)).min(PATIENCE)
+    })
+}
+
+/// Whether a moment later it may be known where the key belongs.
+fn is_for_now(error: &RouteError) -> bool {
+    matches!(
+        error,
+        RouteError::Unclaimed { .. } | RouteError::Behind { .. } | RouteError::NoCopy
+    )
+}
+
 /// When a publisher whose key has no owner yet should come back.
 const PUSHBACK: Duration = Duration::from_millis(100);
+/// Longest time a publication waits until it is known where it goes; calls wait as long.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Time for the queue to say that this was in vain.
+const PATIENCE_MARGIN_MAX: Duration = Duration::from_millis(250);
+/// Time for the end of a publication to reach its publisher before that one's own deadline.
 const MARGIN_MAX: Duration = Duration::from_millis(50);

@@ -32,6 +32,25 @@ fn a_small_message_does_not_hold_the_buffer_it_was_read_into() {
     assert!(std::ptr::eq(checked.body.as_ptr(), &raw const buffer[100]));
 }
 
+// R-I17: what waits for its route says why before its publisher gives up.
+#[test]
+fn a_publication_waits_for_its_route_for_less_time_than_its_publisher() {
+    let now = tokio::time::Instant::now().into_std();
+    let of = |millis| patience(Some(now + Duration::from_millis(millis)));
+    assert_eq!(patience(None), PATIENCE);
+    assert_eq!(of(60_000), PATIENCE);
+    for millis in [400, 2_000, 4_000] {
+        let left = Duration::from_millis(millis);
+        let margin = left.saturating_sub(of(millis));
+        assert!(
+            margin >= (left / 5).min(Duration::from_millis(200)),
+            "{millis}: {margin:?}"
+        );
+        assert!(of(millis) > left / 2, "{millis}: {margin:?}");
+    }
+    assert_eq!(of(0), Duration::ZERO);
+}
+
 // M-A2: the publisher hears the end before its own deadline.
 #[test]
 fn a_wait_ends_shortly_before_the_publisher_gives_up() {

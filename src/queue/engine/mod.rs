@@ -21,6 +21,7 @@ mod judge;
 mod long;
 mod mirror;
 mod operate;
+mod parking;
 mod places;
 mod publish;
 mod recovery;
@@ -37,6 +38,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use self::journal::Journal;
+use self::parking::Parking;
 use self::places::Places;
 use self::publish::Publishing;
 use self::redrive::Moves;
@@ -58,6 +60,7 @@ use super::record::{DeadLetter, Kept, Pausable, Pause, Record};
 use super::{Metrics, Setup};
 use crate::model::{Topic, UnitId};
 
+pub use self::parking::{ParkedEnd, ParkingLimits};
 pub use self::recovery::Recovered;
 
 /// See the module.
@@ -74,6 +77,7 @@ pub struct Engine {
     moves: Moves,
     journal: Journal,
     publishing: Publishing,
+    parking: Parking,
     waits: Waits,
     upkeep: Upkeep,
     report: Report,
@@ -140,8 +144,8 @@ impl Engine {
             Input::Operate(ticket, command) => self.operate(now, ticket, *command),
             Input::Ask(question) => self.ask(question),
             Input::Withdraw(ticket) => self.questions.withdraw(ticket),
-            // `poll` asks them.
-            Input::Routes => {}
+            // All others are asked by `poll`.
+            Input::Routes => self.parking.on_news(),
             Input::Reload(setup) => self.reload(*setup),
         }
         self.absorb();
@@ -161,6 +165,7 @@ impl Engine {
         wakes.extend(self.move_out(now));
         self.absorb();
         wakes.extend(self.reroute_all(now));
+        wakes.extend(self.release_parked(now));
         self.answer_questions();
         wakes.extend(self.run_tasks(now));
         self.absorb();
@@ -212,6 +217,7 @@ impl Engine {
     fn reload(&mut self, setup: Setup) {
         self.setup = setup;
         self.configure();
+        self.parking.on_news();
         self.release_held();
     }
 

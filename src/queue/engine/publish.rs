@@ -5,11 +5,15 @@
 //!   of the message is kept.
 //! - P2. A duplicate is answered with the first message's id, also while that one is on its way to the disk (M-B3). It waits
 //!   with those who wait for the first one; if there are none, nobody knows more than that it was accepted.
+//!
+//! # Not here
+//! Publications that wait until it is known where they go (`parking`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Engine;
+use super::parking::ParkedEnd;
 use super::places::unknown_topic;
 use super::reroute::Way;
 use super::upkeep::Level;
@@ -18,9 +22,10 @@ use crate::model::{AckLevel, Map, Message, MessageId, Reason, RelayError, Retry,
 use crate::queue::api::{Output, Publish, Ticket};
 use crate::queue::dedup::{First, Print};
 use crate::queue::effects::Now;
+use crate::queue::outbox::key_hash;
 use crate::queue::planted::{Bug, planted};
 use crate::queue::record::{Record, Stored};
-use crate::queue::{Priority, Setup, Sync, TopicSettings};
+use crate::queue::{Priority, Route, Setup, Sync, TopicSettings};
 
 /// Publishers whose messages are on their way to the disk.
 #[derive(Debug, Default)]
@@ -84,6 +89,11 @@ impl Publishing {
         self.last = if self.renewing { 0 } else { self.stored };
     }
 
+    /// A publication does not count as on its way to the disk any more.
+    pub(super) fn give_back(&mut self, candidate: &mut Candidate) {
+        self.answered += std::mem::take(&mut candidate.bytes);
+    }
+
     pub(super) fn take_answered(&mut self) -> usize {
         std::mem::take(&mut self.answered)
     }
@@ -98,45 +108,162 @@ impl Publishing {
     }
 }
 
-impl Engine {
-    pub(super) fn on_publish(&mut self, now: Now, publish: Publish) {
-        let (ticket, bytes) = (publish.ticket, publish.bytes());
-        match self.publish(now, publish, bytes) {
-            Ok(true) => {}
-            Ok(false) => self.publishing.answered += bytes,
-            Err(error) => {
-                self.publishing.answered += bytes;
-                self.metrics.on_refused(error.reason);
-                let place = &self.setup.place;
-                let result = Err(Box::new(error.at(&place.unit, &place.relay)));
-                self.outputs.push_back(Output::Published { ticket, result });
-            }
+/// A message of a publisher that is not stored yet.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    /// As it will be stored, but for its number and time.
+    message: Message,
+    /// Its own end, if the publisher named one.
+    deadline: Option<UnixMillis>,
+    units: Vec<UnitId>,
+    /// It is not known yet where it goes: how it ends if that stays so.
+    unrouted: Option<Box<RelayError>>,
+    /// How long it may wait for its way.
+    pub(super) patience: Duration,
+    waiter: Waiter,
+    /// Bytes that count as on their way to the disk.
+    bytes: usize,
+}
+
+/// Why a message was not stored; it comes along.
+pub(super) enum Refusal {
+    Ended(Box<Candidate>, Box<RelayError>),
+    /// It can be in a moment; the error if not.
+    Waits(Box<Candidate>, Box<RelayError>),
+}
+
+impl Refusal {
+    fn ended(candidate: Box<Candidate>, error: RelayError) -> Self {
+        Self::Ended(candidate, Box::new(error))
+    }
+}
+
+impl Candidate {
+    fn new(setup: &Setup, publish: Publish) -> Self {
+        let bytes = publish.bytes();
+        let place = &setup.place;
+        let message = Message {
+            id: MessageId {
+                unit: place.unit.clone(),
+                relay: place.relay.clone(),
+                epoch: 0,
+                number: 0,
+            },
+            topic: publish.topic,
+            key: publish.key,
+            accepted_at: UnixMillis::default(),
+            deadline: publish.deadline,
+            visited: vec![place.unit.clone()],
+            redrives: 0,
+            routed: publish.routed,
+            attributes: publish.attributes,
+            body: publish.body,
+        };
+        Self {
+            message,
+            deadline: publish.deadline,
+            units: publish.units,
+            unrouted: publish.unrouted,
+            patience: publish.patience,
+            waiter: Waiter {
+                ticket: publish.ticket,
+                level: publish.wait,
+                duplicate: false,
+            },
+            bytes,
         }
     }
 
-    /// `false`: it is answered already.
-    fn publish(&mut self, now: Now, publish: Publish, bytes: usize) -> Result<bool, RelayError> {
+    pub(super) fn ticket(&self) -> Ticket {
+        self.waiter.ticket
+    }
+
+    /// Bytes it takes in memory, about.
+    pub(super) fn size(&self) -> usize {
+        self.message.bytes()
+    }
+
+    /// Its key and topic; the same number if it has no key, as none that waits is.
+    pub(super) fn key_hash(&self) -> u64 {
+        key_hash(&self.message).unwrap_or_default()
+    }
+
+    /// It is accepted now, if at all.
+    fn stamp(&mut self, now: Now, settings: &TopicSettings) {
+        let ttl = u64::try_from(settings.ttl.as_millis()).unwrap_or(u64::MAX);
+        let by_topic = (ttl > 0).then(|| UnixMillis(now.wall.0.saturating_add(ttl)));
+        self.message.accepted_at = now.wall;
+        self.message.deadline = self.deadline.into_iter().chain(by_topic).min();
+    }
+}
+
+impl Engine {
+    pub(super) fn on_publish(&mut self, now: Now, publish: Publish) {
+        let candidate = Box::new(Candidate::new(&self.setup, publish));
+        match self.take_in(now, candidate, false) {
+            Ok(()) => {}
+            Err(Refusal::Ended(candidate, error)) => self.refuse(&candidate, *error),
+            Err(Refusal::Waits(candidate, error)) => self.park(now, candidate, error),
+        }
+    }
+
+    /// Tells a publisher that its message is not taken.
+    pub(super) fn refuse(&mut self, candidate: &Candidate, error: RelayError) {
+        self.publishing.answered += candidate.bytes;
+        self.metrics.on_refused(error.reason);
+        let place = &self.setup.place;
+        let result = Err(Box::new(error.at(&place.unit, &place.relay)));
+        let ticket = candidate.ticket();
+        self.outputs.push_back(Output::Published { ticket, result });
+    }
+
+    /// Stores a message, or answers it as a duplicate. `is_first`: it has waited, and is the first of its key that does.
+    pub(super) fn take_in(&mut self, now: Now, mut candidate: Box<Candidate>, is_first: bool) -> Result<(), Refusal> {
         let topics = std::sync::Arc::clone(&self.setup.topics);
-        let settings = TopicSettings::of(&topics, &publish.topic).ok_or_else(|| unknown_topic(&publish.topic))?;
-        let waiter = Waiter {
-            ticket: publish.ticket,
-            level: publish.wait,
-            duplicate: false,
+        let topic = &candidate.message.topic;
+        let Some(settings) = TopicSettings::of(&topics, topic) else {
+            let error = unknown_topic(topic);
+            return Err(Refusal::ended(candidate, error));
         };
-        if waiter.level > AckLevel::Accepted && !self.waits.has_room() {
+        if candidate.waiter.level > AckLevel::Accepted && !self.waits.has_room() {
             let detail = "too many publishers wait until their messages are relayed or delivered; wait for ACCEPTED";
-            return Err(RelayError::new(Reason::Limited, Retry::Safe, detail).pushed_back(PUSHBACK));
+            let error = RelayError::new(Reason::Limited, Retry::Safe, detail).pushed_back(PUSHBACK);
+            return Err(Refusal::ended(candidate, error));
         }
-        let units = publish.units.clone();
-        let mut message = message(&self.setup, now, publish, settings);
-        let print = Print::of(&message).filter(|_| self.dedup.is_on());
+        candidate.stamp(now, settings);
+        let print = Print::of(&candidate.message).filter(|_| self.dedup.is_on());
         if let Some(print) = &print
-            && self.is_duplicate(&message.topic, print, waiter)
+            && self.is_duplicate(&candidate.message.topic, print, candidate.waiter)
         {
-            return Ok(false);
+            self.publishing.answered += candidate.bytes;
+            return Ok(());
         }
-        let Way { outs, own } = self.way(&mut message, &units, settings)?;
-        self.admit(now, &message, settings, (&outs, own))?;
+        let may_be_behind = settings.ordered && !is_first && !planted(Bug::NewBeforeParked);
+        if may_be_behind && let Some(error) = self.parking.waits_for(candidate.key_hash()) {
+            return Err(Refusal::Waits(candidate, error));
+        }
+        if let Some(error) = candidate.unrouted.take() {
+            match self.setup.neighbours.route(&candidate.message) {
+                Route::To(unit, epoch) => (candidate.units, candidate.message.routed) = (vec![unit], epoch),
+                Route::Later => {
+                    candidate.unrouted = Some(error.clone());
+                    return Err(Refusal::Waits(candidate, error));
+                }
+                Route::Nowhere => return Err(Refusal::Ended(candidate, error)),
+            }
+        }
+        let way = self.way(&mut candidate.message, &candidate.units, settings);
+        let Way { outs, own } = match way {
+            Ok(way) => way,
+            Err(error) if error.reason == Reason::Moving => return Err(Refusal::Waits(candidate, Box::new(error))),
+            Err(error) => return Err(Refusal::ended(candidate, error)),
+        };
+        if let Err(error) = self.admit(now, &candidate.message, settings, (&outs, own)) {
+            return Err(Refusal::ended(candidate, error));
+        }
+        let Candidate {
+            message, waiter, bytes, ..
+        } = *candidate;
         self.store(message, settings, (outs, own), |number, publishing| {
             if let Some(print) = print {
                 publishing.prints.insert(print, number);
@@ -145,7 +272,7 @@ impl Engine {
             let coming = Coming { bytes, print, waiters };
             publishing.coming.insert(number, coming);
         });
-        Ok(true)
+        Ok(())
     }
 
     /// Answers a duplicate, or has it wait with the first one.
@@ -323,6 +450,9 @@ impl Engine {
     }
 
     pub(super) fn forget(&mut self, ticket: Ticket) {
+        if self.parking.forget(ticket) {
+            return self.metrics.on_unparked(ParkedEnd::Left);
+        }
         self.waits.forget(ticket);
         for coming in self.publishing.coming.values_mut() {
             // It is still accepted and counted; only nobody is told more than that.
@@ -359,28 +489,6 @@ impl Engine {
             }
         }
         others
-    }
-}
-
-fn message(setup: &Setup, now: Now, publish: Publish, settings: &TopicSettings) -> Message {
-    let ttl = u64::try_from(settings.ttl.as_millis()).unwrap_or(u64::MAX);
-    let by_topic = (ttl > 0).then(|| UnixMillis(now.wall.0.saturating_add(ttl)));
-    Message {
-        id: MessageId {
-            unit: setup.place.unit.clone(),
-            relay: setup.place.relay.clone(),
-            epoch: 0,
-            number: 0,
-        },
-        topic: publish.topic,
-        key: publish.key,
-        accepted_at: now.wall,
-        deadline: publish.deadline.into_iter().chain(by_topic).min(),
-        visited: vec![setup.place.unit.clone()],
-        redrives: 0,
-        routed: publish.routed,
-        attributes: publish.attributes,
-        body: publish.body,
     }
 }
 

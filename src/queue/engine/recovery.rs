@@ -10,6 +10,7 @@ use std::io;
 use super::Engine;
 use super::apply::When;
 use super::journal::Journal;
+use super::parking::Parking;
 use super::places::Places;
 use super::publish::Publishing;
 use super::redrive::Moves;
@@ -112,6 +113,7 @@ impl Engine {
             jobs: Jobs::default(),
             moves: Moves::default(),
             journal: Journal::default(),
+            parking: Parking::default(),
             publishing: Publishing::default(),
             waits: Waits::default(),
             upkeep: Upkeep::default(),

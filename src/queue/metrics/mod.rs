@@ -25,6 +25,7 @@ use prometheus::{Counter, Histogram, IntCounter, Registry};
 use self::labels::{DEAD, DELIVERY, LANES, LINK, known_group, known_reason, lane_number, pattern};
 use self::resolved::Resolved;
 use self::series::{DiskSeries, Events, Gauges};
+use super::engine::ParkedEnd;
 use super::lanes::{FROZEN, LaneKind, MOVED};
 use super::record::{DeadLetter, Record, Stored};
 use super::{Setup, Sync, Topics};
@@ -156,6 +157,12 @@ impl Metrics {
         for reason in Reason::ALL {
             self.events.refused.with_label_values(&[reason.as_str()]);
         }
+        for reason in PARKED {
+            self.events.parked.with_label_values(&[reason.as_str()]);
+        }
+        for end in ParkedEnd::ALL {
+            self.events.unparked.with_label_values(&[end.as_str()]);
+        }
         for reason in GapReason::ALL {
             self.events.dead_removed.with_label_values(&[reason.as_str()]);
         }
@@ -222,6 +229,29 @@ impl Metrics {
     /// A message of a local service was refused.
     pub fn on_refused(&self, reason: Reason) {
         self.events.refused.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// A publication waits until it is known where it goes; so it ends if that does not become known.
+    pub fn on_parked(&self, reason: Reason) {
+        self.events.parked.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// A publication waits for that no longer.
+    pub fn on_unparked(&self, end: ParkedEnd) {
+        self.events.unparked.with_label_values(&[end.as_str()]).inc();
+    }
+
+    /// Of both: by reason (`moving`, `routes_away`), and by end.
+    #[cfg(test)]
+    pub fn parked_counts(&self) -> ([u64; 2], [u64; 3]) {
+        let begun = PARKED.map(|reason| self.events.parked.with_label_values(&[reason.as_str()]).get());
+        let ended = ParkedEnd::ALL.map(|end| self.events.unparked.with_label_values(&[end.as_str()]).get());
+        (begun, ended)
+    }
+
+    /// So many wait for that.
+    pub fn on_parking(&self, publications: usize) {
+        self.gauges.parked.set(i64::try_from(publications).unwrap_or(i64::MAX));
     }
 
     /// A message of a local service was answered with an earlier one of the same source and id.
@@ -386,6 +416,9 @@ impl Events {
         }
     }
 }
+
+/// Why publications wait.
+const PARKED: [Reason; 2] = [Reason::Moving, Reason::RoutesAway];
 
 /// How many numbers there are in runs of first and last.
 fn count(runs: &[(u64, u64)]) -> u64 {

@@ -14,6 +14,8 @@ pub(super) struct Events {
     pub(super) accepted: IntCounterVec,
     pub(super) accepted_bytes: IntCounterVec,
     pub(super) refused: IntCounterVec,
+    pub(super) parked: IntCounterVec,
+    pub(super) unparked: IntCounterVec,
     pub(super) duplicates: IntCounterVec,
     pub(super) dedup_evicted: IntCounter,
     pub(super) received: IntCounterVec,
@@ -37,6 +39,7 @@ pub(super) struct Events {
 /// Gauges: how things stand.
 #[derive(Clone)]
 pub(super) struct Gauges {
+    pub(super) parked: IntGauge,
     pub(super) live: IntGaugeVec,
     pub(super) backlog: IntGaugeVec,
     pub(super) waiting_bytes: IntGaugeVec,
@@ -131,6 +134,8 @@ impl Events {
             accepted: make.counters(ACCEPTED, &topic)?,
             accepted_bytes: make.counters(ACCEPTED_BYTES, &topic)?,
             refused: make.counters(REFUSED, &["reason"])?,
+            parked: make.counters(PUBLISH_WAITS, &["reason"])?,
+            unparked: make.counters(PUBLISH_WAITS_ENDED, &["end"])?,
             duplicates: make.counters(DUPLICATES, &topic)?,
             dedup_evicted: make.add(IntCounter::new(DEDUP_EVICTED.0, DEDUP_EVICTED.1))?,
             received: make.counters(RECEIVED, &["src_unit", "dst_unit", "topic"])?,
@@ -162,6 +167,7 @@ impl Gauges {
         let (pair, group) = (["src_unit", "dst_unit"], ["topic", "group"]);
         let state = ["src_unit", "dst_unit", "state"];
         Ok(Self {
+            parked: make.gauge(PUBLICATIONS_WAITING)?,
             live: make.gauges(LIVE_MESSAGES, &pair)?,
             backlog: make.gauges(BACKLOG_MESSAGES, &pair)?,
             waiting_bytes: make.gauges(WAITING_BYTES, &pair)?,
@@ -224,6 +230,14 @@ const REFUSED: Series = (
     "strait_queue_refused_total",
     "Messages of local services refused, by why.",
 );
+const PUBLISH_WAITS: Series = (
+    "strait_queue_publish_waits_total",
+    "Publications that began to wait until it is known where they go, by how they end if that stays unknown.",
+);
+const PUBLISH_WAITS_ENDED: Series = (
+    "strait_queue_publish_waits_ended_total",
+    "Publications that wait no longer until it is known where they go, by how that ended.",
+);
 const DUPLICATES: Series = (
     "strait_queue_duplicates_total",
     "Messages whose source and id had been accepted before.",
@@ -283,6 +297,10 @@ const REDRIVE_MOVED: Series = ("strait_redrive_moved_total", "Dead letters taken
 const REPLAY_THROTTLED_SECONDS: Series = (
     "strait_replay_throttled_seconds_total",
     "Time for which a backlog waited for its limit.",
+);
+const PUBLICATIONS_WAITING: Series = (
+    "strait_queue_publications_waiting",
+    "Publications that wait until it is known where they go.",
 );
 const LIVE_MESSAGES: Series = (
     "strait_queue_live_messages",

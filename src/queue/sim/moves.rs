@@ -8,7 +8,7 @@ use super::relay::unit;
 use super::{Event as WorldEvent, World};
 use crate::model::Key;
 use crate::queue::api::{Input, Question, Ticket};
-use crate::queue::{Keys, Owner, Ownership};
+use crate::queue::{Keys, Owner, Ownership, Route};
 
 #[derive(Default)]
 pub(super) struct Moves {
@@ -115,6 +115,15 @@ impl Ownership for View {
             Some(owner) if owner == self.own => Owner::Ours,
             Some(owner) => Owner::Settings(unit(owner)),
             None => Owner::Unknown,
+        }
+    }
+
+    fn route(&self, key: &Key) -> Route {
+        match self.owner(std::str::from_utf8(&key.key).unwrap()) {
+            // As if its routes were not known until then.
+            Some((_, _, true)) => Route::Later,
+            Some((owner, epoch, false)) => Route::To(unit(owner), epoch),
+            None => Route::Nowhere,
         }
     }
 }

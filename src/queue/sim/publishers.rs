@@ -1,12 +1,13 @@
 //! Services that publish, and what they were told.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::relay::{TOPICS, name, unit};
 use super::{Event, World};
-use crate::model::{AckLevel, Key, MessageId, MetadataBuilder};
+use crate::model::{AckLevel, Key, MessageId, MetadataBuilder, Reason, RelayError, Retry};
 use crate::queue::TopicRule;
 use crate::queue::api::{Input, Progress, Publish, Ticket};
 
@@ -14,6 +15,8 @@ use crate::queue::api::{Input, Progress, Publish, Ticket};
 pub(super) struct Publishers {
     pub all: Vec<Published>,
     by_ticket: BTreeMap<u64, usize>,
+    /// Of each key of a topic at a relay: which publications were accepted, in the order of publishing, as which message.
+    orders: BTreeMap<(usize, &'static str, String), BTreeMap<u64, MessageId>>,
 }
 
 /// An event as its producer knows it.
@@ -29,6 +32,24 @@ pub(super) struct Published {
     pub accepted: Option<MessageId>,
     level: Option<AckLevel>,
     wait: AckLevel,
+}
+
+impl Publishers {
+    /// Messages of a key are accepted in the order in which they were published (M-C1).
+    fn out_of_order(&mut self, relay: usize, ticket: u64, event: usize, id: &MessageId) -> Option<String> {
+        let published = &self.all[event];
+        let key = published.key.clone()?;
+        let accepted = self.orders.entry((relay, published.topic, key)).or_default();
+        accepted.insert(ticket, id.clone());
+        let same_life = |(_, other): &(&u64, &MessageId)| other.epoch == id.epoch;
+        let before = accepted.range(..ticket).rev().find(same_life);
+        let after = accepted.range(ticket + 1..).find(same_life);
+        let wrong = before.filter(|(_, other)| other.number > id.number);
+        let wrong = wrong.or(after.filter(|(_, other)| other.number < id.number));
+        wrong.map(|(other, as_which)| {
+            format!("publication {ticket} was accepted as {id}, {other} of the same key as {as_which} (M-C1)")
+        })
+    }
 }
 
 impl World {
@@ -102,10 +123,13 @@ impl World {
         let relay = published.relay;
         let key = published.key.as_ref().filter(|_| published.moves);
         let owner = key.and_then(|key| self.relays[relay].view.owner(key));
+        let unrouted = owner.is_some() && self.dice.u8(..4) == 0;
         let (units, routed) = match owner {
+            Some(_) if unrouted => (Vec::new(), 0),
             Some((owner, epoch, _)) => (vec![unit(owner)], epoch),
             None => (published.units.iter().copied().map(unit).collect(), 0),
         };
+        let unrouted = unrouted.then(|| Box::new(RelayError::new(Reason::RoutesAway, Retry::Safe, "no owner yet")));
         let Some(life) = self.relays[relay].life_number() else {
             return;
         };
@@ -129,6 +153,8 @@ impl World {
             body: Bytes::from(format!("{event} {}", "x".repeat(bytes))),
             units,
             routed,
+            unrouted,
+            patience: Duration::from_secs(5),
             deadline: None,
             wait: published.wait,
         };
@@ -154,6 +180,10 @@ impl World {
             }
         }
         if !progress.duplicate {
+            if let Some(wrong) = self.publishers.out_of_order(relay, ticket.number, event, &progress.id) {
+                self.ledger.blame(wrong);
+            }
+            let published = &mut self.publishers.all[event];
             let in_order = published.level.is_none_or(|level| level < progress.level);
             if !in_order || progress.level > published.wait {
                 let text = format!(

@@ -12,7 +12,8 @@ use crate::queue::engine::Engine;
 use crate::queue::log::disk::{Batch, Event as Done, Request};
 use crate::queue::log::{AppendError, Log, MemoryStorage, Options};
 use crate::queue::{
-    Exhausted, GroupSettings, Metrics, Neighbours, Overflow, Settings, Setup, TopicRule, TopicSettings, Topics,
+    Exhausted, GroupSettings, Metrics, Neighbours, Overflow, ParkingLimits, Settings, Setup, TopicRule, TopicSettings,
+    Topics,
 };
 
 pub(super) struct Relay {
@@ -81,6 +82,7 @@ impl Relay {
                 geos: geos.collect(),
                 hops_max: 4,
                 owners: Some(view.clone()),
+                parking: ParkingLimits::default(),
             },
         };
         Self {

@@ -99,7 +99,7 @@ fn harsh_lives_that_once_found_a_fault_hold() {
 /// Each planted bug must be found by one of so many seeds: who changes the simulation must not make it blind.
 const SEEDS_PER_BUG: u64 = 20;
 
-const BUGS: [Bug; 25] = [
+const BUGS: [Bug; 26] = [
     Bug::AckBeforeSync,
     Bug::SendBeforeSync,
     Bug::HighestSeen,
@@ -125,6 +125,7 @@ const BUGS: [Bug; 25] = [
     Bug::MovesForgotten,
     Bug::BarrierOpen,
     Bug::BarrierForgetsParked,
+    Bug::NewBeforeParked,
 ];
 
 #[test]

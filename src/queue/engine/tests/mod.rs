@@ -27,9 +27,12 @@ use crate::queue::log::{Faults, Log, MemoryStorage, Options, Space};
 use crate::queue::operator::{Answer, Command, Filter, Line, RedriveRequest};
 use crate::queue::record::{Pausable, Pause};
 use crate::queue::{
-    GroupSettings, Metrics, Neighbours, OnExpiry, Overflow, Owner, Ownership, Priority, ReplaySettings, Settings,
-    Setup, TopicRule, TopicSettings,
+    GroupSettings, Metrics, Neighbours, OnExpiry, Overflow, Owner, Ownership, ParkingLimits, Priority, ReplaySettings,
+    Route, Settings, Setup, TopicRule, TopicSettings,
 };
+
+/// How long publications wait until it is known where they go.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 struct OwnedBy(&'static str);
@@ -41,6 +44,10 @@ impl Ownership for OwnedBy {
             (_, "a") => Owner::Ours,
             (_, other) => Owner::Settings(name(other)),
         }
+    }
+
+    fn route(&self, _: &Key) -> Route {
+        Route::To(name(self.0), 0)
     }
 }
 
@@ -113,6 +120,7 @@ fn setup(change: impl FnOnce(&mut Setup)) -> Setup {
             geos: [(name("b"), name("there")), (name("c"), name("here"))].into(),
             hops_max: 3,
             owners: Some(Arc::new(OwnedBy("a"))),
+            parking: ParkingLimits::default(),
         },
     };
     change(&mut setup);
@@ -247,6 +255,8 @@ impl World {
             body: Bytes::from(format!("body {}", self.tickets)),
             units: units.iter().map(|unit| name(unit)).collect(),
             routed: 0,
+            unrouted: None,
+            patience: PATIENCE,
             deadline: None,
             wait: AckLevel::Accepted,
         };
