@@ -1,5 +1,6 @@
 //! Whether `[access]` and the access points of units make sense.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Problems, Settings, path};
@@ -48,9 +49,26 @@ impl Settings {
         let others = self.units.iter();
         let others = others.map(|(unit, of)| (path::join("units", unit.as_str()), &of.access, Some(&of.geo)));
         let here = self.relay.geo.as_ref();
-        for (key, points, geo) in others.chain([("relay".to_owned(), &self.relay.access, here)]) {
+        let mut seen: BTreeMap<&str, String> = BTreeMap::new();
+        let own = ("relay".to_owned(), &self.relay.access, here);
+        for (key, points, geo) in std::iter::once(own).chain(others) {
             let key = path::join(&key, "access");
             check_points(&key, points, problems);
+            for (index, point) in points.iter().enumerate() {
+                let element = path::element(&key, index);
+                match seen.get(point.as_str()) {
+                    // Twice in one list is said already.
+                    Some(other) if path::parent(other) != Some(key.as_str()) => {
+                        let text = format!(
+                            "{point} is {other} as well; clients of the two units could not be told apart: each needs addresses \
+                             of its own"
+                        );
+                        problems.add(None, element, text);
+                    }
+                    Some(_) => {}
+                    None => drop(seen.insert(point, element)),
+                }
+            }
             // Users of other Geos are no business of this one.
             if access.dimension.is_some() && points.is_empty() && geo == here {
                 let text = "clients of its users are sent to other units: it has no access points";

@@ -28,6 +28,7 @@ mod show;
 mod source;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use std::path::PathBuf;
 

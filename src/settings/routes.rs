@@ -74,7 +74,18 @@ impl Settings {
         if !FALLBACK_AFTER.contains(&routes.claim_fallback_after) {
             add("claim_fallback_after", "must be from 100ms to 1m".to_owned());
         }
+        if routes.provisional_max == 0 {
+            let text =
+                "no key could be placed while the store is away; use 1 or more, or leave claim_fallback = \"deny\"";
+            add("provisional_max", text.to_owned());
+        }
         for (index, dimension) in routes.dimension.iter().enumerate() {
+            if routes.store == StoreKind::None {
+                let text = "says how keys are placed and moved that are kept in a route store, and there is none; set routes.store \
+                            = \"embedded\" or \"etcd\", or take it out";
+                add(&format!("dimension[{index}]"), text.to_owned());
+            }
+            self.check_new_keys(index, dimension, &mut add);
             if !self.routing.dimensions.contains(&dimension.name) {
                 let text = format!(
                     "dimension {} is not in routing.dimensions; add it there, where its position is its precedence",
@@ -109,6 +120,48 @@ impl Settings {
                     &format!("dimension[{index}].name"),
                     format!("dimension {} is described twice", dimension.name),
                 );
+            }
+        }
+    }
+
+    /// Units that new keys go to are units of this Geo, and get some.
+    fn check_new_keys(&self, index: usize, dimension: &DimensionSettings, add: &mut impl FnMut(&str, String)) {
+        for (at, rule) in dimension.new_keys.iter().enumerate() {
+            let key = format!("dimension[{index}].new_keys[{at}]");
+            for (place, share) in rule.to.iter().enumerate() {
+                let unit = &share.unit;
+                let is_own = self.relay.unit.as_ref() == Some(unit);
+                match self.units.get(unit) {
+                    _ if is_own => {}
+                    None => {
+                        let text = format!(
+                            "unit {unit} is neither in [units] nor this relay's own; check the spelling, or add [units.{unit}]"
+                        );
+                        add(&format!("{key}.to[{place}].unit"), text);
+                    }
+                    Some(known) if Some(&known.geo) != self.relay.geo.as_ref() => {
+                        let text = format!(
+                            "unit {unit} is of Geo {}; new keys stay in this Geo: name one of its units",
+                            known.geo
+                        );
+                        add(&format!("{key}.to[{place}].unit"), text);
+                    }
+                    Some(_) => {}
+                }
+                if share.weight == 0 {
+                    let text = "the unit would get no keys; use 1 or more, or take the unit out";
+                    add(&format!("{key}.to[{place}].weight"), text.to_owned());
+                }
+            }
+            if rule.percent.is_some_and(|percent| !(1..=100).contains(&percent)) {
+                add(&format!("{key}.percent"), "expected 1 to 100".to_owned());
+            }
+            if let Some(follow) = &rule.follow
+                && !self.routing.dimensions.contains(follow)
+            {
+                let text =
+                    format!("dimension {follow} is not in routing.dimensions; check the spelling, or add it there");
+                add(&format!("{key}.follow"), text);
             }
         }
     }

@@ -47,7 +47,37 @@ impl Default for Schema {
     }
 }
 
+impl Schema {
+    /// The value at a path.
+    pub(super) fn at(&self, path: &serde_path_to_error::Path) -> Option<Node<'_>> {
+        use serde_path_to_error::Segment;
+        path.iter().try_fold(self.root(), |node, segment| match segment {
+            Segment::Map { key } => match node.child(key) {
+                Child::Known(child) => Some(child),
+                Child::Unknown(_) => None,
+            },
+            Segment::Seq { .. } => node.element(),
+            Segment::Enum { .. } | Segment::Unknown => Some(node),
+        })
+    }
+}
+
 impl<'s> Node<'s> {
+    /// The words that it may be, if it is one of some.
+    pub(super) fn words(self) -> Vec<&'s str> {
+        let node = self.resolved().node;
+        let several = node
+            .get("oneOf")
+            .or_else(|| node.get("anyOf"))
+            .and_then(Value::as_array);
+        if let Some(several) = several {
+            return several.iter().flat_map(|one| self.at(one).words()).collect();
+        }
+        let list = node.get("enum").and_then(Value::as_array);
+        let all = list.into_iter().flatten().chain(node.get("const"));
+        all.filter_map(Value::as_str).collect()
+    }
+
     /// A key of a table.
     pub(super) fn child(self, key: &str) -> Child<'s> {
         let node = self.resolved().node;

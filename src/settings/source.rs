@@ -8,6 +8,7 @@ use serde_json::Value as Json;
 use super::document::Document;
 use super::problem::{Origins, Problems};
 use super::schema::{Child, Node, Schema, unknown_key};
+use super::words::plain;
 use super::{Settings, path};
 use crate::model::Name;
 
@@ -59,7 +60,7 @@ impl Source {
         }
         loader.layers.extend(last);
         loader.origins.0.extend(std::mem::take(&mut loader.late));
-        loader.finish()
+        loader.finish(self.base())
     }
 
     /// Pair files that name this relay's Geo, in the order of their names.
@@ -183,7 +184,7 @@ impl Loader {
         table.insert(last.clone(), value);
     }
 
-    fn finish(mut self) -> Result<Loaded, Problems> {
+    fn finish(mut self, base: &Path) -> Result<Loaded, Problems> {
         let merged = match merge(&self.layers) {
             Ok(merged) => merged,
             Err(error) => {
@@ -197,6 +198,7 @@ impl Loader {
         for _ in 0..MISTAKES_MAX {
             let error = match serde_path_to_error::deserialize::<_, Settings>(&json) {
                 Ok(settings) => {
+                    self.check_rest(&settings, base);
                     let origins = self.origins;
                     return self.problems.or(Loaded { settings, origins });
                 }
@@ -204,7 +206,8 @@ impl Loader {
             };
             let key = path::render(error.path());
             let place = self.origins.nearest(&key);
-            self.problems.add(place, key, error.inner().to_string());
+            let words = self.schema.at(error.path()).map(Node::words).unwrap_or_default();
+            self.problems.add(place, key, plain(&error.inner().to_string(), &words));
             if !reset(&mut json, &fallback, error.path()) {
                 break;
             }
@@ -213,7 +216,34 @@ impl Loader {
     }
 }
 
+impl Loader {
+    /// Whether what could be read fits together, besides the mistakes there are: with defaults in their places. Only where those say
+    /// nothing about other tables.
+    fn check_rest(&mut self, settings: &Settings, base: &Path) {
+        let mistakes = std::mem::take(&mut self.problems.0);
+        let table = |key: &str| path::parent(key).unwrap_or(key).to_owned();
+        let is_named_elsewhere = |key: &str| NAMED_ELSEWHERE.iter().any(|table| key.starts_with(table));
+        let is_safe = mistakes
+            .iter()
+            .all(|mistake| !is_named_elsewhere(&mistake.key) && !mistake.key.is_empty());
+        let is_apart = |key: &str| mistakes.iter().all(|mistake| table(&mistake.key) != table(key));
+        let found = if mistakes.is_empty() || !is_safe {
+            Vec::new()
+        } else {
+            settings.check(base).err().unwrap_or_default().0
+        };
+        let further: Vec<_> = found.into_iter().filter(|problem| is_apart(&problem.key)).collect();
+        self.problems.0 = mistakes;
+        for problem in further {
+            let place = self.origins.nearest(&problem.key);
+            self.problems.add(place, problem.key, problem.text);
+        }
+    }
+}
+
 const MISTAKES_MAX: usize = 100;
+/// Tables that others refer to: with a default in place of what is in them, others would seem wrong.
+const NAMED_ELSEWHERE: [&str; 7] = ["peer", "relay", "routes", "routing", "services", "topics", "units"];
 
 fn merge<'a>(layers: impl IntoIterator<Item = &'a Layer>) -> Result<Map<String, Value>, ConfigError> {
     let mut builder = Config::builder();

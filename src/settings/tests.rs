@@ -173,17 +173,43 @@ fn mistakes_name_key_file_line_and_what_was_meant_and_come_all_at_once() {
     found.sort();
     let expected = [
         "environment variable STRAIT__RELAY__GEOO: relay.geoo: unknown key; did you mean \"geo\"?",
-        "flag --set calls.timeout: calls.timeout: invalid value: string \"soon\", expected a duration",
-        "relay.toml:10: log.level: invalid type: integer `1`, expected a string",
-        "relay.toml:13: services.\"im.Echo\".timeout: invalid type: integer `30`, expected a duration",
+        "flag --set calls.timeout: calls.timeout: expected a time with its unit, in quotes, such as \"30s\", \"500ms\" or \"5m\", found the text \"soon\"",
+        "relay.toml:10: log.level: expected a text in quotes, such as \"text\", found the number 1",
+        "relay.toml:13: services.\"im.Echo\".timeout: expected a time with its unit, in quotes, such as \"30s\", \"500ms\" or \"5m\", found the number 30",
         "relay.toml:16: admin.listen: invalid socket address syntax",
         "relay.toml:18: routing.rules[0]: missing field `unit`",
         "relay.toml:2: relay.unti: unknown key; did you mean \"unit\"?",
         "relay.toml:3: relay.name: a name may hold A-Z a-z 0-9 . _ - only, not '/'",
-        "relay.toml:4: relay.shards: invalid type: string \"two\", expected usize",
+        "relay.toml:4: relay.shards: expected a whole number from 0 on, without quotes, such as 10, found the text \"two\"",
         "relay.toml:6: lgo: unknown key; did you mean \"log\"?",
     ];
     assert_eq!(found, expected);
+}
+
+// O-C1, C2: a mistake in one table does not hide those in another, and leads to none that is not there.
+#[test]
+fn a_value_of_the_wrong_type_hides_no_other_mistake() {
+    let folder = Folder::new("hidden");
+    let rest = "[routing]\ndimensions = [\"uid\"]\n";
+    let with = |text: &str| folder.source(&format!("{BASICS}{rest}{text}"));
+    let found = folder.problems(&with(
+        "[access]\nspread = 15\nusers_max = 0\n[log]\naccess = 2.0\n[[routes.dimension]]\nname = \"uid\"\n",
+    ));
+    let has = |part: &str| found.iter().any(|problem| problem.contains(part));
+    assert!(
+        has("access.spread: expected a time with its unit") && has("found the number 15"),
+        "{found:#?}"
+    );
+    assert!(has("log.access: expected a share from 0.0 to 1.0"), "{found:#?}");
+    assert!(
+        has("routes.dimension[0]: says how keys are placed and moved"),
+        "{found:#?}"
+    );
+    // Names that others refer to: what is wrong there is said alone.
+    let found = folder.problems(&with("[routes]\nstore = 3\n[[routes.dimension]]\nname = \"uid\"\n"));
+    let [only] = &found[..] else { panic!("{found:#?}") };
+    let text = "routes.store: expected one of [\"none\", \"embedded\", \"etcd\"], found the number 3";
+    assert!(only.contains(text), "{only}");
 }
 
 #[test]
@@ -358,6 +384,54 @@ fn routes_belong_to_one_geo_and_their_mistakes_are_named() {
     }
 }
 
+// what would place new keys nowhere, or nowhere that keys go, is refused.
+#[test]
+fn where_new_keys_go_is_checked() {
+    let folder = Folder::new("new-keys");
+    let units = "[units.b]\ngeo = \"cn-east\"\n[units.far]\ngeo = \"sg\"\n";
+    let trust = "[peer]\ncertificate = \"c\"\nkey = \"k\"\n[peer.trust]\ncn-east = \"x\"\nsg = \"y\"\n";
+    let routing = "[routing]\ndimensions = [\"uid\"]\n";
+    let with = |routes: &str| folder.source(&format!("{BASICS}{units}{trust}{routing}{routes}"));
+    let at = "[routes]\nstore = \"embedded\"\n";
+    let new_keys = |rule: &str| {
+        let claimed = "[[routes.dimension]]\nname = \"uid\"\nplacement = \"claim\"\n";
+        format!("{at}authority = \"a/a-1\"\n{claimed}new_keys = [{{ {rule} }}]\n")
+    };
+    for (routes, text) in [
+        (
+            "[[routes.dimension]]\nname = \"uid\"\n".to_owned(),
+            "relay.toml:17: routes.dimension[0]: says how keys are placed and moved that are kept in a route store, and there is none",
+        ),
+        (
+            "[routes]\nprovisional_max = 0\n".to_owned(),
+            "routes.provisional_max: no key could be placed while the store is away; use 1 or more",
+        ),
+        (
+            new_keys("to = [{ unit = \"nope\", weight = 1 }]"),
+            "relay.toml:23: routes.dimension[0].new_keys[0].to[0].unit: unit nope is neither in [units] nor this relay's own",
+        ),
+        (
+            new_keys("to = [{ unit = \"far\", weight = 1 }]"),
+            "new_keys[0].to[0].unit: unit far is of Geo sg; new keys stay in this Geo",
+        ),
+        (
+            new_keys("to = [{ unit = \"a\", weight = 1 }, { unit = \"b\", weight = 0 }]"),
+            "new_keys[0].to[1].weight: the unit would get no keys; use 1 or more",
+        ),
+        (new_keys("percent = 101"), "new_keys[0].percent: expected 1 to 100"),
+        (
+            new_keys("follow = \"cid\""),
+            "new_keys[0].follow: dimension cid is not in routing.dimensions",
+        ),
+    ] {
+        let problems = folder.problems(&with(&routes));
+        assert!(
+            problems.iter().any(|problem| problem.contains(text)),
+            "{routes}: {problems:?}"
+        );
+    }
+}
+
 #[test]
 fn access_points_and_users_fit_the_rest_and_their_mistakes_are_named() {
     let folder = Folder::new("access");
@@ -428,4 +502,17 @@ fn access_points_and_users_fit_the_rest_and_their_mistakes_are_named() {
             "{text}: {problems:?}"
         );
     }
+}
+
+// S1: a client that is told an address must not come to another unit.
+#[test]
+fn an_access_point_belongs_to_one_unit() {
+    let folder = Folder::new("access-twice");
+    let rest =
+        "[peer]\ncertificate = \"c\"\nkey = \"k\"\n[peer.trust]\ncn-east = \"x\"\n[routing]\ndimensions = [\"uid\"]\n";
+    let units = "access = [\"v\", \"w\"]\n[units.b]\ngeo = \"cn-east\"\naccess = [\"u\", \"w\"]\n";
+    let problems = folder.problems(&folder.source(&format!("{BASICS}{units}{rest}")));
+    let text = "relay.toml:8: units.b.access[1]: w is relay.access[1] as well; clients of the two units could not be told apart";
+    let [only] = &problems[..] else { panic!("{problems:?}") };
+    assert!(only.starts_with(text), "{only}");
 }
