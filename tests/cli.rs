@@ -125,6 +125,58 @@ fn a_key_never_sent_is_explained() {
 }
 
 #[test]
+fn a_key_is_explained_without_the_store_as_a_new_one_would_have_it() {
+    // C-R4, R-3.5
+    let store = "
+[routes]
+store = \"embedded\"
+authority = \"a/a-1\"
+[[routes.dimension]]
+name = \"uid\"
+placement = \"claim\"
+[calls.route.\"im.Chat\"]
+reads = [\"History\"]
+methods.Invite.dimensions = [\"uid\"]
+";
+    let file = config("explain-store", &format!("{RELAY}{store}"));
+    let explain = |more: &[&str]| strait(&[&["explain", "--config", file.to_str().unwrap()], more].concat());
+    let output = explain(&["--key", "uid=1500"]);
+    let text = out(&output);
+    assert!(text.starts_with("owner        b\n"), "{text}");
+    assert!(
+        text.contains("route store  not asked: so it is in a new store"),
+        "{text}"
+    );
+    assert!(text.contains("strait route get --key"), "{text}");
+    let output = explain(&["--key", "uid=9"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        out(&output).contains("no unit has claimed this key of dimension uid yet"),
+        "{}",
+        out(&output)
+    );
+    let method = [
+        "--key",
+        "uid=1500",
+        "--service",
+        "im.Chat",
+        "--output",
+        "json",
+        "--method",
+    ];
+    let json = |name: &str| -> serde_json::Value {
+        serde_json::from_str(&out(&explain(&[&method[..], &[name]].concat()))).unwrap()
+    };
+    let (reads, invites) = (json("History"), json("Invite"));
+    assert_eq!(
+        (&reads["only_reads"], &reads["routed_by"]),
+        (&true.into(), &serde_json::Value::Null)
+    );
+    assert_eq!(invites["only_reads"], false);
+    assert_eq!(invites["routed_by"][0], "uid");
+}
+
+#[test]
 fn a_wrong_command_line_gives_code_64() {
     for arguments in [
         &["fly"][..],

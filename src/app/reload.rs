@@ -48,7 +48,7 @@ enum ReloadError {
     Credentials(#[from] CredentialsError),
     #[error("the log levels cannot be used")]
     Log(#[from] LogError),
-    #[error("{0}")]
+    #[error(transparent)]
     Problems(#[from] Problems),
     #[error("{0}; another relay.unit is in force only after a restart")]
     Routes(String),
@@ -100,6 +100,10 @@ impl Reload {
                 Err(error) => {
                     tracing::warn!(error = %Chain(&error), "settings refused; those before stay in force");
                     self.metrics.on_refused();
+                    self.unread(Some(format!(
+                        "this relay has refused it ({}); put it right, and ask again when it is read",
+                        Chain(&error)
+                    )));
                     // A file that they name may be on its way.
                     if let Ok(named) = self.read() {
                         watch.follow(&self.source, &named);
@@ -154,6 +158,10 @@ impl Reload {
         let restart = differences(&next, &new).join(", ");
         self.settings = next.clone();
         tracing::info!(%changed, "settings loaded");
+        let is_published = new.route_book() != next.route_book();
+        self.unread(
+            is_published.then(|| "this relay reads [[routes.dimension]] only when it starts; start it anew".to_owned()),
+        );
         if !restart.is_empty() {
             tracing::warn!(settings = %restart, "these settings take effect only after a restart");
         }
@@ -161,6 +169,13 @@ impl Reload {
             settings: next,
             policies,
         }))
+    }
+
+    /// Says to whoever publishes why what is in the files is not what is in force.
+    fn unread(&self, why: Option<String>) {
+        if let Some(ways) = &self.shared.routes {
+            ways.unread.store(Arc::new(why));
+        }
     }
 
     fn routes(&self, next: &Settings) -> Result<RouteTable, ReloadError> {

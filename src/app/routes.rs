@@ -58,6 +58,8 @@ pub(super) struct Ways {
     pub(super) operator: Arc<LateOperator>,
     /// What the settings in force would publish.
     pub(super) configured: Arc<ArcSwap<Book>>,
+    /// Why what is in the files now is not what is in force.
+    pub(super) unread: Arc<ArcSwap<Option<String>>>,
     drains: Mutex<Vec<Option<mpsc::Receiver<Drain>>>>,
     own_calls: OwnCalls,
     /// For the shard that makes them.
@@ -141,6 +143,7 @@ pub(super) fn ways(
         shadows,
         operator: Arc::default(),
         configured: Arc::new(ArcSwap::from_pointee(settings.route_book())),
+        unread: Arc::default(),
         drains: Mutex::new(drains),
         own_calls,
         own_asked: Mutex::new(Some(own_asked)),
@@ -337,9 +340,11 @@ fn operator(shared: &Shared, ways: &Ways, store: Arc<dyn Store>) -> Operator {
         None => format!("etcd at {}", settings.routes.etcd.endpoints.join(", ")),
     };
     let (routing, metrics) = (shared.routing.clone(), shared.series.routes.clone());
+    let unread = Arc::clone(&ways.unread);
     let view = move || operator::View {
         store: kept.clone(),
         is_stale: metrics.is_stale(),
+        unread: Option::clone(&unread.load()),
         lease: routing.lease(),
         now: boot_time(),
     };
@@ -352,6 +357,7 @@ fn operator(shared: &Shared, ways: &Ways, store: Arc<dyn Store>) -> Operator {
         in_flight_max: settings.routes.in_flight_max,
         copy_wait: operator::COPY_WAIT,
         claims: ways.claims.clone(),
+        route_policy: shared.route_policies(),
     })
 }
 

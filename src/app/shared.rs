@@ -33,7 +33,7 @@ pub(super) struct Shared {
     pub(super) geo: Geo,
     pub(super) place: Place,
     pub(super) data_dir: PathBuf,
-    pub(super) policies: ArcSwap<CallPolicies>,
+    pub(super) policies: Arc<ArcSwap<CallPolicies>>,
     pub(super) retries: Arc<admission::RetryBudgets>,
     pub(super) framed: delivery::framed::Limits,
     pub(super) routing: routing::Handle,
@@ -58,9 +58,9 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn route_policies(self: &Arc<Self>) -> admin::RoutePolicies {
-        let shared = self.clone();
-        Arc::new(move |service, method| shared.policies.load().of(service).route_of_method(method).clone())
+    pub(super) fn route_policies(&self) -> admin::RoutePolicies {
+        let policies = Arc::clone(&self.policies);
+        Arc::new(move |service, method| policies.load().of(service).route_of_method(method).clone())
     }
 
     /// How connections to local services speak.
@@ -155,7 +155,7 @@ pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, Al
         elsewhere: peer::Elsewhere::new(shards, settings.delivery.crossing_in_flight_max),
         roster: Arc::default(),
         lines,
-        policies: ArcSwap::from_pointee(policies(&settings)),
+        policies: Arc::new(ArcSwap::from_pointee(policies(&settings))),
         retries: admission::RetryBudgets::new(units, shards, settings.retry.clone()),
         framed: settings.ingress.framed.limits()?,
         series: all_series,

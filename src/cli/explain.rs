@@ -1,10 +1,12 @@
 //! `strait explain`: which unit owns a key, by the rules of a configuration (C-R4).
 
 use std::io::Write;
+use std::sync::Arc;
 
 use super::{CliError, Output, SourceArgs, load, write_json};
-use crate::model::{Key, Name, OnFailure, ParkedAs, RouteHints, RoutePolicy, UnitId};
-use crate::routing::Explanation;
+use crate::model::{Key, OnFailure, ParkedAs, RouteHints, RoutePolicy, UnitId};
+use crate::routing::record::{Book, Change, Epoch, Record, RecordId, Rev, Snapshot};
+use crate::routing::{Explanation, Routes, Step};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -27,7 +29,17 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, output: Output, out: &mut impl Write) -> Result<(), CliError> {
     let checked = load(&args.source.source())?;
     let policy = checked.route_policy(args.service.as_deref(), args.method.as_deref());
-    let explanation = checked.routes.explain(&args.hints(), &policy, &checked.unit, &());
+    let has_store = checked.routes.has_store() && !args.keys.is_empty() && args.unit.is_none();
+    let explanation = if has_store {
+        let table = checked
+            .routes
+            .with_routes(Arc::new(as_new(&checked.settings.route_book())));
+        let mut explanation = table.explain(&args.hints(), &policy, &checked.unit, &());
+        explanation.steps.insert(0, not_asked());
+        explanation
+    } else {
+        checked.routes.explain(&args.hints(), &policy, &checked.unit, &())
+    };
     if output == Output::Json {
         write_json(out, &explanation)?;
     } else {
@@ -54,7 +66,31 @@ impl Args {
     }
 }
 
-fn method(text: &str) -> Result<String, String> {
+/// A store that this configuration has just been published in.
+fn as_new(book: &Book) -> Routes {
+    Routes::from_snapshot(&Snapshot {
+        epoch: Epoch::new(0, Rev(1)),
+        seed: 0,
+        changes: vec![Change {
+            rev: Rev(1),
+            id: RecordId::Book,
+            record: Some(Record::Book(book.clone())),
+        }],
+    })
+}
+
+/// What this answer is by.
+fn not_asked() -> Step {
+    Step {
+        looked_at: "route store".to_owned(),
+        matched: false,
+        why: "not asked: so it is in a new store that begins with this configuration. What was published, claimed and moved since \
+              wins; a running relay says that: strait route get --key DIMENSION=KEY"
+            .to_owned(),
+    }
+}
+
+pub(super) fn method(text: &str) -> Result<String, String> {
     if text.is_empty() || text.contains('/') {
         return Err("expected its name alone, as behind the last slash of /package.Service/Method".to_owned());
     }
@@ -81,11 +117,10 @@ fn print(explanation: &Explanation, policy: &RoutePolicy, out: &mut impl Write) 
     }
     writeln!(out, "version      {}", explanation.table_version)?;
     writeln!(out, "missing key  {}", policy.missing_key)?;
-    if !policy.dimensions.is_empty() {
-        let dimensions: Vec<_> = policy.dimensions.iter().map(Name::as_str).collect();
-        writeln!(out, "routed by    {}", dimensions.join(", "))?;
+    if !explanation.routed_by.is_empty() {
+        writeln!(out, "routed by    {}", explanation.routed_by.join(", "))?;
     }
-    if policy.reads {
+    if explanation.only_reads {
         writeln!(out, "only reads   yes")?;
     }
     if let Some(text) = while_away(policy) {

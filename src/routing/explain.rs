@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::RoutePolicy;
+
 use super::{Decision, RouteError, RuleRef, Standing, Trail};
 
 /// The answer of `strait explain` and `GET /explain`.
@@ -19,6 +21,12 @@ pub struct Explanation {
     pub rule: Option<String>,
     /// Why the call would be refused.
     pub error: Option<String>,
+    /// The dimensions whose keys route calls of the method, if it has its own (`[calls.route]`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routed_by: Vec<String>,
+    /// The method is said to change nothing (`reads`).
+    #[serde(default)]
+    pub only_reads: bool,
     /// How the route token stands that was asked about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
@@ -42,6 +50,7 @@ impl Explanation {
     pub(super) fn new(
         table_version: u64,
         rules: &str,
+        policy: &RoutePolicy,
         result: Result<Decision<'_>, RouteError>,
         steps: Vec<Step>,
     ) -> Self {
@@ -52,6 +61,8 @@ impl Explanation {
             frozen: None,
             rule: None,
             error: None,
+            routed_by: policy.dimensions.iter().map(ToString::to_string).collect(),
+            only_reads: policy.reads,
             token: None,
             steps,
         };

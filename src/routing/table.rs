@@ -319,7 +319,7 @@ impl RouteTable {
         } else {
             "routing.rules"
         };
-        Explanation::new(self.version(), rules, result, steps)
+        Explanation::new(self.version(), rules, policy, result, steps)
     }
 
     fn resolve_with<'a>(

@@ -47,6 +47,10 @@ fn each_verb_is_one_question() {
         &json!({"ask": "dismiss", "dimension": dimension, "key": key, "who": "ann"}),
     );
     check("route export", &json!({"ask": "export"}));
+    check(
+        "route get --key cid=k --service im.Chat --method Invite",
+        &json!({"ask": "get", "dimension": "cid", "key": "k", "service": "im.Chat", "method": "Invite"}),
+    );
     check("route moves", &json!({"ask": "moves", "id": null}));
     check(
         "route moves 00000000000000ff",

@@ -10,7 +10,7 @@ use strait::control::claims::Claims;
 use strait::control::embedded::Embedded;
 use strait::control::operator::{COPY_WAIT, Operator, Parts, View};
 use strait::control::store::Store;
-use strait::model::{Name, Place};
+use strait::model::{Name, Place, RoutePolicy};
 use strait::routing::lease::LeaseState;
 use strait::routing::record::Book;
 use strait::routing::{self, RouteTable, Routes};
@@ -67,12 +67,14 @@ fn start(test: &str) -> (Relay, PathBuf) {
         view: Arc::new(|| View {
             store: "embedded at a/a-1".to_owned(),
             is_stale: false,
+            unread: None,
             lease: LeaseState::default(),
             now: Duration::ZERO,
         }),
         in_flight_max: Duration::from_secs(10),
         copy_wait: COPY_WAIT * 10,
         claims: Claims::new().0,
+        route_policy: Arc::new(|_, _| RoutePolicy::default()),
     });
     (Relay::start(Some(Arc::new(operator))), folder)
 }

@@ -72,7 +72,15 @@ fn a_key_is_shown_with_the_way_to_its_owner() {
         "dimension": "im.conversation", "key": "cid:1", "node": node(&key("cid:1"), "b", &migrating()), "claim": claim,
         "explanation": explanation,
     }});
+    let mut reads = row.clone();
+    reads["key"]["explanation"]["routed_by"] = json!(["im.conversation"]);
+    reads["key"]["explanation"]["only_reads"] = json!(true);
     check("route_get", "route get --key im.conversation=cid:1", row);
+    check(
+        "route_get_reads",
+        "route get --key im.conversation=cid:1 --service im.Chat --method History",
+        reads,
+    );
     let history = json!({"history": {"nodes": [node(&key("cid:1"), "b", &json!("active"))], "claim": claim}});
     check("route_history", "route history --key im.conversation=cid:1", history);
     let nothing = json!({"history": {"nodes": [], "claim": null}});
@@ -176,6 +184,10 @@ fn a_move_says_what_it_does_and_how_far_it_is() {
     };
     let mut over = row("00000000000000fe", "finished", 0, None);
     over["under_way"] = json!([]);
+    over["stayed"] = json!([
+        [key("cid:2"), "frozen for too long"],
+        [key("cid:3"), "refused: disk full"]
+    ]);
     let moves = json!({"moves": [row("00000000000000ff", "running", 1536, Some(180)), over]});
     check("route_moves", "route moves", moves);
     let told = |hook: &str, said: &str| json!({"node": key("cid:1"), "hook": hook, "unit": "b", "said": said});
@@ -250,6 +262,9 @@ fn relays_and_what_is_published() {
     );
     check("route_publish", "route publish", published(Some(18), &changes));
     check("route_publish_none", "route publish", published(None, &[]));
+    let mut unread = published(None, &[]);
+    unread["published"]["unread"] = json!("this relay has refused it (log.level: expected a text)");
+    check("route_publish_unread", "route publish", unread);
 }
 
 #[test]

@@ -89,9 +89,18 @@ enum Verb {
         dry_run: bool,
     },
     /// Say who owns a key now, and why
+    #[command(
+        after_help = "Examples:\n  strait route get --key im.conversation=cid:1:42\n  strait route get --key im.user=7 --service im.Chat --method Invite    # whether this key routes such calls"
+    )]
     Get {
         #[command(flatten)]
         key: OneKey,
+        /// The service that is called: its settings may say which keys route its calls
+        #[arg(long, value_name = "SERVICE")]
+        service: Option<String>,
+        /// Its method that is called
+        #[arg(long, value_name = "METHOD", requires = "service", value_parser = crate::cli::explain::method)]
+        method: Option<String>,
     },
     /// List what was decided about a key, newest first
     History {
@@ -262,7 +271,7 @@ pub(super) fn run(args: &Route, output: Output, out: &mut impl Write) -> Result<
             };
             session.change(&command, *dry_run, out)
         }
-        Verb::Get { key } => session.get(key, out),
+        Verb::Get { key, service, method } => session.get(key, (service.clone(), method.clone()), out),
         Verb::History { key, limit } => {
             let (dimension, key) = key.key.clone();
             let limit = *limit;
@@ -354,9 +363,19 @@ impl Session<'_> {
     }
 
     /// A key without owner is a no, as for `strait explain`.
-    fn get(&self, key: &OneKey, out: &mut impl Write) -> Result<(), CliError> {
+    fn get(
+        &self,
+        key: &OneKey,
+        (service, method): (Option<String>, Option<String>),
+        out: &mut impl Write,
+    ) -> Result<(), CliError> {
         let (dimension, key) = key.key.clone();
-        let answer = self.ask(&Command::Get { dimension, key })?;
+        let answer = self.ask(&Command::Get {
+            dimension,
+            key,
+            service,
+            method,
+        })?;
         self.write(&answer, out)?;
         match answer {
             Answer::Key(row) if row.explanation.owner.is_some() => Ok(()),

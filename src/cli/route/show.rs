@@ -10,7 +10,7 @@ use crate::cli::table::{Table, moment, number, time};
 use crate::control::operator::{
     Answer, BookRow, ClaimRow, Given, History, How, KeyRow, MoveRow, NodeRow, Plan, Published, RelayRow, Status, Undone,
 };
-use crate::routing::record::{HookNote, Lease, MoveState, NodeId, Placement, State, Target};
+use crate::routing::record::{DimensionSpec, Fallback, HookNote, Lease, MoveState, NodeId, Placement, State, Target};
 use crate::routing::{Rule, RuleKind};
 
 /// Writes an answer.
@@ -86,6 +86,12 @@ fn key(row: &KeyRow, out: &mut impl Write) -> io::Result<()> {
     if let Some(by) = &found.frozen {
         writeln!(out, "frozen      by move {by}")?;
     }
+    if !found.routed_by.is_empty() {
+        writeln!(out, "routed by   {}", found.routed_by.join(", "))?;
+    }
+    if found.only_reads {
+        writeln!(out, "only reads  yes")?;
+    }
     if let Some(node) = &row.node {
         writeln!(out, "decided     {}", described(node))?;
     }
@@ -149,7 +155,14 @@ fn book(row: &BookRow, out: &mut impl Write) -> io::Result<()> {
     let units: Vec<_> = row.book.units.iter().map(ToString::to_string).collect();
     writeln!(out, "published at revision {}; units {}", row.rev, units.join(", "))?;
     writeln!(out)?;
-    let mut table = Table::new(&["DIMENSION", "NEW KEYS", "LEASE", "ASKED WHEN KEYS MOVE"]);
+    let mut table = Table::new(&[
+        "DIMENSION",
+        "NEW KEYS",
+        "WITHOUT STORE",
+        "LEASE",
+        "READS WHILE FROZEN",
+        "ASKED WHEN KEYS MOVE",
+    ]);
     for spec in &row.book.dimensions {
         let placement = match spec.placement {
             Placement::Rules => "by the rules",
@@ -158,7 +171,9 @@ fn book(row: &BookRow, out: &mut impl Write) -> io::Result<()> {
         table.row(vec![
             spec.name.to_string(),
             placement.to_owned(),
+            without_store(spec).to_owned(),
             lease(spec.owner_lease),
+            if spec.freeze_reads { "wait" } else { "go on" }.to_owned(),
             spec.hooks
                 .as_ref()
                 .map_or_else(|| "-".to_owned(), |hooks| hooks.service.to_string()),
@@ -189,6 +204,15 @@ fn book(row: &BookRow, out: &mut impl Write) -> io::Result<()> {
         ]);
     }
     table.print(out)
+}
+
+/// What becomes of a new key while the store is away (`claim_fallback`).
+fn without_store(spec: &DimensionSpec) -> &'static str {
+    match (&spec.placement, spec.claim_fallback) {
+        (Placement::Rules, _) => "by the rules",
+        (Placement::Claim(_), Fallback::Deny) => "deny",
+        (Placement::Claim(_), Fallback::Deterministic) => "deterministic",
+    }
 }
 
 fn names(rule: &Rule) -> String {
@@ -246,6 +270,19 @@ fn moves(rows: &[MoveRow], out: &mut impl Write) -> io::Result<()> {
         let more = row.under_way.len().saturating_sub(UNDER_WAY_MAX);
         if more > 0 {
             writeln!(out, "{}: and {} more", row.id, count(more))?;
+        }
+        for (id, why) in row.stayed.iter().take(UNDER_WAY_MAX) {
+            writeln!(out, "{}: {} stayed: {why}", row.id, node(id))?;
+        }
+        let told = row.stayed.len().min(UNDER_WAY_MAX);
+        let more = usize::try_from(row.aborted).unwrap_or(usize::MAX).saturating_sub(told);
+        if told > 0 && more > 0 {
+            writeln!(
+                out,
+                "{}: and {} more stayed; `strait route history --key DIMENSION=KEY` says why",
+                row.id,
+                count(more)
+            )?;
         }
         if let Some(note) = &row.note {
             writeln!(out, "{}: {}", row.id, noted(note))?;
@@ -401,8 +438,11 @@ fn undone(undone: &Undone, out: &mut impl Write) -> io::Result<()> {
 }
 
 fn published(published: &Published, out: &mut impl Write) -> io::Result<()> {
+    if let Some(why) = &published.unread {
+        writeln!(out, "NOT FROM THE FILE AS IT IS NOW: {why}")?;
+    }
     if published.changes.is_empty() {
-        return writeln!(out, "all of it is published already");
+        return writeln!(out, "all that this relay has read is published already");
     }
     for line in &published.changes {
         writeln!(out, "{line}")?;

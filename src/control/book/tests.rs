@@ -8,7 +8,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::control::ledger::check_commit;
 use crate::model::{ANY_KEY, Key, Name, RouteHints};
-use crate::routing::record::{Change, Commit, Epoch, Node, OpId, Record, RecordId, Rev, Snapshot, State, Target, Term};
+use crate::routing::record::{
+    Change, Commit, Epoch, Lease, Node, OpId, Record, RecordId, Rev, Snapshot, State, Target, Term,
+};
 use crate::routing::{Routes, Rule, bucket};
 
 fn name(text: &str) -> Name {
@@ -61,6 +63,27 @@ fn units_are_added_at_the_end_and_never_taken_out() {
     assert_eq!(merged.units, ["a", "b", "0", "c"].map(name));
     let lines = changes(Some(&published), &merged);
     assert_eq!(lines, ["unit 0 is added as number 3", "unit c is added as number 4"]);
+}
+
+// whoever publishes sees what changes about keys that have owners.
+#[test]
+fn what_changes_about_a_dimension_is_named_with_both_values() {
+    let published = uid(&[]);
+    let mut configured = published.clone();
+    let spec = &mut configured.dimensions[0];
+    spec.owner_lease = Lease::Infinite;
+    spec.freeze_reads = true;
+    spec.hooks = serde_json::from_value(serde_json::json!({ "service": "im.Owners" })).unwrap();
+    let lines = changes(Some(&published), &configured);
+    let [lease, reads, hooks] = &lines[..] else {
+        panic!("{lines:?}")
+    };
+    assert_eq!(lease, "dimension uid: owner_lease 20s -> infinite");
+    assert_eq!(reads, "dimension uid: freeze_reads false -> true");
+    assert!(
+        hooks.starts_with("dimension uid: hooks none -> {") && hooks.contains("im.Owners"),
+        "{hooks}"
+    );
 }
 
 #[test]

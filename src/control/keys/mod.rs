@@ -215,6 +215,8 @@ impl Desk {
         let command = Command::Get {
             dimension: dimension.clone(),
             key: KeyBytes(key.clone()),
+            service: None,
+            method: None,
         };
         let row: Box<KeyRow> = match self.ask(command).await? {
             Answer::Key(row) => row,

@@ -211,6 +211,9 @@ pub struct Published {
     pub rev: Option<Rev>,
     /// What is new, a line each; empty if all was published already.
     pub changes: Vec<String>,
+    /// Why the configuration that is in the relay's file now is not the one that this was taken from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unread: Option<String>,
     /// Nothing was done, it only would be.
     pub dry_run: bool,
 }
@@ -275,6 +278,9 @@ pub struct MoveRow {
     pub eta_seconds: Option<u64>,
     /// Nodes under way, each with its state.
     pub under_way: Vec<(NodeId, State)>,
+    /// Some of those that stayed where they were, each with the reason; those of which nothing was decided since.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stayed: Vec<(NodeId, String)>,
     /// The relay that drives it.
     pub driver: RelayId,
     /// When it was asked for, in seconds since 1970.
@@ -417,7 +423,7 @@ impl From<RelayStanding> for RelayRow {
 
 impl MoveRow {
     /// Of a record and the nodes under way.
-    pub(super) fn new(work: Move, under_way: Vec<(NodeId, State)>, now: u64) -> Self {
+    pub(super) fn new(work: Move, under_way: Vec<(NodeId, State)>, stayed: Vec<(NodeId, String)>, now: u64) -> Self {
         let done = usize::try_from(work.moved.saturating_add(work.aborted)).unwrap_or(usize::MAX);
         let left = match work.state {
             MoveState::Trailing | MoveState::Finished => 0,
@@ -439,6 +445,7 @@ impl MoveRow {
             moved: work.moved,
             aborted: work.aborted,
             under_way,
+            stayed,
             driver: work.driver,
             asked_at: work.asked_at,
             reason: work.reason,

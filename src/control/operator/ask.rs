@@ -34,6 +34,12 @@ pub enum Command {
         dimension: Name,
         /// The key.
         key: KeyBytes,
+        /// For calls of this service; `None`: for whatever has the key.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        service: Option<String>,
+        /// And of this method of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        method: Option<String>,
     },
     /// What was decided about a key, newest first.
     History {

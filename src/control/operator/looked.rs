@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Operator, OperatorError, READ_AT_ONCE};
-use crate::model::{ANY_KEY, Key, Name, RouteHints, UnitId};
+use crate::model::{ANY_KEY, Key, Name, RouteHints, RoutePolicy, UnitId};
 use crate::routing::record::{Claim, Epoch, KeyBytes, Node, NodeId, Record, RecordId, Rev, Target};
 use crate::routing::{Decision, Evidence, Explanation, Found, KeyHash, Known, RouteError, RouteTable, Routes};
 
@@ -114,8 +114,13 @@ impl Looked {
     }
 
     /// The same, step by step.
-    pub(super) fn explain(&self, dimension: &Name, key: &KeyBytes, local: &UnitId) -> Explanation {
-        self.table.explain(&hints(dimension, key), &ANY_KEY, local, self)
+    pub(super) fn explain(
+        &self,
+        (dimension, key): (&Name, &KeyBytes),
+        policy: &RoutePolicy,
+        local: &UnitId,
+    ) -> Explanation {
+        self.table.explain(&hints(dimension, key), policy, local, self)
     }
 
     /// The key that one follows.

@@ -35,7 +35,7 @@ pub use unit_answers::{Fence, Fenced, ShareRow, UnitAct, UnitPlan, UnitRow};
 
 use super::claims::Claims;
 use super::store::{Store, StoreError};
-use crate::model::{Name, Place};
+use crate::model::{ANY_KEY, Name, Place, RoutePolicy};
 use crate::routing;
 use crate::routing::lease::LeaseState;
 use crate::routing::record::{Book, Change, KeyBytes, Lease, NodeId, OpId, Record, RecordId, RelayId, State};
@@ -43,6 +43,9 @@ use crate::routing::record::{Book, Change, KeyBytes, Lease, NodeId, OpId, Record
 /// Answers operators. A clone asks the same store.
 #[derive(Clone)]
 pub struct Operator(Arc<Parts>);
+
+/// How calls of a service and method, by name, are routed.
+pub type RoutePolicies = Arc<dyn Fn(Option<&str>, Option<&str>) -> RoutePolicy + Send + Sync>;
 
 /// What an [`Operator`] works with.
 pub struct Parts {
@@ -62,6 +65,8 @@ pub struct Parts {
     pub copy_wait: Duration,
     /// What this relay has put somewhere without the store.
     pub claims: Claims,
+    /// How calls of a service and method, by name, are routed.
+    pub route_policy: RoutePolicies,
 }
 
 /// How a relay stands with its route store.
@@ -71,6 +76,8 @@ pub struct View {
     pub store: String,
     /// Nothing was heard of the store for seconds.
     pub is_stale: bool,
+    /// Why the configuration that is in its file now is not the one that this relay goes by; `None` if it is.
+    pub unread: Option<String>,
     /// What the session allows.
     pub lease: LeaseState,
     /// The time of the clock of leases.
@@ -135,7 +142,18 @@ impl Operator {
             Command::Status => Ok(Answer::Status(self.status())),
             Command::Provisional { limit } => Ok(self.provisional(limit).await),
             Command::Dismiss { dimension, key, .. } => self.dismiss((dimension, key)).await,
-            Command::Get { dimension, key } => self.get(dimension, key).await,
+            Command::Get {
+                dimension,
+                key,
+                service,
+                method,
+            } => {
+                let policy = match service {
+                    Some(service) => (self.0.route_policy)(Some(&service), method.as_deref()),
+                    None => ANY_KEY.clone(),
+                };
+                self.get(dimension, key, &policy).await
+            }
             Command::History { dimension, key, limit } => self.history(dimension, key, limit).await,
             Command::Export => self.export().await,
             Command::Book => self.book().await,
@@ -182,9 +200,9 @@ impl Operator {
     }
 
     /// Who owns a key, with what the store has about it.
-    async fn get(&self, dimension: Name, key: KeyBytes) -> Result<Answer, OperatorError> {
+    async fn get(&self, dimension: Name, key: KeyBytes, policy: &RoutePolicy) -> Result<Answer, OperatorError> {
         let looked = self.look(&[(dimension.clone(), key.clone())]).await?;
-        let explanation = looked.explain(&dimension, &key, &self.0.place.unit);
+        let explanation = looked.explain((&dimension, &key), policy, &self.0.place.unit);
         Ok(Answer::Key(Box::new(KeyRow {
             node: looked.node(&dimension, &key).map(|(node, rev)| NodeRow::new(node, rev)),
             claim: looked.claim(&dimension, &key).map(ClaimRow::from),

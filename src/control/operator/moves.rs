@@ -12,58 +12,78 @@ use crate::routing::record::{
 };
 use crate::routing::{BUCKETS, RouteTable, Rule};
 
+/// A plan, and what it was made by.
+struct Planned {
+    plan: Plan,
+    /// All that was decided up to this revision is in it.
+    since: Rev,
+    /// The revisions of its nodes, unless those are too many to compare.
+    revs: Vec<(RecordId, Rev)>,
+}
+
 impl Operator {
-    /// Begins a move, or only says what it would do.
+    /// Begins a move, or only says what it would do. Of what was decided between the plan and its record, a plan of few nodes is made
+    /// anew; of many nodes, those it is about stay where they are.
     pub(super) async fn start(&self, ask: MoveAsk, now: u64, dice: u128) -> Result<Answer, OperatorError> {
-        let (mut plan, since) = self.plan(&ask).await?;
-        if ask.dry_run || plan.nodes.is_empty() {
-            return Ok(Answer::Plan(plan));
-        }
         let [number, ..] = halves(dice);
         let id = MoveId(number);
-        let work = Move {
-            id,
-            kind: MoveKind::Nodes,
-            of: None,
-            nodes: plan.nodes.iter().map(|node| node.id.clone()).collect(),
-            to: ask.to,
-            since,
-            options: ask.options,
-            state: MoveState::Running,
-            driver: RelayId {
-                unit: self.0.place.unit.clone(),
-                relay: self.0.place.relay.clone(),
-            },
-            next: 0,
-            moved: 0,
-            aborted: 0,
-            asked_at: now,
-            reason: described(&ask.who, &ask.reason),
-            note: None,
-            waits_for: None,
-            undelivered_at: None,
-            shadow_incomplete: false,
-        };
-        let committed = self
-            .store()
-            .commit(Commit {
-                op: OpId(dice),
-                compares: vec![(RecordId::Move(id), Rev::ZERO)],
-                puts: vec![Record::Move(work)],
-                removes: Vec::new(),
-            })
-            .await?;
-        match committed {
-            Committed::Done(_) => {
-                plan.id = Some(id);
-                Ok(Answer::Plan(plan))
+        for _ in 0..ATTEMPTS_MAX {
+            let Planned { mut plan, since, revs } = self.plan(&ask).await?;
+            if ask.dry_run || plan.nodes.is_empty() {
+                return Ok(Answer::Plan(plan));
             }
-            Committed::Conflict { .. } => Err(OperatorError::Refused("another move has this number; ask again".into())),
+            let work = Move {
+                id,
+                kind: MoveKind::Nodes,
+                of: None,
+                nodes: plan.nodes.iter().map(|node| node.id.clone()).collect(),
+                to: ask.to.clone(),
+                since,
+                options: ask.options.clone(),
+                state: MoveState::Running,
+                driver: RelayId {
+                    unit: self.0.place.unit.clone(),
+                    relay: self.0.place.relay.clone(),
+                },
+                next: 0,
+                moved: 0,
+                aborted: 0,
+                asked_at: now,
+                reason: described(&ask.who, &ask.reason),
+                note: None,
+                waits_for: None,
+                undelivered_at: None,
+                shadow_incomplete: false,
+            };
+            let of_move = (RecordId::Move(id), Rev::ZERO);
+            let committed = self
+                .store()
+                .commit(Commit {
+                    op: OpId(dice),
+                    compares: std::iter::once(of_move).chain(revs).collect(),
+                    puts: vec![Record::Move(work)],
+                    removes: Vec::new(),
+                })
+                .await?;
+            match committed {
+                Committed::Done(_) => {
+                    plan.id = Some(id);
+                    return Ok(Answer::Plan(plan));
+                }
+                Committed::Conflict {
+                    id: RecordId::Node(_), ..
+                } => {}
+                Committed::Conflict { .. } => {
+                    return Err(OperatorError::Refused("another move has this number; ask again".into()));
+                }
+            }
         }
+        let text = "what is to be moved changes faster than a move of it can begin; ask again".to_owned();
+        Err(OperatorError::Refused(text))
     }
 
-    /// What a move would do, and the revision up to which all that was decided is in it.
-    async fn plan(&self, ask: &MoveAsk) -> Result<(Plan, Rev), OperatorError> {
+    /// What a move would do.
+    async fn plan(&self, ask: &MoveAsk) -> Result<Planned, OperatorError> {
         let published = self.store().read(vec![RecordId::Book]).await?;
         let table = self.caught_up(published.epoch).await?;
         let Some(routes) = table.routes() else {
@@ -74,12 +94,13 @@ impl Operator {
         takes_keys(routes, &ask.to).map_err(OperatorError::Refused)?;
         let nodes = expand(&ask.what, routes.book())?;
         let mut found = Vec::with_capacity(nodes.len());
-        let mut newest = published.epoch;
+        let (mut since, mut newest) = (None, published.epoch);
         for some in nodes.chunks(READ_AT_ONCE) {
             let reading = self
                 .store()
                 .read(some.iter().cloned().map(RecordId::Node).collect())
                 .await?;
+            since.get_or_insert(reading.epoch);
             newest = newest.max(reading.epoch);
             found.extend(reading.found);
         }
@@ -99,7 +120,9 @@ impl Operator {
             there_already: 0,
             hooks: Vec::new(),
         };
+        let mut revs = Vec::new();
         for (id, found) in nodes.into_iter().zip(found) {
+            let rev = found.as_ref().map_or(Rev::ZERO, |change| change.rev);
             let from = owner(&table, &looked, &id, found, &self.0.place.unit)?;
             if !routes.book().units.contains(&from) {
                 let text = format!(
@@ -111,13 +134,21 @@ impl Operator {
             if from == ask.to {
                 plan.there_already += 1;
             } else {
+                revs.push((RecordId::Node(id.clone()), rev));
                 plan.nodes.push(PlannedNode { id, from });
             }
         }
         if ask.options.hooks {
             plan.hooks = applications(routes.book(), &plan.nodes);
         }
-        Ok((plan, published.epoch.rev()))
+        if revs.len() > COMPARED_MAX {
+            revs.clear();
+        }
+        Ok(Planned {
+            plan,
+            since: since.unwrap_or(published.epoch).rev(),
+            revs,
+        })
     }
 
     /// Stops a move.
@@ -160,12 +191,18 @@ impl Operator {
     pub(super) async fn moves(&self, id: Option<MoveId>, now: u64) -> Result<Answer, OperatorError> {
         let snapshot = self.store().snapshot().await?;
         let mut under_way: BTreeMap<MoveId, Vec<(NodeId, State)>> = BTreeMap::new();
+        let mut stayed: BTreeMap<MoveId, Vec<(NodeId, String)>> = BTreeMap::new();
         let mut works = Vec::new();
         for change in snapshot.changes {
             match change.record {
                 Some(Record::Node(node)) => {
                     if let Some(by) = node.state.work() {
                         under_way.entry(by).or_default().push((node.id, node.state));
+                    } else if let Some((by, why)) = given_up(&node) {
+                        let stayed = stayed.entry(by).or_default();
+                        if stayed.len() < STAYED_MAX {
+                            stayed.push((node.id, why));
+                        }
                     }
                 }
                 Some(Record::Move(work)) if id.is_none_or(|id| id == work.id) => works.push(work),
@@ -178,7 +215,8 @@ impl Operator {
         works.sort_by_key(|work| std::cmp::Reverse(work.asked_at));
         let row = |work: Move| {
             let nodes = under_way.remove(&work.id).unwrap_or_default();
-            MoveRow::new(work, nodes, now)
+            let stayed = stayed.remove(&work.id).unwrap_or_default();
+            MoveRow::new(work, nodes, stayed, now)
         };
         Ok(Answer::Moves(works.into_iter().map(row).collect()))
     }
@@ -186,6 +224,12 @@ impl Operator {
 
 pub(super) fn missing(id: MoveId) -> OperatorError {
     OperatorError::Refused(format!("there is no move {id}; `strait route moves` lists them"))
+}
+
+/// The move that has left a node where it was, and why, as the mover has written it (`move ID: why`).
+fn given_up(node: &Node) -> Option<(MoveId, String)> {
+    let (id, why) = node.reason.strip_prefix("move ")?.split_once(": ")?;
+    Some((id.parse().ok()?, why.to_owned()))
 }
 
 /// Whether something was decided that was not taken back.
@@ -328,5 +372,9 @@ fn halves(dice: u128) -> [u64; 2] {
     [high, low]
 }
 
+/// Nodes of a move of which it is said why they stayed.
+const STAYED_MAX: usize = 20;
+/// Nodes of a plan that the store compares; etcd takes 128 conditions at a time.
+const COMPARED_MAX: usize = 100;
 /// Others that write the same record at the same time.
 const ATTEMPTS_MAX: usize = 10;

@@ -16,6 +16,17 @@ impl Operator {
     /// published last.
     pub(super) async fn publish(&self, previous: bool, dry_run: bool, op: OpId) -> Result<Answer, OperatorError> {
         let configured = (self.0.configured)();
+        // Without what is in the file when somebody wants back what was published before.
+        let unread = (self.0.view)().unread.filter(|_| !previous);
+        let told = |rev, changes| {
+            let unread = unread.clone();
+            Answer::Published(Published {
+                rev,
+                changes,
+                unread,
+                dry_run,
+            })
+        };
         for _ in 0..ATTEMPTS_MAX {
             let published = self.read_book().await?;
             let (book, rev) = published.map_or((None, Rev::ZERO), |(book, rev)| (Some(book), rev));
@@ -25,11 +36,11 @@ impl Operator {
             };
             let (merged, read) = self.merge(book.as_ref(), &configured).await?;
             let Some(merged) = merged else {
-                return Ok(told(None, Vec::new(), dry_run));
+                return Ok(told(None, Vec::new()));
             };
             let lines = changes(book.as_ref(), &merged);
             if dry_run {
-                return Ok(told(None, lines, dry_run));
+                return Ok(told(None, lines));
             }
             let commit = Commit {
                 op,
@@ -39,7 +50,7 @@ impl Operator {
             };
             // Somebody else may have published, or moved keys of these rules, meanwhile.
             if let Committed::Done(rev) = self.store().commit(commit).await? {
-                return Ok(told(Some(rev), lines, dry_run));
+                return Ok(told(Some(rev), lines));
             }
         }
         let text = "others publish or move keys of the same rules all the time; ask again";
@@ -151,10 +162,6 @@ pub(super) fn compares(book: Rev, read: &Read) -> Result<Vec<(RecordId, Rev)>, O
         return Err(OperatorError::Refused(text));
     }
     Ok(compares)
-}
-
-fn told(rev: Option<Rev>, changes: Vec<String>, dry_run: bool) -> Answer {
-    Answer::Published(Published { rev, changes, dry_run })
 }
 
 /// Others that publish at the same time.

@@ -276,7 +276,9 @@ fn works(snapshot: &Snapshot, unit: &UnitId, now: u64) -> Vec<MoveRow> {
         Some(Record::Move(work)) if work.of.as_ref() == Some(unit) && is_under_way(work) => Some(work),
         _ => None,
     });
-    works.map(|work| MoveRow::new(work.clone(), Vec::new(), now)).collect()
+    works
+        .map(|work| MoveRow::new(work.clone(), Vec::new(), Vec::new(), now))
+        .collect()
 }
 
 /// Why a unit is as it is: what the move that wrote it was asked for, if that is still known.

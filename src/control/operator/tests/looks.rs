@@ -174,6 +174,7 @@ async fn a_copy_that_is_behind_is_waited_for_and_then_told() {
         in_flight_max: Duration::ZERO,
         copy_wait: Duration::ZERO,
         claims: Claims::new().0,
+        route_policy: Arc::new(|_, _| RoutePolicy::default()),
     });
     let nothing = operator.caught_up(Epoch(1 << 40)).await.err().unwrap();
     assert!(matches!(nothing, OperatorError::Away(_)), "{nothing}");
@@ -184,4 +185,31 @@ async fn a_copy_that_is_behind_is_waited_for_and_then_told() {
     );
     let away = Answer::from(nothing);
     assert_eq!(away.outcome(), "failed");
+}
+
+// which key routes calls of a method is said by the relay that takes them.
+#[tokio::test]
+async fn a_key_is_explained_for_the_method_that_is_called() {
+    let relay = Relay::with("method", book()).await;
+    relay.ask(Command::Claim(give("cid", "k", "b"))).await.unwrap();
+    let asked = |dimension: &str, key: &str, method: &str| match get(dimension, key) {
+        Command::Get { dimension, key, .. } => Command::Get {
+            dimension,
+            key,
+            service: Some("im.Chat".to_owned()),
+            method: Some(method.to_owned()),
+        },
+        other => other,
+    };
+    let explained = async |command: Command| match relay.ask(command).await.unwrap() {
+        Answer::Key(row) => row.explanation,
+        other => panic!("{other:?}"),
+    };
+    let found = explained(asked("cid", "k", "History")).await;
+    assert_eq!((found.owner.as_deref(), found.only_reads), (Some("b"), true));
+    assert_eq!(found.routed_by, ["cid"]);
+    let other = explained(asked("uid", "15", "Say")).await;
+    assert!(other.owner.is_none() && !other.only_reads, "{other:?}");
+    assert!(other.error.is_some_and(|error| error.contains("calls.route")));
+    assert!(explained(get("uid", "15")).await.routed_by.is_empty());
 }

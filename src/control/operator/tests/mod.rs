@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::control::embedded::Embedded;
-use crate::model::UnitId;
+use crate::model::{RoutePolicy, UnitId};
 use crate::routing::record::{
     Claim, Commit, Committed, Epoch, Move, MoveId, MoveState, Node, Rev, State, Target, Term,
 };
@@ -71,12 +71,18 @@ impl Relay {
             view: Arc::new(|| View {
                 store: "embedded at a/a-1".to_owned(),
                 is_stale: false,
+                unread: Some("it was refused".to_owned()),
                 lease: LeaseState::default(),
                 now: Duration::ZERO,
             }),
             in_flight_max: Duration::from_secs(10),
             copy_wait: COPY_WAIT * 10,
             claims: Claims::new().0,
+            route_policy: Arc::new(|service, method| RoutePolicy {
+                dimensions: service.iter().map(|_| unit("cid")).collect(),
+                reads: method == Some("History"),
+                ..RoutePolicy::default()
+            }),
         });
         let tasks = TaskTracker::new();
         tasks.spawn(feed(Arc::clone(&store), routing.clone()));
@@ -183,6 +189,8 @@ fn get(dimension: &str, key: &str) -> Command {
     Command::Get {
         dimension: unit(dimension),
         key: key.into(),
+        service: None,
+        method: None,
     }
 }
 

@@ -1,6 +1,8 @@
 //! Moves: begun, watched, stopped.
 
 use super::*;
+use crate::control::store::{Answer as Answered, ClaimKey, ClaimsPage, Feed, Opened, Reading, RelayStanding};
+use crate::routing::record::{Change, FreezeAck, RelayId, SessionId, Snapshot};
 
 fn ask(what: Vec<Which>, to: &str) -> MoveAsk {
     MoveAsk {
@@ -222,4 +224,159 @@ async fn a_move_is_stopped_once_and_not_after_its_end() {
     over.state = MoveState::Finished;
     relay.commit(vec![Record::Move(over)]).await;
     relay.refuses(abort(id), "strait route undo").await;
+}
+
+/// A store in which somebody writes a record just before the first move is written.
+struct Meddled {
+    store: Arc<dyn Store>,
+    meddles: Mutex<Option<Record>>,
+}
+
+impl Store for Meddled {
+    fn commit(&self, commit: Commit) -> Answered<'_, Committed> {
+        let is_move = commit.puts.iter().any(|record| matches!(record, Record::Move(_)));
+        let meddles = is_move.then(|| self.meddles.lock().unwrap().take()).flatten();
+        Box::pin(async move {
+            if let Some(record) = meddles {
+                let first = Commit {
+                    op: OpId(1),
+                    compares: Vec::new(),
+                    puts: vec![record],
+                    removes: Vec::new(),
+                };
+                self.store.commit(first).await?;
+            }
+            self.store.commit(commit).await
+        })
+    }
+
+    fn snapshot(&self) -> Answered<'_, Snapshot> {
+        self.store.snapshot()
+    }
+
+    fn watch(&self, from: Rev) -> Answered<'_, Feed> {
+        self.store.watch(from)
+    }
+
+    fn read(&self, ids: Vec<RecordId>) -> Answered<'_, Reading> {
+        self.store.read(ids)
+    }
+
+    fn history(&self, id: RecordId, limit: usize) -> Answered<'_, Vec<Change>> {
+        self.store.history(id, limit)
+    }
+
+    fn claim(&self, claims: Vec<Claim>) -> Answered<'_, Vec<Claim>> {
+        self.store.claim(claims)
+    }
+
+    fn claims(&self, keys: Vec<ClaimKey>) -> Answered<'_, (Rev, Vec<Option<Claim>>)> {
+        self.store.claims(keys)
+    }
+
+    fn claims_of(&self, unit: UnitId, after: Option<ClaimKey>) -> Answered<'_, ClaimsPage> {
+        self.store.claims_of(unit, after)
+    }
+
+    fn open(&self, relay: RelayId) -> Answered<'_, Opened> {
+        self.store.open(relay)
+    }
+
+    fn renew(&self, session: SessionId) -> Answered<'_, ()> {
+        self.store.renew(session)
+    }
+
+    fn close(&self, session: SessionId) -> Answered<'_, ()> {
+        self.store.close(session)
+    }
+
+    fn forget(&self, relay: RelayId) -> Answered<'_, ()> {
+        self.store.forget(relay)
+    }
+
+    fn report(&self, acks: Vec<FreezeAck>) -> Answered<'_, ()> {
+        self.store.report(acks)
+    }
+
+    fn standing(&self, unit: Option<UnitId>) -> Answered<'_, Vec<RelayStanding>> {
+        self.store.standing(unit)
+    }
+}
+
+impl Relay {
+    /// Begins a move while somebody writes a record just before the move is.
+    async fn begin_while(&self, meddles: Record, ask: MoveAsk) -> Result<Answer, OperatorError> {
+        let parts = &self.operator.0;
+        let operator = Operator::new(Parts {
+            store: Arc::new(Meddled {
+                store: Arc::clone(&self.store),
+                meddles: Mutex::new(Some(meddles)),
+            }),
+            routing: parts.routing.clone(),
+            place: parts.place.clone(),
+            configured: Arc::clone(&parts.configured),
+            view: Arc::clone(&parts.view),
+            in_flight_max: parts.in_flight_max,
+            copy_wait: parts.copy_wait,
+            claims: parts.claims.clone(),
+            route_policy: Arc::clone(&parts.route_policy),
+        });
+        operator.answer(Command::Move(ask), NOW, 99 << 64).await
+    }
+}
+
+// S8: a trail that ends between the plan of the next move and its record does not make the key stay.
+#[tokio::test]
+async fn what_is_decided_between_plan_and_record_is_planned_anew() {
+    let relay = Relay::with("meddled", book()).await;
+    let with_trail = |previous: Option<&str>| match node(key("org", "acme"), "b", State::Active) {
+        Record::Node(node) => Record::Node(Node {
+            previous: previous.map(unit),
+            ..node
+        }),
+        other => other,
+    };
+    relay.commit(vec![with_trail(Some("a"))]).await;
+    let moving = |to: &str| ask(vec![Which::Node(key("org", "acme"))], to);
+    let Ok(Answer::Plan(begun)) = relay.begin_while(with_trail(None), moving("a")).await else {
+        panic!("a plan")
+    };
+    let work = work(&relay, begun.id.unwrap()).await;
+    let reading = relay
+        .store
+        .read(vec![RecordId::Node(key("org", "acme"))])
+        .await
+        .unwrap();
+    let rev = reading.found[0].as_ref().unwrap().rev;
+    assert!(
+        work.since >= rev,
+        "else the key would be taken for one that others decided about"
+    );
+    // If somebody gives it to the unit meanwhile, there is nothing left to move.
+    let relay = Relay::with("given", book()).await;
+    relay.commit(vec![with_trail(None)]).await;
+    let given = node(key("org", "acme"), "a", State::Active);
+    let Ok(Answer::Plan(nothing)) = relay.begin_while(given, moving("a")).await else {
+        panic!("a plan")
+    };
+    assert_eq!((nothing.id, nothing.there_already), (None, 1));
+}
+
+// whoever asks how far a move is hears why something stayed.
+#[tokio::test]
+async fn what_stayed_says_why() {
+    let relay = Relay::with("stayed", book()).await;
+    relay.commit(vec![node(key("org", "acme"), "b", State::Active)]).await;
+    let begun = plan(&relay, ask(vec![Which::Node(key("org", "acme"))], "a")).await;
+    let id = begun.id.unwrap();
+    assert_eq!(row(&relay, id).await.stayed, []);
+    let Record::Node(given_up) = node(key("org", "acme"), "b", State::Active) else {
+        panic!("a node")
+    };
+    let reason = format!("move {id}: refused: disk full");
+    relay.commit(vec![Record::Node(Node { reason, ..given_up })]).await;
+    assert_eq!(
+        row(&relay, id).await.stayed,
+        [(key("org", "acme"), "refused: disk full".to_owned())]
+    );
 }

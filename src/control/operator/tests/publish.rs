@@ -42,6 +42,7 @@ async fn a_new_store_gets_the_configuration_once() {
     assert!(first.rev.is_some() && first.changes == dry.changes, "{first:?}");
     let again = published(&relay, false).await;
     assert_eq!((again.rev, again.changes), (None, Vec::new()));
+    assert_eq!(again.unread.as_deref(), Some("it was refused"));
 }
 
 // U1: the way there is a move, and after it the configuration may say so.
@@ -149,7 +150,10 @@ async fn new_keys_go_again_where_they_went_before() {
     let Ok(Answer::Published(dry)) = relay.ask(back(true)).await else {
         panic!("published")
     };
-    assert_eq!(dry.changes, ["dimension cid has other settings"]);
+    let of = |percent: u8| format!("[{{\"percent\":{percent},\"to\":[{{\"unit\":\"c\",\"weight\":1}}]}}]");
+    let (then, now) = (of(50), of(5));
+    assert_eq!(dry.changes, [format!("dimension cid: new_keys {then} -> {now}")]);
+    assert_eq!(dry.unread, None, "nothing of the file is published");
     assert_ne!(placement(&relay).await, shifted, "a dry run");
     relay.ask(back(false)).await.unwrap();
     assert_eq!(placement(&relay).await, shifted);
