@@ -48,7 +48,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("redb::", &["control/embedded/", "control/provisional/file.rs"]),
     ("axum::", &["admin/", "delivery/http1/tests.rs"]),
     ("hyper::", &["admin/messages.rs", "cli/ask.rs", "delivery/http1/"]),
-    ("rustix::", &["control/clock.rs", "queue/log/"]),
+    ("rustix::", &["cli/ask.rs", "control/clock.rs", "queue/log/"]),
     (
         "crc32c::",
         &["queue/log/", "routing/copy/saved.rs", "routing/copy/tests/saved.rs"],

@@ -4,7 +4,7 @@
 usage: access.py <relay host:port> <user>...
 needs: pip install grpcio protobuf
 """
-import pathlib, sys, time
+import argparse, pathlib, sys, time
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
@@ -48,4 +48,11 @@ def main(address, *users):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("address", metavar="host:port", help="gRPC address of the relay, such as 127.0.0.1:7400")
+    parser.add_argument("user", nargs="+", help="key of a user")
+    args = parser.parse_args()
+    try:
+        main(args.address, *args.user)
+    except grpc.RpcError as error:
+        sys.exit(f"{args.address}: {error.code().name}: {error.details()}")

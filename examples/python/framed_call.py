@@ -3,7 +3,7 @@
 
 usage: framed_call.py <unix:/path | tcp://host:port> <package.Service/Method> <body> [dimension=key]
 """
-import socket, struct, sys
+import argparse, socket, struct, sys
 
 HELLO, REQUEST, REPLY, FAILED, PING, PONG, END, CONNECTION = 1, 3, 6, 7, 9, 10, 0x01, 2**64 - 1
 
@@ -44,14 +44,14 @@ def main(address, method, body, key=None):
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(address[5:])
     else:
-        host, port = address.removeprefix("tcp://").rsplit(":", 1)
+        host, port = address.removeprefix("tcp://").rsplit(":", 1)  # `relay_address` has seen to it
         connection = socket.create_connection((host, int(port)))
     stream = connection.makefile("rwb")
     # Hello { version_min: 1, version_max: 1, purpose: SERVICE }, then the call, without waiting.
     stream.write(frame(HELLO, 0, 0, body=bytes([0x08, 1, 0x10, 1, 0x40, 3])))
     attributes = attribute(2, b"/" + method.encode()) + attribute(3, varint(5_000_000))
     if key:
-        dimension, key = key.encode().split(b"=", 1)
+        dimension, key = (part.encode() for part in key)
         attributes += attribute(5, bytes([len(dimension)]) + dimension + key)
     stream.write(frame(REQUEST, END, 0, attributes, body.encode()))
     stream.flush()
@@ -70,7 +70,26 @@ def main(address, method, body, key=None):
                     sys.exit(f"status {status}: {attributes.get(20, b'').decode()}")
                 return print(reply.decode())
 
+def relay_address(text):
+    host, colon, port = text.removeprefix("tcp://").rpartition(":")
+    if not (text.startswith("unix:/") or host and colon and port.isdigit()):
+        raise argparse.ArgumentTypeError(f"expected unix:/path or tcp://host:port, such as tcp://127.0.0.1:7401, not {text!r}")
+    return text
+
+def dimension_key(text):
+    dimension, equals, key = text.partition("=")
+    if not (dimension and equals and key):
+        raise argparse.ArgumentTypeError(f"expected <dimension>=<key>, such as uid=7, not {text!r}")
+    return dimension, key
+
 if __name__ == "__main__":
-    if len(sys.argv) not in (4, 5):
-        sys.exit(__doc__)
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("address", type=relay_address, help="framed address of the relay: unix:/path or tcp://host:port")
+    parser.add_argument("method", metavar="package.Service/Method")
+    parser.add_argument("body")
+    parser.add_argument("key", metavar="dimension=key", type=dimension_key, nargs="?")
+    args = parser.parse_args()
+    try:
+        main(args.address, args.method, args.body, args.key)
+    except OSError as error:
+        sys.exit(f"{args.address}: {error.strerror or error}")

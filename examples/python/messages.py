@@ -5,7 +5,7 @@ usage: messages.py <host:port> publish <topic> <dimension=key> <body>...
        messages.py <host:port> subscribe <topic> <group> <count>
 needs: pip install grpcio protobuf
 """
-import pathlib, queue, sys
+import argparse, pathlib, queue, sys
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
@@ -21,7 +21,7 @@ PublishRequest, PublishReply, SubscribeRequest, Received = map(
 
 def publish(channel, topic, key, *bodies):
     call = channel.unary_unary("/strait.v1.Messages/Publish", PublishRequest.SerializeToString, PublishReply.FromString)
-    dimension, key = key.split("=", 1)
+    dimension, key = key
     for number, body in enumerate(bodies):
         request = PublishRequest(topic=topic, body=body.encode(), attributes={"source": "/example", "id": f"{body}-{number}"})
         request.key.dimension, request.key.key = dimension, key.encode()
@@ -36,9 +36,32 @@ def subscribe(channel, topic, group, count):
     for number, message in enumerate(messages, 1):
         print(message.id, message.attempt, message.body.decode(), flush=True)
         said.put(SubscribeRequest(ack={"deliveries": [message.delivery]}))  # or nack, terminate, extend
-        if number == int(count):
+        if number == count:
             said.put(None)  # ends this side; the relay reads the acks, then ends its own
 
-address, command, *arguments = sys.argv[1:]
-with grpc.insecure_channel(address) as channel:
-    {"publish": publish, "subscribe": subscribe}[command](channel, *arguments)
+def dimension_key(text):
+    dimension, equals, key = text.partition("=")
+    if not (dimension and equals and key):
+        raise argparse.ArgumentTypeError(f"expected <dimension>=<key>, such as uid=7, not {text!r}")
+    return dimension, key
+
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("address", metavar="host:port", help="gRPC address of the relay, such as 127.0.0.1:7400")
+commands = parser.add_subparsers(dest="command", required=True)
+command = commands.add_parser("publish")
+command.add_argument("topic")
+command.add_argument("key", metavar="dimension=key", type=dimension_key)
+command.add_argument("body", nargs="+")
+command = commands.add_parser("subscribe")
+command.add_argument("topic")
+command.add_argument("group")
+command.add_argument("count", type=int, help="messages to receive")
+args = parser.parse_args()
+try:
+    with grpc.insecure_channel(args.address) as channel:
+        if args.command == "publish":
+            publish(channel, args.topic, args.key, *args.body)
+        else:
+            subscribe(channel, args.topic, args.group, args.count)
+except grpc.RpcError as error:
+    sys.exit(f"{args.address}: {error.code().name}: {error.details()}")

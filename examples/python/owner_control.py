@@ -10,7 +10,7 @@ One of it runs in each unit, behind the relays of that unit. The relay knows it 
   app.OwnerControl  what a relay asks while a key moves (proto/strait/v1/owner_control.proto)
 For trials: while the file `full` is in the folder, Prepare refuses; while `pause` is there, nothing is copied.
 """
-import collections, json, pathlib, sys, threading, time
+import argparse, collections, json, pathlib, sys, threading, time
 from concurrent import futures
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -191,4 +191,12 @@ def main(listen, relay, folder="."):
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("listen", metavar="listen-host:port", help="where the application listens")
+    parser.add_argument("relay", metavar="relay-host:port", help="gRPC address of the relay, such as 127.0.0.1:7400")
+    parser.add_argument("folder", nargs="?", default=".", help="where the files for trials are")
+    args = parser.parse_args()
+    try:
+        main(args.listen, args.relay, args.folder)
+    except RuntimeError as error:
+        sys.exit(f"cannot listen at {args.listen}: {error}")

@@ -4,7 +4,7 @@
 usage: route_tokens.py <host:port> <package.Service/Method> <dimension=key> <count>
 needs: pip install grpcio
 """
-import base64, sys
+import argparse, base64, sys
 import grpc
 
 kept = {}  # token by (dimension, key); keep some hundred of the keys you use most
@@ -32,13 +32,26 @@ def call(channel, method, dimension, key, body):
     return reply, dict(done.initial_metadata()).get("strait-unit"), token
 
 def main(address, method, key, count):
-    dimension, key = key.split("=", 1)
+    dimension, key = key
     with grpc.insecure_channel(address) as channel:
-        for number in range(int(count)):
+        for number in range(count):
             _, unit, sent = call(channel, method, dimension, key, b"m%d" % number)
             print(unit, "with a token" if sent else "without", flush=True)
 
+def dimension_key(text):
+    dimension, equals, key = text.partition("=")
+    if not (dimension and equals and key):
+        raise argparse.ArgumentTypeError(f"expected <dimension>=<key>, such as uid=7, not {text!r}")
+    return dimension, key
+
 if __name__ == "__main__":
-    if len(sys.argv) != 5:
-        sys.exit(__doc__)
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("address", metavar="host:port", help="gRPC address of the relay, such as 127.0.0.1:7400")
+    parser.add_argument("method", metavar="package.Service/Method")
+    parser.add_argument("key", metavar="dimension=key", type=dimension_key)
+    parser.add_argument("count", type=int, help="how often")
+    args = parser.parse_args()
+    try:
+        main(args.address, args.method, args.key, args.count)
+    except grpc.RpcError as error:
+        sys.exit(f"{args.address}: {error.code().name}: {error.details()}")

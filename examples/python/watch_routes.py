@@ -4,7 +4,7 @@
 usage: watch_routes.py <relay host:port> <dimension=key>...
 needs: pip install grpcio protobuf
 """
-import pathlib, sys, time
+import argparse, pathlib, sys, time
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
@@ -31,8 +31,7 @@ def watch(channel, keys):
 
 
 def main(address, *keys):
-    named = [key.split("=", 1) for key in keys]
-    keys = [RouteKey(dimension=dimension, key=key.encode()) for dimension, key in named]
+    keys = [RouteKey(dimension=dimension, key=key.encode()) for dimension, key in keys]
     with grpc.insecure_channel(address) as channel:
         for update in watch(channel, keys):
             for route in update.routes:
@@ -40,5 +39,19 @@ def main(address, *keys):
                 print(route.key.key.decode(), route.unit or route.detail, token, flush=True)
 
 
+def dimension_key(text):
+    dimension, equals, key = text.partition("=")
+    if not (dimension and equals and key):
+        raise argparse.ArgumentTypeError(f"expected <dimension>=<key>, such as uid=7, not {text!r}")
+    return dimension, key
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("address", metavar="host:port", help="gRPC address of the relay, such as 127.0.0.1:7400")
+    parser.add_argument("key", metavar="dimension=key", type=dimension_key, nargs="+")
+    args = parser.parse_args()
+    try:
+        main(args.address, *args.key)
+    except grpc.RpcError as error:
+        sys.exit(f"{args.address}: {error.code().name}: {error.details()}")

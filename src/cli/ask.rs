@@ -262,11 +262,14 @@ pub(super) fn confirm(what: &str) -> Result<(), CliError> {
 
 /// The user, for the audit log; sudo does not hide him.
 pub(super) fn who() -> String {
-    let names = ["SUDO_USER", "USER", "LOGNAME"];
-    let found = names
-        .iter()
-        .find_map(|name| std::env::var(name).ok().filter(|name| !name.is_empty()));
-    found.unwrap_or_else(|| "unknown".to_owned())
+    named(|name| std::env::var(name).ok(), rustix::process::geteuid().as_raw())
+}
+
+/// The first of the variables that names somebody; without one, the number of the user.
+fn named(variable: impl Fn(&str) -> Option<String>, user: u32) -> String {
+    let names = ["SUDO_USER", "USER", "LOGNAME"].into_iter();
+    let mut found = names.filter_map(variable).filter(|name| !name.trim().is_empty());
+    found.next().unwrap_or_else(|| format!("uid:{user}"))
 }
 
 /// For the query of an address.
@@ -288,3 +291,23 @@ const QUERY_BYTES_MAX: usize = 16 << 10;
 const CONNECT: Duration = Duration::from_secs(5);
 /// The relay gives up waiting for its queue before that.
 const SILENCE: Duration = Duration::from_secs(40);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // The audit log names whoever did it, also where a service manager sets no variables.
+    #[test]
+    fn somebody_is_always_named() {
+        let of = |variables: &[(&str, &str)]| {
+            let variable = |name: &str| {
+                let found = variables.iter().find(|(other, _)| *other == name);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            named(variable, 1001)
+        };
+        assert_eq!(of(&[("USER", "root"), ("SUDO_USER", "ann")]), "ann");
+        assert_eq!(of(&[("USER", ""), ("LOGNAME", "bob")]), "bob");
+        assert_eq!(of(&[("USER", " ")]), "uid:1001");
+    }
+}

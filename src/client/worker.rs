@@ -91,6 +91,12 @@ async fn shake(
         address: address.clone(),
         detail,
     };
+    let other_protocol = |error: &dyn std::error::Error| {
+        refused(format!(
+            "it does not speak the framed protocol ({error}); name the framed address of the relay (ingress.framed), such as \
+             tcp://127.0.0.1:7401 or unix:data/strait.sock: 7400 and grpc.sock are for gRPC"
+        ))
+    };
     let mut ours = Hello::new(Purpose::Service, settings.serving_max);
     if settings.tokens_max > 0 {
         ours.features.push(hello::ROUTES.to_owned());
@@ -100,7 +106,7 @@ async fn shake(
     writer.write_all(&out).await.map_err(socket)?;
     let mut decoder = Decoder::new(hello::FRAME_BYTES_DEFAULT);
     let theirs: Hello = loop {
-        match decoder.next(now()).map_err(|error| refused(error.to_string()))? {
+        match decoder.next(now()).map_err(|error| other_protocol(&error))? {
             Some(Frame::Hello(body)) => break hello::decode(&body).map_err(|error| refused(error.to_string()))?,
             Some(Frame::Failed { id: CONNECTION, error }) => return Err(refused(error.detail)),
             Some(Frame::Unknown(_)) => {}

@@ -159,6 +159,10 @@ async fn a_stream_that_broke_is_opened_again_and_nothing_is_done_twice() {
     for _ in 0..100 {
         let error = remote.commit(ask.clone()).await.unwrap_err();
         assert!(matches!(error, StoreError::Away(_)), "{error}");
+        // A line for people: the cause alone, not each layer that repeats it.
+        let text = error.to_string();
+        assert!(!text.contains("status:") && !text.contains("code:"), "{text}");
+        assert!(text.matches(':').count() <= 1 && text.len() < 100, "{text}");
     }
     let attempts = world.dialled.load(Ordering::SeqCst) - dialled;
     assert!(attempts < 20, "{attempts} attempts, one for almost each question");

@@ -134,11 +134,16 @@ async fn a_group_is_pushed_to_a_service_of_the_other_unit() {
 }
 
 fn python(arguments: &[&str]) -> Command {
+    example("messages.py", arguments)
+}
+
+/// An example in Python.
+fn example(name: &str, arguments: &[&str]) -> Command {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let interpreter =
         std::env::var_os("STRAIT_TEST_PYTHON").map_or_else(|| root.join("target/venv/bin/python"), PathBuf::from);
     let mut command = Command::new(interpreter);
-    command.arg(root.join("examples/python/messages.py")).args(arguments);
+    command.arg(root.join("examples/python").join(name)).args(arguments);
     command
 }
 
@@ -301,4 +306,44 @@ async fn a_shell_publishes_and_subscribes() {
             text(&ended.stderr)
         );
     }
+}
+
+// O-C1: who calls an example wrongly reads a line that says what was expected.
+#[test]
+fn python_examples_say_what_they_expect() {
+    let key = ["127.0.0.1:1", "publish", "owned", "no-key", "body"];
+    let wrong = [
+        (example("access.py", &[]), "required: host:port, user"),
+        (
+            example("framed_call.py", &["127.0.0.1", "m", "b"]),
+            "expected unix:/path or tcp://host:port",
+        ),
+        (
+            example("messages.py", &key),
+            "expected <dimension>=<key>, such as uid=7, not 'no-key'",
+        ),
+        (example("owner_control.py", &[]), "required: listen-host:port"),
+        (
+            example("route_tokens.py", &["h:1", "m", "uid=7", "many"]),
+            "invalid int value: 'many'",
+        ),
+        (
+            example("watch_routes.py", &["h:1", "no-key"]),
+            "expected <dimension>=<key>",
+        ),
+    ];
+    for (mut command, part) in wrong {
+        let output = command.output().unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(part) && !said.contains("Traceback"), "{said}");
+    }
+    let refused = example("messages.py", &["127.0.0.1:1", "publish", "owned", "uid=7", "body"]).output();
+    let refused = refused.unwrap();
+    let said = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(
+        said.starts_with("127.0.0.1:1: UNAVAILABLE: ") && said.lines().count() == 1,
+        "{said}"
+    );
 }

@@ -78,7 +78,8 @@ async fn a_file_with_a_mistake_changes_nothing() {
         put(config, "relay", "drain_timeout", "soon");
     })
     .await;
-    assert!(relay.log().contains("relay.drain_timeout"), "the mistake is named");
+    let named = relay.log().matches("relay.drain_timeout").count();
+    assert_eq!(named, 1, "the mistake is named, and once");
     reload(relay, "refused", |config| {
         put(config, "relay", "drain_timeout", "10s");
         put(config, "peer", "key", "missing.key");

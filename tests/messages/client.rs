@@ -173,3 +173,24 @@ async fn a_consumer_that_vanishes_leaves_its_messages_to_others() {
         .wait("the other has it", |seen| seen.said.iter().any(|said| said == "ack 1"));
     relay.queue.wait("the first is gone", |seen| seen.consumers == 1);
 }
+
+// O-C1: whoever takes one socket of the relay for the other is told which one is meant.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wrong_socket_is_named_with_the_right_one() {
+    let relay = Relay::start();
+    let error = Client::connect(&format!("tcp://{}", relay.grpc)).await.err().unwrap();
+    let text = error.to_string();
+    assert!(
+        text.contains("does not speak the framed protocol") && text.contains("strait.sock"),
+        "{text}"
+    );
+    let framed = relay.framed.replace("tcp://", "http://");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_strait"));
+    command.args(["subscribe", "everywhere", "--group", "g", "--relay", &framed]);
+    let ran = tokio::task::spawn_blocking(move || command.output().unwrap())
+        .await
+        .unwrap();
+    let text = String::from_utf8_lossy(&ran.stderr);
+    assert!(text.contains("does not speak gRPC as expected"), "{text}");
+    assert!(text.contains("grpc.sock") && text.contains("strait.sock"), "{text}");
+}

@@ -224,8 +224,9 @@ impl Trouble {
         Self {
             from: "client",
             reason: "lost".to_owned(),
-            message: Chain(status).to_string(),
-            advice: "check that the address is the gRPC address of a relay",
+            message: plain(status),
+            advice: "check that the address is the gRPC address of a relay, such as http://127.0.0.1:7400 or unix:data/grpc.sock: \
+                     7401 and strait.sock are for the framed protocol",
             ..Self::default()
         }
     }
@@ -369,7 +370,9 @@ fn is_no(reason: Reason) -> bool {
 fn advice(reason: Reason) -> &'static str {
     match reason {
         Reason::BadInput => "correct the call; the method looks like im.Echo/Say",
-        Reason::DeadlineExceeded => "give it more time with --timeout, or look at why the service is slow",
+        Reason::DeadlineExceeded => {
+            "give it more time with --timeout, or look at why the service, or what the text names, is slow"
+        }
         Reason::Draining => "call again; another relay of the unit takes over, or this one comes back",
         Reason::Internal => "look at the log of that relay",
         Reason::Limited => "wait as long as the relay says, then call again",
@@ -396,6 +399,20 @@ fn advice(reason: Reason) -> &'static str {
         Reason::UnknownTopic => "add the topic to [topics] of this relay, or correct its name",
         Reason::WrongUnit => "compare [routing] of the two units: they disagree about the owner",
     }
+}
+
+/// What ended a call below gRPC, without the layers that it came through.
+fn plain(status: &tonic::Status) -> String {
+    let mut last: &dyn Error = status;
+    let mut is_http2 = false;
+    while let Some(source) = last.source() {
+        last = source;
+        is_http2 |= last.to_string().contains("http2");
+    }
+    if is_http2 {
+        return format!("what answers there does not speak gRPC as expected, or broke off ({last})");
+    }
+    last.to_string()
 }
 
 fn retry_word(retry: Retry) -> &'static str {
@@ -447,6 +464,23 @@ mod tests {
         assert!(text.contains("yes, after 1000 ms"), "{text}");
         assert!(!Trouble::of_relay(&error).is_no);
         assert!(Trouble::because(Reason::NoRoute).is_no);
+    }
+
+    // Of a stream whose relay went away, or an address that speaks another protocol.
+    #[test]
+    fn what_broke_below_grpc_is_said_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("http2 error")]
+        struct Http2(#[source] io::Error);
+        let cause = io::Error::other("frame with invalid size");
+        let said = Trouble::of_status(&tonic::Status::from_error(Box::new(Http2(cause))));
+        assert_eq!(
+            said.message.matches("frame with invalid size").count(),
+            1,
+            "{}",
+            said.message
+        );
+        assert!(said.advice.contains("grpc.sock") && said.advice.contains("strait.sock"));
     }
 
     #[test]

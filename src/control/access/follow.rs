@@ -33,6 +33,8 @@ struct Followed {
     hints: RouteHints,
     /// The user's claim, once it was heard of: what a relay remembers of claims is bounded, and a user must not lose its home by it.
     claim: Option<Known>,
+    /// The store was asked last for its claim, and did not say.
+    in_doubt: bool,
     /// Of the copy by which its home was looked for last, and found.
     digest: Option<(u64, u64)>,
     /// The home that the gateway was told of before.
@@ -51,6 +53,7 @@ impl Following {
                 ..RouteHints::default()
             },
             claim: None,
+            in_doubt: false,
             digest: None,
             before: user.home,
             told: None,
@@ -113,11 +116,9 @@ impl Following {
         }
         drop(table);
         for (at, answer) in asked {
-            let Ok(Outcome::Won(holder) | Outcome::Lost(holder)) = answer.await else {
-                continue;
-            };
+            let answer = answer.await;
             if let Some(user) = self.users.get_mut(at) {
-                user.claim = Some(holder.into());
+                user.hear(answer.ok());
             }
         }
     }
@@ -180,6 +181,16 @@ impl Followed {
         self.digest.is_none()
     }
 
+    /// The store was asked for its claim; `None`: there was no answer.
+    fn hear(&mut self, outcome: Option<Outcome>) {
+        self.in_doubt = false;
+        match outcome {
+            Some(Outcome::Won(holder) | Outcome::Lost(holder)) => self.claim = Some(holder.into()),
+            Some(Outcome::Free) => {}
+            Some(Outcome::Away | Outcome::Full | Outcome::Denied(_)) | None => self.in_doubt = true,
+        }
+    }
+
     fn key(&self) -> Bytes {
         self.hints.keys.first().map(|key| key.key.clone()).unwrap_or_default()
     }
@@ -203,8 +214,10 @@ impl Followed {
     }
 
     fn home(&self, table: &RouteTable, inner: &Inner) -> Home {
-        self.resolve(table, inner)
-            .unwrap_or_else(|error| Home::Nowhere(error.to_string()))
+        self.resolve(table, inner).unwrap_or_else(|error| match error {
+            RouteError::Unclaimed { .. } if self.in_doubt => Home::Nowhere(IN_DOUBT.to_owned()),
+            error => Home::Nowhere(error.to_string()),
+        })
     }
 
     fn resolve(&self, table: &RouteTable, inner: &Inner) -> Result<Home, RouteError> {
@@ -290,6 +303,9 @@ impl Evidence for Heard<'_> {
     }
 }
 
+/// Of a user that nobody is known to have claimed, while nobody can be asked.
+const IN_DOUBT: &str = "it cannot be known now whether a unit has claimed this user: the route store does not answer; ask again when \
+                        it does, `strait route status` shows how it stands";
 /// Users that are told of at once: their points make an update of some hundred KiB at most.
 const NEWS_MAX: usize = 100;
 /// A unit that is drained changes the copy hundreds of times a second; clients have seconds.

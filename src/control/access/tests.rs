@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::control::claims::{Outcome, Wanted};
 use crate::routing::record::{Epoch, Rev, Snapshot};
 use crate::routing::{RouteTable, Routes};
 
@@ -252,4 +253,55 @@ async fn without_a_dimension_of_users_nothing_is_answered() {
     });
     assert_eq!(off.list("u".into()).await, Err(AccessError::Off));
     assert!(matches!(off.follow(vec![followed("u", None)]), Err(AccessError::Off)));
+}
+
+// S1, R-3.12: while the store does not answer, it is not said that nobody has claimed a user.
+#[tokio::test]
+async fn a_user_that_nobody_can_be_asked_about_is_in_doubt() {
+    let (claims, mut wanted) = Claims::new();
+    let units = [name("b"), name("c")];
+    let table = RouteTable::build(&routing::Settings::default(), &name("a"), units.iter()).unwrap();
+    let routing = routing::Handle::new(table.awaiting_routes());
+    let book = json!({
+        "units": ["a", "b", "c"],
+        "dimensions": [{ "name": "uid", "placement": { "claim": [] } }],
+        "rules": [],
+    });
+    routing.replace_routes(&Arc::new(Routes::from_snapshot(&Snapshot {
+        epoch: Epoch::new(0, Rev(1)),
+        seed: 1,
+        changes: serde_json::from_value(json!([{ "rev": 1, "id": "book", "record": { "book": book } }])).unwrap(),
+    })));
+    let desk = Desk::new(Parts {
+        unit: name("a"),
+        geo: name("g"),
+        dimension: Some(name("uid")),
+        directory: directory(),
+        routing,
+        claims: Some(claims),
+        metrics: Metrics::register(&prometheus::Registry::new()).unwrap(),
+    });
+    for (outcome, part) in [
+        (Some(Outcome::Free), "no unit has claimed this key"),
+        (Some(Outcome::Away), "it cannot be known now"),
+        (Some(Outcome::Full), "it cannot be known now"),
+        (None, "it cannot be known now"),
+    ] {
+        let answers = async {
+            let Some(Wanted::Holder(_, reply)) = wanted.recv().await else {
+                panic!("a question")
+            };
+            match outcome {
+                Some(outcome) => reply.send(outcome).unwrap(),
+                None => drop(reply),
+            }
+        };
+        let (listed, ()) = tokio::join!(desk.list("u".into()), answers);
+        let listed = listed.unwrap();
+        assert!(
+            listed.home.is_none() && listed.detail.contains(part),
+            "{}",
+            listed.detail
+        );
+    }
 }

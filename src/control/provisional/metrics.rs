@@ -69,7 +69,7 @@ impl Metrics {
             Settled::Confirmed => self.choices.with_label_values(&["confirmed"]).inc(),
             Settled::Conflict => {
                 self.choices.with_label_values(&["conflict"]).inc();
-                tracing::info!(
+                tracing::warn!(
                     dimension,
                     "a key that was placed without the route store belongs to another unit; see strait route provisional"
                 );

@@ -9,6 +9,7 @@
 
 mod dial;
 
+use std::error::Error;
 use std::future::Future;
 use std::io;
 use std::time::Duration;
@@ -186,13 +187,19 @@ fn failed(status: &Status) -> StoreError {
         Code::InvalidArgument | Code::Unimplemented | Code::OutOfRange => {
             StoreError::Broken(status.message().to_owned())
         }
+        // Its own words, unless something below it ended the question.
+        _ if status.source().is_none() => StoreError::Away(status.message().to_owned()),
         _ => away(status),
     }
 }
 
-/// With what lies below: that it could not be dialled says more than that there is no transport.
-fn away(error: &dyn std::error::Error) -> StoreError {
-    StoreError::Away(crate::telemetry::Chain(error).to_string())
+/// What lies at the bottom: that it could not be dialled says more than that there is no transport, and each layer above repeats it.
+fn away(error: &dyn Error) -> StoreError {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    StoreError::Away(last.to_string())
 }
 
 fn slow() -> StoreError {
