@@ -265,6 +265,9 @@ impl Rpc {
         // What was kept for this unit comes before the move of its key, which waits for it.
         let is_waited_for = request.facts.mode == Mode::Replay && *decision.unit == self.parts.place.unit;
         if matches!(decision.standing, Standing::Frozen { .. }) && !reads && !is_waited_for {
+            if let Some(error) = self.fenced(&table, decision.unit, (policy, request)) {
+                return Err(error);
+            }
             return Ok(Routed::Wait(Wait::frozen(&decision)));
         }
         self.way_to(decision.unit, request).map(Routed::To)

@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use strait::client::{self, Call, CallError, Received, Reply, Status};
 use strait::model::{Code, Reason};
-use toml::Table;
+use toml::{Table, Value};
 
 use crate::harness::{Cluster, ClusterBuilder, Injection, Relay, SYNCS, wait_for, within};
+use crate::moves::ask;
+use crate::owners::{UNITS, World};
 use crate::services::{Client, channel, request};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -65,14 +67,19 @@ impl Ledger {
     /// Serves at a relay for as long as the client lives.
     async fn at(relay: &Relay) -> (Self, client::Client) {
         let ledger = Self::default();
+        let client = ledger.serve(relay).await;
+        (ledger, client)
+    }
+
+    async fn serve(&self, relay: &Relay) -> client::Client {
         let client = connect(relay).await;
-        let state = ledger.clone();
+        let state = self.clone();
         let served = client.serve("im.Ledger", move |received| {
             let answer = state.on_call(&received);
             async move { answer }
         });
         within("the ledger to be served", LIMIT, served).await.unwrap();
-        (ledger, client)
+        client
     }
 
     fn on_call(&self, received: &Received) -> Result<Reply, Status> {
@@ -111,20 +118,25 @@ async fn connect(relay: &Relay) -> client::Client {
 /// Units `a` and `b`. Of `im.Ledger`, `Post` and `Fails` are executed locally while their unit is away, `Park` and `Quiet` are
 /// parked, `Plain` fails and `Get` reads.
 fn pair() -> ClusterBuilder {
-    let methods = "on_failure = \"park\"\nreads = [\"Get\"]\n\
-                   methods.Post.on_failure = \"local\"\nmethods.Fails.on_failure = \"local\"\nmethods.Plain.on_failure = \"fail\"\n";
-    let topic = "on_expiry = \"dead-letter\"\nretry = { first = \"20ms\", longest = \"100ms\", attempts = 1000 }\n";
     let mut builder = Cluster::builder().unit("a", 1).unit("b", 1);
     for unit in ["a", "b"] {
-        let (methods, topic): (Table, Table) = (methods.parse().unwrap(), topic.parse().unwrap());
-        builder = builder
-            .service(unit, "im.Ledger", &[])
-            .set(unit, "calls.route.\"im.Ledger\"", methods)
-            .set(unit, "topics.\"strait.calls\"", topic)
+        builder = keeping(unit, builder)
             .set(unit, "peer.keep_alive", "500ms")
             .set(unit, "peer.idle_timeout", "3s");
     }
     builder
+}
+
+/// The same for one unit.
+fn keeping(unit: &str, builder: ClusterBuilder) -> ClusterBuilder {
+    let methods = "on_failure = \"park\"\nreads = [\"Get\"]\n\
+                   methods.Post.on_failure = \"local\"\nmethods.Fails.on_failure = \"local\"\nmethods.Plain.on_failure = \"fail\"\n";
+    let topic = "on_expiry = \"dead-letter\"\nretry = { first = \"20ms\", longest = \"100ms\", attempts = 1000 }\n";
+    let (methods, topic): (Table, Table) = (methods.parse().unwrap(), topic.parse().unwrap());
+    builder
+        .service(unit, "im.Ledger", &[])
+        .set(unit, "calls.route.\"im.Ledger\"", methods)
+        .set(unit, "topics.\"strait.calls\"", topic)
 }
 
 /// Kills the relay of unit `b` and waits until that of `a` has seen it.
@@ -243,6 +255,7 @@ async fn calls_that_were_acknowledged_while_their_unit_was_away_are_applied_once
     let again = [("strait-key", "uid=b:0"), ("idempotency-key", "call-0")];
     let status = call(&client, "Post", &again).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::AlreadyExists, "the local service knows it");
+    assert_eq!(said(&status, "strait-provisional"), "true");
     let again = [("strait-key", "uid=b:1"), ("idempotency-key", "call-1")];
     let status = call(&client, "Park", &again).await.unwrap_err();
     assert!(said(&status, "strait-error").starts_with("parked"), "{status:?}");
@@ -257,9 +270,9 @@ async fn calls_that_were_acknowledged_while_their_unit_was_away_are_applied_once
     }
     let relay = cluster.relay("a-1");
     for (outcome, expected) in [
-        ("executed", 32.0),
+        ("executed", 33.0),
         ("parked", 17.0),
-        ("local_failed", 1.0),
+        ("local_failed", 0.0),
         ("not_stored", 0.0),
     ] {
         assert_eq!(
@@ -426,6 +439,7 @@ async fn what_cannot_be_kept_is_refused_and_says_why() {
 async fn a_call_that_the_disk_does_not_take_is_not_acknowledged() {
     let mut cluster = pair().start().await;
     let (at_a, _served_a) = Ledger::at(cluster.relay("a-1")).await;
+    let (at_b, _served_b) = Ledger::at(cluster.relay("b-1")).await;
     lose_b(&mut cluster).await;
     cluster.relay_mut("a-1").expect_error("disk");
     let relay = cluster.relay("a-1");
@@ -449,6 +463,26 @@ async fn a_call_that_the_disk_does_not_take_is_not_acknowledged() {
     drop(injection);
     assert_eq!(at_a.applied().len(), 1);
     assert_eq!(counted(relay, "strait_kept_calls_total", "not_stored").await, 2.0);
+    // Made again, it is stored, though the local service has executed it before.
+    wait_for("the disk to take it", LIMIT, async || {
+        let asked = Call::new("im.Ledger/Post").key("uid", "b:1").body("hello");
+        let asked = asked.metadata("idempotency-key", "im.Ledger/Post").timeout(LIMIT);
+        match client.call(asked).await.unwrap_err() {
+            CallError::Status(status) => {
+                assert_eq!(status.code, Code::AlreadyExists);
+                Some(())
+            }
+            error => {
+                assert!(error.to_string().contains("could not store it"), "{error}");
+                None
+            }
+        }
+    })
+    .await;
+    assert_eq!(at_a.applied().len(), 1);
+    cluster.relay_mut("b-1").start().await;
+    until_applied(&at_b, 1).await;
+    assert_eq!(at_b.applied()[0].id, "im.Ledger/Post");
 }
 
 // C-P1: only if the service says so, parked is an answer without content instead of an error.
@@ -507,4 +541,98 @@ async fn explain_says_what_becomes_of_a_method_and_the_topic_of_kept_calls_is_th
     let subscribe = client::Subscribe::new("strait.calls", "owner");
     let refused = client.subscribe(subscribe, |_| async { Ok(()) }).await;
     assert!(refused.is_err(), "nobody else takes these calls");
+}
+
+// R-3.11, I16: what was kept for a unit whose keys others have taken over goes to those, in order; also what was kept while the unit
+// was being evacuated.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kept_calls_go_to_those_who_take_over_the_keys() {
+    const KEYS: usize = 6;
+    let dimension = |text: &str| Value::Table(text.parse().unwrap());
+    let dimensions = vec![
+        dimension("name = \"cid\"\nplacement = \"claim\"\nowner_lease = \"7s\""),
+        dimension("name = \"uid\"\nowner_lease = \"7s\""),
+    ];
+    let mut world = World::start_with_units(|unit, builder| {
+        keeping(unit, builder)
+            .set(unit, "routes.dimension", dimensions.clone())
+            .set(unit, "routes.in_flight_max", "3s")
+    })
+    .await;
+    let ledgers: BTreeMap<&str, Ledger> = UNITS.map(|unit| (unit, Ledger::default())).into();
+    let mut served = Vec::new();
+    for relay in ["a-1", "a-2", "b-1", "c-1"] {
+        served.push(ledgers[&relay[..1]].serve(world.cluster.relay(relay)).await);
+    }
+    let plain = async |at: &Client, key: usize| {
+        let route = format!("cid=m{key}");
+        let fields = [("strait-key", route.as_str()), ("idempotency-key", &route)];
+        call(at, "Plain", &fields).await
+    };
+    let (at_a, at_c) = (
+        grpc(world.cluster.relay("a-1")).await,
+        grpc(world.cluster.relay("c-1")).await,
+    );
+    for key in 0..KEYS {
+        assert_eq!(plain(&at_c, key).await.unwrap()["strait-unit"], "c");
+    }
+    world.cluster.relay_mut("c-1").kill();
+    world.cluster.until_unlinked("a-1", "c").await;
+    let mut acknowledged: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut keep = async |from: usize| {
+        for number in from..from + 3 * KEYS {
+            let (key, id) = (format!("m{}", number % KEYS), format!("call-{number}"));
+            let route = format!("cid={key}");
+            let fields = [("strait-key", route.as_str()), ("idempotency-key", id.as_str())];
+            if number % 2 == 0 {
+                let answer = call(&at_a, "Post", &fields).await.unwrap();
+                assert_eq!(answer["strait-provisional"], "true");
+            } else {
+                let status = call(&at_a, "Park", &fields).await.unwrap_err();
+                assert!(said(&status, "strait-error").starts_with("parked"), "{status:?}");
+            }
+            acknowledged.entry(key).or_default().push(id);
+        }
+    };
+    keep(0).await;
+    let relay = world.cluster.relay("a-2");
+    let evacuation = ["unit", "evacuate", "c", "--to", "a=1,b=1", "--accept-loss"];
+    strait(relay, &evacuation);
+    wait_for("nobody to have the keys", LIMIT, async || {
+        let asked = json!({ "ask": "units", "unit": "c" });
+        let state = ask(world.cluster.relay("a-1"), &asked).await["units"][0]["state"].clone();
+        state["fencing"].is_object().then_some(())
+    })
+    .await;
+    keep(100).await;
+    let mut owners = BTreeMap::new();
+    for key in 0..KEYS {
+        let fields = wait_for("the key to be taken over", LIMIT, async || plain(&at_a, key).await.ok()).await;
+        owners.insert(format!("m{key}"), fields["strait-unit"].clone());
+    }
+    assert!(owners.values().all(|owner| owner != "c"), "{owners:?}");
+    // It is the relay of the old owner that says where they have gone.
+    let before = ledgers["c"].got().len();
+    world.cluster.relay_mut("c-1").start().await;
+    for (key, wanted) in &acknowledged {
+        let ledger = &ledgers[owners[key].as_str()];
+        let replayed = wait_for("what was kept to be replayed", LIMIT, async || {
+            let got = ledger.got().into_iter();
+            let got = got.filter(|entry| entry.key == *key && entry.field("strait-replay").is_some());
+            let ids: Vec<String> = got.map(|entry| entry.id).collect();
+            (ids.len() >= wanted.len()).then_some(ids)
+        })
+        .await;
+        assert_eq!(replayed, *wanted, "{key} at {}", owners[key]);
+        let applied = ledger
+            .applied()
+            .into_iter()
+            .filter(|entry| entry.key == *key && entry.method != "Plain");
+        let applied: BTreeSet<String> = applied.map(|entry| entry.id).collect();
+        assert_eq!(applied, wanted.iter().cloned().collect(), "{key}");
+    }
+    assert_eq!(ledgers["c"].got().len(), before, "the old owner executed some");
+    for relay in ["a-1", "a-2", "b-1", "c-1"] {
+        assert!(dead(world.cluster.relay(relay)).is_empty(), "{relay}");
+    }
 }

@@ -32,8 +32,10 @@ use crate::calls::CallRecord;
 use crate::mailbox::Mailbox;
 use crate::model::{
     CallId, Caller, CallerRef, CancelReason, Code, Mode, ParkedAs, Part, Reason, Refused, RelayError, ReplyEvent,
-    Request, RequestEvent, Retry, UnitId,
+    Request, RequestEvent, Retry, RoutePolicy, UnitId,
 };
+use crate::routing::RouteTable;
+use crate::routing::record::{NodeId, State};
 use crate::telemetry::kept::{KeptOutcome, KeptSeries};
 use crate::wire::kept::{self, KeptCall};
 
@@ -90,6 +92,21 @@ impl Rpc {
         }
         let policies = self.parts.policies.current();
         plan::wanted(policies.of(request.service()).route_of(request).away, request).is_some()
+    }
+
+    /// How a call of a unit ends that is being evacuated and cannot be reached, if such calls are kept: others take over later, and
+    /// until then nobody admits writes.
+    pub(super) fn fenced(
+        &self,
+        table: &RouteTable,
+        unit: &UnitId,
+        (policy, request): (&RoutePolicy, &Request),
+    ) -> Option<RelayError> {
+        self.kept.as_ref()?;
+        plan::wanted(policy.away, request)?;
+        let node = table.routes()?.node(&NodeId::Unit(unit.clone()))?;
+        let is_fenced = matches!(node.state, State::Fencing { .. });
+        self.way(unit).err().filter(|error| is_fenced && plan::is_away(error))
     }
 
     /// Keeps a call, or says how it ends.
@@ -264,7 +281,7 @@ impl Rpc {
                     self.fail(open, error);
                 }
             }
-            reply::Added::Whole(part) if status_of(&part) == Code::Ok => {
+            reply::Added::Whole(part) if is_executed(&part) => {
                 self.calls.with(id, |open| open.callee = None);
                 if let Err(error) = self.store(id, Some(part))
                     && let Some(open) = self.calls.take(id)
@@ -455,8 +472,10 @@ fn not_kept(mut error: RelayError, why: &str) -> RelayError {
     error
 }
 
-fn status_of(part: &Part) -> Code {
-    part.end.as_ref().map(|end| end.status).unwrap_or_default()
+/// Whether the local service has executed the call, now or before: then this relay may have failed to store it.
+fn is_executed(part: &Part) -> bool {
+    let status = part.end.as_ref().map(|end| end.status);
+    matches!(status, Some(Code::Ok | Code::AlreadyExists))
 }
 
 fn clock() -> std::time::Instant {
