@@ -284,29 +284,35 @@ fn moves(rows: &[MoveRow], out: &mut impl Write) -> io::Result<()> {
                 count(more)
             )?;
         }
-        if let Some(note) = &row.note {
-            writeln!(out, "{}: {}", row.id, noted(note))?;
-        }
-        if let Some(relay) = &row.waits_for {
-            writeln!(
-                out,
-                "{}: nothing is frozen yet: {relay} was killed and has started again, and what it had let through may run until \
-                 routes.in_flight_max is over",
-                row.id
-            )?;
-        }
-        if let Some(relay) = &row.undelivered_at {
-            writeln!(
-                out,
-                "{}: nothing more is frozen before the messages that wait at {relay} are delivered (strait queue status)",
-                row.id
-            )?;
-        }
+        waiting(row, out)?;
         if row.shadow_incomplete {
             writeln!(out, "{}: {INCOMPLETE}", row.id)?;
         } else if row.mirror {
             writeln!(out, "{}: mirrored; no shadow is known to be missing", row.id)?;
         }
+    }
+    Ok(())
+}
+
+/// What a move waits for, and what an application said of it.
+fn waiting(row: &MoveRow, out: &mut impl Write) -> io::Result<()> {
+    if let Some(note) = &row.note {
+        writeln!(out, "{}: {}", row.id, noted(note))?;
+    }
+    if let Some(relay) = &row.waits_for {
+        writeln!(
+            out,
+            "{}: nothing is frozen yet: {relay} was killed and has started again, and what it had let through may run until \
+             routes.in_flight_max is over",
+            row.id
+        )?;
+    }
+    if let Some(relay) = &row.undelivered_at {
+        writeln!(
+            out,
+            "{}: nothing more is frozen before the messages that wait at {relay} are delivered (strait queue status)",
+            row.id
+        )?;
     }
     Ok(())
 }

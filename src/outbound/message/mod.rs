@@ -188,7 +188,7 @@ impl Publishers {
     pub(super) fn keep(&self, kept: Keep, back: PublisherRef) -> Result<u64, Box<RelayError>> {
         let catalog = Rc::clone(&self.catalog.borrow());
         let known = catalog.find(&Bytes::from_static(CALLS_TOPIC.as_bytes()))?;
-        let (key, units, routed) = self.route(&known, Some(kept.key))?;
+        let way = self.route(&known, Some(kept.key))?;
         let wait = Wait {
             back,
             level: AckLevel::Accepted,
@@ -197,7 +197,7 @@ impl Publishers {
             progress: None,
         };
         // Not a part of what was read.
-        let key = key.map(|key| Key {
+        let key = way.key.map(|key| Key {
             dimension: Bytes::copy_from_slice(&key.dimension),
             key: Bytes::copy_from_slice(&key.key),
         });
@@ -207,8 +207,10 @@ impl Publishers {
             key,
             attributes: kept.attributes,
             body: kept.body,
-            units,
-            routed,
+            units: way.units,
+            routed: way.routed,
+            unrouted: way.unrouted,
+            patience: patience(None),
             deadline: None,
             wait: AckLevel::Accepted,
         })
