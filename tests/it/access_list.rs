@@ -196,6 +196,54 @@ async fn the_list_of_a_user_begins_with_its_home() {
     );
 }
 
+// O-C1: what commands say while the store is away names that, once and in plain words, and nothing that is not known.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_say_that_the_store_is_away() {
+    let mut world = world().await;
+    world.cluster.relay_mut("a-1").kill();
+    let relay = world.cluster.relay("b-1");
+    let (code, text) = strait(relay, "access nobody").await;
+    assert!(code == Some(0) && text.contains("it cannot be known now"), "{text}");
+    assert!(!text.contains("no unit has claimed"), "{text}");
+    for line in ["route get --key cid=nobody", "route history --key cid=nobody"] {
+        let (code, text) = strait(relay, line).await;
+        assert_ne!(code, Some(0), "{text}");
+        assert!(text.contains("the route store is away: "), "{text}");
+        for raw in ["status:", "code:", "transport error", "source:"] {
+            assert!(!text.contains(raw), "{line}: {text}");
+        }
+        assert_eq!(text.matches("away").count(), 1, "{line}: {text}");
+    }
+    let grpc = format!("http://{}", relay.grpc());
+    let framed = format!("tcp://{}", relay.framed());
+    for address in [grpc, framed] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_strait"));
+        command.args([
+            "call",
+            "im.Echo/Unary",
+            "--key",
+            "cid=nobody",
+            "--data",
+            "x",
+            "--relay",
+            &address,
+        ]);
+        let ran = tokio::task::spawn_blocking(move || command.output().unwrap())
+            .await
+            .unwrap();
+        let text = [ran.stdout, ran.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        assert!(
+            !ran.status.success() && text.contains("routes_away"),
+            "{address}: {text}"
+        );
+        assert!(
+            text.contains("route store") && !text.contains("slow"),
+            "{address}: {text}"
+        );
+    }
+}
+
 // D1: gateways of the old, the new and another unit hear of a user that moves, once; a slow reader hears what is true in the end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_that_moves_is_told_of_everywhere() {

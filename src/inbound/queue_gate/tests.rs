@@ -315,3 +315,21 @@ async fn before_a_freeze_the_queue_is_to_have_few_messages_of_the_key() {
     let inputs = world.inputs().await;
     assert!(matches!(&inputs[..], [Input::Routes, Input::Ask(question)] if question.at_most == 0));
 }
+
+// a publication goes where the routes say, also while its key is frozen; what may be known later is waited for.
+#[test]
+fn publications_go_where_the_routes_say() {
+    let route = |table: RouteTable, key: &Key| KeyOwners::new(Handle::new(table), name("a"), None).route(key);
+    let to = |unit: &str, epoch: u64| Route::To(name(unit), epoch);
+    assert_eq!(route(settings(), &key("x")), to("a", 0), "the settings know no epochs");
+    assert_eq!(route(settings().awaiting_routes(), &key("x")), Route::Later);
+    let frozen = decide(&table(), "x", "a", frozen(7));
+    assert!(matches!(route(frozen.clone(), &key("x")), Route::To(unit, 1..) if unit == name("a")));
+    let moved = decide(&frozen, "x", "b", State::Active);
+    assert_eq!(route(moved, &key("x")), to("b", 3));
+    let unknown = Key {
+        dimension: Bytes::from_static(b"other"),
+        ..key("x")
+    };
+    assert_eq!(route(table(), &unknown), Route::Nowhere);
+}

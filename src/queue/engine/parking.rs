@@ -96,6 +96,10 @@ impl Parking {
         self.parked.len()
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.parked.is_empty()
+    }
+
     /// What those of a key wait for that came before; `None` if there are none.
     pub(super) fn waits_for(&self, key: u64) -> Option<Box<RelayError>> {
         let first = self.keys.get(&key)?.front()?;

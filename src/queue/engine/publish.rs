@@ -238,7 +238,7 @@ impl Engine {
             self.publishing.answered += candidate.bytes;
             return Ok(());
         }
-        let may_be_behind = settings.ordered && !is_first && !planted(Bug::NewBeforeParked);
+        let may_be_behind = settings.ordered && !is_first && !self.parking.is_empty() && !planted(Bug::NewBeforeParked);
         if may_be_behind && let Some(error) = self.parking.waits_for(candidate.key_hash()) {
             return Err(Refusal::Waits(candidate, error));
         }

@@ -85,8 +85,8 @@ impl Engine {
         } else if unit == *own {
             match self.setup.neighbours.owner(message) {
                 Owner::Frozen => {
-                    let detail =
-                        "the key of the message is about to move to another unit; publish it again in a moment";
+                    let detail = "the key of the message is about to move to another unit, or this relay may not act for its unit \
+                                  now because it has lost the route store (strait route status); publish it again in a moment";
                     return Err(RelayError::new(Reason::Moving, Retry::Safe, detail).pushed_back(FROZEN_PUSHBACK));
                 }
                 Owner::Other { unit: other, epoch } => (unit, message.routed) = (other, epoch),
