@@ -247,6 +247,8 @@ impl Rpc {
         }
         if let Err(error) = self.way(open.record.unit()) {
             open.record.on_retry(RetryOutcome::Away, &self.parts.metrics);
+            // It may be kept.
+            open.again = Some(request);
             return Some(Err(Failure::Relay(Box::new(error))));
         }
         let turn = open.turn.as_mut()?;

@@ -208,7 +208,7 @@ async fn until_applied(ledger: &Ledger, wanted: usize) {
 async fn calls_that_were_acknowledged_while_their_unit_was_away_are_applied_once_and_in_order() {
     let mut cluster = pair().start().await;
     let (at_a, _served_a) = Ledger::at(cluster.relay("a-1")).await;
-    let (at_b, _served_b) = Ledger::at(cluster.relay("b-1")).await;
+    let (at_b, served_b) = Ledger::at(cluster.relay("b-1")).await;
     // While the unit is there nothing is different.
     let client = grpc(cluster.relay("a-1")).await;
     for method in ["Post", "Park"] {
@@ -285,7 +285,15 @@ async fn calls_that_were_acknowledged_while_their_unit_was_away_are_applied_once
     cluster.relay_mut("a-1").kill();
     cluster.relay_mut("a-1").start().await;
     assert_eq!(at_b.applied().len(), 2);
+    // The relay is back before its service is.
+    drop(served_b);
     cluster.relay_mut("b-1").start().await;
+    wait_for("replays that find no service", LIMIT, async || {
+        let again = counted(cluster.relay("b-1"), "strait_replayed_calls_total", "again").await;
+        (again > 0.0).then_some(())
+    })
+    .await;
+    let _served_b = at_b.serve(cluster.relay("b-1")).await;
     until_applied(&at_b, 50).await;
     wait_for("nothing to be left", LIMIT, async || {
         let applied = counted(cluster.relay("b-1"), "strait_replayed_calls_total", "applied").await;
@@ -305,6 +313,9 @@ async fn calls_that_were_acknowledged_while_their_unit_was_away_are_applied_once
         replayed.entry(entry.key.clone()).or_default().push(entry.id.clone());
     }
     assert_eq!(replayed, acknowledged);
+    let relay = cluster.relay("b-1");
+    let duplicates = counted(relay, "strait_replayed_calls_total", "duplicate").await;
+    assert_eq!(duplicates, 0.0, "what its caller made again was stored once");
     assert!(dead(cluster.relay("b-1")).is_empty());
 }
 

@@ -1,6 +1,7 @@
 //! Calls that are tried again, against a unit whose every move a test makes.
 
 mod attempts;
+mod kept;
 mod tokens;
 mod waits;
 
@@ -58,13 +59,22 @@ fn fixture() -> Fixture {
 }
 
 fn fixture_with(table: RouteTable, tokens: Option<TokenParts>, series: Registry) -> Fixture {
+    fixture_of(series, |parts| {
+        parts.routing = routing::Handle::new(table);
+        parts.tokens = tokens;
+    })
+}
+
+/// The story with its usual parts, of which some are others.
+fn fixture_of(series: Registry, change: impl FnOnce(&mut Parts)) -> Fixture {
+    let table = RouteTable::build(&routing::Settings::default(), &unit("a"), [&unit("b")]).unwrap();
     let (a, b) = (unit("a"), unit("b"));
     let budgets = RetryBudgets::new([a.clone(), b.clone()], 1, RetrySettings::default());
     let unit_b = Rc::new(B {
         service: Service::new(),
         away: Cell::new(false),
     });
-    let rpc = Rpc::new(Parts {
+    let mut parts = Parts {
         place: Place {
             unit: a,
             relay: unit("a-1"),
@@ -79,13 +89,15 @@ fn fixture_with(table: RouteTable, tokens: Option<TokenParts>, series: Registry)
             calls_of_key: 4,
         },
         claims: None,
-        tokens,
+        tokens: None,
         kept: None,
         lookups: LookUps::detached().unwrap(),
         budgets: budgets.on_shard(0),
         metrics: CallSeries::register(series.series()).unwrap().on_shard(),
         first_request_id: 1,
-    });
+    };
+    change(&mut parts);
+    let rpc = Rpc::new(parts);
     let caller = Recorder::new();
     Fixture {
         rpc,

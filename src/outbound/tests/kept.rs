@@ -1,0 +1,260 @@
+//! Calls whose unit is away, with a local service and a disk whose every move a test makes (J1 to J3).
+
+use bytes::Bytes;
+
+use super::super::kept::KeptParts;
+use super::super::message::{Catalog, PublisherParts, Publishers};
+use super::*;
+use crate::calls::CallPolicy;
+use crate::model::{AckLevel, Key, MessageId, Mode, OnFailure, RoutePolicy, WhileAway};
+use crate::queue::api::{Input, Progress, Publish};
+use crate::queue::{self, CALLS_TOPIC, Handle, Inlet};
+use crate::telemetry::kept::KeptSeries;
+
+/// The story, with unit `b`, the local service and the disk.
+struct Keeping {
+    fixture: Fixture,
+    local: Rc<Service>,
+    publishers: Rc<Publishers>,
+    inlet: std::sync::Arc<Inlet>,
+}
+
+impl Keeping {
+    fn new(on_failure: OnFailure) -> Self {
+        let rules = "dimensions = [\"uid\"]\n[[rules]]\ndimension = \"uid\"\nunit = \"b\"\ndefault = true\n";
+        let rules: routing::Settings = toml::from_str(rules).unwrap();
+        let table = RouteTable::build(&rules, &unit("a"), [&unit("b")]).unwrap();
+        let series = Registry::new().unwrap();
+        let (queue, inlet) = Handle::new(1 << 20);
+        let topics = queue::Topics::from([(CALLS_TOPIC.to_owned(), queue::calls_topic())]);
+        let publishers = Publishers::new(PublisherParts {
+            place: place(),
+            shard: 0,
+            routing: routing::Handle::new(table.clone()),
+            queue,
+            catalog: Catalog::new(std::sync::Arc::new(topics), unit("a"), [unit("b")], 1 << 20),
+            claims: None,
+        });
+        let kept = KeptParts {
+            publishers: publishers.clone(),
+            series: KeptSeries::register(series.series()).unwrap(),
+        };
+        let policy = CallPolicy {
+            route: RoutePolicy {
+                away: WhileAway {
+                    on_failure,
+                    ..WhileAway::default()
+                },
+                ..RoutePolicy::default()
+            },
+            ..CallPolicy::default()
+        };
+        let named = [(unit("im.Room"), policy)].into();
+        let local = Service::new();
+        let fixture = fixture_of(series, |parts| {
+            parts.routing = routing::Handle::new(table);
+            parts.local = local.clone();
+            parts.policies = ShardPolicies::new(CallPolicies::new(named, CallPolicy::default()));
+            parts.kept = Some(kept);
+        });
+        Self {
+            fixture,
+            local,
+            publishers,
+            inlet,
+        }
+    }
+
+    fn test(on_failure: OnFailure, run: impl AsyncFnOnce(&Self)) {
+        let keeping = Self::new(on_failure);
+        on_shard(async {
+            tokio::select! {
+                () = keeping.fixture.rpc.watch() => {}
+                () = run(&keeping) => {}
+            }
+        });
+    }
+
+    fn call(&self, number: u64, change: impl FnOnce(&mut Request)) -> CallId {
+        let mut call = request("/im.Room/Post");
+        let mut fields = MetadataBuilder::new();
+        fields.push(b"idempotency-key", b"7").unwrap();
+        call.metadata = fields.build();
+        call.hints.keys.push(Key {
+            dimension: "uid".into(),
+            key: "1".into(),
+        });
+        change(&mut call);
+        let caller = self.fixture.caller.call(number);
+        self.fixture.rpc.open(Box::new(call), caller).unwrap()
+    }
+
+    /// What the disk is asked to take.
+    fn asked(&self) -> Vec<Publish> {
+        let mut inputs = Vec::new();
+        self.inlet.take(&mut inputs, Duration::ZERO);
+        let publishes = inputs.into_iter().filter_map(|input| match input {
+            Input::Publish(publish) => Some(*publish),
+            _ => None,
+        });
+        publishes.collect()
+    }
+
+    /// The disk has it.
+    fn store(&self, publish: &Publish) {
+        let id = MessageId {
+            unit: unit("a"),
+            relay: unit("a-1"),
+            epoch: 1,
+            number: 9,
+        };
+        let progress = Progress {
+            id,
+            level: AckLevel::Accepted,
+            duplicate: false,
+            buffered: false,
+            last: true,
+        };
+        self.publishers.on_published(publish.ticket, Ok(progress));
+    }
+
+    /// What the caller was told last.
+    fn told(&self) -> String {
+        match &self.fixture.caller.events.borrow().last().unwrap().1 {
+            ReplyEvent::Failed(error) => error.to_string(),
+            ReplyEvent::Part(part) => {
+                let mark = part.head.as_ref().and_then(|(_, head)| head.text("strait-provisional"));
+                format!("{:?} {mark:?}", part.end.as_ref().map(|end| end.status))
+            }
+            ReplyEvent::Credit(_) => String::new(),
+        }
+    }
+}
+
+// J1, C-P2
+#[test]
+fn a_call_is_executed_here_then_stored_and_only_then_answered() {
+    Keeping::test(OnFailure::Local, async |keeping| {
+        keeping.fixture.b.away.set(true);
+        keeping.call(1, |_| {});
+        let (id, local) = keeping.local.opened.borrow()[0].clone();
+        assert_eq!(local.metadata.text("strait-local-mode"), Some("true"));
+        assert_eq!((local.facts.mode, local.facts.owner_epoch), (Mode::Local, None));
+        assert!(keeping.asked().is_empty(), "it is not executed yet");
+        keeping.local.reply(id, answer(Code::Ok));
+        let mut asked = Vec::new();
+        wait_for("the disk to be asked", || {
+            asked.extend(keeping.asked());
+            !asked.is_empty()
+        })
+        .await;
+        assert_eq!(
+            (asked[0].topic.as_str(), &asked[0].units),
+            (CALLS_TOPIC, &vec![unit("b")])
+        );
+        assert_eq!(asked[0].attributes.text("type"), Some("im.Room/Post"));
+        assert!(
+            keeping.fixture.caller.endings().is_empty(),
+            "the disk has not said so yet"
+        );
+        keeping.store(&asked[0]);
+        assert_eq!(keeping.fixture.caller.endings(), [(1, "Ok".to_owned())]);
+        assert_eq!(keeping.told(), "Some(Ok) Some(\"true\")");
+        keeping.fixture.is_as_new().await;
+    });
+}
+
+// J3
+#[test]
+fn of_a_call_that_the_local_service_refuses_nothing_is_stored() {
+    Keeping::test(OnFailure::Local, async |keeping| {
+        keeping.fixture.b.away.set(true);
+        keeping.call(1, |_| {});
+        let id = keeping.local.opened.borrow()[0].0;
+        keeping.local.reply(id, answer(Code::FailedPrecondition));
+        keeping.fixture.until_endings(1).await;
+        assert_eq!(keeping.told(), "Some(FailedPrecondition) None");
+        keeping
+            .local
+            .refuse
+            .set(Some((Reason::ServiceUnavailable, Retry::Safe)));
+        let mut call = request("/im.Room/Post");
+        call.hints.keys.push(Key {
+            dimension: "uid".into(),
+            key: "1".into(),
+        });
+        let refused = keeping.fixture.rpc.open(Box::new(call), keeping.fixture.caller.call(2));
+        let error = refused.unwrap_err().error;
+        assert!(error.detail.contains("no idempotency-key"), "{error}");
+        assert!(keeping.asked().is_empty());
+        keeping.fixture.is_as_new().await;
+    });
+}
+
+// J2, P4: an attempt before may have reached a service; that the unit is away now says nothing about it.
+#[test]
+fn a_call_that_its_unit_may_have_seen_is_not_kept() {
+    for on_failure in [OnFailure::Local, OnFailure::Park] {
+        Keeping::test(on_failure, async |keeping| {
+            keeping.call(1, |call| call.hints.idempotent = true);
+            keeping.fixture.lose(0..1);
+            keeping.fixture.b.away.set(true);
+            keeping.fixture.until_endings(1).await;
+            let told = keeping.told();
+            assert!(
+                told.starts_with("unit_away") && told.contains("may have executed it"),
+                "{told}"
+            );
+            assert!(keeping.local.opened.borrow().is_empty() && keeping.asked().is_empty());
+            // What certainly did not reach it is kept, whatever it was tried before.
+            keeping.fixture.b.away.set(false);
+            keeping.call(2, |_| {});
+            keeping.fixture.b.away.set(true);
+            keeping.fixture.fail(1..2, Reason::LinkLost, Retry::Safe);
+            wait_for("the call to be kept", || {
+                !keeping.local.opened.borrow().is_empty() || !keeping.asked().is_empty()
+            })
+            .await;
+        });
+    }
+}
+
+// P5: the end of a request may come later than the rest of it; what does not end is a stream.
+#[test]
+fn a_request_is_waited_for_a_moment_and_a_stream_is_not() {
+    Keeping::test(OnFailure::Park, async |keeping| {
+        keeping.fixture.b.away.set(true);
+        let id = keeping.call(1, |call| call.body.end = false);
+        assert!(keeping.asked().is_empty());
+        let rest = RequestBody {
+            chunk: Bytes::from_static(b"!"),
+            end: true,
+        };
+        keeping.fixture.rpc.on_request(id, RequestEvent::Body(rest));
+        let mut asked = Vec::new();
+        wait_for("the disk to be asked", || {
+            asked.extend(keeping.asked());
+            !asked.is_empty()
+        })
+        .await;
+        keeping.store(&asked[0]);
+        assert!(keeping.told().starts_with("parked"), "{}", keeping.told());
+        keeping.call(2, |call| call.body.end = false);
+        keeping.fixture.until_endings(2).await;
+        assert!(keeping.told().contains("has not ended"), "{}", keeping.told());
+        let gone = keeping.call(3, |_| {});
+        let cancel = RequestEvent::Cancel(CancelReason::Caller);
+        keeping.fixture.rpc.on_request(gone, cancel);
+        let asked = keeping.asked();
+        keeping.store(&asked[0]);
+        assert_eq!(keeping.fixture.caller.endings().len(), 2, "its caller has gone");
+        keeping.fixture.is_as_new().await;
+    });
+}
+
+fn place() -> Place {
+    Place {
+        unit: unit("a"),
+        relay: unit("a-1"),
+    }
+}
