@@ -13,6 +13,7 @@ use strait::wire::access::{
 };
 use strait::wire::authority::{Piece, Question};
 use strait::wire::hello::{Hello, Purpose, RefusedService, RefusedSubscription, Register, Registered, Subscription};
+use strait::wire::kept::KeptCall;
 use strait::wire::messages::{
     Ack, AckLevel, Attribute, Durability, Extend, MessageKey, Nack, PublishBatchReply, PublishBatchRequest,
     PublishError, PublishReply, PublishRequest, Received, Say, Start, SubscribeRequest, Terminate,
@@ -29,6 +30,7 @@ fn pool() -> DescriptorPool {
         "strait/control/v1/control.proto",
         "strait/v1/access.proto",
         "strait/v1/frame.proto",
+        "strait/v1/kept.proto",
         "strait/v1/messages.proto",
         "strait/v1/owner_control.proto",
         "strait/v1/peer.proto",
@@ -298,6 +300,36 @@ fn advice_to_gateways_of_the_document_is_that_of_the_code() {
         "epoch=5".to_owned(),
     ];
     assert_eq!(read("strait.v1.AccessUpdate", &update.encode_to_vec()), expected);
+}
+
+#[test]
+fn the_kept_call_of_the_document_is_that_of_the_code() {
+    let kept = KeptCall {
+        path: "p".into(),
+        grpc: true,
+        metadata: "m".into(),
+        keys: vec![ShadowKey {
+            dimension: "d".into(),
+            key: "k".into(),
+        }],
+        source_geo: "g".into(),
+        source_service: "s".into(),
+        body: "b".into(),
+        routed_by: "uid".into(),
+        executed: true,
+    };
+    let expected = [
+        "path=b\"p\"",
+        "grpc=Bool(true)",
+        "metadata=b\"m\"",
+        "keys=b\"d\":b\"k\"",
+        "source_geo=g",
+        "source_service=s",
+        "body=b\"b\"",
+        "routed_by=uid",
+        "executed=Bool(true)",
+    ];
+    assert_eq!(read("strait.v1.KeptCall", &kept.to_bytes()), expected);
 }
 
 #[test]

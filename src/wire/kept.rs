@@ -1,4 +1,5 @@
-//! A call that is kept for its unit while that is away, as the body of a message (C-P1, C-P2).
+//! A call that is kept for its unit while that is away, as the body of a message (C-P1, C-P2), as `proto/strait/v1/kept.proto`
+//! documents it.
 //!
 //! Relays write it and relays read it, perhaps of a later version: fields are only added.
 
