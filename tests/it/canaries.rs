@@ -76,6 +76,7 @@ async fn start(echo: &Echo, http1: &str) -> Cluster {
     let mut builder = Cluster::pair(&echo.endpoint())
         .service("b", "im.Http", &[http1.to_owned()])
         .service("b", "im.canary-service", &[])
+        .set("a", "calls.route.\"im.Echo\".methods.Unary.on_failure", "park")
         .set("a", "log.format", "json")
         .set("b", "log.format", "human");
     for unit in ["a", "b"] {
@@ -264,6 +265,32 @@ async fn messages(a: &Relay, b: &Relay) {
         .unwrap_err();
 }
 
+/// A call that is kept while its unit is away, and that the unit's service fails when it comes.
+async fn kept(cluster: &mut Cluster) {
+    cluster.relay_mut("b-1").terminate().await;
+    cluster.until_unlinked("a-1", "b").await;
+    let client = Client::connect(&cluster.relay("a-1").grpc()).await;
+    let fields = [
+        ("strait-key", "uid=b:canary-key"),
+        ("idempotency-key", "canary-idempotency"),
+        ("x-secret", "canary-metadata"),
+        ("x-code", "9"),
+        ("x-message", "canary-refusal"),
+        ("x-early", "1"),
+    ];
+    let asked = request(Bytes::from("canary-payload"), &fields);
+    let parked = within("call", LIMIT, client.unary("Unary", asked)).await.unwrap_err();
+    let error = parked.metadata().get("strait-error").unwrap().to_str().unwrap();
+    assert!(error.starts_with("parked"), "{parked:?}");
+    cluster.relay_mut("b-1").start().await;
+    wait_for("the replay", LIMIT, async || {
+        let metrics = cluster.relay("b-1").metrics().await;
+        let rejected = metrics.sum("strait_replayed_calls_total", &[("outcome", "rejected")]);
+        (rejected > 0.0).then_some(())
+    })
+    .await;
+}
+
 /// What does not speak the protocol of a port.
 async fn noise(relay: &Relay) {
     let framed_hello = b"\x01\0\0\0\0\0\0\x10\0\0\0\0\0\0\0\0canary-not-hello";
@@ -314,6 +341,8 @@ async fn nothing_that_is_handed_over_is_shown_anywhere() {
     framed_calls(a, b).await;
     messages(a, b).await;
     noise(a).await;
+    kept(&mut cluster).await;
+    let (a, b) = (cluster.relay("a-1"), cluster.relay("b-1"));
     let mut pages = String::new();
     for relay in [a, b] {
         let asked = "/explain?dimension=uid&key=b:canary-explained&service=im.Echo";
