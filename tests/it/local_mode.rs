@@ -11,7 +11,7 @@ use strait::client::{self, Call, CallError, Received, Reply, Status};
 use strait::model::{Code, Reason};
 use toml::{Table, Value};
 
-use crate::harness::{Cluster, ClusterBuilder, Injection, Relay, SYNCS, wait_for, within};
+use crate::harness::{Cluster, ClusterBuilder, Injection, Relay, SYNCS, http_get, wait_for, within};
 use crate::moves::ask;
 use crate::owners::{UNITS, World};
 use crate::services::{Client, channel, request};
@@ -646,4 +646,60 @@ async fn kept_calls_go_to_those_who_take_over_the_keys() {
     for relay in ["a-1", "a-2", "b-1", "c-1"] {
         assert!(dead(world.cluster.relay(relay)).is_empty(), "{relay}");
     }
+}
+
+// a move waits for calls that its old owner has taken, and so they pass the freeze.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_waits_for_kept_calls_and_lets_them_through() {
+    let mut world =
+        World::start_with_units(|unit, builder| keeping(unit, builder).set(unit, "routes.in_flight_max", "3s")).await;
+    let at_b = Ledger::default();
+    let served = at_b.serve(world.cluster.relay("b-1")).await;
+    let (from_b, from_c) = (
+        grpc(world.cluster.relay("b-1")).await,
+        grpc(world.cluster.relay("c-1")).await,
+    );
+    let key = ("strait-key", "cid=1");
+    for (client, id) in [(&from_b, "b"), (&from_c, "c")] {
+        let answer = call(client, "Plain", &[key, ("idempotency-key", id)]).await.unwrap();
+        assert_eq!(answer["strait-unit"], "b");
+    }
+    world.cluster.relay_mut("b-1").kill();
+    world.cluster.until_unlinked("c-1", "b").await;
+    drop(served);
+    for id in ["1", "2", "3"] {
+        let status = call(&from_c, "Park", &[key, ("idempotency-key", id)])
+            .await
+            .unwrap_err();
+        assert!(said(&status, "strait-error").starts_with("parked"), "{status:?}");
+    }
+    world.cluster.relay_mut("b-1").start().await;
+    let relay = world.cluster.relay("b-1");
+    wait_for("replays that find no service", LIMIT, async || {
+        let again = counted(relay, "strait_replayed_calls_total", "again").await;
+        (again > 0.0).then_some(())
+    })
+    .await;
+    let what = json!([{ "node": { "key": { "dimension": "cid", "key": "1" } } }]);
+    let command = json!({ "ask": "move", "what": what, "to": "c", "options": { "freeze_budget": "30s" } });
+    let plan = ask(relay, &command).await;
+    let id = plan["plan"]["id"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{plan}"))
+        .to_owned();
+    wait_for("the key to be frozen", LIMIT, async || {
+        let (_, text) = http_get(&relay.admin(), "/explain?dimension=cid&key=1").await.ok()?;
+        let explained: Json = serde_json::from_str(&text).ok()?;
+        explained["frozen"].is_string().then_some(())
+    })
+    .await;
+    let _served = at_b.serve(relay).await;
+    wait_for("the key to be moved", LIMIT, async || {
+        let row = ask(relay, &json!({ "ask": "moves", "id": id })).await["moves"][0].clone();
+        let is_over = row["state"] == "trailing" || row["state"] == "finished";
+        is_over.then(|| assert_eq!(row["moved"], 1, "{row}"))
+    })
+    .await;
+    let applied: Vec<String> = at_b.applied().into_iter().map(|entry| entry.id).collect();
+    assert_eq!(applied, ["b", "c", "1", "2", "3"], "they came before the move");
 }
