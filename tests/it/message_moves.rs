@@ -224,10 +224,10 @@ async fn a_key_with_a_backlog_is_served_until_its_messages_are_delivered() {
     let rule = format!("topics.\"{TOPIC}\".rule");
     let world = World::start(&[(rule.as_str(), "owner".into())]).await;
     world.call("a", "cid=m0").await.unwrap();
-    let publisher = client(&world, "a-1").await;
+    let at_a = client(&world, "a-1").await;
     let publish = async |number: u32| {
         let message = Publish::new(TOPIC).key("cid", "m0").body(number.to_string());
-        let published = publisher.publish(message.timeout(LIMIT));
+        let published = at_a.publish(message.timeout(LIMIT));
         within("a publication", LIMIT, published).await.unwrap();
     };
     for number in 0..100 {
@@ -258,13 +258,11 @@ async fn a_key_with_a_backlog_is_served_until_its_messages_are_delivered() {
     wait_for("the key to be moved", LIMIT, async || {
         let row = row().await;
         let is_over = row["state"] == "trailing" || row["state"] == "finished";
-        is_over.then(|| {
-            assert_eq!(
-                (&row["moved"], &row["undelivered_at"]),
-                (&json!(1), &json!(null)),
-                "{row}"
-            )
-        })
+        if is_over {
+            let found = (&row["moved"], &row["undelivered_at"]);
+            assert_eq!(found, (&json!(1), &json!(null)), "{row}");
+        }
+        is_over.then_some(())
     })
     .await;
     assert_eq!(*received.lock().unwrap(), (0..=100).collect::<Vec<_>>());

@@ -62,7 +62,7 @@ fn keys_have_one_owner_and_moves_end_whatever_fails() {
 }
 
 /// Each planted mistake must be found by one of so many seeds: who changes the simulation must not make it blind.
-const SEEDS_PER_MISTAKE: u64 = 60;
+const SEEDS_PER_MISTAKE: u64 = 100;
 
 // The table of R-5.
 #[test]

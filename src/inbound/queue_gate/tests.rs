@@ -313,7 +313,8 @@ async fn before_a_freeze_the_queue_is_to_have_few_messages_of_the_key() {
         .replace_routes(&routes_of(&decide(&table, "x", "a", frozen(7))));
     world.drains.send(drain("x", 7, 3)).await.unwrap();
     let inputs = world.inputs().await;
-    assert!(matches!(&inputs[..], [Input::Routes, Input::Ask(question)] if question.at_most == 0));
+    let is_for_all = |input: &Input| matches!(input, Input::Ask(question) if question.at_most == 0);
+    assert!(inputs.iter().any(is_for_all), "{inputs:?}");
 }
 
 // a publication goes where the routes say, also while its key is frozen; what may be known later is waited for.

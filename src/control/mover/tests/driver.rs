@@ -38,17 +38,17 @@ impl Hooks for Notes {
     }
 }
 
-/// Puts the feed in force, and reports freezes for a relay of unit a.
+/// Puts the feed in force, and reports freezes and what comes before them for a relay of unit a.
 async fn keep(store: Arc<dyn Store>, routing: routing::Handle, id: RelayId) {
     let opened = store.open(id).await.unwrap();
     let mut routes = Routes::from_snapshot(&store.snapshot().await.unwrap());
     let mut feed = store.watch(routes.rev()).await.unwrap();
     while let Some(Ok(batch)) = feed.recv().await {
         routes = routes.apply(&batch).unwrap();
-        let frozen = routes
+        let held = routes
             .moving()
-            .filter(|node| matches!(node.state, State::Frozen { .. }));
-        let acks = frozen.map(|node| FreezeAck {
+            .filter(|node| matches!(node.state, State::Frozen { .. } | State::Migrating { .. }));
+        let acks = held.map(|node| FreezeAck {
             session: opened.session,
             by: node.state.work().unwrap(),
             node: node.id.clone(),

@@ -70,7 +70,7 @@ fn each_question_waits_for_the_one_before_and_the_old_owner_is_told_at_the_end()
 fn the_old_owner_is_asked_to_finish_when_nothing_can_come_to_it_any_more() {
     let mut world = world(|_| Hooked::Done);
     world.relays[1].is_cut = true;
-    world.rounds(20);
+    world.rounds(90);
     assert!(matches!(state(&world), Some(State::Frozen { .. })));
     assert_eq!(world.pilots[0].mover.phases().collect::<Vec<_>>(), [Phase::Drain]);
     assert_eq!(asked(&world).last().unwrap(), "lag at b");

@@ -91,7 +91,7 @@ fn a_freeze_ends_after_its_budget_and_the_node_stays() {
     world.relays[1].is_cut = true;
     let work = world.work(5, "b", vec![key(1), key(100)]);
     world.put(Record::Move(work));
-    world.rounds(80);
+    world.rounds(140);
     let work = world.found(5);
     assert_eq!((work.state, work.moved, work.aborted), (MoveState::Finished, 0, 2));
     assert_eq!((owner_now(&world, 1), owner_now(&world, 100)), ("a".into(), "a".into()));
@@ -177,6 +177,8 @@ fn nothing_is_moved_to_or_from_a_unit_about_which_something_was_decided_since() 
         world.put(Record::Move(work));
         while !world.node(&key(1)).is_some_and(|node| node.state.is_frozen()) {
             world.feed(0);
+            world.report(0);
+            world.deliver(0, 0);
             world.ask_standing(0);
             world.look(0);
             world.act(0, 0, true);

@@ -97,7 +97,7 @@ fn a_move_that_is_given_up_changes_no_epoch() {
     let before: Vec<_> = nodes.iter().map(|id| now(&world, id)).collect();
     let work = world.work(5, "b", nodes.clone());
     world.put(Record::Move(work));
-    for _ in 0..80 {
+    for _ in 0..140 {
         world.round();
         let after: Vec<_> = nodes.iter().map(|id| now(&world, id)).collect();
         assert_eq!(after, before);
