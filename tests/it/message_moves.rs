@@ -18,8 +18,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 const TOPIC: &str = "im.message";
 const KEYS: usize = 6;
 
-/// Messages of one publisher that may be under way: a move waits for all that the old owner has taken, and a backlog that its
-/// consumers need longer for than the freeze may last keeps the key where it is.
+/// Messages of one publisher that may be under way: a move waits for all that the old owner has taken, the last of them while the key
+/// is frozen.
 const UNDER_WAY: usize = 16;
 
 /// What consumers of all units got, in the order in which they got it: unit, key and number; and who may publish more by that.

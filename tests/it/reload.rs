@@ -439,7 +439,14 @@ async fn retries_are_switched_off_and_on_without_a_restart() {
         assert_eq!(within("call", LIMIT, call).await.unwrap_err().code(), Code::Unavailable);
         attempts.load(Ordering::SeqCst) - before
     };
-    assert_eq!(attempts_of_a_call().await, 5);
+    // Calls of a moment ago may still have permits of the budget (C-T3).
+    let all_attempts = async || {
+        wait_for("a call to have all its attempts", LIMIT, async || {
+            (attempts_of_a_call().await == 5).then_some(())
+        })
+        .await;
+    };
+    all_attempts().await;
     for (retry, expected) in [
         ("services.\"im.Echo\" = false", 1),
         ("services.\"im.Other\" = false", 5),
@@ -451,7 +458,11 @@ async fn retries_are_switched_off_and_on_without_a_restart() {
             config.insert("retry".to_owned(), Value::Table(retry.parse().unwrap()));
         })
         .await;
-        assert_eq!(attempts_of_a_call().await, expected, "{retry}");
+        if expected == 1 {
+            assert_eq!(attempts_of_a_call().await, 1, "{retry}");
+        } else {
+            all_attempts().await;
+        }
     }
     reload(relay, "refused", |config| {
         config.insert("retry".to_owned(), Value::Table("units.x = false".parse().unwrap()));
