@@ -172,7 +172,10 @@ methods.Invite.dimensions = [\"uid\"]
         (&reads["only_reads"], &reads["routed_by"]),
         (&true.into(), &serde_json::Value::Null)
     );
-    assert_eq!(invites["only_reads"], false);
+    assert_eq!(
+        (&invites["only_reads"], &invites["on_failure"]),
+        (&false.into(), &"fail".into())
+    );
     assert_eq!(invites["routed_by"][0], "uid");
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::RoutePolicy;
+use crate::model::{OnFailure, RoutePolicy};
 
 use super::{Decision, RouteError, RuleRef, Standing, Trail};
 
@@ -27,6 +27,9 @@ pub struct Explanation {
     /// The method is said to change nothing (`reads`).
     #[serde(default)]
     pub only_reads: bool,
+    /// What becomes of calls of the method while their unit is away.
+    #[serde(default)]
+    pub on_failure: OnFailure,
     /// How the route token stands that was asked about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
@@ -63,6 +66,7 @@ impl Explanation {
             error: None,
             routed_by: policy.dimensions.iter().map(ToString::to_string).collect(),
             only_reads: policy.reads,
+            on_failure: policy.away.on_failure,
             token: None,
             steps,
         };

@@ -545,6 +545,9 @@ async fn explain_says_what_becomes_of_a_method_and_the_topic_of_kept_calls_is_th
     assert!(explain("Post").contains("while away   local"), "{}", explain("Post"));
     assert!(explain("Other").contains("while away   park"), "{}", explain("Other"));
     assert!(!explain("Plain").contains("while away"), "{}", explain("Plain"));
+    let asked = "/explain?dimension=uid&key=b:1&service=im.Ledger&method=Post";
+    let (_, text) = http_get(&cluster.relay("a-1").admin(), asked).await.unwrap();
+    assert!(text.contains("\"on_failure\":\"local\""), "{text}");
     let client = connect(cluster.relay("a-1")).await;
     let publish = client::Publish::new("strait.calls").key("uid", "b:1").body("x");
     let error = client.publish(publish).await.unwrap_err().to_string();

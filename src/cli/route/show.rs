@@ -10,6 +10,7 @@ use crate::cli::table::{Table, moment, number, time};
 use crate::control::operator::{
     Answer, BookRow, ClaimRow, Given, History, How, KeyRow, MoveRow, NodeRow, Plan, Published, RelayRow, Status, Undone,
 };
+use crate::model::OnFailure;
 use crate::routing::record::{DimensionSpec, Fallback, HookNote, Lease, MoveState, NodeId, Placement, State, Target};
 use crate::routing::{Rule, RuleKind};
 
@@ -91,6 +92,14 @@ fn key(row: &KeyRow, out: &mut impl Write) -> io::Result<()> {
     }
     if found.only_reads {
         writeln!(out, "only reads  yes")?;
+    }
+    match found.on_failure {
+        OnFailure::Fail => {}
+        OnFailure::Park => writeln!(out, "while away  park: its calls are stored for the owner")?,
+        OnFailure::Local => writeln!(
+            out,
+            "while away  local: the callers' unit executes its calls, and stores them for the owner"
+        )?,
     }
     if let Some(node) = &row.node {
         writeln!(out, "decided     {}", described(node))?;
