@@ -50,6 +50,9 @@ pub trait Ownership: fmt::Debug + Send + Sync {
 
     /// Where a publication with this key goes. Called again and again while it is not known: it must not wait.
     fn route(&self, key: &Key) -> Route;
+
+    /// Whether others have the keys of a unit because it was evacuated: perhaps nobody is there who says so.
+    fn is_evacuated(&self, unit: &UnitId) -> bool;
 }
 
 /// Some keys: those of something that is to move.

@@ -297,7 +297,9 @@ async fn until_all_arrived(ledger: &Mutex<Ledger>) {
 async fn until_drained(relay: &Relay) {
     let begun = Instant::now();
     loop {
-        let rows = audit(relay).await;
+        let mut rows = audit(relay).await;
+        // Nobody has kept calls here.
+        rows.retain(|row| row["topic"] != "strait.calls");
         assert!(!rows.is_empty(), "the audit says nothing");
         let count = |row: &Json, name: &str| row[name].as_i64().expect(name);
         for row in &rows {

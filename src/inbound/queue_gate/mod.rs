@@ -33,7 +33,7 @@ use crate::model::{ANY_KEY, Key, RouteHints, UnitId};
 use crate::queue::api::{Input, Output, Question, Ticket};
 use crate::queue::{self, Keys, Owner, Ownership, Route};
 use crate::routing::gate::Drain;
-use crate::routing::record::{Lease, Rev, State};
+use crate::routing::record::{Lease, NodeId, Rev, State};
 use crate::routing::{self, Decision, RouteError, RouteTable, Routes, Source, Standing};
 
 /// What the gate of the queue is made of.
@@ -242,6 +242,14 @@ impl Ownership for KeyOwners {
             }
             Err(_) => Route::Nowhere,
         }
+    }
+
+    fn is_evacuated(&self, unit: &UnitId) -> bool {
+        let table = self.routing.table();
+        let view = table
+            .routes()
+            .and_then(|routes| routes.view(&NodeId::Unit(unit.clone())));
+        view.is_some_and(|view| matches!(view.state(), State::Evacuated { .. }))
     }
 }
 

@@ -6,12 +6,13 @@ use super::Engine;
 use super::apply::When;
 use super::journal::Item;
 use crate::model::{GapReason, Message, Seq};
-use crate::queue::codec;
 use crate::queue::effects::{Now, ReadBack, Reader};
 use crate::queue::log::disk::Event;
 use crate::queue::log::{AppendError, Damage, Found, Position, Scan, Scanned};
+use crate::queue::outbox::STRANDED;
 use crate::queue::planted::{Bug, planted};
 use crate::queue::record::Record;
+use crate::queue::{Route, codec};
 
 impl Engine {
     /// The disk did something.
@@ -137,7 +138,15 @@ impl Engine {
             Reader::Job(job) => self.on_job_read(now, *job, result),
             Reader::Outbox { unit, cursor } => {
                 let back = read_back(from, result);
+                let neighbours = &self.setup.neighbours;
+                let owner = |message: &Message| match neighbours.route(message) {
+                    Route::To(unit, epoch) => Some((epoch, unit)),
+                    Route::Later | Route::Nowhere => None,
+                };
                 if let Some(outbox) = self.places.outboxes.get_mut(unit) {
+                    if *cursor == STRANDED {
+                        return outbox.on_stranded_read(now, back, owner);
+                    }
                     outbox.on_read(now, *cursor, back, &mut self.fx);
                 }
             }

@@ -145,7 +145,10 @@ impl Engine {
             Input::Ask(question) => self.ask(question),
             Input::Withdraw(ticket) => self.questions.withdraw(ticket),
             // All others are asked by `poll`.
-            Input::Routes => self.parking.on_news(),
+            Input::Routes => {
+                self.parking.on_news();
+                self.look_at_units();
+            }
             Input::Reload(setup) => self.reload(*setup),
         }
         self.absorb();
@@ -214,9 +217,20 @@ impl Engine {
         self.journal.seal(now.mono, &mut self.requests);
     }
 
+    /// Tells outboxes whose unit was evacuated.
+    fn look_at_units(&mut self) {
+        let Some(owners) = &self.setup.neighbours.owners else {
+            return;
+        };
+        for (unit, outbox) in &mut self.places.outboxes {
+            outbox.on_routes(owners.is_evacuated(unit));
+        }
+    }
+
     fn reload(&mut self, setup: Setup) {
         self.setup = setup;
         self.configure();
+        self.look_at_units();
         self.parking.on_news();
         self.release_held();
     }

@@ -185,6 +185,7 @@ impl Engine {
             outbox.recovered();
         }
         self.publishing.recovered();
+        self.look_at_units();
         self.dedup.expire(now.wall);
         if planted(Bug::DedupForgotten) {
             self.dedup = Dedup::new(&self.setup.queue.dedup);

@@ -361,6 +361,8 @@ pub(super) const GENERAL: u32 = 0;
 pub(super) const SWEEP: u32 = 1;
 /// Not a cursor of the backlog: looks for messages of keys that have moved.
 pub(super) const MOVING: u32 = 2;
+/// What looks for messages whose unit was evacuated.
+pub const STRANDED: u32 = 3;
 /// Bytes held ahead by one cursor, about; a read brings half of it.
 pub(super) const AHEAD_BYTES: usize = 2 << 20;
 /// Messages of one read.

@@ -42,6 +42,7 @@ mod share;
 mod snapshot;
 mod state;
 mod stops;
+mod stranded;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -51,6 +52,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use backlog::STRANDED;
 pub use homes::Stay;
 pub use intake::Full;
 pub use keys::key_hash;
@@ -74,6 +76,7 @@ use moving::Moving;
 use pace::Pace;
 use share::Share;
 use stops::Stops;
+use stranded::Stranded;
 use sweep::Sweep;
 use topics::{Table, TopicId};
 
@@ -125,6 +128,7 @@ pub struct Outbox {
     homes: Homes,
     stops: Stops,
     moving: Moving,
+    stranded: Stranded,
     share: Share,
     pace: Pace,
     /// Topics that are full there, and until when they rest.
@@ -189,7 +193,7 @@ impl Outbox {
             live_lane: None,
             backlog_lane: None,
             cursors: BTreeMap::from([(GENERAL, Cursor::new(None, false, 1, 0))]),
-            next_cursor: backlog::MOVING + 1,
+            next_cursor: STRANDED + 1,
             turn: 0,
             flying: BTreeSet::new(),
             void: BTreeSet::new(),
@@ -201,6 +205,7 @@ impl Outbox {
             homes: Homes::default(),
             stops: Stops::default(),
             moving: Moving::default(),
+            stranded: Stranded::default(),
             share,
             pace: Pace::default(),
             resting: BTreeMap::new(),

@@ -81,6 +81,7 @@ impl Outbox {
     /// the disk is full.
     pub fn move_out(&mut self, now: Now, begun: &mut BTreeSet<u64>, fx: &mut Effects) -> Option<Duration> {
         let mut wake = Wake::default();
+        self.look_for_stranded(now.mono, fx, &mut wake);
         if !self.stops.is_empty() {
             self.end_moves(begun);
             self.begin_moves(now.mono, begun, fx);

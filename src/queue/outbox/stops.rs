@@ -101,6 +101,13 @@ pub(super) fn id_of(hash: u64, seq: Seq) -> u64 {
     }
 }
 
+impl Stopped {
+    /// A key stops.
+    pub(super) fn add(&mut self, id: u64) {
+        self.ids.insert(id);
+    }
+}
+
 impl Outbox {
     /// Whether messages of a key are left out now. Remembers which one was.
     pub(super) fn leaves_out(&mut self, hash: u64, seq: Seq) -> bool {
@@ -161,8 +168,19 @@ impl Outbox {
         let owner = refused
             .owner()
             .filter(|(epoch, unit)| *epoch > message.routed && *unit != self.unit);
+        self.stop_for(now, (id, seq), topic, owner).then_some(id)
+    }
+
+    /// A key stops: it leaves for its owner if one is named, by epoch and unit, else it waits. `false`: as many keys stop as may.
+    pub(super) fn stop_for(
+        &mut self,
+        now: Duration,
+        (id, seq): (u64, Seq),
+        topic: TopicId,
+        owner: Option<(u64, UnitId)>,
+    ) -> bool {
         if !self.stops.contains_key(&id) && self.stops.len() >= STOPS_MAX {
-            return None;
+            return false;
         }
         let last = self.assigned;
         let stop = self.stops.entry(id).or_insert(Stop {
@@ -189,7 +207,7 @@ impl Outbox {
                 stop.tries += 1;
             }
         }
-        Some(id)
+        true
     }
 
     /// All of a batch was looked at: live messages of keys that stop are the backlog now (S1).
@@ -278,4 +296,4 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// up to this.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Keys that stop at a time; with more of them, the topics of the others rest as a whole.
-const STOPS_MAX: usize = 16_384;
+pub(super) const STOPS_MAX: usize = 16_384;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::relay::unit;
 use super::{Event as WorldEvent, World};
-use crate::model::Key;
+use crate::model::{Key, UnitId};
 use crate::queue::api::{Input, Question, Ticket};
 use crate::queue::{Keys, Owner, Ownership, Route};
 
@@ -125,6 +125,10 @@ impl Ownership for View {
             Some((owner, epoch, false)) => Route::To(unit(owner), epoch),
             None => Route::Nowhere,
         }
+    }
+
+    fn is_evacuated(&self, _: &UnitId) -> bool {
+        false
     }
 }
 

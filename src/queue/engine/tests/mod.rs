@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use super::Engine;
 use crate::model::{
-    AckLevel, ByteSize, Key, MessageId, Metadata, MetadataBuilder, Name, Place, Reason, RelayError, UnixMillis,
+    AckLevel, ByteSize, Key, MessageId, Metadata, MetadataBuilder, Name, Place, Reason, RelayError, UnitId, UnixMillis,
 };
 use crate::queue::api::{ConsumerId, Deliver, DeliveryId, Input, Output, Publish, Settlement, Subscribe, Ticket};
 use crate::queue::effects::Now;
@@ -48,6 +48,10 @@ impl Ownership for OwnedBy {
 
     fn route(&self, _: &Key) -> Route {
         Route::To(name(self.0), 0)
+    }
+
+    fn is_evacuated(&self, _: &UnitId) -> bool {
+        false
     }
 }
 

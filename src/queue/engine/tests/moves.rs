@@ -4,14 +4,14 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::model::AckLevel::{Accepted, Delivered, Relayed};
-use crate::model::Retry;
+use crate::model::{Retry, UnitId};
 use crate::queue::Keys;
 use crate::queue::api::Question;
 use crate::queue::lanes::{FROZEN, FULL, MOVED, Refused};
 
 /// Says of all keys what it was told.
 #[derive(Debug)]
-struct Says(Mutex<Owner>);
+struct Says(Mutex<Owner>, Mutex<Vec<UnitId>>);
 
 impl Ownership for Says {
     fn of(&self, _: &Key) -> Owner {
@@ -26,6 +26,10 @@ impl Ownership for Says {
             Owner::Settings(unit) => Route::To(unit, 0),
             Owner::Unknown => Route::Nowhere,
         }
+    }
+
+    fn is_evacuated(&self, unit: &UnitId) -> bool {
+        self.1.lock().unwrap().contains(unit)
     }
 }
 
@@ -50,7 +54,7 @@ fn other(unit: &str, epoch: u64) -> Owner {
 }
 
 fn world(owner: Owner) -> (World, Arc<Says>) {
-    let says = Arc::new(Says(Mutex::new(owner)));
+    let says = Arc::new(Says(Mutex::new(owner), Mutex::default()));
     let owners = Arc::clone(&says);
     let world = World::with(|setup| setup.neighbours.owners = Some(owners));
     (world, says)
@@ -363,7 +367,7 @@ fn what_waits_for_its_way_ends_with_the_reason_when_its_patience_is_over() {
 #[test]
 fn so_many_publications_wait_for_their_way_and_no_more() {
     // R-I17: G1 of `parking`
-    let says = Arc::new(Says(Mutex::new(Owner::Frozen)));
+    let says = Arc::new(Says(Mutex::new(Owner::Frozen), Mutex::default()));
     let owners = Arc::clone(&says);
     let mut world = World::with(|setup| {
         setup.neighbours.owners = Some(owners);
@@ -500,7 +504,7 @@ fn the_owner_does_not_say_that_nothing_is_left_while_a_crash_may_bring_back_what
 #[test]
 fn a_checkpoint_before_the_record_of_what_was_taken_makes_no_later_message_forgotten() {
     // H1, H2, M-C1
-    let says = Arc::new(Says(Mutex::new(Owner::Unknown)));
+    let says = Arc::new(Says(Mutex::new(Owner::Unknown), Mutex::default()));
     let mut world = World::with(|setup| {
         setup.neighbours.owners = Some(says);
         setup.queue.checkpoint_interval = Duration::from_millis(1);
@@ -524,4 +528,45 @@ fn a_checkpoint_before_the_record_of_what_was_taken_makes_no_later_message_forgo
         (3, 1, 0, 0),
         "behind the second one, which the unit has not taken"
     );
+}
+
+#[test]
+fn what_waits_for_a_unit_that_was_evacuated_goes_to_those_who_have_its_keys() {
+    // E1, R-3.10, M-C1, M-G8: nobody of that unit is there to say so.
+    let (mut world, says) = world(Owner::Unknown);
+    let tickets = [Accepted, Delivered].map(|wait| world.publish_routed("b", 5, wait));
+    says.now(other("c", 9));
+    world.input(Input::Routes);
+    world.pass(Duration::from_secs(3));
+    assert_eq!(world.row("b"), (2, 0, 0, 0), "a move that is under way is no reason");
+    says.1.lock().unwrap().push(name("b"));
+    world.input(Input::Routes);
+    world.pass(Duration::from_secs(3));
+    assert_eq!((world.row("b"), world.row("c")), ((2, 0, 2, 0), (2, 0, 0, 0)));
+    world.publish_routed("c", 9, Accepted);
+    world.restart();
+    world.lane_up(1, "c", LaneKind::Live);
+    let backlog = world.lane_up(2, "c", LaneKind::Backlog);
+    assert_eq!(world.numbers(backlog), [1, 2, 3]);
+    assert!(
+        tickets
+            .into_iter()
+            .all(|ticket| world.told(ticket).iter().all(Result::is_ok))
+    );
+}
+
+#[test]
+fn a_unit_that_was_evacuated_and_is_there_says_itself_where_its_keys_have_gone() {
+    // E1
+    let (mut world, says) = world(other("c", 9));
+    says.1.lock().unwrap().push(name("b"));
+    let lane = world.lane_up(1, "b", LaneKind::Live);
+    world.publish_routed("b", 5, Accepted);
+    world.input(Input::Routes);
+    world.pass(Duration::from_secs(3));
+    assert_eq!((world.row("b"), world.numbers(lane)), ((1, 0, 0, 0), vec![1]));
+    // It goes away without an answer: perhaps it has the message.
+    world.input(Input::LaneDown(lane));
+    world.pass(Duration::from_secs(3));
+    assert_eq!((world.row("b"), world.row("c")), ((1, 0, 1, 0), (1, 0, 0, 0)));
 }
