@@ -31,7 +31,7 @@ impl Barrier<'_> {
         standing.at >= self.rev && concerned.all(|relay| self.has_stopped(relay))
     }
 
-    /// The relay with the most to do before the node can be frozen (S2): it has not said yet that few messages of it wait there.
+    /// A relay that is waited for before the node can be frozen (S2): it has not said yet that few messages of it wait there.
     /// Who is silent is not waited for: whether it may hold up a freeze is decided when there is one. `None`: nobody.
     ///
     /// # Errors
