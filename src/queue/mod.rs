@@ -27,6 +27,7 @@ pub mod outbox;
 mod ownership;
 mod planted;
 pub mod record;
+mod rest;
 mod settings;
 #[cfg(test)]
 mod sim;

@@ -21,6 +21,7 @@ use super::engine::{Engine, Recovered};
 use super::handle::{Inlet, Outlets};
 use super::log::disk::{Disk, Event};
 use super::log::{DirStorage, Log, OpenError, Options, StorageError};
+use super::rest::Rest;
 use super::{Metrics, Setup};
 use crate::model::UnixMillis;
 
@@ -85,6 +86,8 @@ pub fn start(
         events,
         inlet: Arc::clone(&inlet),
         clock,
+        rest: Rest::default(),
+        on_disk: Duration::ZERO,
     };
     let thread = thread::Builder::new().name("strait-queue".to_owned()).spawn(move || {
         let _end = EndOnPanic;
@@ -122,6 +125,9 @@ struct Worker {
     events: Arc<Events>,
     inlet: Arc<Inlet>,
     clock: Clock,
+    rest: Rest,
+    /// How long this look has waited for the disk.
+    on_disk: Duration,
 }
 
 /// What the disk did.
@@ -140,7 +146,12 @@ impl Worker {
     fn run(mut self) {
         let (mut inputs, mut wait) = (Vec::new(), Duration::ZERO);
         while self.inlet.take(&mut inputs, wait) {
+            self.rest.on_look(self.clock.elapsed(), inputs.len());
             wait = self.turn(&mut inputs);
+            let on_disk = std::mem::take(&mut self.on_disk);
+            if let Some(rest) = self.rest.after_look(self.clock.elapsed(), on_disk) {
+                thread::sleep(rest);
+            }
         }
         self.finish();
         self.disk.close();
@@ -169,8 +180,13 @@ impl Worker {
     }
 
     fn hand_on(&mut self) {
-        for request in self.engine.take_requests() {
-            self.disk.send(request);
+        let requests = self.engine.take_requests();
+        if !requests.is_empty() {
+            let begun = self.clock.elapsed();
+            for request in requests {
+                self.disk.send(request);
+            }
+            self.on_disk += self.clock.elapsed().saturating_sub(begun);
         }
         self.inlet.on_answered(self.engine.take_answered());
         let mut by_shard: Vec<VecDeque<Output>> = Vec::new();
@@ -244,12 +260,16 @@ impl Clock {
         Self(Instant::now())
     }
 
+    fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+
     #[expect(clippy::disallowed_methods, reason = "this is the driver that reads the time")]
     fn now(&self) -> Now {
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let wall = wall.unwrap_or_default().as_millis();
         Now {
-            mono: self.0.elapsed(),
+            mono: self.elapsed(),
             wall: UnixMillis(u64::try_from(wall).unwrap_or(u64::MAX)),
         }
     }
