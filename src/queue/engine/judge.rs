@@ -50,10 +50,11 @@ impl<'a> Bench<'a> {
         if settings.rule != TopicRule::Owner {
             return Ok(here);
         }
-        if let Some(verdict) = self.elsewhere(message) {
+        let owner = self.setup.neighbours.owner(message);
+        if let Some(verdict) = not_here(&owner, message, settings.ordered) {
             return Err(verdict);
         }
-        let owner = match self.setup.neighbours.owner(message) {
+        let owner = match owner {
             Owner::Other { unit, .. } | Owner::Settings(unit) if unit != *own => unit,
             _ => return Ok(here),
         };
@@ -88,28 +89,7 @@ impl Judge for Bench<'_> {
     fn elsewhere(&self, message: &Message) -> Option<Verdict> {
         let topic = &message.topic;
         let settings = TopicSettings::of(&self.setup.topics, topic).filter(|topic| topic.rule == TopicRule::Owner)?;
-        let (owner, ordered) = (self.setup.neighbours.owner(message), settings.ordered);
-        match owner {
-            // A sender that names no epoch knows nothing of moves: for it the topic is full for a moment.
-            Owner::Frozen if message.routed == 0 => {
-                let detail = "the key of the message is about to move".to_owned();
-                Some(Verdict::Later { detail, ordered })
-            }
-            Owner::Frozen => {
-                let detail = "its key is about to move".to_owned();
-                Some(Verdict::Frozen { detail, ordered })
-            }
-            Owner::Other { unit, epoch } if epoch > message.routed && message.routed > 0 => {
-                Some(Verdict::Moved { unit, epoch, ordered })
-            }
-            Owner::Other { unit, epoch } if message.routed > 0 => {
-                let newer = message.routed;
-                let detail =
-                    format!("here the key is unit {unit}'s since epoch {epoch}, epoch {newer} is not known yet");
-                Some(Verdict::Frozen { detail, ordered })
-            }
-            Owner::Other { .. } | Owner::Ours | Owner::Settings(_) | Owner::Unknown => None,
-        }
+        not_here(&self.setup.neighbours.owner(message), message, settings.ordered)
     }
 
     fn judge(&mut self, now: Now, from: &UnitId, geo: &Geo, message: &Message) -> Verdict {
@@ -176,6 +156,32 @@ impl Judge for Bench<'_> {
             inbox: goal.here.then(|| self.places.inbox.assign(topic)),
             mirror: (settings.mirror && abroad).then(|| self.places.mirrors.assign(topic)),
         }
+    }
+}
+
+/// What follows if a key is not this unit's to take now (V4).
+fn not_here(owner: &Owner, message: &Message, ordered: bool) -> Option<Verdict> {
+    match owner {
+        // A sender that names no epoch knows nothing of moves: for it the topic is full for a moment.
+        Owner::Frozen if message.routed == 0 => {
+            let detail = "the key of the message is about to move".to_owned();
+            Some(Verdict::Later { detail, ordered })
+        }
+        Owner::Frozen => {
+            let detail = "its key is about to move".to_owned();
+            Some(Verdict::Frozen { detail, ordered })
+        }
+        Owner::Other { unit, epoch } if *epoch > message.routed && message.routed > 0 => Some(Verdict::Moved {
+            unit: unit.clone(),
+            epoch: *epoch,
+            ordered,
+        }),
+        Owner::Other { unit, epoch } if message.routed > 0 => {
+            let newer = message.routed;
+            let detail = format!("here the key is unit {unit}'s since epoch {epoch}, epoch {newer} is not known yet");
+            Some(Verdict::Frozen { detail, ordered })
+        }
+        Owner::Other { .. } | Owner::Ours | Owner::Settings(_) | Owner::Unknown => None,
     }
 }
 

@@ -28,6 +28,8 @@ pub(super) struct Places {
     pub(super) floors: BTreeMap<LineId, Seq>,
     /// Topics that are known.
     topics: usize,
+    /// The last one that was asked for: most messages are of the topic of the one before.
+    recent: Option<Topic>,
 }
 
 /// Whose a line is.
@@ -55,6 +57,7 @@ impl Places {
             owners: owners.into_iter().collect(),
             floors: BTreeMap::new(),
             topics: 0,
+            recent: None,
         }
     }
 
@@ -104,6 +107,10 @@ impl Places {
 
     /// There are messages of a topic: in the inbox, on their way to units, or copies.
     pub(super) fn know_topic(&mut self, topic: &Topic) {
+        if self.recent.as_ref() == Some(topic) {
+            return;
+        }
+        self.recent = Some(topic.clone());
         let line = LineId::inbox(topic);
         if !self.owners.contains_key(&line) {
             self.topics += 1;

@@ -9,7 +9,7 @@
 //! # Not here
 //! Publications that wait until it is known where they go (`parking`).
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Engine;
@@ -37,17 +37,70 @@ pub(super) struct Publishing {
     /// How many messages this life of the log has given numbers to, and how many of them are on disk.
     pub(super) last: u64,
     pub(super) stored: u64,
-    /// By life and number: those of the last life are still under way when the next one gives its first numbers.
-    coming: BTreeMap<(u64, u64), Coming>,
-    prints: Map<Print, (u64, u64)>,
+    coming: UnderWay,
+    /// Places among them.
+    prints: Map<Print, u64>,
     answered: usize,
+}
+
+/// In the order in which they are written, so that the first one is the next to be on disk.
+#[derive(Debug, Default)]
+struct UnderWay {
+    messages: VecDeque<Coming>,
+    /// Place of the first one; places are never given again.
+    first: u64,
 }
 
 #[derive(Debug)]
 struct Coming {
+    /// Life and number: messages of the last life are still under way when the next one gives its first numbers.
+    number: (u64, u64),
     bytes: usize,
     print: Option<Print>,
-    waiters: Vec<Waiter>,
+    waiter: Waiter,
+    /// Publishers of its duplicates.
+    others: Vec<Waiter>,
+}
+
+impl UnderWay {
+    /// Adds the last one; its place.
+    fn push(&mut self, coming: Coming) -> u64 {
+        self.messages.push_back(coming);
+        self.first + u64::try_from(self.messages.len()).unwrap_or(u64::MAX) - 1
+    }
+
+    fn at_mut(&mut self, place: u64) -> Option<&mut Coming> {
+        let index = usize::try_from(place.checked_sub(self.first)?).ok()?;
+        self.messages.get_mut(index)
+    }
+
+    /// The first one, if it is this message.
+    fn first_if(&self, number: (u64, u64)) -> Option<&Coming> {
+        self.messages.front().filter(|coming| coming.number == number)
+    }
+
+    /// Takes the first one, if it is this message.
+    fn pop_if(&mut self, number: (u64, u64)) -> Option<Coming> {
+        self.first_if(number)?;
+        self.first += 1;
+        self.messages.pop_front()
+    }
+
+    /// Takes all.
+    fn take_all(&mut self) -> VecDeque<Coming> {
+        self.first += u64::try_from(self.messages.len()).unwrap_or(u64::MAX);
+        std::mem::take(&mut self.messages)
+    }
+}
+
+impl Coming {
+    fn waiters_mut(&mut self) -> impl Iterator<Item = &mut Waiter> {
+        std::iter::once(&mut self.waiter).chain(&mut self.others)
+    }
+
+    fn waiters(&self) -> impl Iterator<Item = &Waiter> {
+        std::iter::once(&self.waiter).chain(&self.others)
+    }
 }
 
 impl Publishing {
@@ -59,7 +112,7 @@ impl Publishing {
     /// All records were read.
     pub(super) fn recovered(&mut self) {
         self.last = self.stored;
-        self.coming.clear();
+        self.coming.take_all();
         self.prints.clear();
         self.answered = 0;
     }
@@ -100,11 +153,8 @@ impl Publishing {
 
     /// Whether somebody waits until a message is delivered.
     fn awaits_delivery(&self, number: (u64, u64)) -> bool {
-        let waiters = self.coming.get(&number).map(|coming| coming.waiters.as_slice());
-        waiters
-            .unwrap_or_default()
-            .iter()
-            .any(|waiter| waiter.level == AckLevel::Delivered)
+        let coming = self.coming.first_if(number);
+        coming.is_some_and(|coming| coming.waiters().any(|waiter| waiter.level == AckLevel::Delivered))
     }
 }
 
@@ -265,12 +315,16 @@ impl Engine {
             message, waiter, bytes, ..
         } = *candidate;
         self.store(message, settings, (outs, own), |number, publishing| {
+            let place = publishing.coming.push(Coming {
+                number,
+                bytes,
+                print,
+                waiter,
+                others: Vec::new(),
+            });
             if let Some(print) = print {
-                publishing.prints.insert(print, number);
+                publishing.prints.insert(print, place);
             }
-            let waiters = vec![waiter];
-            let coming = Coming { bytes, print, waiters };
-            publishing.coming.insert(number, coming);
         });
         Ok(())
     }
@@ -281,10 +335,10 @@ impl Engine {
             duplicate: true,
             ..waiter
         };
-        if let Some(number) = self.publishing.prints.get(print)
-            && let Some(coming) = self.publishing.coming.get_mut(number)
+        if let Some(place) = self.publishing.prints.get(print)
+            && let Some(coming) = self.publishing.coming.at_mut(*place)
         {
-            coming.waiters.push(waiter);
+            coming.others.push(waiter);
             self.metrics.on_duplicate(topic);
             return true;
         }
@@ -408,7 +462,7 @@ impl Engine {
         let number = (stored.message.id.epoch, stored.message.id.number);
         self.publishing.stored = self.publishing.stored.max(number.1);
         let tell_delivered = self.publishing.awaits_delivery(number);
-        let Some(coming) = self.publishing.coming.remove(&number) else {
+        let Some(coming) = self.publishing.coming.pop_if(number) else {
             return false;
         };
         self.publishing.answered += coming.bytes;
@@ -417,11 +471,11 @@ impl Engine {
         }
         let message = &stored.message;
         let mut awaited = self.awaited(message.id.clone(), Vec::new(), None);
-        for waiter in &coming.waiters {
+        for waiter in coming.waiters() {
             self.outputs.push_back(awaited.progress(waiter, AckLevel::Accepted));
         }
-        let mut waiters = coming.waiters;
-        waiters.retain(|waiter| waiter.level > AckLevel::Accepted);
+        let waits = |waiter: &&Waiter| waiter.level > AckLevel::Accepted;
+        let waiters: Vec<Waiter> = coming.waiters().filter(waits).copied().collect();
         if !waiters.is_empty() {
             // Where it goes matters to those only who wait for more.
             awaited.outs.clone_from(&stored.outs);
@@ -435,9 +489,9 @@ impl Engine {
     pub(super) fn refuse_coming(&mut self) {
         let detail = "the disk of this relay failed; nothing of the message was kept";
         let place = self.setup.place.clone();
-        for (_, coming) in std::mem::take(&mut self.publishing.coming) {
+        for coming in self.publishing.coming.take_all() {
             self.publishing.answered += coming.bytes;
-            for waiter in coming.waiters {
+            for waiter in coming.waiters() {
                 let error = RelayError::new(Reason::Limited, Retry::Safe, detail).pushed_back(DISK_PUSHBACK);
                 self.metrics.on_refused(error.reason);
                 let result = Err(Box::new(error.at(&place.unit, &place.relay)));
@@ -454,9 +508,9 @@ impl Engine {
             return self.metrics.on_unparked(ParkedEnd::Left);
         }
         self.waits.forget(ticket);
-        for coming in self.publishing.coming.values_mut() {
+        for coming in &mut self.publishing.coming.messages {
             // It is still accepted and counted; only nobody is told more than that.
-            for waiter in coming.waiters.iter_mut().filter(|waiter| waiter.ticket == ticket) {
+            for waiter in coming.waiters_mut().filter(|waiter| waiter.ticket == ticket) {
                 waiter.level = AckLevel::Accepted;
             }
         }
