@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use axum::Json;
 use axum::extract::{Query, State};
@@ -14,6 +15,7 @@ use super::Parts;
 use crate::control::access::{AccessError, Listed, Point};
 use crate::control::tokens::{TokenKeys, unix_now};
 use crate::model::{Key, Name, RouteHints};
+use crate::routing::Explanation;
 use crate::routing::record::{Epoch, KeyBytes};
 use crate::routing::token::{Brought, With};
 use crate::telemetry::{Chain, OPENMETRICS};
@@ -150,7 +152,19 @@ pub(super) async fn explain(State(parts): Shared, Query(query): Query<Explain>) 
             .map_or("none for the key", |check| check.outcome.as_str());
         explanation.token = Some(outcome.to_owned());
     }
+    note_away(&parts, &mut explanation);
     Json(explanation).into_response()
+}
+
+/// What an operator says of the owner.
+pub(super) fn note_away(parts: &Parts, explanation: &mut Explanation) {
+    let owner = explanation.owner.as_deref().and_then(|owner| Name::new(owner).ok());
+    let pause = owner.and_then(|owner| parts.away.of(&owner));
+    explanation.counts_as_away = pause.map(|pause| {
+        let until = Duration::from_millis(pause.until.unwrap_or_default());
+        let until = humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + until);
+        format!("until {until}: {}", pause.reason)
+    });
 }
 
 #[derive(Deserialize)]

@@ -16,6 +16,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
 use super::acts::{Act, Asking, bad_command};
+use super::pages::note_away;
 use super::server::Parts;
 use crate::control::operator::{Answer, Command, Operator};
 use crate::peer::credentials::wall_clock;
@@ -65,13 +66,16 @@ pub(super) async fn change(State(parts): Shared, body: Bytes) -> Response {
 async fn answer(parts: &Parts, command: Command) -> Response {
     let said = (command.who().to_owned(), command.name(), command.target());
     let mut act = Act::new(AREA, command.changes().then_some(said));
-    let answer = match &parts.routes {
+    let mut answer = match &parts.routes {
         Some(desk) => desk.ask(command).await,
         None => Answer::Refused {
             detail: NO_STORE.to_owned(),
         },
     };
     act.write(answer.outcome(), None);
+    if let Answer::Key(row) = &mut answer {
+        note_away(parts, &mut row.explanation);
+    }
     let status = match answer {
         Answer::Refused { .. } => StatusCode::CONFLICT,
         Answer::Failed { .. } => StatusCode::SERVICE_UNAVAILABLE,

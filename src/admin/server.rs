@@ -17,6 +17,7 @@ use crate::control::access;
 use crate::control::claims::Claims;
 use crate::control::tokens::TokenKeys;
 use crate::model::{Place, RoutePolicy};
+use crate::queue::AwayUnits;
 use crate::routing;
 use crate::telemetry::{LogHandle, Registry};
 
@@ -49,6 +50,8 @@ pub struct Parts {
     pub access: Access,
     /// The queue, for `/queue`.
     pub queue: Option<Arc<Desk>>,
+    /// Units that count as away because an operator says so, for `/explain` and `/routes`.
+    pub away: AwayUnits,
     /// The routes, for `/routes`; `None` without a route store.
     pub routes: Option<Arc<dyn RouteDesk>>,
 }

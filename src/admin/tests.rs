@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::control::access;
 use crate::model::{MissingKey, Name, Place, RoutePolicy};
+use crate::queue::AwayUnits;
 use crate::routing::{self, RouteTable, Rule};
 use crate::telemetry::{LogHandle, Registry};
 use crate::token::TokenFile;
@@ -71,6 +72,7 @@ fn start_with(access: Access) -> Fixture {
         drain: drain.clone(),
         access,
         queue: None,
+        away: AwayUnits::default(),
         routes: None,
     };
     let admin = Admin::start(SocketAddr::from(([127, 0, 0, 1], 0)), parts).unwrap();

@@ -151,6 +151,7 @@ fn admin_parts(
             change: contexts::token(&settings.admin.change_token_file)?,
         },
         queue: Some(Arc::new(admin::Desk::new(shared.queue.handle.clone(), answers))),
+        away: shared.queue.away.clone(),
         routes: shared.routes.as_ref().map(|routes| {
             let desk: Arc<dyn admin::RouteDesk> = routes.operator.clone();
             desk

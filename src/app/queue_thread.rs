@@ -7,7 +7,7 @@ use crate::crossing::{self, Receiver};
 use crate::inbound::KeyOwners;
 use crate::outbound::Claims;
 use crate::queue::api::Output;
-use crate::queue::{self, Handle, Inlet, Neighbours, Outlets, ParkingLimits, Running, Setup};
+use crate::queue::{self, AwayUnits, Handle, Inlet, Neighbours, Outlets, ParkingLimits, Running, Setup};
 use crate::settings::Settings;
 
 /// What shards need of the queue.
@@ -16,6 +16,8 @@ pub(super) struct Ways {
     pub(super) handle: Handle,
     /// Which shard has the lanes to which unit.
     pub(super) claims: Arc<Claims>,
+    /// Units that count as away because an operator says so.
+    pub(super) away: AwayUnits,
     /// Out of it, by shard; each is taken once.
     outputs: Mutex<Vec<Option<Receiver<Output>>>>,
 }
@@ -43,6 +45,7 @@ pub(super) fn ways(
     let ways = Ways {
         handle,
         claims: Arc::default(),
+        away: AwayUnits::default(),
         outputs: Mutex::new(from_queue.into_iter().map(Some).collect()),
     };
     let outlets = Outlets {
@@ -103,6 +106,7 @@ pub(super) fn setup(shared: &Shared, settings: &Settings) -> Setup {
         topics: Arc::new(settings.topics.clone()),
         neighbours: Neighbours {
             geos: geos.collect(),
+            away: shared.queue.away.clone(),
             hops_max: settings.routing.hops_max,
             parking: ParkingLimits {
                 publications: settings.routes.parked_max,

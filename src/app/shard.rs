@@ -292,6 +292,7 @@ fn outbound(
         kept: Some(outbound::KeptParts {
             publishers: messages.publishers(),
             series: series.kept.clone(),
+            away: shared.queue.away.clone(),
         }),
         lookups: series.lookups.on_shard(),
         budgets: shared.retries.on_shard(index),

@@ -114,6 +114,19 @@ impl At {
         }
     }
 
+    /// Another relay with the same secret.
+    pub(super) fn at(&self, admin: &str) -> Self {
+        Self {
+            admin: admin.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// Its admin address.
+    pub(super) fn address(&self) -> &str {
+        &self.admin
+    }
+
     /// Asks and waits for the last answer, a refusal included. Shows no progress.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use super::parking::Seat;
 use super::retries::LookAlarm;
 use super::rpc::{Open, Routed, Rpc};
+use crate::calls::CallRecord;
 use crate::model::{CallId, Callee, Reason, Refused, RelayError, Request, Retry, RoutePolicy};
 use crate::routing::{Decision, RouteError, metrics};
 
@@ -98,9 +99,12 @@ impl Rpc {
     pub(super) fn without_route(
         &self,
         request: &Request,
-        policy: &RoutePolicy,
+        (policy, record): (&RoutePolicy, &mut CallRecord),
         error: RouteError,
     ) -> Result<Wait, RelayError> {
+        if let RouteError::NobodyTookOver { unit, epoch } = &error {
+            record.on_routed(unit, epoch.0);
+        }
         let error = error.of_call(policy.reads);
         let look = match &error {
             RouteError::Unclaimed { .. } => {
@@ -240,9 +244,12 @@ impl Rpc {
                 open.again = Some(request);
                 Looked::Wait
             }
-            Ok(Routed::Wait(wait)) => Looked::Fail(wait.into_error()),
+            // Its unit may be away, or stay as it is: then it may be kept.
+            Ok(Routed::Wait(wait)) => {
+                open.again = Some(request);
+                Looked::Fail(wait.into_error())
+            }
             Err(error) => {
-                // Its unit may be away: then it may be kept.
                 open.again = Some(request);
                 Looked::Fail(error)
             }
@@ -288,7 +295,7 @@ fn clock() -> Instant {
 /// When a caller that was refused because its key moves should come back.
 const PUSHBACK: Duration = Duration::from_millis(100);
 /// Longest time a call waits for its route.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Time for the reason to reach a caller before that one's own deadline.
 const MARGIN_MAX: Duration = Duration::from_millis(250);
 /// When a call that waits looks again although nothing has changed.

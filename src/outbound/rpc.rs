@@ -217,13 +217,11 @@ impl Rpc {
         };
         match sent {
             Ok(()) => Ok(id),
-            Err(refused) => match self.keep(id, *refused.error) {
-                Ok(()) => Ok(id),
-                Err(error) => {
-                    self.calls.with(id, |open| open.again = Some(refused.request));
-                    self.give_back(id, error)
-                }
-            },
+            Err(refused) => {
+                self.calls.with(id, |open| open.again = Some(refused.request));
+                let kept = self.keep(id, *refused.error);
+                kept.map(|()| id).or_else(|error| self.give_back(id, error))
+            }
         }
     }
 
@@ -253,7 +251,10 @@ impl Rpc {
         let table = self.parts.routing.table();
         let decision = match self.resolve(&table, request, policy, caller) {
             Ok(decision) => decision,
-            Err(error) => return self.without_route(request, policy, error).map(Routed::Wait),
+            Err(error) => {
+                let waits = self.without_route(request, (policy, record), error);
+                return waits.map(Routed::Wait);
+            }
         };
         self.parts.lookups.on_found(decision.source);
         request.facts.epoch = decision.epoch;
@@ -265,10 +266,13 @@ impl Rpc {
         // What was kept for this unit comes before the move of its key, which waits for it.
         let is_waited_for = request.facts.mode == Mode::Replay && *decision.unit == self.parts.place.unit;
         if matches!(decision.standing, Standing::Frozen { .. }) && !reads && !is_waited_for {
-            if let Some(error) = self.fenced(&table, decision.unit, (policy, request)) {
+            if let Some(error) = self.fenced(&table, decision.unit, (policy, &*request)) {
                 return Err(error);
             }
             return Ok(Routed::Wait(Wait::frozen(&decision)));
+        }
+        if let Some(error) = self.counts_as_away(decision.unit, (policy, &*request)) {
+            return Err(error);
         }
         self.way_to(decision.unit, request).map(Routed::To)
     }

@@ -167,6 +167,7 @@ impl fmt::Display for Line {
 impl fmt::Display for Pausable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Calls { unit } => write!(f, "calls to unit {unit}"),
             Self::Group { topic, group } => write!(f, "group {group} of topic {topic}"),
             Self::Redrive { task } => write!(f, "redrive {task}"),
             Self::Topic { topic } => write!(f, "topic {topic}"),

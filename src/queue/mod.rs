@@ -9,6 +9,7 @@
 
 pub mod api;
 pub mod arrivals;
+mod away;
 pub mod codec;
 mod commands;
 pub mod dead;
@@ -36,6 +37,7 @@ mod worker;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use away::AwayUnits;
 pub use engine::ParkingLimits;
 pub use handle::{Handle, Inlet, Outlets};
 pub use metrics::Metrics;
@@ -78,6 +80,8 @@ pub struct Neighbours {
     pub owners: Option<Arc<dyn Ownership>>,
     /// How many publications may wait until it is known where they go.
     pub parking: ParkingLimits,
+    /// Which of them count as away because an operator says so.
+    pub away: AwayUnits,
 }
 
 impl Setup {

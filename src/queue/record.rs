@@ -203,6 +203,11 @@ pub enum Kept {
 #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "lowercase", tag = "kind")]
 pub enum Pausable {
+    /// Calls to a unit, of methods that keep them while it is away, and what is kept.
+    Calls {
+        /// The unit.
+        unit: UnitId,
+    },
     /// Delivery to a group.
     Group {
         /// Its topic.

@@ -158,8 +158,10 @@ pub enum RouteError {
     /// The unit was evacuated, and no unit that took over is left.
     #[error("unit {unit} was evacuated and no unit that took over its keys is left")]
     NobodyTookOver {
-        /// The unit.
+        /// The unit, which owned the key.
         unit: UnitId,
+        /// The newest of all records that say so: whoever takes over does so later.
+        epoch: Epoch,
     },
     /// Keys were sent, but none of a known dimension.
     #[error("no key of the call is of a dimension in routing.dimensions; found {found:?}")]
@@ -202,6 +204,8 @@ impl From<RouteError> for RelayError {
             | RouteError::ProvisionalFull { .. }
             | RouteError::Behind { .. }
             | RouteError::NoCopy => (Reason::RoutesAway, Retry::Safe),
+            // The key has an owner, and that is away.
+            RouteError::NobodyTookOver { .. } => (Reason::UnitAway, Retry::Never),
             // The same table gives the same answer.
             _ => (Reason::NoRoute, Retry::Never),
         };

@@ -30,6 +30,9 @@ pub struct Explanation {
     /// What becomes of calls of the method while their unit is away.
     #[serde(default)]
     pub on_failure: OnFailure,
+    /// Until when, and why, the owner counts as away for calls that are kept, if an operator says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts_as_away: Option<String>,
     /// How the route token stands that was asked about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
@@ -67,6 +70,7 @@ impl Explanation {
             routed_by: policy.dimensions.iter().map(ToString::to_string).collect(),
             only_reads: policy.reads,
             on_failure: policy.away.on_failure,
+            counts_as_away: None,
             token: None,
             steps,
         };

@@ -234,6 +234,13 @@ impl RouteTable {
         first.map_or(0, |(_, key)| routes.hash(&key.dimension, &key.key).0)
     }
 
+    /// The dimension whose key decides for these hints, if one does, by a copy of the route store.
+    pub fn dimension_of(&self, hints: &RouteHints, policy: &RoutePolicy) -> Option<Name> {
+        let known = self.routes()?.book().dimensions.iter().map(|spec| &spec.name);
+        let (name, _) = precedence::first(hints, &policy.dimensions, known, &mut ())?;
+        Some(name.clone())
+    }
+
     /// Whether reads of the key go on at its owner while it moves: its dimension says nothing else.
     pub fn lets_read(&self, decision: &Decision<'_>) -> bool {
         let spec = decision

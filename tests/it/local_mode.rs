@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde_json::{Value as Json, json};
 use strait::client::{self, Call, CallError, Received, Reply, Status};
 use strait::model::{Code, Reason};
+use tokio::time::Instant;
 use toml::{Table, Value};
 
 use crate::harness::{Cluster, ClusterBuilder, Injection, Relay, SYNCS, http_get, wait_for, within};
@@ -557,20 +558,17 @@ async fn explain_says_what_becomes_of_a_method_and_the_topic_of_kept_calls_is_th
     assert!(refused.is_err(), "nobody else takes these calls");
 }
 
-// R-3.11, I16: what was kept for a unit whose keys others have taken over goes to those, in order; also what was kept while the unit
-// was being evacuated.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn kept_calls_go_to_those_who_take_over_the_keys() {
-    const KEYS: usize = 6;
+/// Units a, b and c with a ledger each, whose keys have leases that end.
+async fn world_with_leases(in_flight_max: &str) -> (World, BTreeMap<&'static str, Ledger>, Vec<client::Client>) {
     let dimension = |text: &str| Value::Table(text.parse().unwrap());
     let dimensions = vec![
         dimension("name = \"cid\"\nplacement = \"claim\"\nowner_lease = \"7s\""),
         dimension("name = \"uid\"\nowner_lease = \"7s\""),
     ];
-    let mut world = World::start_with_units(|unit, builder| {
+    let world = World::start_with_units(|unit, builder| {
         keeping(unit, builder)
             .set(unit, "routes.dimension", dimensions.clone())
-            .set(unit, "routes.in_flight_max", "3s")
+            .set(unit, "routes.in_flight_max", in_flight_max)
     })
     .await;
     let ledgers: BTreeMap<&str, Ledger> = UNITS.map(|unit| (unit, Ledger::default())).into();
@@ -578,6 +576,105 @@ async fn kept_calls_go_to_those_who_take_over_the_keys() {
     for relay in ["a-1", "a-2", "b-1", "c-1"] {
         served.push(ledgers[&relay[..1]].serve(world.cluster.relay(relay)).await);
     }
+    (world, ledgers, served)
+}
+
+/// Waits until nobody writes the keys of a unit, and nobody has taken over.
+async fn until_fenced(relay: &Relay, unit: &str) {
+    wait_for("nobody to have the keys", LIMIT, async || {
+        let asked = json!({ "ask": "units", "unit": unit });
+        let state = ask(relay, &asked).await["units"][0]["state"].clone();
+        state["fencing"].is_object().then_some(())
+    })
+    .await;
+}
+
+// R-3.11: an operator says that a unit counts as away, though it answers. Its calls are kept and wait, over a restart, until that is
+// taken back; everybody can see it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_unit_counts_as_away_because_an_operator_says_so() {
+    let mut cluster = pair().start().await;
+    let (at_a, _served_a) = Ledger::at(cluster.relay("a-1")).await;
+    let (at_b, _served_b) = Ledger::at(cluster.relay("b-1")).await;
+    let refuses = |words: &[&str], why: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_strait"))
+            .args(["unit", "local-mode"])
+            .args(words)
+            .args(["--admin", &cluster.relay("a-1").admin()])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && text.contains(why), "{words:?}: {text}");
+    };
+    refuses(&["b", "--for", "25h", "--reason", "x"], "24 hours at most");
+    refuses(&["nowhere", "--for", "1h", "--reason", "x"], "no such thing");
+    refuses(&["b", "--for", "1h"], "--reason");
+    refuses(&["b"], "--for and --reason");
+    let none = strait(cluster.relay("a-1"), &["unit", "local-mode"]);
+    assert!(none.contains("no unit counts as away"), "{none}");
+    let words = ["unit", "local-mode", "b", "--for", "2h", "--reason", "wrong answers"];
+    let shown = strait(cluster.relay("a-1"), &words);
+    assert!(shown.contains("b ") && shown.contains(": wrong answers"), "{shown}");
+
+    let client = grpc(cluster.relay("a-1")).await;
+    let keep = async |client: &Client, id: &str| {
+        let fields = [("strait-key", "uid=b:1"), ("idempotency-key", id)];
+        let answer = call(client, "Post", &fields).await.unwrap();
+        assert_eq!((&*answer["strait-provisional"], &*answer["strait-unit"]), ("true", "a"));
+    };
+    keep(&client, "1").await;
+    let key = ("strait-key", "uid=b:1");
+    let status = call(&client, "Post", &[key]).await.unwrap_err();
+    assert!(said(&status, "strait-error").starts_with("unit_away"), "{status:?}");
+    assert!(status.message().contains("an operator says"), "{status:?}");
+    for method in ["Plain", "Get"] {
+        let answer = call(&client, method, &[key, ("idempotency-key", method)])
+            .await
+            .unwrap();
+        assert_eq!(answer["strait-unit"], "b", "{method} goes on");
+    }
+    let labels = [("src_unit", "a"), ("dst_unit", "b")];
+    wait_for("the series to say so", LIMIT, async || {
+        let metrics = cluster.relay("a-1").metrics().await;
+        (metrics.sum("strait_local_mode_by_operator", &labels) == 1.0).then_some(())
+    })
+    .await;
+    let asked = "/explain?dimension=uid&key=b:1&service=im.Ledger&method=Post";
+    let (_, text) = http_get(&cluster.relay("a-1").admin(), asked).await.unwrap();
+    assert!(
+        text.contains("\"counts_as_away\":\"until 20") && text.contains(": wrong answers"),
+        "{text}"
+    );
+    let shown = strait(cluster.relay("a-1"), &["queue", "status"]);
+    assert!(shown.contains("b: counts as away for calls until 20"), "{shown}");
+
+    cluster.relay_mut("a-1").kill();
+    cluster.relay_mut("a-1").start().await;
+    cluster.until_linked("a-1", "b").await;
+    let _served_a = at_a.serve(cluster.relay("a-1")).await;
+    keep(&grpc(cluster.relay("a-1")).await, "2").await;
+    assert_eq!(at_a.applied().len(), 2);
+    assert_eq!(at_b.applied().len(), 2, "Plain and Get");
+    let relays = cluster.relay("a-1").admin();
+    let shown = strait(
+        cluster.relay("b-1"),
+        &["unit", "local-mode", "b", "--off", "--relays", &relays],
+    );
+    assert!(shown.contains("no unit counts as away"), "{shown}");
+    until_applied(&at_b, 4).await;
+    let ids: Vec<String> = at_b.applied().into_iter().map(|entry| entry.id).collect();
+    assert_eq!(ids[2..], ["1", "2"]);
+    let fields = [key, ("idempotency-key", "3")];
+    let answer = call(&grpc(cluster.relay("a-1")).await, "Post", &fields).await.unwrap();
+    assert_eq!(answer["strait-unit"], "b");
+}
+
+// R-3.11, I16: what was kept for a unit whose keys others have taken over goes to those, in order; also what was kept while the unit
+// was being evacuated.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kept_calls_go_to_those_who_take_over_the_keys() {
+    const KEYS: usize = 6;
+    let (mut world, ledgers, _served) = world_with_leases("3s").await;
     let plain = async |at: &Client, key: usize| {
         let route = format!("cid=m{key}");
         let fields = [("strait-key", route.as_str()), ("idempotency-key", &route)];
@@ -612,12 +709,7 @@ async fn kept_calls_go_to_those_who_take_over_the_keys() {
     let relay = world.cluster.relay("a-2");
     let evacuation = ["unit", "evacuate", "c", "--to", "a=1,b=1", "--accept-loss"];
     strait(relay, &evacuation);
-    wait_for("nobody to have the keys", LIMIT, async || {
-        let asked = json!({ "ask": "units", "unit": "c" });
-        let state = ask(world.cluster.relay("a-1"), &asked).await["units"][0]["state"].clone();
-        state["fencing"].is_object().then_some(())
-    })
-    .await;
+    until_fenced(world.cluster.relay("a-1"), "c").await;
     keep(100).await;
     let mut owners = BTreeMap::new();
     for key in 0..KEYS {
@@ -648,6 +740,73 @@ async fn kept_calls_go_to_those_who_take_over_the_keys() {
     world.cluster.until_linked("a-1", "c").await;
     assert_eq!(ledgers["c"].got().len(), before, "the old owner executed some");
     for relay in ["a-1", "a-2", "b-1", "c-1"] {
+        assert!(dead(world.cluster.relay(relay)).is_empty(), "{relay}");
+    }
+}
+
+// R-3.11: a unit is fenced, and one of its relays answers while another one is waited for. Nobody has its keys: calls wait for a takeover
+// as long as for any move, then they are kept, and go to whoever takes over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_of_a_unit_that_is_fenced_for_long_are_kept_though_it_answers() {
+    let (mut world, ledgers, _served) = world_with_leases("15s").await;
+    let (at_a, at_c) = (
+        grpc(world.cluster.relay("a-1")).await,
+        grpc(world.cluster.relay("c-1")).await,
+    );
+    let of_key = |method: &'static str, id: &'static str| (method, [("strait-key", "cid=1"), ("idempotency-key", id)]);
+    let (method, fields) = of_key("Plain", "first");
+    assert_eq!(call(&at_a, method, &fields).await.unwrap()["strait-unit"], "a");
+    world.cluster.relay_mut("a-2").kill();
+    let evacuation = ["unit", "evacuate", "a", "--to", "b=1,c=1", "--accept-loss"];
+    strait(world.cluster.relay("b-1"), &evacuation);
+    until_fenced(world.cluster.relay("b-1"), "a").await;
+    let before = ledgers["a"].got().len();
+
+    let (post, plain, own) = (of_key("Post", "1"), of_key("Plain", "plain"), of_key("Post", "own"));
+    let (kept, refused, at_home) = tokio::join!(
+        call(&at_c, post.0, &post.1),
+        call(&at_c, plain.0, &plain.1),
+        call(&at_a, own.0, &own.1)
+    );
+    assert_eq!(kept.unwrap()["strait-provisional"], "true");
+    for status in [refused.unwrap_err(), at_home.unwrap_err()] {
+        assert!(said(&status, "strait-error").starts_with("moving"), "{status:?}");
+    }
+    // There is nothing to wait for any more.
+    let begun = Instant::now();
+    let (method, fields) = of_key("Park", "2");
+    let status = call(&at_c, method, &fields).await.unwrap_err();
+    assert!(said(&status, "strait-error").starts_with("parked"), "{status:?}");
+    let (method, fields) = of_key("Post", "3");
+    assert_eq!(
+        call(&at_c, method, &fields).await.unwrap()["strait-provisional"],
+        "true"
+    );
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(3), "kept after {took:?}");
+    until_fenced(world.cluster.relay("b-1"), "a").await;
+
+    let owner = wait_for("the key to be taken over", LIMIT, async || {
+        let (method, fields) = of_key("Plain", "last");
+        Some(call(&at_c, method, &fields).await.ok()?["strait-unit"].clone())
+    })
+    .await;
+    assert_ne!(owner, "a");
+    let ledger = &ledgers[owner.as_str()];
+    let replayed = wait_for("what was kept to be replayed", LIMIT, async || {
+        let got = ledger.got().into_iter();
+        let got = got.filter(|entry| entry.field("strait-replay").is_some());
+        let ids: Vec<String> = got.map(|entry| entry.id).collect();
+        (ids.len() >= 3).then_some(ids)
+    })
+    .await;
+    assert_eq!(replayed, ["1", "2", "3"]);
+    assert_eq!(
+        ledgers["a"].got().len(),
+        before,
+        "the unit that is fenced executed some"
+    );
+    for relay in ["a-1", "b-1", "c-1"] {
         assert!(dead(world.cluster.relay(relay)).is_empty(), "{relay}");
     }
 }

@@ -159,6 +159,7 @@ fn parts(access: Access, desk: Arc<Desk>) -> Parts {
         drain: CancellationToken::new(),
         access,
         queue: Some(desk),
+        away: strait::queue::AwayUnits::default(),
         routes: None,
     }
 }

@@ -67,6 +67,10 @@ fn units() -> Vec<UnitStatus> {
         bytes: 800,
         oldest_ms: Some(90_000_000),
         keys_coarse: true,
+        counts_as_away: Some(Pause {
+            reason: "ann: its database is read-only".to_owned(),
+            until: Some(MOMENT),
+        }),
         ..UnitStatus::default()
     };
     let paused = UnitStatus {
@@ -125,6 +129,17 @@ fn status_shows_what_waits_and_why() {
         Answer::Status(Box::new(status())),
     );
     check("replay_status", "replay status", Answer::Status(Box::new(status())));
+    check(
+        "unit_local_mode",
+        "unit local-mode sg-canary --for 1h --reason moving",
+        Answer::Status(Box::new(status())),
+    );
+    let none = Status::default();
+    check(
+        "unit_local_mode_none",
+        "unit local-mode",
+        Answer::Status(Box::new(none)),
+    );
     let worse = Status {
         durability: "buffered".to_owned(),
         disk: "failing".to_owned(),

@@ -341,7 +341,7 @@ impl Session<'_> {
     }
 }
 
-fn unexpected(answer: &Answer) -> CliError {
+pub(super) fn unexpected(answer: &Answer) -> CliError {
     let text = format!(
         "the relay answers with something else ({}); is it of another version?",
         answer.outcome()
@@ -350,6 +350,6 @@ fn unexpected(answer: &Answer) -> CliError {
 }
 
 /// Milliseconds since 1970.
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     u64::try_from(Duration::from_secs(wall_clock().as_secs()).as_millis()).unwrap_or(u64::MAX)
 }

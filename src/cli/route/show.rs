@@ -101,6 +101,9 @@ fn key(row: &KeyRow, out: &mut impl Write) -> io::Result<()> {
             "while away  local: the callers' unit executes its calls, and stores them for the owner"
         )?,
     }
+    if let Some(away) = &found.counts_as_away {
+        writeln!(out, "its owner   counts as away for calls that are kept, {away}")?;
+    }
     if let Some(node) = &row.node {
         writeln!(out, "decided     {}", described(node))?;
     }

@@ -7,6 +7,7 @@
 //! What the relay does with a command (`control::operator`).
 
 mod follow;
+mod local_mode;
 mod show;
 
 use std::io::Write;
@@ -28,6 +29,7 @@ Examples:
   strait unit drain a --to b=2,c=1 --reason 'hall 3 closes' --wait
   strait unit evacuate a --to b=2,c=1 --accept-loss --wait
   strait unit return a --wait
+  strait unit local-mode a --for 30m --reason 'its database is read-only'
 
 Nothing drains or evacuates a unit by itself: a person decides. Units of other Geos have routes of their own.
 Exit codes: 0 done, 1 failed (no relay, no answer, no route store), 2 the relay says no or something stayed where it was,
@@ -52,6 +54,9 @@ enum Verb {
     /// Give a unit that was drained or evacuated its keys back
     #[command(after_help = RETURN_HELP)]
     Return(Return),
+    /// Say that a unit counts as away for calls of methods with on_failure, before the relay has seen it, or show which do
+    #[command(after_help = local_mode::HELP)]
+    LocalMode(local_mode::LocalMode),
     /// Show whether units take keys, what they have, and what is being done about them
     #[command(after_help = "Example:\n  strait unit status a")]
     Status {
@@ -174,7 +179,14 @@ pub(super) fn run(args: &Unit, output: Output, out: &mut impl Write) -> Result<(
             let plan = session.plan(&Command::Return(args.ask()))?;
             session.finish(&args.unit, plan, &args.how, out)
         }
-        Verb::Status { unit } => session.write(&session.ask(&Command::Units { unit: unit.clone() })?, out),
+        Verb::LocalMode(args) => local_mode::run(args, session.at, output, out),
+        Verb::Status { unit } => {
+            session.write(&session.ask(&Command::Units { unit: unit.clone() })?, out)?;
+            match output {
+                Output::Human => local_mode::note(session.at, output, out),
+                Output::Json => Ok(()),
+            }
+        }
     }
 }
 

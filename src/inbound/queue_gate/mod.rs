@@ -236,6 +236,8 @@ impl Ownership for KeyOwners {
                 let epoch = table.routes().map_or(0, |_| decision.epoch);
                 Route::To(decision.unit.clone(), epoch)
             }
+            // It waits for the owner, or for whoever takes over later.
+            Err(RouteError::NobodyTookOver { unit, epoch }) => Route::To(unit, epoch.0),
             Err(error) if is_for_now(&error) => {
                 self.want(&error, &hints);
                 Route::Later

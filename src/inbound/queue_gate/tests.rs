@@ -77,10 +77,14 @@ fn id(text: &str) -> NodeId {
 
 /// The table after something was decided about a key.
 fn decide(table: &RouteTable, key: &str, unit: &str, state: State) -> RouteTable {
+    decide_about(table, id(key), unit, state)
+}
+
+fn decide_about(table: &RouteTable, id: NodeId, unit: &str, state: State) -> RouteTable {
     let routes = table.routes().unwrap();
     let (prev, rev) = (routes.rev(), routes.rev().next());
     let node = Node {
-        id: id(key),
+        id: id.clone(),
         target: Target::Unit(name(unit)),
         state,
         rev,
@@ -92,7 +96,7 @@ fn decide(table: &RouteTable, key: &str, unit: &str, state: State) -> RouteTable
     };
     let change = Change {
         rev,
-        id: RecordId::Node(id(key)),
+        id: RecordId::Node(id),
         record: Some(Record::Node(node)),
     };
     let changes = vec![change];
@@ -333,4 +337,15 @@ fn publications_go_where_the_routes_say() {
         ..key("x")
     };
     assert_eq!(route(table(), &unknown), Route::Nowhere);
+    // what nobody took over waits for its owner, which delivers nothing of it.
+    let nobody = State::Evacuated {
+        takeover: vec![(name("b"), 0)],
+    };
+    let nobody = decide_about(&table(), NodeId::Unit(name("a")), "a", nobody);
+    assert_eq!(route(nobody.clone(), &key("x")), to("a", 2));
+    let owners = KeyOwners::new(Handle::new(nobody), name("a"), None);
+    let mut lease = LeaseState::default();
+    lease.opened(SessionId(1), Rev(1), boot_time());
+    owners.routing.set_lease(lease);
+    assert_eq!(owners.of(&key("x")), Owner::Frozen);
 }

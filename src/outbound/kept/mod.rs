@@ -15,14 +15,17 @@
 //! - J3. Of a call that the local service did not execute, nothing is stored.
 //!
 //! # Not here
-//! Whether a call is kept (`plan`), how the unit gets it (`queue`, `inbound::push`).
+//! Whether a call is kept (`plan`), units that others are about to take over from (`fence`), how the unit gets it (`queue`, `inbound::push`).
 
+mod fence;
 mod plan;
 mod reply;
 
+use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
+use self::fence::Fence;
 use self::plan::{Not, Plan};
 use self::reply::Reply;
 use super::message::{Keep, Published, Publisher, PublisherRef, Publishers};
@@ -34,8 +37,8 @@ use crate::model::{
     CallId, Caller, CallerRef, CancelReason, Code, Mode, ParkedAs, Part, Reason, Refused, RelayError, ReplyEvent,
     Request, RequestEvent, Retry, RoutePolicy, UnitId,
 };
-use crate::routing::RouteTable;
-use crate::routing::record::{NodeId, State};
+use crate::queue::AwayUnits;
+use crate::routing::RouteError;
 use crate::telemetry::kept::{KeptOutcome, KeptSeries};
 use crate::wire::kept::{self, KeptCall};
 
@@ -45,12 +48,15 @@ pub struct KeptParts {
     pub publishers: Rc<Publishers>,
     /// Counts how they end.
     pub series: KeptSeries,
+    /// Units that count as away because an operator says so.
+    pub away: AwayUnits,
 }
 
 /// Where replies of the local service and of the disk arrive, on one shard.
 pub(super) struct KeptCalls {
     parts: KeptParts,
     replies: Mailbox<(CallId, ReplyEvent)>,
+    fence: RefCell<Fence>,
     rpc: Weak<Rpc>,
 }
 
@@ -75,6 +81,7 @@ impl KeptCalls {
         Rc::new(Self {
             parts,
             replies: Mailbox::new(),
+            fence: RefCell::default(),
             rpc,
         })
     }
@@ -94,19 +101,19 @@ impl Rpc {
         plan::wanted(policies.of(request.service()).route_of(request).away, request).is_some()
     }
 
-    /// How a call of a unit ends that is being evacuated and cannot be reached, if such calls are kept: others take over later, and
-    /// until then nobody admits writes.
-    pub(super) fn fenced(
+    /// How a call ends if its unit counts as away because an operator says so: as if no link to it were up.
+    pub(super) fn counts_as_away(
         &self,
-        table: &RouteTable,
         unit: &UnitId,
         (policy, request): (&RoutePolicy, &Request),
     ) -> Option<RelayError> {
-        self.kept.as_ref()?;
-        plan::wanted(policy.away, request)?;
-        let node = table.routes()?.node(&NodeId::Unit(unit.clone()))?;
-        let is_fenced = matches!(node.state, State::Fencing { .. });
-        self.way(unit).err().filter(|error| is_fenced && plan::is_away(error))
+        let calls = self.kept.as_ref()?;
+        let was_perhaps_seen = request.facts.attempt > 0;
+        if plan::decide(policy, request, was_perhaps_seen) == Err(Not::Meant) || !calls.parts.away.contains(unit) {
+            return None;
+        }
+        let detail = format!("an operator says that unit {unit} counts as away (strait unit local-mode)");
+        Some(RelayError::new(Reason::UnitAway, Retry::Safe, detail))
     }
 
     /// Keeps a call, or says how it ends.
@@ -147,7 +154,7 @@ impl Rpc {
     /// How it ends, if it is not kept.
     pub(super) fn keep(&self, id: CallId, error: RelayError) -> Result<(), RelayError> {
         let Some(calls) = &self.kept else { return Err(error) };
-        if !plan::is_away(&error) {
+        if !plan::is_away(&error) && !self.has_waited_for_takeover(id, &error) {
             return Err(error);
         }
         let decided = self.calls.with(id, |open| self.decide(open));
@@ -168,6 +175,10 @@ impl Rpc {
     }
 
     fn decide(&self, open: &Open) -> Result<Plan, Not> {
+        // What is done in place of others is not done in place of this unit, which others are to take over from.
+        if *open.record.unit() == self.parts.place.unit {
+            return Err(Not::Meant);
+        }
         let request = open.again.as_deref().ok_or(Not::Meant)?;
         let policies = self.parts.policies.current();
         plan::decide(policies.of(request.service()).route_of(request), request, open.was_seen)
@@ -325,10 +336,14 @@ impl Rpc {
         let policies = self.parts.policies.current();
         let policy = policies.of(request.service()).route_of(request);
         let table = self.parts.routing.table();
-        let decision = table.resolve(&request.hints, policy, &self.parts.place.unit, &self.parts.claims)?;
-        let dimension = decision.dimension.ok_or_else(gone)?;
+        let dimension = match table.resolve(&request.hints, policy, &self.parts.place.unit, &self.parts.claims) {
+            Ok(decision) => decision.dimension.cloned(),
+            Err(RouteError::NobodyTookOver { .. }) => table.dimension_of(&request.hints, policy),
+            Err(error) => return Err(error.into()),
+        };
+        let dimension = dimension.ok_or_else(gone)?;
         let key = plan::key_of(request, dimension.as_str()).ok_or_else(gone)?;
-        let call = KeptCall::of(request, dimension, executed);
+        let call = KeptCall::of(request, &dimension, executed);
         let id = plan::id_of(request).unwrap_or_default();
         let attributes = call.attributes(key, id).map_err(|_| gone())?;
         Ok(Keep {

@@ -294,6 +294,13 @@ impl Publishers {
                 unrouted: None,
                 key: hints.keys.pop(),
             }),
+            // It waits for the owner, or for whoever takes over later.
+            Err(RouteError::NobodyTookOver { unit, epoch }) => Ok(Way {
+                units: vec![unit],
+                routed: epoch.0,
+                unrouted: None,
+                key: hints.keys.pop(),
+            }),
             Err(error) if is_for_now(&error) => Ok(Way {
                 units: Vec::new(),
                 routed: 0,

@@ -8,8 +8,15 @@ use super::*;
 use crate::calls::CallPolicy;
 use crate::model::{AckLevel, Key, MessageId, Mode, OnFailure, RoutePolicy, WhileAway};
 use crate::queue::api::{Input, Progress, Publish};
-use crate::queue::{self, CALLS_TOPIC, Handle, Inlet};
+use crate::queue::record::Pause;
+use crate::queue::{self, AwayUnits, CALLS_TOPIC, Handle, Inlet};
+use crate::routing::Routes;
+use crate::routing::record::{
+    Book, Change, DimensionSpec, Epoch, MoveId, Node, NodeId, OpId, Record, RecordId, Rev, Snapshot, State, Target,
+    Term,
+};
 use crate::telemetry::kept::KeptSeries;
+use crate::wire::kept::KeptCall;
 
 /// The story, with unit `b`, the local service and the disk.
 struct Keeping {
@@ -17,13 +24,68 @@ struct Keeping {
     local: Rc<Service>,
     publishers: Rc<Publishers>,
     inlet: std::sync::Arc<Inlet>,
+    away: AwayUnits,
+}
+
+/// All keys of dimension `uid` are those of unit `b`.
+fn rules() -> RouteTable {
+    let rules = "dimensions = [\"uid\"]\n[[rules]]\ndimension = \"uid\"\nunit = \"b\"\ndefault = true\n";
+    let rules: routing::Settings = toml::from_str(rules).unwrap();
+    RouteTable::build(&rules, &unit("a"), [&unit("b")]).unwrap()
+}
+
+/// By a route store all keys of dimension `uid` are those of a unit in this state.
+fn routes(owner: &str, state: State) -> RouteTable {
+    let rule = serde_json::json!({ "dimension": "uid", "unit": owner, "default": true });
+    let book = Book {
+        units: ["a", "b", "c"].map(unit).to_vec(),
+        dimensions: vec![DimensionSpec::new(unit("uid"))],
+        rules: vec![(1, serde_json::from_value(rule).unwrap())],
+        ..Book::default()
+    };
+    let id = NodeId::Unit(unit(owner));
+    let node = Node {
+        id: id.clone(),
+        target: Target::Unit(unit(owner)),
+        state,
+        rev: Rev(2),
+        term: Term::default(),
+        previous: None,
+        home: None,
+        op: OpId(1),
+        reason: String::new(),
+    };
+    let change = |rev, id, record| Change {
+        rev: Rev(rev),
+        id,
+        record: Some(record),
+    };
+    let routes = Routes::from_snapshot(&Snapshot {
+        epoch: Epoch::new(0, Rev(9)),
+        seed: 7,
+        changes: vec![
+            change(1, RecordId::Book, Record::Book(book)),
+            change(2, RecordId::Node(id), Record::Node(node)),
+        ],
+    });
+    rules().with_routes(std::sync::Arc::new(routes))
+}
+
+/// A call with key and id.
+fn keyed() -> Request {
+    let mut call = request("/im.Room/Post");
+    let mut fields = MetadataBuilder::new();
+    fields.push(b"idempotency-key", b"7").unwrap();
+    call.metadata = fields.build();
+    call.hints.keys.push(Key {
+        dimension: "uid".into(),
+        key: "1".into(),
+    });
+    call
 }
 
 impl Keeping {
-    fn new(on_failure: OnFailure) -> Self {
-        let rules = "dimensions = [\"uid\"]\n[[rules]]\ndimension = \"uid\"\nunit = \"b\"\ndefault = true\n";
-        let rules: routing::Settings = toml::from_str(rules).unwrap();
-        let table = RouteTable::build(&rules, &unit("a"), [&unit("b")]).unwrap();
+    fn new(on_failure: OnFailure, table: RouteTable) -> Self {
         let series = Registry::new().unwrap();
         let (queue, inlet) = Handle::new(1 << 20);
         let topics = queue::Topics::from([(CALLS_TOPIC.to_owned(), queue::calls_topic())]);
@@ -35,9 +97,11 @@ impl Keeping {
             catalog: Catalog::new(std::sync::Arc::new(topics), unit("a"), [unit("b")], 1 << 20),
             claims: None,
         });
+        let away = AwayUnits::default();
         let kept = KeptParts {
             publishers: publishers.clone(),
             series: KeptSeries::register(series.series()).unwrap(),
+            away: away.clone(),
         };
         let policy = CallPolicy {
             route: RoutePolicy {
@@ -62,11 +126,16 @@ impl Keeping {
             local,
             publishers,
             inlet,
+            away,
         }
     }
 
     fn test(on_failure: OnFailure, run: impl AsyncFnOnce(&Self)) {
-        let keeping = Self::new(on_failure);
+        Self::test_with(on_failure, rules(), run);
+    }
+
+    fn test_with(on_failure: OnFailure, table: RouteTable, run: impl AsyncFnOnce(&Self)) {
+        let keeping = Self::new(on_failure, table);
         on_shard(async {
             tokio::select! {
                 () = keeping.fixture.rpc.watch() => {}
@@ -76,17 +145,29 @@ impl Keeping {
     }
 
     fn call(&self, number: u64, change: impl FnOnce(&mut Request)) -> CallId {
-        let mut call = request("/im.Room/Post");
-        let mut fields = MetadataBuilder::new();
-        fields.push(b"idempotency-key", b"7").unwrap();
-        call.metadata = fields.build();
-        call.hints.keys.push(Key {
-            dimension: "uid".into(),
-            key: "1".into(),
-        });
+        let mut call = keyed();
         change(&mut call);
         let caller = self.fixture.caller.call(number);
         self.fixture.rpc.open(Box::new(call), caller).unwrap()
+    }
+
+    /// Makes a call that is refused at once.
+    fn refused(&self, change: impl FnOnce(&mut Request)) -> RelayError {
+        let mut call = keyed();
+        change(&mut call);
+        let caller = self.fixture.caller.call(0);
+        *self.fixture.rpc.open(Box::new(call), caller).unwrap_err().error
+    }
+
+    /// Waits until the disk is asked to take something.
+    async fn until_asked(&self) -> Publish {
+        let mut asked = Vec::new();
+        wait_for("the disk to be asked", || {
+            asked.extend(self.asked());
+            !asked.is_empty()
+        })
+        .await;
+        asked.remove(0)
     }
 
     /// What the disk is asked to take.
@@ -249,6 +330,134 @@ fn a_request_is_waited_for_a_moment_and_a_stream_is_not() {
         keeping.store(&asked[0]);
         assert_eq!(keeping.fixture.caller.endings().len(), 2, "its caller has gone");
         keeping.fixture.is_as_new().await;
+    });
+}
+
+// the owner was evacuated, and of those who were to take over nobody is left. What is kept waits for the owner, or for whoever
+// takes over by a later record.
+#[test]
+fn calls_of_a_unit_that_nobody_took_over_from_are_kept_for_it() {
+    let nobody = || State::Evacuated {
+        takeover: vec![(unit("c"), 0)],
+    };
+    Keeping::test_with(OnFailure::Park, routes("b", nobody()), async |keeping| {
+        keeping.call(1, |_| {});
+        let asked = keeping.until_asked().await;
+        assert_eq!(
+            (&asked.units, asked.routed),
+            (&vec![unit("b")], Epoch::new(0, Rev(2)).0)
+        );
+        let stored = KeptCall::read(asked.body.clone()).unwrap();
+        assert_eq!(stored.routed_by, "uid");
+        keeping.store(&asked);
+        assert!(
+            keeping.told().starts_with("parked") && keeping.told().contains("unit b is away"),
+            "{}",
+            keeping.told()
+        );
+        keeping.fixture.is_as_new().await;
+    });
+    Keeping::test_with(OnFailure::Local, routes("b", nobody()), async |keeping| {
+        keeping.call(1, |_| {});
+        let id = keeping.local.opened.borrow()[0].0;
+        keeping.local.reply(id, answer(Code::Ok));
+        let asked = keeping.until_asked().await;
+        assert_eq!(asked.units, [unit("b")]);
+    });
+    // This unit itself does nothing in its own place.
+    Keeping::test_with(OnFailure::Local, routes("a", nobody()), async |keeping| {
+        let error = keeping.refused(|_| {});
+        assert_eq!(error.reason, Reason::UnitAway);
+        assert!(keeping.local.opened.borrow().is_empty() && keeping.asked().is_empty());
+    });
+}
+
+// F1, F2: a unit is fenced and answers. Calls wait for others to take over, for as long as they wait for any move; then those
+// are kept that can be.
+#[test]
+fn calls_of_a_unit_that_is_fenced_wait_and_then_are_kept() {
+    let fencing = || State::Fencing { by: MoveId(7) };
+    let soon = |call: &mut Request| call.deadline = Some(call.received + Duration::from_millis(400));
+    Keeping::test_with(OnFailure::Park, routes("b", fencing()), async |keeping| {
+        keeping.call(1, soon);
+        assert!(keeping.asked().is_empty() && keeping.fixture.caller.endings().is_empty());
+        let asked = keeping.until_asked().await;
+        assert_eq!(asked.units, [unit("b")]);
+        keeping.store(&asked);
+        assert!(keeping.told().starts_with("parked"), "{}", keeping.told());
+        keeping.call(2, |call| {
+            soon(call);
+            call.metadata = Metadata::default();
+        });
+        keeping.fixture.until_endings(2).await;
+        let told = keeping.told();
+        assert!(
+            told.starts_with("moving") && told.contains("no idempotency-key"),
+            "{told}"
+        );
+        // There is no room for more that wait.
+        for number in 3..=7 {
+            keeping.call(number, |_| {});
+        }
+        assert_eq!(keeping.asked().len(), 1);
+        assert!(keeping.fixture.b.service.opened.borrow().is_empty());
+    });
+    // Neither this unit itself, nor keys that move otherwise: their owners are there.
+    let returning = State::Returning {
+        takeover: vec![(unit("c"), 1)],
+        by: MoveId(7),
+    };
+    for table in [routes("a", fencing()), routes("b", returning)] {
+        Keeping::test_with(OnFailure::Local, table, async |keeping| {
+            keeping.call(1, soon);
+            keeping.fixture.until_endings(1).await;
+            assert!(keeping.told().starts_with("moving"), "{}", keeping.told());
+            assert!(keeping.local.opened.borrow().is_empty() && keeping.asked().is_empty());
+        });
+    }
+}
+
+// an operator says that a unit counts as away, though it answers. What could be kept does not go there.
+#[test]
+fn a_unit_that_counts_as_away_gets_no_calls_that_could_be_kept() {
+    let says = Pause {
+        reason: "ann: wrong answers".to_owned(),
+        until: None,
+    };
+    Keeping::test(OnFailure::Park, async |keeping| {
+        let opened = || keeping.fixture.b.service.opened.borrow().len();
+        keeping.away.set(&unit("b"), Some(&says));
+        keeping.call(1, |_| {});
+        let asked = keeping.until_asked().await;
+        keeping.store(&asked);
+        assert!(keeping.told().starts_with("parked"), "{}", keeping.told());
+        let error = keeping.refused(|call| call.metadata = Metadata::default());
+        assert_eq!(error.reason, Reason::UnitAway);
+        assert!(
+            error.detail.contains("an operator says") && error.detail.contains("no idempotency-key"),
+            "{error}"
+        );
+        assert_eq!(opened(), 0);
+        // What is never kept goes on, and so does all when it is taken back.
+        keeping.call(2, |call| call.hints.unit = Some(unit("b")));
+        assert_eq!(opened(), 1);
+        keeping.call(3, |call| call.facts.mode = Mode::Replay);
+        assert_eq!(opened(), 2);
+        keeping.away.set(&unit("b"), None);
+        keeping.call(4, |_| {});
+        assert_eq!(opened(), 3);
+        assert!(keeping.asked().is_empty());
+    });
+    Keeping::test(OnFailure::Fail, async |keeping| {
+        keeping.away.set(&unit("b"), Some(&says));
+        keeping.call(1, |_| {});
+        assert_eq!(keeping.fixture.b.service.opened.borrow().len(), 1);
+    });
+    let fencing = State::Fencing { by: MoveId(7) };
+    Keeping::test_with(OnFailure::Park, routes("b", fencing), async |keeping| {
+        keeping.away.set(&unit("b"), Some(&says));
+        keeping.call(1, |_| {});
+        assert_eq!(keeping.asked().len(), 1, "there is nothing to wait for");
     });
 }
 

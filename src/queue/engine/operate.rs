@@ -11,17 +11,17 @@ use crate::model::{GroupName, Topic, UnitId};
 use crate::queue::api::{Output, Ticket};
 use crate::queue::effects::Now;
 use crate::queue::jobs::filter::key_of;
-use crate::queue::operator::{Answer, Command, LimitValues, Status};
+use crate::queue::operator::{Answer, Command, LimitValues, Status, UnitStatus};
 use crate::queue::record::{Kept, Pausable, Pause, Record};
-use crate::queue::{Sync, TopicSettings};
+use crate::queue::{CALLS_TOPIC, Sync, TopicSettings};
 
 impl Engine {
     pub(super) fn operate(&mut self, now: Now, ticket: Ticket, command: Command) {
         let answer = match command {
             Command::Status => Ok(Answer::Status(Box::new(self.status(now)))),
             Command::Redrives => Ok(self.redrives(now)),
-            Command::Pause { what, pause, who } => self.pause(what, Some(pause), &who),
-            Command::Resume { what, who } => self.pause(what, None, &who),
+            Command::Pause { what, pause, who } => self.pause(now, what, Some(pause), &who),
+            Command::Resume { what, who } => self.pause(now, what, None, &who),
             Command::Limits {
                 unit,
                 topic,
@@ -80,7 +80,7 @@ impl Engine {
             bytes_max: self.setup.queue.bytes_max.as_u64(),
             segments: space.segments,
             disk: disk.to_owned(),
-            units: self.places.outboxes.values().map(|outbox| outbox.status(now)).collect(),
+            units: self.unit_status(now),
             groups: Vec::new(),
             dead_letters: self.dead.len(),
             dead_letter_bytes: self.dead.bytes(),
@@ -89,9 +89,33 @@ impl Engine {
         }
     }
 
-    fn pause(&mut self, what: Pausable, pause: Option<Pause>, who: &str) -> Result<Answer, String> {
+    fn unit_status(&self, now: Now) -> Vec<UnitStatus> {
+        let outboxes = self.places.outboxes.iter();
+        let status = outboxes.map(|(unit, outbox)| UnitStatus {
+            counts_as_away: self.setup.neighbours.away.of(unit),
+            ..outbox.status(now)
+        });
+        status.collect()
+    }
+
+    fn pause(&mut self, now: Now, what: Pausable, pause: Option<Pause>, who: &str) -> Result<Answer, String> {
         self.check_pausable(&what)?;
-        tracing::info!(who, ?what, paused = pause.is_some(), "an operator changed a pause");
+        let mut pause = pause;
+        if let (Pausable::Calls { .. }, Some(pause)) = (&what, &mut pause) {
+            check_away(now, pause)?;
+            // Whoever looks is to know whom to ask.
+            if !who.is_empty() {
+                pause.reason = format!("{who}: {}", pause.reason);
+            }
+        }
+        let reason = pause.as_ref().map(|pause| pause.reason.as_str());
+        tracing::info!(
+            who,
+            ?what,
+            paused = pause.is_some(),
+            reason,
+            "an operator changed a pause"
+        );
         self.set_pause(&what, pause.clone());
         if let Pausable::Redrive { task } = what {
             self.keep_task(task);
@@ -102,6 +126,7 @@ impl Engine {
 
     fn check_pausable(&mut self, what: &Pausable) -> Result<(), String> {
         let known = match what {
+            Pausable::Calls { unit } => self.setup.neighbours.geos.contains_key(unit),
             Pausable::Group { topic, group } => self.places.inbox.has_group(topic, group),
             Pausable::Redrive { task } => self.tasks.task(*task).is_some_and(|task| !task.has_ended()),
             Pausable::Topic { .. } => true,
@@ -118,6 +143,13 @@ impl Engine {
             None => self.pauses.remove(what),
         };
         match what {
+            Pausable::Calls { unit } => {
+                self.setup.neighbours.away.set(unit, pause.as_ref());
+                if let Ok(topic) = Topic::new(CALLS_TOPIC) {
+                    let paused = self.is_paused(&topic, unit);
+                    self.places.outbox(unit, &self.setup).pause_topic(&topic, paused);
+                }
+            }
             Pausable::Group { .. } => self.places.inbox.pause(what, pause),
             Pausable::Redrive { task } => {
                 if let Some(task) = self.tasks.task(*task) {
@@ -127,13 +159,22 @@ impl Engine {
             }
             Pausable::Topic { topic } => {
                 self.places.know_topic(topic);
-                for outbox in self.places.outboxes.values_mut() {
-                    outbox.pause_topic(topic, pause.is_some());
+                let units: Vec<UnitId> = self.places.outboxes.keys().cloned().collect();
+                for unit in units {
+                    let paused = self.is_paused(topic, &unit);
+                    self.places.outbox(&unit, &self.setup).pause_topic(topic, paused);
                 }
                 self.places.inbox.pause(what, pause);
             }
             Pausable::Unit { unit } => self.places.outbox(unit, &self.setup).pause(pause),
         }
+    }
+
+    /// Whether a topic does not go to a unit: for one of two reasons, of which each may end alone.
+    fn is_paused(&self, topic: &Topic, unit: &UnitId) -> bool {
+        let calls = Pausable::Calls { unit: unit.clone() };
+        let topic_itself = Pausable::Topic { topic: topic.clone() };
+        self.pauses.contains_key(&topic_itself) || topic.as_str() == CALLS_TOPIC && self.pauses.contains_key(&calls)
     }
 
     /// Pauses whose time is over end by themselves (M-H3).
@@ -240,3 +281,18 @@ impl Engine {
         Ok(Answer::Done { messages })
     }
 }
+
+/// A unit counts as away for a time that was thought about, and everybody can see why.
+fn check_away(now: Now, pause: &Pause) -> Result<(), String> {
+    if pause.reason.trim().is_empty() {
+        return Err("say why the unit counts as away: --reason".to_owned());
+    }
+    let left = pause.until.map(|until| until.saturating_sub(now.wall.0));
+    if left.is_none_or(|left| left > AWAY_MAX_MILLIS) {
+        return Err("say for how long the unit counts as away, for 24 hours at most: --for".to_owned());
+    }
+    Ok(())
+}
+
+/// Longest time that a unit counts as away without another word: a day, and a minute for clocks that differ.
+const AWAY_MAX_MILLIS: u64 = (24 * 60 + 1) * 60 * 1000;

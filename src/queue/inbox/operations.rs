@@ -31,7 +31,7 @@ impl Inbox {
                     self.schedule(at);
                 }
             }
-            Pausable::Redrive { .. } | Pausable::Unit { .. } => {}
+            Pausable::Calls { .. } | Pausable::Redrive { .. } | Pausable::Unit { .. } => {}
         }
     }
 

@@ -55,6 +55,7 @@ pub(super) struct Gauges {
     pub(super) group_consumers: IntGaugeVec,
     pub(super) group_oldest: GaugeVec,
     pub(super) group_paused: IntGaugeVec,
+    pub(super) away: IntGaugeVec,
     pub(super) dead: IntGaugeVec,
     pub(super) dead_bytes: IntGauge,
     pub(super) dead_limit: IntGauge,
@@ -183,6 +184,7 @@ impl Gauges {
             group_consumers: make.gauges(GROUP_CONSUMERS, &group)?,
             group_oldest: make.reals(GROUP_OLDEST_AGE_SECONDS, &group)?,
             group_paused: make.gauges(GROUP_PAUSED, &group)?,
+            away: make.gauges(LOCAL_MODE_BY_OPERATOR, &pair)?,
             dead: make.gauges(DEAD_LETTERS_MESSAGES, &["reason"])?,
             dead_bytes: make.gauge(DEAD_LETTERS_BYTES)?,
             dead_limit: make.gauge(DEAD_LETTERS_LIMIT_BYTES)?,
@@ -354,6 +356,10 @@ const GROUP_OLDEST_AGE_SECONDS: Series = (
     "Age of the oldest message a group is not done with.",
 );
 const GROUP_PAUSED: Series = ("strait_queue_group_paused", "1 if delivery to the group is paused.");
+const LOCAL_MODE_BY_OPERATOR: Series = (
+    "strait_local_mode_by_operator",
+    "1 if the other unit counts as away for calls of methods with on_failure because an operator says so.",
+);
 const DEAD_LETTERS_MESSAGES: Series = (
     "strait_dead_letters_messages",
     "Dead letters, by why they were given up.",

@@ -132,6 +132,7 @@ impl Metrics {
                 &gauges.keys_behind,
                 &gauges.replay_limit_bytes,
                 &gauges.replay_eta,
+                &gauges.away,
             ] {
                 take_back(gauge, &labels);
             }
@@ -172,6 +173,8 @@ impl Metrics {
             None => -1,
         };
         gauges.replay_eta.with_label_values(&labels).set(eta);
+        let is_away = i64::from(unit.counts_as_away.is_some());
+        gauges.away.with_label_values(&labels).set(is_away);
         for state in STATES {
             let labels = [labels[0], labels[1], state];
             gauges

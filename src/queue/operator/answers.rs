@@ -146,6 +146,9 @@ pub struct UnitStatus {
     pub keys_coarse: bool,
     /// The pause, if it is paused.
     pub pause: Option<Pause>,
+    /// Why and until when the unit counts as away for calls of methods with `on_failure`, if an operator says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts_as_away: Option<Pause>,
 }
 
 /// Messages for one group.

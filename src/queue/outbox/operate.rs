@@ -88,6 +88,7 @@ impl Outbox {
                 .sum(),
             keys_coarse: self.cursors.values().any(|cursor| cursor.keys.is_coarse()),
             pause: self.paused().cloned(),
+            counts_as_away: None,
         }
     }
 

@@ -83,6 +83,7 @@ impl Relay {
                 hops_max: 4,
                 owners: Some(view.clone()),
                 parking: ParkingLimits::default(),
+                away: crate::queue::AwayUnits::default(),
             },
         };
         Self {

@@ -352,6 +352,7 @@ impl Routes {
         walk: &mut Walk,
         record: &mut impl Recorder,
     ) -> Result<&'a UnitId, RouteError> {
+        let owner = unit;
         let mut unit = unit;
         for _ in 0..DEPTH_MAX {
             let Some(node) = self.unit_node(unit) else {
@@ -365,7 +366,7 @@ impl Routes {
             };
             let candidates = takeover.iter().map(|(unit, weight)| (unit, *weight));
             let Some(next) = rendezvous(hash, candidates) else {
-                return Err(RouteError::NobodyTookOver { unit: unit.clone() });
+                return Err(self.nobody_took_over(owner, walk));
             };
             walk.owned_since(past::heir_since(node, hash, next));
             record.step("unit", true, || {
@@ -374,7 +375,14 @@ impl Routes {
             });
             unit = next;
         }
-        Err(RouteError::NobodyTookOver { unit: unit.clone() })
+        Err(self.nobody_took_over(owner, walk))
+    }
+
+    fn nobody_took_over(&self, owner: &UnitId, walk: &Walk) -> RouteError {
+        RouteError::NobodyTookOver {
+            unit: owner.clone(),
+            epoch: Epoch::new(self.epoch.incarnation(), walk.rev),
+        }
     }
 }
 

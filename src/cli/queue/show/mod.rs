@@ -136,6 +136,14 @@ pub(super) fn units(units: &[UnitStatus], out: &mut impl Write) -> io::Result<()
             writeln!(out, "{name}: {}", unit.detail)?;
         }
         note_pause(name, unit.pause.as_ref(), out)?;
+        if let Some(away) = &unit.counts_as_away {
+            let until = away.until.map_or_else(String::new, moment);
+            writeln!(
+                out,
+                "{name}: counts as away for calls until {until}: {}; to end that: strait unit local-mode {name} --off",
+                away.reason
+            )?;
+        }
         if unit.keys_coarse {
             writeln!(out, "{name}: new messages with a key wait behind the backlog")?;
         } else if unit.keys_behind > 0 {

@@ -27,8 +27,8 @@ use crate::queue::log::{Faults, Log, MemoryStorage, Options, Space};
 use crate::queue::operator::{Answer, Command, Filter, Line, RedriveRequest};
 use crate::queue::record::{Pausable, Pause};
 use crate::queue::{
-    GroupSettings, Metrics, Neighbours, OnExpiry, Overflow, Owner, Ownership, ParkingLimits, Priority, ReplaySettings,
-    Route, Settings, Setup, TopicRule, TopicSettings,
+    AwayUnits, CALLS_TOPIC, GroupSettings, Metrics, Neighbours, OnExpiry, Overflow, Owner, Ownership, ParkingLimits,
+    Priority, ReplaySettings, Route, Settings, Setup, TopicRule, TopicSettings,
 };
 
 /// How long publications wait until it is known where they go.
@@ -125,6 +125,7 @@ fn setup(change: impl FnOnce(&mut Setup)) -> Setup {
             hops_max: 3,
             owners: Some(Arc::new(OwnedBy("a"))),
             parking: ParkingLimits::default(),
+            away: AwayUnits::default(),
         },
     };
     change(&mut setup);

@@ -166,3 +166,79 @@ fn a_pause_ends_by_itself_and_survives_a_restart_until_then() {
     world.pass(Duration::from_secs(62));
     assert_eq!(world.delivered().len(), 1);
 }
+
+#[test]
+fn a_unit_counts_as_away_for_a_time_and_what_is_kept_for_it_waits() {
+    //
+    let topics = [
+        (CALLS_TOPIC.to_owned(), crate::queue::calls_topic()),
+        ("orders".to_owned(), TopicSettings::default()),
+    ];
+    let mut world = World::with(|setup| setup.topics = Arc::new(topics.into()));
+    let calls = |unit: &str| Pausable::Calls { unit: name(unit) };
+    let topic = Pausable::Topic {
+        topic: name(CALLS_TOPIC),
+    };
+    let pause = |world: &mut World, what: &Pausable, reason: &str, seconds: u64| {
+        let pause = Pause::for_time(reason, Some(Duration::from_secs(seconds)), world.now.wall);
+        let (what, who) = (what.clone(), "ann".to_owned());
+        matches!(world.ask(Command::Pause { what, pause, who }), Answer::Done { .. })
+    };
+    let resume = |world: &mut World, what: &Pausable| {
+        let (what, who) = (what.clone(), String::new());
+        assert!(matches!(world.ask(Command::Resume { what, who }), Answer::Done { .. }));
+    };
+    for (unit, reason, seconds) in [("b", " ", 60), ("b", "why", 90_000), ("z", "why", 60), ("a", "why", 60)] {
+        assert!(
+            !pause(&mut world, &calls(unit), reason, seconds),
+            "{unit} {reason} {seconds}"
+        );
+    }
+    let endless = Command::Pause {
+        what: calls("b"),
+        pause: Pause::for_time("why", None, world.now.wall),
+        who: String::new(),
+    };
+    assert!(matches!(world.ask(endless), Answer::Refused { .. }));
+    assert!(world.setup.neighbours.away.of(&name("b")).is_none());
+
+    assert!(pause(&mut world, &calls("b"), "wrong answers", 600));
+    let away = world.setup.neighbours.away.of(&name("b")).unwrap();
+    assert_eq!(away.reason, "ann: wrong answers");
+    let Answer::Status(status) = world.ask(Command::Status) else {
+        panic!("no status");
+    };
+    let unit = status.units.iter().find(|unit| unit.unit == "b").unwrap();
+    assert_eq!((&unit.counts_as_away, &unit.pause), (&Some(away), &None));
+    world.lane_up(1, "b", LaneKind::Live);
+    world.lane_up(2, "b", LaneKind::Backlog);
+    world.publish(CALLS_TOPIC, &["b"]);
+    world.publish("orders", &["b"]);
+    let sent = |world: &World| world.sent_bodies().len();
+    assert_eq!(sent(&world), 1, "other topics go on");
+    // One of two reasons ends, then the other one.
+    assert!(pause(&mut world, &topic, "maintenance", 600));
+    resume(&mut world, &calls("b"));
+    world.pass(Duration::from_secs(2));
+    assert!(!world.setup.neighbours.away.contains(&name("b")));
+    assert_eq!(sent(&world), 1);
+    assert!(pause(&mut world, &calls("b"), "wrong answers", 60));
+    resume(&mut world, &topic);
+    world.pass(Duration::from_secs(2));
+    assert_eq!(sent(&world), 1);
+
+    world.setup.neighbours.away = AwayUnits::default();
+    world.restart();
+    assert!(world.setup.neighbours.away.contains(&name("b")));
+    world.lane_up(1, "b", LaneKind::Live);
+    world.lane_up(2, "b", LaneKind::Backlog);
+    world.pass(Duration::from_secs(30));
+    assert!(sent(&world) <= 1, "{:?}", world.sent_bodies());
+    world.pass(Duration::from_secs(32));
+    assert!(!world.setup.neighbours.away.contains(&name("b")));
+    world.restart();
+    world.lane_up(1, "b", LaneKind::Live);
+    world.lane_up(2, "b", LaneKind::Backlog);
+    world.pass(Duration::from_secs(2));
+    assert_eq!(sent(&world), 2, "{:?}", world.sent_bodies());
+}
