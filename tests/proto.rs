@@ -317,6 +317,7 @@ fn the_kept_call_of_the_document_is_that_of_the_code() {
         body: "b".into(),
         routed_by: "uid".into(),
         executed: true,
+        rejected_to: "t".into(),
     };
     let expected = [
         "path=b\"p\"",
@@ -328,6 +329,7 @@ fn the_kept_call_of_the_document_is_that_of_the_code() {
         "body=b\"b\"",
         "routed_by=uid",
         "executed=Bool(true)",
+        "rejected_to=t",
     ];
     assert_eq!(read("strait.v1.KeptCall", &kept.to_bytes()), expected);
 }

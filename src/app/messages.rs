@@ -3,8 +3,9 @@
 //! # Invariants
 //! - M1. Each output of the queue has one taker here; what is for nobody any more vanishes.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::rc::Rc;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
@@ -12,10 +13,12 @@ use tokio_util::sync::CancellationToken;
 use super::{Shared, queue_thread};
 use crate::crossing::Receiver;
 use crate::delivery::Delivery;
-use crate::inbound::{self, Consumers, Push, PushParts};
+use crate::inbound::{self, Consumers, Notice, Notices, Push, PushParts, ToldFn};
 use crate::ingress::messages as edge;
-use crate::model::{Callee, Endpoint, ServiceName, Subscriptions, UnitId};
-use crate::outbound::{CarrierParts, Carriers, Catalog, PublisherParts, Publishers};
+use crate::model::{Callee, Endpoint, RelayError, ServiceName, Subscriptions, UnitId};
+use crate::outbound::{
+    CarrierParts, Carriers, Catalog, Published, Publisher, PublisherParts, PublisherRef, Publishers, Tell,
+};
 use crate::peer::{Lane, LaneHandler, LaneLink, LinkPeer};
 use crate::queue::api::Output;
 use crate::queue::lanes::LaneIds;
@@ -139,7 +142,8 @@ impl Messages {
 
     /// From now on calls that were kept for this unit are made, by `callee`.
     pub(super) fn replay_to(&self, callee: Rc<dyn Callee>, series: KeptSeries) {
-        self.push.replay_to(callee, series);
+        self.push
+            .replay_to(callee, Teller::new(self.publishers.clone()), series);
     }
 
     /// Other settings are in force (M-H4).
@@ -174,6 +178,58 @@ impl LaneHandler for Messages {
 
     fn on_lane(&self, peer: &LinkPeer, lane: Lane) {
         self.taken.on_lane(peer, lane);
+    }
+}
+
+/// Tells units what became of calls that they kept: by messages.
+struct Teller {
+    publishers: Rc<Publishers>,
+    waits: RefCell<HashMap<u64, ToldFn>>,
+    last: Cell<u64>,
+    me: Weak<Self>,
+}
+
+impl Teller {
+    fn new(publishers: Rc<Publishers>) -> Rc<Self> {
+        Rc::new_cyclic(|me| Self {
+            publishers,
+            waits: RefCell::default(),
+            last: Cell::new(0),
+            me: me.clone(),
+        })
+    }
+
+    fn end(&self, id: u64, result: Result<(), Box<RelayError>>) {
+        let told = self.waits.borrow_mut().remove(&id);
+        if let Some(told) = told {
+            told(result);
+        }
+    }
+}
+
+impl Notices for Teller {
+    fn tell(&self, notice: Notice, told: ToldFn) {
+        let Some(port) = self.me.upgrade() else { return };
+        let id = self.last.get() + 1;
+        self.last.set(id);
+        self.waits.borrow_mut().insert(id, told);
+        let tell = Tell {
+            unit: notice.unit,
+            topic: notice.topic,
+            key: notice.key,
+            attributes: notice.attributes,
+            body: notice.text.into(),
+        };
+        let back = PublisherRef { port, id, index: 0 };
+        if let Err(error) = self.publishers.tell(tell, back) {
+            self.end(id, Err(error));
+        }
+    }
+}
+
+impl Publisher for Teller {
+    fn on_published(&self, id: u64, _: u64, end: Published) {
+        self.end(id, end.error.map_or(Ok(()), Err));
     }
 }
 

@@ -16,6 +16,8 @@ pub struct RoutePolicy {
     pub reads: bool,
     /// What becomes of them while the unit of their key is away.
     pub away: WhileAway,
+    /// Topic of this unit where it is told if the owner refuses a call that was kept.
+    pub rejected_to: Option<Name>,
 }
 
 /// By any key; without one not at all.
@@ -27,6 +29,7 @@ pub static ANY_KEY: RoutePolicy = RoutePolicy {
         on_failure: OnFailure::Fail,
         parked_as: ParkedAs::Unavailable,
     },
+    rejected_to: None,
 };
 
 impl RoutePolicy {

@@ -23,7 +23,7 @@ use std::rc::Rc;
 pub use carrier::{CarrierParts, Carriers, Claims};
 pub use hooks::OwnerControl;
 pub use kept::KeptParts;
-pub use message::{Catalog, Published, Publisher, PublisherParts, PublisherRef, Publishers};
+pub use message::{Catalog, Published, Publisher, PublisherParts, PublisherRef, Publishers, Tell};
 pub use own::{OwnAsked, OwnCall, OwnCalls, OwnError, OwnStory};
 pub use parking::ParkingLimits;
 pub use rpc::{Parts, Rpc};

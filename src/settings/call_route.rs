@@ -30,6 +30,10 @@ pub struct CallRoute {
     /// How parked calls are answered. `unavailable`: with `UNAVAILABLE`, `strait-error: parked` and the ticket. `ok`: with `OK`, an
     /// empty message and the ticket, for callers that want to know only that it is stored. Default `unavailable`.
     pub parked_as: ParkedAs,
+    /// Topic of this unit where its services are told if the owner refuses a call that was kept: a message with the call's key, its
+    /// method (`subject`), `ticket`, idempotency-key (`callid`) and the answer's `code`, and what the owner said as a text. The topic is one
+    /// of `[topics]`, here and at the owner, whose rule is not `owner`; with the rule `local` its `from` names the owners. Default none: the dead letter at the owner alone says so.
+    pub rejected_to: Option<Name>,
     /// `[calls.route."<service>".methods."<method>"]`: what is different for one method.
     pub methods: BTreeMap<String, MethodRoute>,
 }
@@ -50,6 +54,7 @@ impl CallRoute {
         RoutePolicy {
             dimensions: self.dimensions.clone(),
             away: self.away(self.on_failure),
+            rejected_to: self.rejected_to.clone(),
             ..of.clone()
         }
     }
@@ -69,6 +74,7 @@ impl CallRoute {
                 reads,
                 // Nothing of a read is worth keeping.
                 away: self.away(if reads { OnFailure::Fail } else { on_failure }),
+                rejected_to: self.rejected_to.clone(),
                 ..of.clone()
             }
         };
@@ -149,8 +155,40 @@ impl Settings {
                 warnings.add(None, path::join(&at, "parked_as"), text);
             }
         }
+        for (service, route) in &self.calls.route {
+            let at = path::join(&path::join("calls.route", service.as_str()), "rejected_to");
+            if let Some(wrong) = route.rejected_to.as_ref().and_then(|topic| self.no_notice(topic)) {
+                problems.add(None, at, wrong);
+            } else if route.rejected_to.is_some() && route.kept().next().is_none() {
+                let text = "takes effect only with on_failure = \"park\" or \"local\", of the service or of a method";
+                warnings.add(None, at, text);
+            }
+        }
         if let Some(topic) = self.topics.get(queue::CALLS_TOPIC) {
             check_journal(topic, problems);
+        }
+    }
+
+    /// Why a topic cannot tell of refused calls.
+    fn no_notice(&self, topic: &Name) -> Option<String> {
+        if topic.as_str() == queue::CALLS_TOPIC {
+            return Some(format!(
+                "topic {topic} is for calls that relays keep; use one of your own"
+            ));
+        }
+        let Some(settings) = TopicSettings::of(&self.topics, topic) else {
+            let text =
+                format!("topic {topic} is not known; add [topics.\"{topic}\"], here and at the owners of the keys");
+            return Some(text);
+        };
+        match settings.rule {
+            TopicRule::Owner => Some(format!(
+                "topic {topic} goes to the owner of the key, which is who refused the call; give it another rule"
+            )),
+            TopicRule::Local if settings.from.is_none() => Some(format!(
+                "topic {topic} takes no messages of other units; name the owners of the keys in its `from`, or give it another rule"
+            )),
+            _ => None,
         }
     }
 
@@ -250,8 +288,8 @@ mod tests {
     // C-P1, C-P2: by service and by method; what only reads is never kept.
     #[test]
     fn a_method_says_what_becomes_of_its_calls_while_their_unit_is_away() {
-        let text = "[calls.route.\"im.Room\"]\non_failure = \"park\"\nparked_as = \"ok\"\nreads = [\"History\"]\n\
-                    [calls.route.\"im.Room\".methods.Post]\non_failure = \"local\"\n\
+        let text = "[topics.told]\nrule = \"all\"\n[calls.route.\"im.Room\"]\non_failure = \"park\"\nparked_as = \"ok\"\nreads = [\"History\"]\n\
+                    rejected_to = \"told\"\n[calls.route.\"im.Room\".methods.Post]\non_failure = \"local\"\n\
                     [calls.route.\"im.Room\".methods.Invite]\ndimensions = [\"uid\"]\non_failure = \"fail\"\n";
         let checked = checked(&format!("{BASICS}{DIMENSIONS}{text}")).unwrap();
         assert!(checked.warnings.0.is_empty(), "{:?}", checked.warnings);
@@ -264,6 +302,7 @@ mod tests {
             let policy = checked.route_policy(Some("im.Room"), Some(method));
             assert_eq!(policy.away.on_failure, on_failure, "{method}");
             assert_eq!(policy.away.parked_as, ParkedAs::Ok, "{method}");
+            assert_eq!(policy.rejected_to, Some(Name::new("told").unwrap()), "{method}");
         }
         let other = checked.route_policy(Some("im.Chat"), Some("Post"));
         assert_eq!(other.away, WhileAway::default());
@@ -308,6 +347,14 @@ mod tests {
         check(&reads, "methods.Get.on_failure: the method is in `reads`");
         let own = format!("{DIMENSIONS}[calls.route.\"strait.v1.Messages\"]\non_failure = \"park\"\n");
         check(&own, "on_failure: strait.v1.Messages is this relay itself");
+        let told = |topic: &str| format!("{DIMENSIONS}{route}rejected_to = \"told\"\n{topic}");
+        check(&told(""), "rejected_to: topic told is not known");
+        check(
+            &told("[topics.told]\n"),
+            "rejected_to: topic told goes to the owner of the key",
+        );
+        let local = told("[topics.told]\nrule = \"local\"\n");
+        check(&local, "rejected_to: topic told takes no messages of other units");
         let empty = format!("{DIMENSIONS}[calls.route.\"im.Room\"]\nmethods.Get = {{}}\n");
         check(
             &empty,

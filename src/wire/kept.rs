@@ -45,6 +45,9 @@ pub struct KeptCall {
     /// The service of the unit that kept it has executed it.
     #[prost(bool, tag = "9")]
     pub executed: bool,
+    /// Topic of the unit that kept it, where it is told if the call is refused; empty: nobody is.
+    #[prost(string, tag = "10")]
+    pub rejected_to: String,
 }
 
 impl KeptCall {
@@ -66,6 +69,7 @@ impl KeptCall {
             body: request.body.chunk.clone(),
             routed_by: routed_by.to_string(),
             executed,
+            rejected_to: String::new(),
         }
     }
 

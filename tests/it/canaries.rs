@@ -77,12 +77,14 @@ async fn start(echo: &Echo, http1: &str) -> Cluster {
         .service("b", "im.Http", &[http1.to_owned()])
         .service("b", "im.canary-service", &[])
         .set("a", "calls.route.\"im.Echo\".methods.Unary.on_failure", "park")
+        .set("a", "calls.route.\"im.Echo\".rejected_to", "told")
         .set("a", "log.format", "json")
         .set("b", "log.format", "human");
     for unit in ["a", "b"] {
         builder = builder
             .set(unit, "access.dimension", "uid")
             .set(unit, "topics.t.rule", "owner")
+            .set(unit, "topics.told.rule", "all")
             .set(unit, "log.level", "trace")
             .set(unit, "log.access", 1.0)
             .set(unit, "log.spans", true);

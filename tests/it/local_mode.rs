@@ -110,6 +110,32 @@ impl Ledger {
     }
 }
 
+/// What a unit was told of calls that it kept: attributes, with `key` and `body`.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Vec<BTreeMap<String, String>>>>);
+
+impl Told {
+    async fn listen(&self, client: &client::Client) {
+        let told = self.clone();
+        let subscribe = client::Subscribe::new("im.refused", "app");
+        let subscribed = client.subscribe(subscribe, move |message| {
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+            let names = ["type", "subject", "ticket", "callid", "code", "owner"];
+            let of = |name: &str| (name.to_owned(), message.attribute(name).unwrap_or_default().to_owned());
+            let mut fields: BTreeMap<_, _> = names.into_iter().map(of).collect();
+            fields.insert("key".to_owned(), text(&message.key().unwrap().key));
+            fields.insert("body".to_owned(), text(message.body()));
+            told.0.lock().unwrap().push(fields);
+            async { Ok(()) }
+        });
+        within("a subscription", LIMIT, subscribed).await.unwrap();
+    }
+
+    fn all(&self) -> Vec<BTreeMap<String, String>> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
 async fn connect(relay: &Relay) -> client::Client {
     let address = format!("tcp://{}", relay.framed());
     let builder = client::Client::builder(&address).backoff_max(Duration::from_millis(50));
@@ -130,14 +156,16 @@ fn pair() -> ClusterBuilder {
 
 /// The same for one unit.
 fn keeping(unit: &str, builder: ClusterBuilder) -> ClusterBuilder {
-    let methods = "on_failure = \"park\"\nreads = [\"Get\"]\n\
+    let methods = "on_failure = \"park\"\nreads = [\"Get\"]\nrejected_to = \"im.refused\"\n\
                    methods.Post.on_failure = \"local\"\nmethods.Fails.on_failure = \"local\"\nmethods.Plain.on_failure = \"fail\"\n";
     let topic = "on_expiry = \"dead-letter\"\nretry = { first = \"20ms\", longest = \"100ms\", attempts = 1000 }\n";
     let (methods, topic): (Table, Table) = (methods.parse().unwrap(), topic.parse().unwrap());
+    let refused: Table = "rule = \"all\"\ngroups.app = {}\n".parse().unwrap();
     builder
         .service(unit, "im.Ledger", &[])
         .set(unit, "calls.route.\"im.Ledger\"", methods)
         .set(unit, "topics.\"strait.calls\"", topic)
+        .set(unit, "topics.\"im.refused\"", refused)
 }
 
 /// Kills the relay of unit `b` and waits until that of `a` has seen it.
@@ -329,12 +357,17 @@ async fn what_the_owner_refuses_is_a_dead_letter_and_what_it_knows_is_done() {
     let client = grpc(cluster.relay("a-1")).await;
     let known = [("strait-key", "uid=b:1"), ("idempotency-key", "known")];
     call(&client, "Post", &known).await.unwrap();
+    let listeners = [connect(cluster.relay("a-1")).await, connect(cluster.relay("b-1")).await];
+    let (at_home, elsewhere) = (Told::default(), Told::default());
+    at_home.listen(&listeners[0]).await;
+    elsewhere.listen(&listeners[1]).await;
     lose_b(&mut cluster).await;
     at_b.refuse(Some(Code::FailedPrecondition));
     call(&client, "Post", &known).await.unwrap();
+    let mut tickets = Vec::new();
     for (method, id) in [("Fails", "1"), ("Post", "2")] {
         let fields = [("strait-key", "uid=b:1"), ("idempotency-key", id)];
-        call(&client, method, &fields).await.unwrap();
+        tickets.push(call(&client, method, &fields).await.unwrap()["strait-ticket"].clone());
     }
     cluster.relay_mut("b-1").start().await;
     until_applied(&at_b, 2).await;
@@ -364,6 +397,24 @@ async fn what_the_owner_refuses_is_a_dead_letter_and_what_it_knows_is_done() {
         shown.contains("im.Ledger/Fails: FailedPrecondition: the room is closed"),
         "{shown}"
     );
+    let notices = wait_for("the callers' unit to be told", LIMIT, async || {
+        Some(at_home.all()).filter(|notices| !notices.is_empty())
+    })
+    .await;
+    assert_eq!(notices.len(), 1, "{notices:?}");
+    for (field, value) in [
+        ("type", "strait.call.rejected"),
+        ("subject", "im.Ledger/Fails"),
+        ("ticket", tickets[0].as_str()),
+        ("callid", "1"),
+        ("code", "FailedPrecondition"),
+        ("owner", "b"),
+        ("key", "b:1"),
+        ("body", "im.Ledger/Fails: FailedPrecondition: the room is closed"),
+    ] {
+        assert_eq!(notices[0].get(field).map(String::as_str), Some(value), "{field}");
+    }
+    assert!(elsewhere.all().is_empty(), "the owner knows");
     // The room is open again: an operator takes it back.
     at_b.refuse(None);
     strait(relay, &["dlq", "redrive", "--topic", "strait.calls", "--allow-reorder"]);

@@ -9,6 +9,7 @@
 //! - U1. Each message that was handed over is settled once: by the reply, by its failure, or by the visibility timeout, which is
 //!   the deadline of the call. After an unsubscription nothing is settled: the queue has given it to others.
 //! - U2. What never reached the service is no attempt (`Unavailable`), and the line pauses.
+//! - U4. A kept call that is refused is settled when the unit that kept it is told, on disk, or nobody wants to know.
 //! - U3. Each declared group has one line in the relay, on the shard that the hash of its name says.
 //!
 //! # Not here
@@ -16,6 +17,7 @@
 
 mod call;
 mod declared;
+mod notice;
 mod replay;
 mod verdict;
 
@@ -26,7 +28,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use slotmap::{DefaultKey, Key as _, KeyData, SlotMap};
 
+pub use self::notice::Notice;
+
 use self::declared::Declared;
+use self::replay::Called;
 use self::verdict::Answer;
 use super::consumers::{Consumer, Consumers};
 use crate::calls::{Calls, Limited};
@@ -94,8 +99,18 @@ enum Form {
 struct Replays {
     callee: Rc<dyn Callee>,
     series: KeptSeries,
+    notices: Rc<dyn Notices>,
     line: Option<DefaultKey>,
 }
+
+/// Tells units what became of calls that they kept.
+pub trait Notices {
+    /// Stores a notice; says when it is on disk, or why it is not. May do so at once.
+    fn tell(&self, notice: Notice, told: ToldFn);
+}
+
+/// Hears that a notice is on disk, or why it is not.
+pub type ToldFn = Box<dyn FnOnce(Result<(), Box<RelayError>>)>;
 
 /// A message at a service.
 struct Open {
@@ -106,7 +121,7 @@ struct Open {
     deadline: Option<Instant>,
     answer: Answer,
     /// Which call it is, if one that was kept.
-    kept: Option<String>,
+    kept: Option<Called>,
 }
 
 impl Push {
@@ -148,10 +163,11 @@ impl Push {
     }
 
     /// From now on calls that were kept for this unit are made, by `callee`. One shard does so (U3).
-    pub fn replay_to(&self, callee: Rc<dyn Callee>, series: KeptSeries) {
+    pub fn replay_to(&self, callee: Rc<dyn Callee>, notices: Rc<dyn Notices>, series: KeptSeries) {
         let replays = Replays {
             callee,
             series,
+            notices,
             line: None,
         };
         self.replays.replace(Some(replays));
@@ -243,7 +259,10 @@ impl Push {
                 });
                 match done {
                     Some(Some((ended, None))) => self.settle(id, ended.settle()),
-                    Some(Some((ended, Some(name)))) => self.settle_kept(id, replay::settle(ended, &name)),
+                    Some(Some((ended, Some(called)))) => {
+                        let code = ended.code();
+                        self.settle_kept(id, &code, replay::settle(ended, &called.name));
+                    }
                     _ => {}
                 }
             }
@@ -256,15 +275,42 @@ impl Push {
     fn settle_error(&self, id: CallId, error: &RelayError) {
         match self.calls.with(id, |open| open.kept.clone()).flatten() {
             None => self.settle(id, verdict::of_error(error)),
-            Some(name) => self.settle_kept(id, replay::of_error(error, &name)),
+            Some(called) => {
+                let settled = replay::of_error(error, &called.name);
+                self.settle_kept(id, error.reason.as_str(), settled);
+            }
         }
     }
 
-    fn settle_kept(&self, id: CallId, (settlement, outcome): (Settlement, ReplayOutcome)) {
-        if let Some(replays) = &*self.replays.borrow() {
+    fn settle_kept(&self, id: CallId, code: &str, (settlement, outcome): (Settlement, ReplayOutcome)) {
+        let notices = self.replays.borrow().as_ref().map(|replays| {
             replays.series.on_replayed(outcome);
-        }
-        self.settle(id, settlement);
+            Rc::clone(&replays.notices)
+        });
+        let wanted = self.calls.with(id, |open| open.kept.as_mut()?.wanted.take()).flatten();
+        let reason = match &settlement {
+            Settlement::Terminate { reason } => Some(reason.clone()),
+            _ => None,
+        };
+        let (Some(wanted), Some(notices), Some(reason)) = (wanted, notices, reason) else {
+            return self.settle(id, settlement);
+        };
+        let Ok(notice) = wanted.refused(&self.place.unit, code, &reason) else {
+            return self.settle(id, settlement);
+        };
+        let me = self.me.clone();
+        let told: ToldFn = Box::new(move |result| {
+            if let Err(error) = &result {
+                tracing::warn!(%error, "a unit was not told that a call it kept was refused");
+            }
+            if let Some(me) = me.upgrade() {
+                me.settle(
+                    id,
+                    replay::told(reason, result.as_ref().map(|()| ()).map_err(|error| &**error)),
+                );
+            }
+        });
+        notices.tell(notice, told);
     }
 
     fn settle(&self, id: CallId, outcome: Settlement) {
@@ -285,8 +331,8 @@ impl Push {
             .with(id, |open| (Rc::clone(&open.target), open.id, open.kept.clone()));
         if let Some((target, callee_id, kept)) = late {
             target.on_request(callee_id, RequestEvent::Cancel(CancelReason::Deadline));
-            if let Some(name) = kept {
-                return self.settle_kept(id, replay::late(&name));
+            if let Some(called) = kept {
+                return self.settle_kept(id, "late", replay::late(&called.name));
             }
             let reason = "no answer within the visibility timeout".to_owned();
             self.settle(id, Settlement::Nack { delay: None, reason });
@@ -304,7 +350,7 @@ impl Push {
             }
             Form::Kept => {
                 let call = replay::request(deliver, (now, deadline));
-                call.map(|(request, name)| (request, Some(name)))
+                call.map(|(request, called)| (request, Some(called)))
             }
         };
         let (request, kept) = match made {

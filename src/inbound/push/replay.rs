@@ -13,25 +13,53 @@
 
 use std::time::{Duration, Instant};
 
+use super::notice::Wanted;
 use super::verdict::Ended;
 use crate::model::{Code, Reason, RelayError, Request, Retry};
 use crate::queue::api::{Deliver, Settlement};
 use crate::telemetry::kept::ReplayOutcome;
 use crate::wire::kept::KeptCall;
 
-/// The call, with its name for people. `times` are now and the deadline.
+/// Which call it is.
+#[derive(Clone, Debug)]
+pub(super) struct Called {
+    /// For people.
+    pub(super) name: String,
+    /// Who is to hear of it if it is refused.
+    pub(super) wanted: Option<Box<Wanted>>,
+}
+
+/// The call. `times` are now and the deadline.
 ///
 /// # Errors
 /// Says why it can never be made.
-pub(super) fn request(deliver: Deliver, times: (Instant, Option<Instant>)) -> Result<(Request, String), String> {
+pub(super) fn request(deliver: Deliver, times: (Instant, Option<Instant>)) -> Result<(Request, Called), String> {
     let message = deliver.message;
     let call = KeptCall::read(message.body.clone());
     let call = call.ok_or("the message is no call that was kept for its unit")?;
-    let name = call.name();
+    let called = Called {
+        name: call.name(),
+        wanted: Wanted::of(&call, &message).map(Box::new),
+    };
     let request = call.into_request(&message, times);
-    let mut request = request.ok_or_else(|| format!("{name} is no call that relays keep for a unit"))?;
+    let mut request = request.ok_or_else(|| format!("{} is no call that relays keep for a unit", called.name))?;
     request.facts.attempt = 0;
-    Ok((request, name))
+    Ok((request, called))
+}
+
+/// What becomes of a refused call when its unit was told, or could not be: it is a dead letter, or is made again, so that the notice
+/// comes again.
+pub(super) fn told(reason: String, result: Result<(), &RelayError>) -> Settlement {
+    match result {
+        Ok(()) => Settlement::Terminate { reason },
+        Err(error) if error.retry == Retry::Never => Settlement::Terminate {
+            reason: format!("{reason}; the unit that kept it was not told: {error}"),
+        },
+        Err(error) => Settlement::Nack {
+            delay: None,
+            reason: format!("{reason}; the unit that kept it was not told yet: {error}"),
+        },
+    }
 }
 
 /// What the reply of the service means.
@@ -39,7 +67,7 @@ pub(super) fn settle(mut ended: Ended, name: &str) -> (Settlement, ReplayOutcome
     if ended.status == Code::AlreadyExists {
         return (Settlement::Ack, ReplayOutcome::Duplicate);
     }
-    ended.reason = told(name, &ended.reason);
+    ended.reason = named(name, &ended.reason);
     let settlement = ended.settle_by(|status| {
         matches!(
             status,
@@ -62,7 +90,7 @@ pub(super) fn settle(mut ended: Ended, name: &str) -> (Settlement, ReplayOutcome
 
 /// A relay ended the call.
 pub(super) fn of_error(error: &RelayError, name: &str) -> (Settlement, ReplayOutcome) {
-    let reason = told(name, &error.to_string());
+    let reason = named(name, &error.to_string());
     let for_now = matches!(
         error.reason,
         Reason::Draining | Reason::Limited | Reason::Moving | Reason::NoLease | Reason::RoutesAway | Reason::Shed
@@ -84,12 +112,12 @@ pub(super) fn of_error(error: &RelayError, name: &str) -> (Settlement, ReplayOut
 
 /// No answer came in time.
 pub(super) fn late(name: &str) -> (Settlement, ReplayOutcome) {
-    let reason = told(name, "no answer within the visibility timeout");
+    let reason = named(name, "no answer within the visibility timeout");
     (Settlement::Nack { delay: None, reason }, ReplayOutcome::Again)
 }
 
 /// For whoever looks at dead letters: which call it was, and what was said.
-fn told(name: &str, said: &str) -> String {
+fn named(name: &str, said: &str) -> String {
     format!("{name}: {said}")
 }
 
@@ -183,6 +211,22 @@ mod tests {
         assert_eq!(of(Reason::TooLarge, Retry::Never).1, ReplayOutcome::Rejected);
     }
 
+    // a refused call does not end before its unit was told, unless it never can be.
+    #[test]
+    fn a_refused_call_ends_when_its_unit_was_told() {
+        let reason = || "im.Room/Post: NotFound: no such room".to_owned();
+        assert_eq!(told(reason(), Ok(())), Settlement::Terminate { reason: reason() });
+        let error = |retry| RelayError::new(Reason::Limited, retry, "the disk is full");
+        for retry in [Retry::Safe, Retry::Ambiguous] {
+            let settlement = told(reason(), Err(&error(retry)));
+            assert!(matches!(settlement, Settlement::Nack { delay: None, .. }), "{retry:?}");
+        }
+        let Settlement::Terminate { reason: said } = told(reason(), Err(&error(Retry::Never))) else {
+            panic!("it would never end");
+        };
+        assert!(said.starts_with(&reason()) && said.contains("was not told"), "{said}");
+    }
+
     // C-P1, C-P2: the same call, and the service can tell that it comes late.
     #[test]
     fn a_replay_is_the_call_as_it_was_made_and_says_what_it_is() {
@@ -229,7 +273,8 @@ mod tests {
             assert_eq!(deliver.message.attributes.text("type"), Some("im.Room/Post"));
             assert_eq!(deliver.message.attributes.text("id"), Some("7"));
             let (request, called) = request(deliver, (now, None)).unwrap();
-            assert_eq!(called, "im.Room/Post");
+            assert_eq!(called.name, "im.Room/Post");
+            assert!(called.wanted.is_none(), "nobody wants to know");
             assert_eq!((&request.path, &request.body.chunk), (&call.path, &call.body.chunk));
             assert_eq!(request.hints.keys, call.hints.keys);
             assert_eq!(request.facts.mode, Mode::Replay);

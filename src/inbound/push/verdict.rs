@@ -58,6 +58,11 @@ impl Answer {
 }
 
 impl Ended {
+    /// Its status, in a word.
+    pub(super) fn code(&self) -> String {
+        word(self.status, self.http_status)
+    }
+
     /// What it means for a message.
     pub(super) fn settle(self) -> Settlement {
         self.settle_by(|status| {

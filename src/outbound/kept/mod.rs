@@ -343,7 +343,10 @@ impl Rpc {
         };
         let dimension = dimension.ok_or_else(gone)?;
         let key = plan::key_of(request, dimension.as_str()).ok_or_else(gone)?;
-        let call = KeptCall::of(request, &dimension, executed);
+        let call = KeptCall {
+            rejected_to: policy.rejected_to.as_ref().map(ToString::to_string).unwrap_or_default(),
+            ..KeptCall::of(request, &dimension, executed)
+        };
         let id = plan::id_of(request).unwrap_or_default();
         let attributes = call.attributes(key, id).map_err(|_| gone())?;
         Ok(Keep {

@@ -116,6 +116,20 @@ pub(super) struct Keep {
     pub(super) body: Bytes,
 }
 
+/// A message of the relay itself for one unit.
+pub struct Tell {
+    /// The unit.
+    pub unit: UnitId,
+    /// Its topic.
+    pub topic: Topic,
+    /// Its key.
+    pub key: Key,
+    /// Its attributes.
+    pub attributes: Metadata,
+    /// Its body.
+    pub body: Bytes,
+}
+
 impl Publishers {
     /// The story of one shard.
     pub fn new(parts: PublisherParts) -> Rc<Self> {
@@ -210,6 +224,32 @@ impl Publishers {
             units: way.units,
             routed: way.routed,
             unrouted: way.unrouted,
+            patience: patience(None),
+            deadline: None,
+            wait: AckLevel::Accepted,
+        })
+    }
+
+    /// Stores a message of the relay itself for one unit, whatever the rule of its topic. The end comes to `back`.
+    ///
+    /// # Errors
+    /// Why it was not handed over (P2).
+    pub fn tell(&self, told: Tell, back: PublisherRef) -> Result<u64, Box<RelayError>> {
+        let wait = Wait {
+            back,
+            level: AckLevel::Accepted,
+            limit: None,
+            progress: None,
+        };
+        self.submit(wait, |ticket| Publish {
+            ticket,
+            topic: told.topic,
+            key: Some(told.key),
+            attributes: told.attributes,
+            body: told.body,
+            units: vec![told.unit],
+            routed: 0,
+            unrouted: None,
             patience: patience(None),
             deadline: None,
             wait: AckLevel::Accepted,
