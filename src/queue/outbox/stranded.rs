@@ -8,11 +8,14 @@
 //! # Invariants
 //! - E1. This is done only while the unit has no lane to here: nothing of the line is on its way then (M1). What the unit took without
 //!   a word of it comes a second time, at who took over from it.
+//! - E2. A key leaves from its first message in the line on, wherever the search has met it: routes change while it is under way, and of
+//!   a key that was about to move it has passed by some (M-C1).
 
 use std::time::Duration;
 
 use super::Outbox;
 use super::backlog::STRANDED;
+use super::keys::NO_KEY;
 use super::send::Wake;
 use super::stops::{STOPS_MAX, Stopped, id_of};
 use crate::model::{Message, Seq, UnitId};
@@ -67,6 +70,15 @@ impl Outbox {
         fx.read(reader, self.line, self.stranded.next, MESSAGES_MAX, BYTES_MAX);
     }
 
+    /// From where on a message's key leaves: what is before it in the line was read when perhaps other routes were in force (E2).
+    fn first_of(&self, hash: u64, seq: Seq) -> Seq {
+        if hash == NO_KEY {
+            seq
+        } else {
+            self.ledger.done.frontier() + 1
+        }
+    }
+
     /// A part of the line was read. `owner` says who has the key of a message, and since when.
     pub fn on_stranded_read(&mut self, now: Now, read: ReadBack, owner: impl Fn(&Message) -> Option<(u64, UnitId)>) {
         let Some(last) = self.stranded.reading.take() else {
@@ -91,8 +103,9 @@ impl Outbox {
                 continue;
             };
             let topic = self.known(&message.topic);
-            let id = id_of(self.topics.at(topic).key_of(&message), seq);
-            if !self.stop_for(now.mono, (id, seq), topic, Some(owner)) {
+            let hash = self.topics.at(topic).key_of(&message);
+            let id = id_of(hash, seq);
+            if !self.stop_for(now.mono, (id, self.first_of(hash, seq)), topic, Some(owner)) {
                 // As many keys leave as may: it goes on here when some have left.
                 self.stranded.next = seq;
                 break;

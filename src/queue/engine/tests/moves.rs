@@ -83,13 +83,13 @@ impl World {
     }
 
     /// The unit at the other end of a lane answers a batch.
-    fn ack(&mut self, lane: LaneId, batch: u64, refused: Vec<Refused>) {
+    pub(super) fn ack(&mut self, lane: LaneId, batch: u64, refused: Vec<Refused>) {
         let frame = ToSender::Ack { batch, refused };
         self.input(Input::FromReceiver { lane, frame });
     }
 
     /// Numbers that a lane was sent, in their order.
-    fn numbers(&self, lane: LaneId) -> Vec<u64> {
+    pub(super) fn numbers(&self, lane: LaneId) -> Vec<u64> {
         let sent = self.outputs.iter().filter_map(|output| match output {
             Output::ToReceiver {
                 lane: to,
@@ -569,4 +569,33 @@ fn a_unit_that_was_evacuated_and_is_there_says_itself_where_its_keys_have_gone()
     world.input(Input::LaneDown(lane));
     world.pass(Duration::from_secs(3));
     assert_eq!((world.row("b"), world.row("c")), ((1, 0, 1, 0), (1, 0, 0, 0)));
+}
+
+// E2, M-C1. Symptom: of a key that was about to move when its unit was evacuated, later messages went to the new owner before earlier ones,
+// and what was published then went past these. Cause: the search had passed by the earlier ones, met a later one when the move was over,
+// and took the key out from that one on. Fix: from its first message on.
+#[test]
+fn what_waits_for_a_unit_that_was_evacuated_leaves_in_its_order_though_its_key_was_about_to_move() {
+    let (mut world, says) = world(Owner::Unknown);
+    for _ in 0..2 {
+        world.publish_routed("b", 5, Accepted);
+    }
+    says.now(Owner::Frozen);
+    says.1.lock().unwrap().push(name("b"));
+    world.input(Input::Routes);
+    world.pass(Duration::from_secs(3));
+    assert_eq!(world.row("b"), (2, 0, 0, 0));
+    // Other routes are in force before the queue is told.
+    says.now(other("c", 9));
+    world.publish_routed("b", 5, Accepted);
+    world.pass(Duration::from_secs(3));
+    world.input(Input::Routes);
+    world.pass(Duration::from_secs(3));
+    world.publish_routed("c", 9, Accepted);
+    world.lane_up(1, "c", LaneKind::Live);
+    let backlog = world.lane_up(2, "c", LaneKind::Backlog);
+    assert_eq!(
+        (world.row("b"), world.numbers(backlog)),
+        ((3, 0, 3, 0), vec![1, 2, 3, 4])
+    );
 }
