@@ -54,6 +54,22 @@ pub(crate) enum Bug {
     BarrierOpen,
     /// The owner of a key does not count what waits to be delivered another time.
     BarrierForgetsParked,
+    /// What waits for a unit that was evacuated is looked for while the unit has lanes, and leaves while some of it is on its way.
+    StrandedWithLanes,
+    /// It is looked for from the last number on.
+    StrandedFromTheLast,
+    /// It leaves from where the search has met it on (M-C1).
+    StrandedFromTheMiddle,
+    /// It is looked for once, whatever changes later.
+    StrandedOnce,
+    /// It waits until the unit is back.
+    StrandedStays,
+    /// What is new does not wait behind it (M-C1).
+    NewBeforeStranded,
+    /// What expires in the inbox is dropped, whatever the topic says (I16).
+    ExpiredForgotten,
+    /// The next message of a key does not wait until an attempt at the one before succeeds (I16).
+    OvertakenByNext,
     /// A restart gives numbers from one on (M-A1).
     NumbersFromOne,
 }

@@ -11,6 +11,7 @@ use super::group::{Facts, Group, Open, Place, Scene};
 use super::retries::{Doom, Failure, back_off};
 use crate::model::{DeadPlace, GapReason, Message, Seq, Topic, UnixMillis};
 use crate::queue::effects::{DeadWish, Effects, Why};
+use crate::queue::planted::{Bug, planted};
 use crate::queue::record::{DeadSource, Kept, Record};
 use crate::queue::{Exhausted, OnExpiry};
 
@@ -70,6 +71,9 @@ impl Group {
         failure.not_before = not_before;
         self.save_attempt(scene.topic.name.clone(), seq, fx);
         self.park(scene, seq, facts, scene.now.mono.saturating_add(pause));
+        if planted(Bug::OvertakenByNext) {
+            self.freed.extend(facts.key);
+        }
     }
 
     fn save_attempt(&self, topic: Topic, seq: Seq, fx: &mut Effects) {
@@ -172,10 +176,12 @@ impl Group {
     /// The time of a message is over (M-E2).
     pub(super) fn expire(&mut self, scene: &Scene<'_>, seq: Seq, facts: Facts, message: Message, fx: &mut Effects) {
         match scene.topic.rules.on_expiry {
-            OnExpiry::Drop => self.end((seq, facts.key), Some(GapReason::Expired), Some(facts.bytes)),
-            OnExpiry::DeadLetter => {
+            OnExpiry::DeadLetter if !planted(Bug::ExpiredForgotten) => {
                 let doom = self.doom_of(scene, seq, "expired", String::new());
                 self.kill(scene, (seq, facts), message, doom, fx);
+            }
+            OnExpiry::Drop | OnExpiry::DeadLetter => {
+                self.end((seq, facts.key), Some(GapReason::Expired), Some(facts.bytes));
             }
         }
     }

@@ -51,6 +51,7 @@ impl Outbox {
     /// By which epoch messages of a key are in the line, if some are. What comes now belongs behind them.
     pub fn home(&self, hash: u64) -> Option<(u64, Stay)> {
         match self.leaving(hash).filter(|leaving| leaving.begun) {
+            _ if self.is_passed_by() => None,
             // An earlier epoch than that of the next owner: should a crash undo the move, this unit says once more where to.
             Some(leaving) => Some((leaving.epoch.saturating_sub(1).max(1), Stay::Leaves)),
             None => self.homes.find(hash),
@@ -126,7 +127,7 @@ impl Outbox {
         for (id, stop) in &mut self.stops {
             if let State::Leaves(leaving) = &mut stop.state
                 && !leaving.begun
-                && !flying.contains(id)
+                && (!flying.contains(id) || planted(Bug::StrandedWithLanes))
                 && begun.insert(*id)
             {
                 leaving.begun = true;

@@ -20,6 +20,7 @@ use super::send::Wake;
 use super::stops::{STOPS_MAX, Stopped, id_of};
 use crate::model::{Message, Seq, UnitId};
 use crate::queue::effects::{Effects, Now, ReadBack, Reader};
+use crate::queue::planted::{Bug, planted};
 
 /// State of the search.
 #[derive(Debug, Default)]
@@ -37,13 +38,12 @@ impl Outbox {
     /// The routes have changed; whether they say that the unit was evacuated.
     pub fn on_routes(&mut self, is_evacuated: bool) {
         self.stranded.is_evacuated = is_evacuated;
-        self.stranded.again = is_evacuated;
+        self.stranded.again = is_evacuated && !(planted(Bug::StrandedOnce) && self.stranded.next > 0);
     }
 
     /// Reads on, if there is nobody who could say where messages go.
     pub(super) fn look_for_stranded(&mut self, now: Duration, fx: &mut Effects, wake: &mut Wake) {
-        let is_alone = self.stranded.is_evacuated && self.lanes().next().is_none();
-        if !is_alone || self.stranded.reading.is_some() || self.stops.len() >= STOPS_MAX {
+        if !self.is_alone() || self.stranded.reading.is_some() || self.stops.len() >= STOPS_MAX {
             return;
         }
         let is_through = self.stranded.next > self.last_stored;
@@ -62,6 +62,9 @@ impl Outbox {
         if self.stranded.next > self.last_stored {
             return;
         }
+        if planted(Bug::StrandedFromTheLast) {
+            self.stranded.next = self.last_stored;
+        }
         self.stranded.reading = Some(self.last_stored);
         let reader = Reader::Outbox {
             unit: self.unit.clone(),
@@ -70,13 +73,24 @@ impl Outbox {
         fx.read(reader, self.line, self.stranded.next, MESSAGES_MAX, BYTES_MAX);
     }
 
+    /// Whether the unit was evacuated, and no relay of it can be reached.
+    fn is_alone(&self) -> bool {
+        let has_lanes = self.lanes().next().is_some() && !planted(Bug::StrandedWithLanes);
+        self.stranded.is_evacuated && !has_lanes && !planted(Bug::StrandedStays)
+    }
+
     /// From where on a message's key leaves: what is before it in the line was read when perhaps other routes were in force (E2).
     fn first_of(&self, hash: u64, seq: Seq) -> Seq {
-        if hash == NO_KEY {
+        if hash == NO_KEY || planted(Bug::StrandedFromTheMiddle) {
             seq
         } else {
             self.ledger.done.frontier() + 1
         }
+    }
+
+    /// Planted: new messages go past what waits.
+    pub(super) fn is_passed_by(&self) -> bool {
+        self.stranded.is_evacuated && planted(Bug::NewBeforeStranded)
     }
 
     /// A part of the line was read. `owner` says who has the key of a message, and since when.
@@ -90,7 +104,7 @@ impl Outbox {
         }
         let end = read.next.map_or(last + 1, |next| next.min(last + 1)).max(read.from);
         self.stranded.next = end;
-        if !self.stranded.is_evacuated || self.lanes().next().is_some() {
+        if !self.is_alone() {
             return;
         }
         let mut stopped = Stopped::default();

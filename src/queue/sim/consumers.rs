@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::relay::{TOPICS, groups, name};
+use super::relay::{groups, name, topics};
 use super::{Event as WorldEvent, World};
+use crate::queue::CALLS_TOPIC;
 use crate::queue::api::{ConsumerId, Deliver, DeliveryId, Input, Settlement, Subscribe, Ticket};
 
 #[derive(Default)]
@@ -28,7 +29,7 @@ impl World {
         let Some(life) = self.relays[relay].life_number() else {
             return;
         };
-        for topic in TOPICS {
+        for topic in topics(&self.plan) {
             for group in groups(topic) {
                 for _ in 0..2 {
                     let time = self.dice.u64(1_000..300_000);
@@ -124,6 +125,9 @@ impl World {
         else {
             return;
         };
+        if topic == CALLS_TOPIC {
+            return self.make_call((relay, event), deliver);
+        }
         let bad = deliver
             .message
             .key
@@ -152,9 +156,14 @@ impl World {
             _ => Some(Settlement::Ack),
         };
         if let Some(outcome) = outcome {
-            let time = self.dice.u64(200..20_000);
-            let settle = Event::Settle(consumer, deliver.delivery, event, outcome);
-            self.plan_in(time, WorldEvent::Consumer(settle));
+            self.settle_soon(deliver, event, outcome);
         }
+    }
+
+    /// A consumer says how a hand-over has ended.
+    pub(super) fn settle_soon(&mut self, deliver: &Deliver, event: u64, outcome: Settlement) {
+        let time = self.dice.u64(200..20_000);
+        let settle = Event::Settle(deliver.consumer, deliver.delivery, event, outcome);
+        self.plan_in(time, WorldEvent::Consumer(settle));
     }
 }

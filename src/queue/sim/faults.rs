@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::relay::{TOPICS, groups, name, unit};
+use super::relay::{groups, name, topics, unit};
 use super::{Event, World};
 use crate::queue::log::Faults;
 use crate::queue::operator::{Answer, Command, Filter, LimitValues, Line, RedriveRequest};
@@ -46,7 +46,7 @@ impl World {
         self.plan_in(time, Event::Fault);
     }
 
-    fn crash(&mut self, relay: usize) {
+    pub(super) fn crash(&mut self, relay: usize) {
         if self.relays[relay].life.is_none() {
             return;
         }
@@ -60,7 +60,7 @@ impl World {
         self.plan_in(time, Event::Restart(relay));
     }
 
-    fn cut(&mut self, directions: &[(usize, usize)]) {
+    pub(super) fn cut(&mut self, directions: &[(usize, usize)]) {
         for (from, to) in directions {
             self.net.cut.insert((*from, *to));
             let time = self.dice.u64(200_000..8_000_000);
@@ -103,7 +103,7 @@ impl World {
     }
 
     fn operator_acts(&mut self, relay: usize, other: usize) {
-        let topic = *self.dice.choice(&TOPICS).unwrap();
+        let topic = *self.dice.choice(topics(&self.plan)).unwrap();
         let what = match self.dice.u8(..3) {
             0 => Pausable::Unit { unit: unit(other) },
             1 => Pausable::Topic { topic: name(topic) },
@@ -191,7 +191,8 @@ impl World {
         }
         for number in 0..self.relays.len() {
             for other in (0..self.relays.len()).filter(|other| *other != number) {
-                for topic in [
+                let calls = topics(&self.plan).get(7);
+                let limited = [
                     None,
                     Some("orders"),
                     Some("news"),
@@ -199,7 +200,8 @@ impl World {
                     Some("small"),
                     Some("poison"),
                     Some("block"),
-                ] {
+                ];
+                for topic in limited.into_iter().chain(calls.map(|topic| Some(*topic))) {
                     self.operate(
                         number,
                         Command::Limits {

@@ -18,13 +18,16 @@ pub(super) struct Ledger {
     /// By relay, group, topic and event.
     shares: BTreeMap<(usize, &'static str, &'static str, u64), Share>,
     ids: BTreeMap<u64, MessageId>,
-    /// The last first delivery of a key: by relay, group, topic, key and origin.
-    order: BTreeMap<KeyLine, (u64, u64)>,
+    /// The last first delivery of a key, and where it was: by relay, group, topic, key and origin.
+    order: BTreeMap<KeyLine, ((u64, u64), usize)>,
     crashes: BTreeMap<usize, Vec<u64>>,
     troubles: BTreeMap<usize, Vec<(u64, u64)>>,
     unblocked: BTreeSet<usize>,
     /// First deliveries of events whose keys can move: by group, topic and event, and where.
     firsts: BTreeMap<(&'static str, &'static str, u64), usize>,
+    /// Of keys: which units lost them by an evacuation, and when.
+    pub evacuated: BTreeMap<String, Vec<(usize, u64)>>,
+    pub evacuations: Vec<(usize, u64)>,
     /// Who owns the key of the message that is delivered now.
     pub owner: Option<usize>,
     pub rerouted: u64,
@@ -63,7 +66,7 @@ impl Ledger {
     }
 
     /// Whether what happened then may not have come to the disk.
-    fn may_be_lost(&self, relay: usize, at: u64) -> bool {
+    pub(super) fn may_be_lost(&self, relay: usize, at: u64) -> bool {
         let crash = self
             .crashes
             .get(&relay)
@@ -97,7 +100,7 @@ impl Ledger {
             .as_ref()
             .map(|key| String::from_utf8_lossy(&key.key).into_owned());
         let here = if of.moves {
-            self.owner == Some(relay)
+            self.owner == Some(relay) || self.was_left_at(relay, of)
         } else {
             of.units.contains(&relay)
         };
@@ -116,8 +119,8 @@ impl Ledger {
         if message.deadline.is_some_and(|deadline| deadline.0 + 1000 < wall.0) {
             self.blame(format!("event {event} was delivered after its deadline (M-E2)"));
         }
-        let (is_first, place_of_order) = self.first_of((relay, topic, group), event, of.moves && message.redrives == 0);
-        if message.redrives == 0 {
+        let (is_first, where_it_counts) = self.first_of((relay, topic, group), event, of, message.redrives > 0);
+        if message.redrives == 0 && !self.may_come_again(relay, of) {
             self.check_share((relay, life, topic, group), event, deliver);
         }
         let share = self.shares.entry((relay, group, topic, event)).or_default();
@@ -127,19 +130,13 @@ impl Ledger {
             && topic != "short"
             && let Some(key) = key
         {
-            let place = (message.id.epoch, message.id.number);
-            let last = self
-                .order
-                .entry((place_of_order, group, topic, key, of.relay))
-                .or_default();
-            if *last > place {
-                let text = format!(
-                    "event {event} ({}) came to relay {relay} behind number {} (M-C1)",
-                    message.id, last.1
-                );
-                self.wrong.push(text);
-            }
-            *last = place.max(*last);
+            self.check_order(
+                relay,
+                event,
+                of,
+                (where_it_counts, group, topic, key, of.relay),
+                &message.id,
+            );
         }
         if let Some(share) = self.shares.get_mut(&(relay, group, topic, event)) {
             share.deliveries += 1;
@@ -147,24 +144,47 @@ impl Ledger {
         Some(event)
     }
 
-    /// Whether it is the first delivery of an event, and where the order of its key counts.
+    /// Whether it is the first delivery of an event, and where the order of its key counts: what a unit had when it was evacuated
+    /// counts there only.
     fn first_of(
         &mut self,
         (relay, topic, group): (usize, &'static str, &'static str),
         event: u64,
-        moves: bool,
+        of: &Published,
+        is_redriven: bool,
     ) -> (bool, usize) {
-        if !moves {
-            let share = self.shares.get(&(relay, group, topic, event));
-            return (share.is_none_or(|share| share.deliveries == 0), relay);
+        let share = self.shares.get(&(relay, group, topic, event));
+        let is_first_here = share.is_none_or(|share| share.deliveries == 0);
+        if !of.moves || is_redriven {
+            return (is_first_here, relay);
         }
         let first = self.firsts.get(&(group, topic, event)).copied();
-        if *self.firsts.entry((group, topic, event)).or_insert(relay) != relay {
+        let again = |unit| self.may_come_again(unit, of);
+        let is_allowed = first.is_none_or(|first| first == relay || again(first) || again(relay));
+        self.firsts.entry((group, topic, event)).or_insert(relay);
+        if !is_allowed {
             self.blame(format!(
                 "event {event} is delivered at relay {relay} and was at {first:?} (M-B2)"
             ));
         }
+        if self.was_left_at(relay, of) {
+            return (is_first_here, relay);
+        }
         (first.is_none(), EVERYWHERE)
+    }
+
+    /// M-C1
+    fn check_order(&mut self, relay: usize, event: u64, of: &Published, line: KeyLine, id: &MessageId) {
+        let place = (id.epoch, id.number);
+        let (last, there) = self.order.get(&line).copied().unwrap_or((place, relay));
+        // Or that unit had it too, before it was evacuated, and dropped it.
+        if last > place && (there == relay || !self.may_come_again(there, of)) {
+            self.blame(format!(
+                "event {event} ({id}) came to relay {relay} behind number {} (M-C1)",
+                last.1
+            ));
+        }
+        self.order.insert(line, (place, relay).max((last, there)));
     }
 
     fn check_share(&mut self, (relay, life, topic, group): Home, event: u64, deliver: &Deliver) {
@@ -320,6 +340,7 @@ impl World {
             let id = id.to_string();
             if of.moves {
                 wrong.extend(self.lost_on_the_move(u64::try_from(event).unwrap(), of, &id, dead));
+                wrong.extend(self.lost_call(of, &id, dead));
                 continue;
             }
             for unit in of.units.iter().copied() {

@@ -2,19 +2,21 @@
 //! each time for the same seed (I25).
 //!
 //! Faults come for a while, then all is healed and what must have become of each message is checked
-//! ([`ledger`]): M-A4, M-B, M-C, M-E, M-G.
+//! ([`ledger`]): M-A4, M-B, M-C, M-E, M-G; and of calls that are kept for their unit, which are messages too ([`services`]): I16.
 //!
 //! # Invariants
 //! - S1. Nothing but the seed decides: one source of dice for the world, no time but that of the world.
 //! - S2. What the world knows of a relay is what goes in and comes out of its engine, and what operators can ask.
 
 mod consumers;
+mod evacuations;
 mod faults;
 mod ledger;
 mod moves;
 mod net;
 mod publishers;
 mod relay;
+mod services;
 mod tests;
 
 use std::collections::BTreeMap;
@@ -25,11 +27,13 @@ use std::time::Duration;
 use xxhash_rust::xxh3::Xxh3;
 
 use self::consumers::Consumers;
+use self::evacuations::Evacuations;
 use self::ledger::Ledger;
 use self::moves::Moves;
 use self::net::Net;
 use self::publishers::Publishers;
 use self::relay::Relay;
+use self::services::Services;
 use crate::model::UnixMillis;
 use crate::queue::api::{Input, Output, Ticket};
 use crate::queue::effects::Now;
@@ -46,6 +50,8 @@ pub(super) struct Plan {
     pub faults: bool,
     /// Keys move.
     pub moves: bool,
+    /// Units go away and are evacuated; calls are kept for units.
+    pub outages: bool,
     /// Troubles come twice as often, links repeat and delay more, disks are slow more often, and publishers send more at once.
     pub harsh: bool,
     /// What happens is written down, for the hash of the run; that costs more than the run.
@@ -65,6 +71,8 @@ pub(super) struct World {
     consumers: Consumers,
     ledger: Ledger,
     moves: Moves,
+    evacuations: Evacuations,
+    services: Services,
     answers: BTreeMap<u64, Vec<Answer>>,
     tickets: u64,
     calm: bool,
@@ -83,6 +91,7 @@ enum Event {
     Restart(usize),
     Heal(faults::Trouble),
     Move(moves::Event),
+    Evacuation(evacuations::Event),
     Net(net::Event),
     Consumer(consumers::Event),
     Tidy,
@@ -103,6 +112,8 @@ impl World {
             consumers: Consumers::default(),
             ledger: Ledger::default(),
             moves: Moves::default(),
+            evacuations: Evacuations::default(),
+            services: Services::default(),
             answers: BTreeMap::new(),
             tickets: 0,
             calm: false,
@@ -110,7 +121,7 @@ impl World {
             verbose: std::env::var("SIM_TRACE").is_ok(),
         };
         for number in 0..plan.relays {
-            let relay = Relay::new(number, plan.relays, &mut world.dice);
+            let relay = Relay::new(number, &plan, &mut world.dice);
             world.relays.push(relay);
         }
         for number in 0..plan.relays {
@@ -120,6 +131,9 @@ impl World {
         world.plan_in(100_000, Event::Tidy);
         if plan.moves {
             world.plan_in(300_000, Event::Move(moves::Event::Begin));
+        }
+        if plan.outages {
+            world.plan_in(1_500_000, Event::Evacuation(evacuations::Event::Begin));
         }
         if plan.faults {
             world.plan_in(500_000, Event::Fault);
@@ -131,6 +145,7 @@ impl World {
     pub(super) fn run(mut self) -> Result<u64, String> {
         self.run_until(self.plan.millis * 1000);
         self.heal_all();
+        self.end_evacuations()?;
         let end = self.now + PATIENCE_MICROS;
         while !self.is_quiet() {
             if self.now >= end {
@@ -175,6 +190,7 @@ impl World {
             Event::Restart(relay) => self.start_relay(relay),
             Event::Heal(trouble) => self.heal(&trouble),
             Event::Move(event) => self.on_move(event),
+            Event::Evacuation(event) => self.on_evacuation(&event),
             Event::Net(event) => self.on_net(event),
             Event::Consumer(event) => self.on_consumer(event),
             Event::Tidy => {
@@ -313,8 +329,10 @@ impl World {
         let deliveries = self.ledger.deliveries;
         let (moves, aborted) = (self.moves.done, self.moves.aborted);
         let rerouted = self.ledger.rerouted;
+        let evacuations = self.evacuations.done;
+        let applied = self.services.applied();
         format!(
-            "{moves} moves, {aborted} aborted, {rerouted} rerouted, {events} events, {accepted} accepted, {deliveries} deliveries, {lives} lives, {dead} dead letters, {segments} segments, {seconds} s"
+            "{moves} moves, {aborted} aborted, {evacuations} evacuations, {rerouted} rerouted, {applied} calls applied, {events} events, {accepted} accepted, {deliveries} deliveries, {lives} lives, {dead} dead letters, {segments} segments, {seconds} s"
         )
     }
 

@@ -1,7 +1,7 @@
 //! Keys that move from unit to unit, as the control group would have it: frozen, then nothing left in the inbox of the owner,
 //! then another owner. Each relay hears of each step in its own time, in order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use super::relay::unit;
@@ -22,10 +22,14 @@ pub(super) struct Moves {
 }
 
 #[derive(Clone, Debug)]
-struct Step {
-    key: String,
-    owner: usize,
-    frozen: bool,
+pub(super) enum Step {
+    Key {
+        key: String,
+        owner: usize,
+        frozen: bool,
+    },
+    /// A unit is evacuated, or back.
+    Unit(usize, bool),
 }
 
 #[derive(Debug)]
@@ -60,7 +64,13 @@ pub(super) struct View {
 #[derive(Debug, Default)]
 struct Heard {
     steps: usize,
-    keys: BTreeMap<String, (Step, u64)>,
+    /// Owner of each key, its epoch, and whether it is about to move.
+    keys: BTreeMap<String, (usize, u64, bool)>,
+    evacuated: BTreeSet<usize>,
+    /// It may act for its unit only when it has heard of so many steps.
+    fence: usize,
+    /// It hears nothing.
+    is_deaf: bool,
 }
 
 #[derive(Debug)]
@@ -82,11 +92,29 @@ impl View {
         })
     }
 
+    /// The relay may not act for its unit until it has heard of so many steps.
+    pub(super) fn fence(&self, steps: usize) {
+        self.heard.lock().unwrap().fence = steps;
+    }
+
+    pub(super) fn set_deaf(&self, is_deaf: bool) {
+        self.heard.lock().unwrap().is_deaf = is_deaf;
+    }
+
+    pub(super) fn is_deaf(&self) -> bool {
+        self.heard.lock().unwrap().is_deaf
+    }
+
+    fn is_fenced(&self) -> bool {
+        let heard = self.heard.lock().unwrap();
+        heard.steps < heard.fence
+    }
+
     /// Owner of a key that can move, its epoch, and whether it is about to.
     pub(super) fn owner(&self, key: &str) -> Option<(usize, u64, bool)> {
         let heard = self.heard.lock().unwrap();
         match heard.keys.get(key) {
-            Some((step, epoch)) => Some((step.owner, *epoch, step.frozen)),
+            Some(owner) => Some(*owner),
             None => first_owner(key, self.relays).map(|owner| (owner, 1, false)),
         }
     }
@@ -103,6 +131,7 @@ impl Ownership for View {
                     epoch,
                 },
                 Some((_, _, true)) => Owner::Frozen,
+                Some(_) if self.is_fenced() => Owner::Frozen,
                 Some(_) => Owner::Ours,
             };
         }
@@ -127,8 +156,9 @@ impl Ownership for View {
         }
     }
 
-    fn is_evacuated(&self, _: &UnitId) -> bool {
-        false
+    fn is_evacuated(&self, of: &UnitId) -> bool {
+        let heard = self.heard.lock().unwrap();
+        heard.evacuated.iter().any(|number| unit(*number) == *of)
     }
 }
 
@@ -147,19 +177,58 @@ impl World {
             Event::Abort(key, frozen) => {
                 let open = self.moves.open.get(&key).filter(|open| open.frozen == frozen);
                 if let Some(from) = open.map(|open| open.from) {
-                    self.moves.open.remove(&key);
                     self.moves.aborted += 1;
-                    self.take_step(&key, from, false);
+                    self.end_move(&key, from);
                 }
             }
         }
     }
 
+    fn end_move(&mut self, key: &str, owner: usize) {
+        self.moves.open.remove(key);
+        self.take_step(key, owner, false);
+    }
+
+    /// Moves from and to a unit are given up, and all its keys get other owners. Returns these keys.
+    pub(super) fn take_keys(&mut self, from: usize, heirs: &[usize]) -> Vec<String> {
+        let to_it = self.moves.open.iter().filter(|(_, open)| open.to == from);
+        let to_it: Vec<(String, usize)> = to_it.map(|(key, open)| (key.clone(), open.from)).collect();
+        let mut steps: Vec<Step> = Vec::new();
+        for (key, owner) in to_it {
+            self.moves.open.remove(&key);
+            self.moves.aborted += 1;
+            let frozen = false;
+            steps.push(Step::Key { key, owner, frozen });
+        }
+        let all = ["key", "bad"].into_iter();
+        let all = all.flat_map(|kind| (0..12).map(move |number| format!("{kind}-{number}")));
+        let keys: Vec<String> = all.filter(|key| self.true_owner(key) == Some(from)).collect();
+        for (place, key) in keys.iter().enumerate() {
+            self.moves.aborted += usize::from(self.moves.open.remove(key).is_some());
+            steps.push(Step::Key {
+                key: key.clone(),
+                owner: heirs[place % heirs.len()],
+                frozen: false,
+            });
+        }
+        steps.push(Step::Unit(from, true));
+        self.take_steps(steps);
+        keys
+    }
+
+    /// How many steps there are.
+    pub(super) fn steps(&self) -> usize {
+        self.moves.steps.len()
+    }
+
     /// Whose a key that can move is, in truth.
     pub(super) fn true_owner(&self, key: &str) -> Option<usize> {
-        let last = self.moves.steps.iter().rev().find(|step| step.key == key);
-        last.map(|step| step.owner)
-            .or_else(|| first_owner(key, self.relays.len()))
+        let owner = |step: &Step| match step {
+            Step::Key { key: of, owner, .. } if of == key => Some(*owner),
+            _ => None,
+        };
+        let last = self.moves.steps.iter().rev().find_map(owner);
+        last.or_else(|| first_owner(key, self.relays.len()))
     }
 
     pub(super) fn moves_under_way(&self) -> bool {
@@ -179,11 +248,18 @@ impl World {
         self.plan_in(time, WorldEvent::Move(Event::Begin));
         let kind = self.dice.choice(["key", "key", "key", "bad"]).unwrap();
         let key = format!("{kind}-{}", self.dice.usize(..12));
+        self.begin_move_of(key);
+    }
+
+    pub(super) fn begin_move_of(&mut self, key: String) {
         if self.moves.open.contains_key(&key) {
             return;
         }
         let from = self.true_owner(&key).unwrap();
         let to = (from + self.dice.usize(1..self.relays.len())) % self.relays.len();
+        if self.evacuations.is_gone(to) {
+            return;
+        }
         let frozen = self.take_step(&key, from, true);
         let ticket = 0;
         self.moves.open.insert(
@@ -200,13 +276,15 @@ impl World {
     }
 
     fn take_step(&mut self, key: &str, owner: usize, frozen: bool) -> usize {
-        self.moves.steps.push(Step {
-            key: key.to_owned(),
-            owner,
-            frozen,
-        });
+        let key = key.to_owned();
+        self.take_steps(vec![Step::Key { key, owner, frozen }])
+    }
+
+    /// Everybody hears of all of them at once. Returns the number of the last one.
+    pub(super) fn take_steps(&mut self, new: Vec<Step>) -> usize {
+        self.moves.steps.extend_from_slice(&new);
         let steps = self.moves.steps.len();
-        self.note(&("step", steps, key, owner, frozen));
+        self.note(&("steps", steps, new));
         for relay in 0..self.relays.len() {
             let time = match self.dice.u8(..4) {
                 0 => self.dice.u64(100_000..2_000_000),
@@ -221,13 +299,21 @@ impl World {
         let mut asks = Vec::new();
         let view = Arc::clone(&self.relays[relay].view);
         let mut heard = view.heard.lock().unwrap();
+        if heard.is_deaf {
+            return;
+        }
         for number in heard.steps..steps.max(heard.steps) {
-            let step = self.moves.steps[number].clone();
-            if step.frozen && step.owner == relay {
-                asks.push((step.key.clone(), number));
-            }
             let epoch = u64::try_from(number).unwrap() + 2;
-            heard.keys.insert(step.key.clone(), (step, epoch));
+            match self.moves.steps[number].clone() {
+                Step::Key { key, owner, frozen } => {
+                    if frozen && owner == relay {
+                        asks.push((key.clone(), number));
+                    }
+                    heard.keys.insert(key, (owner, epoch, frozen));
+                }
+                Step::Unit(unit, true) => _ = heard.evacuated.insert(unit),
+                Step::Unit(unit, false) => _ = heard.evacuated.remove(&unit),
+            }
         }
         heard.steps = heard.steps.max(steps);
         drop(heard);
@@ -236,6 +322,14 @@ impl World {
         }
         for (key, frozen) in asks {
             self.ask_owner(&key, frozen);
+        }
+    }
+
+    /// A relay has started, or hears again: it learns what there is in time.
+    pub(super) fn hear_again(&mut self, relay: usize) {
+        if self.plan.outages {
+            let (time, steps) = (self.dice.u64(10_000..800_000), self.moves.steps.len());
+            self.plan_in(time, WorldEvent::Move(Event::Hear(relay, steps)));
         }
     }
 

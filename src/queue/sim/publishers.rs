@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::relay::{TOPICS, name, unit};
+use super::relay::{name, topics, unit};
 use super::{Event, World};
 use crate::model::{AckLevel, Key, MessageId, MetadataBuilder, Reason, RelayError, Retry};
-use crate::queue::TopicRule;
 use crate::queue::api::{Input, Progress, Publish, Ticket};
+use crate::queue::{CALLS_TOPIC, TopicRule};
 
 #[derive(Default)]
 pub(super) struct Publishers {
     pub all: Vec<Published>,
     by_ticket: BTreeMap<u64, usize>,
+    calls: u64,
     /// Of each key of a topic at a relay: which publications were accepted, in the order of publishing, as which message.
     orders: BTreeMap<(usize, &'static str, String), BTreeMap<u64, MessageId>>,
 }
@@ -28,13 +29,24 @@ pub(super) struct Published {
     pub units: Vec<usize>,
     /// Its key can move: it goes to whoever owns it.
     pub moves: bool,
-    /// What the producer was told at first.
+    /// Microseconds since the start.
+    pub at: u64,
+    /// What the producer was told at first,
     pub accepted: Option<MessageId>,
+    /// and when that its unit has it.
+    pub relayed: Option<u64>,
+    /// The call that it is, by the id of its caller.
+    pub call: Option<u64>,
     level: Option<AckLevel>,
     wait: AckLevel,
 }
 
 impl Publishers {
+    fn new_call(&mut self) -> u64 {
+        self.calls += 1;
+        self.calls
+    }
+
     /// Messages of a key are accepted in the order in which they were published (M-C1).
     fn out_of_order(&mut self, relay: usize, ticket: u64, event: usize, id: &MessageId) -> Option<String> {
         let published = &self.all[event];
@@ -82,15 +94,22 @@ impl World {
     fn make_event(&mut self, topic: Option<&'static str>) -> Option<usize> {
         let relay = self.dice.usize(..self.relays.len());
         self.relays[relay].life.as_ref()?;
-        let any = *self.dice.choice(&TOPICS)?;
-        let topic = topic.unwrap_or(any);
+        let any = *self.dice.choice(topics(&self.plan))?;
+        let calls = self.plan.outages && self.dice.u8(..4) == 0;
+        let topic = topic.unwrap_or(if calls { CALLS_TOPIC } else { any });
+        if topic == CALLS_TOPIC
+            && let Some(again) = self.call_again(relay)
+        {
+            return Some(again);
+        }
         let number = self.dice.usize(..12);
         let kind = match (topic, self.dice.u8(..8)) {
-            ("poison" | "block", 0..4) => "bad",
+            ("poison" | "block", 0..4) | (CALLS_TOPIC, 0) => "bad",
             ("orders", 0) => "odd",
             _ => "key",
         };
-        let keyed = topic == "orders" || self.dice.u8(..5) > 0;
+        let is_call = topic == CALLS_TOPIC;
+        let keyed = topic == "orders" || is_call || self.dice.u8(..5) > 0;
         let key = keyed.then(|| format!("{kind}-{number}"));
         let relays = self.relays.len();
         let rule = self.relays[relay].setup.topics[topic].rule;
@@ -99,13 +118,17 @@ impl World {
             TopicRule::Local => vec![relay],
             TopicRule::Owner => vec![number % relays],
         };
+        let call = is_call.then(|| self.publishers.new_call());
         self.publishers.all.push(Published {
             relay,
             topic,
             key,
             units,
             moves: rule == TopicRule::Owner && kind != "odd" && keyed,
+            at: self.now,
             accepted: None,
+            relayed: None,
+            call,
             level: None,
             wait: *self.dice.choice(&[
                 AckLevel::Accepted,
@@ -114,6 +137,31 @@ impl World {
                 AckLevel::Delivered,
             ])?,
         });
+        Some(self.publishers.all.len() - 1)
+    }
+
+    /// A caller that heard nothing makes a call of the last ones again, at this relay: that keeps it, too.
+    fn call_again(&mut self, relay: usize) -> Option<usize> {
+        if self.dice.u8(..6) > 0 {
+            return None;
+        }
+        let all = &self.publishers.all;
+        let last = &all[all.len().saturating_sub(100)..];
+        let is_there = |call| all.iter().any(|other| other.call == call && other.relay == relay);
+        let calls = last.iter().filter(|of| of.call.is_some() && !is_there(of.call));
+        let calls: Vec<&Published> = calls.collect();
+        let before = *self.dice.choice(&calls)?;
+        let again = Published {
+            relay,
+            key: before.key.clone(),
+            units: before.units.clone(),
+            at: self.now,
+            accepted: None,
+            relayed: None,
+            level: None,
+            ..*before
+        };
+        self.publishers.all.push(again);
         Some(self.publishers.all.len() - 1)
     }
 
@@ -135,10 +183,12 @@ impl World {
         };
         self.tickets += 1;
         let mut attributes = MetadataBuilder::new();
-        attributes
-            .push(b"source", format!("/producer/{relay}").as_bytes())
-            .unwrap();
-        attributes.push(b"id", event.to_string().as_bytes()).unwrap();
+        let (source, id) = match published.call {
+            Some(call) => (format!("strait.calls/{:?}", published.key), call.to_string()),
+            None => (format!("/producer/{relay}"), event.to_string()),
+        };
+        attributes.push(b"source", source.as_bytes()).unwrap();
+        attributes.push(b"id", id.as_bytes()).unwrap();
         let publish = Publish {
             ticket: Ticket {
                 shard: 0,
@@ -193,6 +243,12 @@ impl World {
                 self.ledger.blame(text);
             }
             published.level = Some(progress.level);
+            match progress.level {
+                AckLevel::Accepted => {}
+                AckLevel::Relayed => published.relayed = Some(self.now),
+                // That it was delivered was heard before that it came: on another lane, which does not end it (O4 of `outbox`).
+                AckLevel::Delivered => _ = published.relayed.take_if(|at| *at == self.now),
+            }
         }
     }
 }

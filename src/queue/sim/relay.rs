@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::moves::View;
-use super::{Event, World};
+use super::{Event, Plan, World};
 use crate::model::{ByteSize, Geo, Name, Place, UnitId};
 use crate::queue::effects::Now;
 use crate::queue::engine::Engine;
 use crate::queue::log::disk::{Batch, Event as Done, Request};
 use crate::queue::log::{AppendError, Log, MemoryStorage, Options};
 use crate::queue::{
-    Exhausted, GroupSettings, Metrics, Neighbours, Overflow, ParkingLimits, Settings, Setup, TopicRule, TopicSettings,
-    Topics,
+    CALLS_TOPIC, Exhausted, GroupSettings, Metrics, Neighbours, Overflow, ParkingLimits, Settings, Setup, TopicRule,
+    TopicSettings, Topics, calls_topic,
 };
 
 pub(super) struct Relay {
@@ -56,14 +56,29 @@ pub(super) fn geo(number: usize) -> Geo {
 pub(super) fn groups(topic: &str) -> &'static [&'static str] {
     match topic {
         "news" => &["g", "h"],
+        CALLS_TOPIC => &["owner"],
         _ => &["g"],
     }
 }
 
-pub(super) const TOPICS: [&str; 7] = ["orders", "news", "short", "small", "poison", "block", "local"];
+/// That of kept calls is there in outages only.
+pub(super) fn topics(plan: &Plan) -> &'static [&'static str] {
+    let all = &[
+        "orders",
+        "news",
+        "short",
+        "small",
+        "poison",
+        "block",
+        "local",
+        CALLS_TOPIC,
+    ];
+    all.get(..if plan.outages { 8 } else { 7 }).unwrap()
+}
 
 impl Relay {
-    pub(super) fn new(number: usize, relays: usize, dice: &mut fastrand::Rng) -> Self {
+    pub(super) fn new(number: usize, plan: &Plan, dice: &mut fastrand::Rng) -> Self {
+        let relays = plan.relays;
         let view = View::new(number, relays, number > 0 && number + 1 == relays);
         let geos = (0..relays).map(|number| (unit(number), geo(number)));
         let setup = Setup {
@@ -77,7 +92,7 @@ impl Relay {
                 backlog_after: Duration::from_secs(3),
                 ..crate::queue::ReplaySettings::default()
             },
-            topics: Arc::new(topics(relays)),
+            topics: Arc::new(settings_of_topics(relays, topics(plan))),
             neighbours: Neighbours {
                 geos: geos.collect(),
                 hops_max: 4,
@@ -179,7 +194,7 @@ impl World {
     pub(super) fn start_relay(&mut self, number: usize) {
         let (now, seed) = (self.moment(), self.dice.u64(..));
         let relay = &mut self.relays[number];
-        if relay.life.is_some() {
+        if relay.life.is_some() || self.evacuations.keeps_down(number) {
             return;
         }
         relay.start(now, seed);
@@ -188,6 +203,7 @@ impl World {
         }
         self.subscribe_all(number);
         self.connect_all(number);
+        self.hear_again(number);
         self.turn(number);
     }
 
@@ -307,7 +323,7 @@ fn settings(dice: &mut fastrand::Rng) -> Settings {
     settings
 }
 
-fn topics(relays: usize) -> Topics {
+fn settings_of_topics(relays: usize, names: &[&str]) -> Topics {
     let groups = |topic: &str| -> BTreeMap<Name, GroupSettings> {
         let names = groups(topic).iter();
         names.map(|group| (name(group), GroupSettings::default())).collect()
@@ -344,6 +360,12 @@ fn topics(relays: usize) -> Topics {
         of("poison", &|topic| topic.exhausted = Exhausted::DlqRestOfKey),
         of("block", &|topic| topic.exhausted = Exhausted::BlockKey),
         of("local", &|topic| topic.rule = TopicRule::Local),
+        of(CALLS_TOPIC, &|topic| {
+            topic.ttl = Duration::from_secs(8);
+            topic.on_expiry = calls_topic().on_expiry;
+        }),
     ]
-    .into()
+    .into_iter()
+    .filter(|(name, _)| names.contains(&name.as_str()))
+    .collect()
 }

@@ -1,7 +1,8 @@
 //! Seeds, and planted bugs that some of them must find.
 //!
-//! `SIM_SEEDS=1000 SIM_HARSH_SEEDS=1000 cargo test --lib queue::sim` is the long form; `SIM_FIRST=43 SIM_SEEDS=1 SIM_HARSH_SEEDS=0
-//! SIM_TRACE=1` tells the life of one seed, and `SIM_SEEDS=0 SIM_HARSH_SEEDS=1` that of a harsh one.
+//! `SIM_SEEDS=1000 SIM_HARSH_SEEDS=1000 SIM_OUTAGE_SEEDS=1000 cargo test --lib queue::sim` is the long form; `SIM_FIRST=43 SIM_SEEDS=1
+//! SIM_HARSH_SEEDS=0 SIM_OUTAGE_SEEDS=0 SIM_TRACE=1` tells the life of one seed, `SIM_HARSH_SEEDS=1` in its place that of a harsh one, and
+//! `SIM_OUTAGE_SEEDS=1` that of one in which units are evacuated.
 
 use super::{Plan, World};
 use crate::queue::planted::{Bug, plant};
@@ -14,6 +15,7 @@ fn plan(seed: u64) -> Plan {
         faults: true,
         moves: !seed.is_multiple_of(3),
         harsh: false,
+        outages: false,
         traced: false,
     }
 }
@@ -21,6 +23,15 @@ fn plan(seed: u64) -> Plan {
 fn harsh(seed: u64) -> Plan {
     Plan {
         harsh: true,
+        ..plan(seed)
+    }
+}
+
+fn outages(seed: u64) -> Plan {
+    Plan {
+        moves: true,
+        outages: true,
+        harsh: seed.is_multiple_of(4),
         ..plan(seed)
     }
 }
@@ -41,6 +52,7 @@ fn without_faults_every_message_arrives_once() {
         faults: false,
         moves: false,
         harsh: false,
+        outages: false,
         traced: false,
     };
     World::new(plan).run().unwrap();
@@ -84,6 +96,12 @@ fn relays_keep_their_promises_when_much_fails_at_once() {
     check(harsh, ("SIM_HARSH_SEEDS", 10));
 }
 
+#[test]
+fn relays_keep_their_promises_when_units_are_evacuated_and_calls_are_kept() {
+    // I16, R-3.10, R-3.11; M-A4, M-B, M-C, M-E, M-F, M-G
+    check(outages, ("SIM_OUTAGE_SEEDS", 20));
+}
+
 // M-G8: an audit soon after a power cut that tore a write (452). L3, M-A4: a file that failed was taken for a segment (2374). M-G4: a
 // key moved while a crash could still bring back a message of it; M-C1: a restart forgot that a key had messages in a line (4988); what survived
 // behind a hole in a torn write came before what was sent again (3772).
@@ -98,6 +116,8 @@ fn harsh_lives_that_once_found_a_fault_hold() {
 
 /// Each planted bug must be found by one of so many seeds: who changes the simulation must not make it blind.
 const SEEDS_PER_BUG: u64 = 20;
+/// Of some it needs routes that change at the right moment.
+const SEEDS_PER_BUG_OF_OUTAGES: u64 = 100;
 
 const BUGS: [Bug; 26] = [
     Bug::AckBeforeSync,
@@ -128,13 +148,34 @@ const BUGS: [Bug; 26] = [
     Bug::NewBeforeParked,
 ];
 
+/// Those of what is there in outages only.
+const BUGS_OF_OUTAGES: [Bug; 8] = [
+    Bug::StrandedWithLanes,
+    Bug::StrandedFromTheLast,
+    Bug::StrandedFromTheMiddle,
+    Bug::StrandedOnce,
+    Bug::StrandedStays,
+    Bug::NewBeforeStranded,
+    Bug::ExpiredForgotten,
+    Bug::OvertakenByNext,
+];
+
 #[test]
 fn planted_bugs_are_found() {
+    find(&BUGS, SEEDS_PER_BUG, &[plan, harsh]);
+}
+
+#[test]
+fn planted_bugs_of_outages_are_found() {
+    find(&BUGS_OF_OUTAGES, SEEDS_PER_BUG_OF_OUTAGES, &[outages]);
+}
+
+fn find(bugs: &[Bug], seeds: u64, plans: &[fn(u64) -> Plan]) {
     let mut missed = Vec::new();
-    for bug in BUGS {
+    for bug in bugs.iter().copied() {
         plant(Some(bug));
-        let seeds = 1..=setting("SIM_BUG_SEEDS", SEEDS_PER_BUG);
-        let mut plans = seeds.flat_map(|seed| [(seed, plan(seed)), (seed, harsh(seed))]);
+        let seeds = 1..=setting("SIM_BUG_SEEDS", seeds);
+        let mut plans = seeds.flat_map(|seed| plans.iter().map(move |plan| (seed, plan(seed))));
         let found = plans.find_map(|(seed, plan)| {
             let run = std::panic::catch_unwind(|| World::new(plan).run());
             match run {
