@@ -28,6 +28,10 @@ pub(crate) enum Bug {
     LoopGuardOff,
     /// A checkpoint says that it covers records that came after it (R1).
     CheckpointAhead,
+    /// Segments are removed for one that takes their place before its name is on the disk (L9).
+    ReplacedBeforeSync,
+    /// What a checkpoint says of the next segment is forgotten (M-A1).
+    NextForgotten,
     /// Segments with live messages are released.
     ReleaseLive,
     /// What publishers sent is forgotten by a restart (M-B3).

@@ -17,6 +17,7 @@ use super::storage::{Storage, read_full};
 use super::table::{Lines, Segment, Shared, Table};
 use super::walk::{Step, Walk, Zeros};
 use super::{Damage, Keeper, Log, Options, Position, RELEASED, RESERVE, Reader, TMP, Writer, unwritten};
+use crate::queue::planted::{Bug, planted};
 
 /// What opening a log found.
 #[derive(Clone, Debug, Default)]
@@ -170,7 +171,9 @@ impl<S: Storage> Opening<'_, S> {
     fn drop_replaced(&mut self) -> io::Result<()> {
         let all = self.files.clone();
         // A name that is there may be one that only the operating system knows yet; what it replaces must outlive that.
-        self.storage.sync_dir()?;
+        if !planted(Bug::ReplacedBeforeSync) {
+            self.storage.sync_dir()?;
+        }
         self.files
             .retain(|(file, _)| !all.iter().any(|(other, _)| other.replaces(file)));
         for (file, _) in all {
@@ -188,15 +191,16 @@ impl<S: Storage> Opening<'_, S> {
         let mut known = BTreeMap::new();
         self.table.next = highest.saturating_add(1);
         if let Some(checkpoint) = checkpoint {
-            self.table.next = self.table.next.max(checkpoint.next);
+            let next = if planted(Bug::NextForgotten) {
+                0
+            } else {
+                checkpoint.next
+            };
+            self.table.next = self.table.next.max(next);
             self.recovery.replay_from = checkpoint.covers;
             self.recovery.state = Some(checkpoint.state);
-            known.extend(
-                checkpoint
-                    .segments
-                    .into_iter()
-                    .map(|segment| (segment.identity, segment)),
-            );
+            let segments = checkpoint.segments.into_iter();
+            known.extend(segments.map(|segment| (segment.identity, segment)));
         } else {
             self.recovery.state_lost = self.table.released;
         }

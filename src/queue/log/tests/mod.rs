@@ -4,6 +4,7 @@ mod corruption;
 mod crashes;
 mod faults;
 mod real;
+mod starts;
 mod threads;
 mod together;
 mod torn;
