@@ -307,3 +307,28 @@ fn a_key_that_is_about_to_move_is_reported_when_little_of_it_waits_in_the_queue(
     assert_eq!(acks(&serve(&mut keeper, &mut ledger, at(1700))), [(rev.0, false)]);
     assert_eq!(keeper.frozen(), 1);
 }
+
+// P5 is about freezes: what ran before says nothing of what waits in the queue, which is on disk.
+#[test]
+fn a_relay_that_starts_again_says_at_once_that_little_of_a_key_waits() {
+    let mut ledger = ledger();
+    let mut first = keeper();
+    first.tick(at(0));
+    serve(&mut first, &mut ledger, at(0));
+    let migrating = State::Migrating {
+        to: name("b"),
+        by: MoveId(7),
+    };
+    let rev = put(&mut ledger, 1, "a", migrating);
+    let gates = BTreeSet::from([GateId::Shard(0), GateId::Queue]);
+    let mut second = Keeper::new(name("a"), gates, None, IN_FLIGHT_MAX, at(5000));
+    second.tick(at(5000));
+    serve(&mut second, &mut ledger, at(5000));
+    let drain = Drain {
+        by: MoveId(7),
+        node: key(1),
+        rev,
+    };
+    second.on_drained(GateId::Queue, &drain);
+    assert_eq!(acks(&serve(&mut second, &mut ledger, at(5000))), [(rev.0, true)]);
+}

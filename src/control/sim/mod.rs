@@ -11,8 +11,9 @@
 //! - S3. A mistake is planted in what stands between the real parts ([`planted`]).
 //!
 //! # Not here
-//! Messages (`queue::sim`), disks, the applications' own stores.
+//! What becomes of messages (`queue::sim`): here they wait and are taken (`backlogs`). Disks, the applications' own stores.
 
+mod backlogs;
 mod calls;
 mod coordinator;
 mod desks;
@@ -36,6 +37,7 @@ use std::time::Duration;
 
 use xxhash_rust::xxh3::Xxh3;
 
+use self::backlogs::Backlogs;
 use self::coordinator::Coordinators;
 use self::keys::Subject;
 use self::net::Net;
@@ -73,6 +75,7 @@ pub(super) struct World {
     relays: Vec<Relay>,
     coordinators: Coordinators,
     pauses: Pauses,
+    backlogs: Backlogs,
     tokens: Tokens,
     witness: Witness,
     last_call: u64,
@@ -95,6 +98,8 @@ enum Event {
     Heal(faults::Trouble),
     /// The witness looks at all gates.
     Look,
+    /// Messages are published and delivered.
+    Messages,
     /// The store tells all its readers that it is there.
     Progress,
     Restart(usize),
@@ -124,6 +129,7 @@ impl World {
             relays,
             coordinators: Coordinators::default(),
             pauses: Pauses::default(),
+            backlogs: Backlogs::default(),
             last_call: 0,
             calm: !plan.faults,
             trace: Xxh3::new(),
@@ -138,6 +144,7 @@ impl World {
             (1_000_000, Event::Work),
             (100_000, Event::Progress),
             (200_000, Event::Look),
+            (150_000, Event::Messages),
         ] {
             world.plan_in(time, event);
         }
@@ -190,6 +197,7 @@ impl World {
                 self.look_at_gates();
                 self.plan_in(LOOK_EVERY, Event::Look);
             }
+            Event::Messages => self.look_at_messages(),
             Event::Progress => {
                 self.tell_readers(true);
                 self.plan_in(PROGRESS_EVERY, Event::Progress);
@@ -223,8 +231,9 @@ impl World {
         let rev = self.store.rev();
         let seconds = self.now / 1_000_000;
         let pause = Duration::from_micros(self.pauses.longest());
+        let most = self.backlogs.most();
         format!(
-            "{witness}, {moves}, {lives} lives, revision {rev}, {seconds} s, frozen for {pause:?} at most in quiet times"
+            "{witness}, {moves}, {lives} lives, revision {rev}, {seconds} s, {most} messages of a key at most, frozen for {pause:?} at most in quiet times"
         )
     }
 

@@ -216,7 +216,7 @@ impl World {
         }
     }
 
-    fn would_admit(&mut self, life: Life, subject: usize) -> bool {
+    pub(super) fn would_admit(&mut self, life: Life, subject: usize) -> bool {
         let hints = self.subjects[subject].hints();
         let evidence = self.evidence(life, subject, None);
         let unit = self.relays[life.relay].unit().clone();

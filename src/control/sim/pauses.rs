@@ -21,6 +21,11 @@ impl Pauses {
         self.troubled_at = now;
     }
 
+    /// Whether nothing was wrong since then.
+    pub(super) fn is_quiet_since(&self, at: u64) -> bool {
+        self.troubled_at < at
+    }
+
     /// What was frozen too long, if that is over now.
     pub(super) fn on_commit(&mut self, now: u64, batch: &Batch) -> Option<String> {
         let mut wrong = None;

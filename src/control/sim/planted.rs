@@ -1,4 +1,4 @@
-//! The mistakes of R-5, and two more, that a run can have, each in what stands between the real parts: to see that they are found.
+//! The mistakes of R-5, and four more, that a run can have, each in what stands between the real parts: to see that they are found.
 
 /// A mistake.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -28,11 +28,15 @@ pub(in crate::control) enum Planted {
     /// Services are told the newest of all records that decided, in place of since when their unit has the key (R-3.8 step 6); not in
     /// the table of R-5.
     EpochOfAnyRecord,
+    /// Few messages wait, says the queue of each node that is about to move (R-3.9 S2); not in the table of R-5.
+    FewAlways,
+    /// It never says so; not in the table of R-5.
+    FewNever,
 }
 
 impl Planted {
     /// All of them.
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 14] = [
         Self::SessionsNotWaitedFor,
         Self::UnfreezesAlone,
         Self::RevisionNotCompared,
@@ -45,5 +49,7 @@ impl Planted {
         Self::RegistersLate,
         Self::AbortsLate,
         Self::EpochOfAnyRecord,
+        Self::FewAlways,
+        Self::FewNever,
     ];
 }

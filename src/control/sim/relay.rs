@@ -153,7 +153,8 @@ impl World {
         relay.lives += 1;
         let saved = relay.saved.take().filter(|_| keeps);
         let saved = saved.map(|bytes| Routes::load(&bytes).unwrap());
-        let gates = (0..SHARDS).map(GateId::Shard).collect::<BTreeSet<_>>();
+        let shards = (0..SHARDS).map(GateId::Shard);
+        let gates = shards.chain([GateId::Queue]).collect::<BTreeSet<_>>();
         let units: Vec<_> = UNITS.map(name).to_vec();
         let table = RouteTable::build(&Settings::default(), relay.unit(), &units).unwrap();
         let known = Known::new(1000, self.store.snapshot().seed);
@@ -335,7 +336,8 @@ impl World {
                 Wish::Report(acks) => {
                     self.ask_store(life, Asked::Report, Ask::Report(acks));
                 }
-                Wish::Drain(GateId::Queue, _) | Wish::Stale(_) => {}
+                Wish::Drain(GateId::Queue, drain) => self.ask_queue(life, drain),
+                Wish::Stale(_) => {}
             }
         }
     }

@@ -224,6 +224,7 @@ impl World {
             if let Some(wrong) = self.pauses.on_commit(self.now, &written.batch) {
                 self.witness.blame(wrong);
             }
+            self.on_nodes_written(&written.batch);
             self.tell_readers(false);
         }
         Ok(committed)

@@ -307,7 +307,16 @@ async fn before_a_freeze_the_queue_is_to_have_few_messages_of_the_key() {
     let [Input::Ask(question)] = &inputs[..] else {
         panic!("{inputs:?}")
     };
-    assert!(question.at_most > 0 && question.keys.contains(&key("x")) && !question.keys.contains(&key("y")));
+    assert!(question.keys.contains(&key("x")) && !question.keys.contains(&key("y")));
+    assert_eq!(question.at_most, 16, "more than so many hold up the freeze");
+    let unknown = Key {
+        dimension: Bytes::from_static(b"other"),
+        ..key("x")
+    };
+    assert!(
+        !question.keys.contains(&unknown),
+        "what cannot be told holds up nothing"
+    );
     world.answer(question.ticket.number, question.at_most);
     world.inputs().await;
     assert_eq!(world.drained.try_recv().unwrap(), (GateId::Queue, drain("x", 7, 2)));
