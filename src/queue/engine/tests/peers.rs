@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::queue::lanes::FULL;
+use crate::queue::lanes::{FULL, Refused};
+use crate::queue::{CALLS_TOPIC, calls_topic};
 
 impl World {
     pub(super) fn lane_up(&mut self, number: u64, unit: &str, kind: LaneKind) -> LaneId {
@@ -264,7 +265,7 @@ fn a_publisher_that_waits_is_told_at_once_where_its_message_ended() {
     // Refused by the unit it goes to.
     let lane = world.lane_up(1, "b", LaneKind::Live);
     let number = world.publish_as("orders", &["b"], wait(AckLevel::Relayed));
-    let refused = crate::queue::lanes::Refused {
+    let refused = Refused {
         seq: 1,
         reason: "not_allowed".to_owned(),
         detail: "add \"a\" to its `from`".to_owned(),
@@ -279,7 +280,7 @@ fn a_publisher_that_waits_is_told_at_once_where_its_message_ended() {
     assert!(detail.ends_with("a dead letter: add \"a\" to its `from`"), "{detail}");
     // Given up there.
     let number = world.publish_as("orders", &["b"], wait(AckLevel::Delivered));
-    let ended = crate::queue::lanes::Refused {
+    let ended = Refused {
         seq: 2,
         reason: "attempts".to_owned(),
         detail: String::new(),
@@ -427,4 +428,80 @@ fn a_relay_knows_so_many_topics_and_no_more() {
         _ => false,
     };
     assert!(world.outputs.iter().any(refused), "{:?}", world.outputs);
+}
+
+// C-P1: what the README says of a mixed Geo. A relay of a version before kept calls has no such topic.
+#[test]
+fn a_call_that_an_older_relay_refuses_is_a_dead_letter_that_says_so_and_goes_when_that_is_upgraded() {
+    let refused = World::new().refusal(|message| message.topic = name(CALLS_TOPIC));
+    assert_eq!(refused, "unknown_topic");
+    let mut world = World::with(|setup| {
+        let topics = Arc::make_mut(&mut setup.topics);
+        topics.insert(CALLS_TOPIC.to_owned(), calls_topic());
+    });
+    let lane = world.lane_up(1, "b", LaneKind::Live);
+    for _ in 0..2 {
+        world.publish(CALLS_TOPIC, &["b"]);
+    }
+    for number in [1, 2] {
+        let detail = "unit b has no [topics.\"strait.calls\"]".to_owned();
+        world.ack(lane, number, vec![Refused::new(number, &refused, detail)]);
+    }
+    world.restart();
+    let Answer::Messages { messages, .. } = world.ask(Command::Peek {
+        line: Line::Dead,
+        filter: Filter::default(),
+        limit: 10,
+        bodies: false,
+    }) else {
+        panic!("no dead letters")
+    };
+    assert_eq!(messages.len(), 2, "none is lost");
+    for letter in messages {
+        let said = [letter.place, letter.reason, letter.was_for, letter.error].map(Option::unwrap_or_default);
+        assert_eq!(
+            said,
+            [
+                "link",
+                "unknown_topic",
+                "unit b",
+                "unit b has no [topics.\"strait.calls\"]"
+            ]
+        );
+    }
+    // The other side is of this version now.
+    let lanes = [(2, LaneKind::Live), (3, LaneKind::Backlog)].map(|(number, kind)| world.lane_up(number, "b", kind));
+    let all = RedriveRequest {
+        allow_reorder: true,
+        ..RedriveRequest::default()
+    };
+    assert_eq!(world.redrive(all).1, 2);
+    world.pass(Duration::from_secs(1));
+    let mut sent = Vec::new();
+    for lane in lanes {
+        sent.extend(world.numbers(lane));
+        let batches = world.outputs.iter().filter_map(|output| match output {
+            Output::ToReceiver {
+                lane: to,
+                frame: ToReceiver::Messages { batch, .. },
+            } if *to == lane => Some(*batch),
+            _ => None,
+        });
+        for batch in batches.collect::<Vec<_>>() {
+            world.ack(lane, batch, Vec::new());
+        }
+    }
+    assert_eq!((sent, world.dead()), (vec![1, 2], 0));
+    let Answer::Audit { rows } = world.ask(Command::Audit) else {
+        panic!("no audit")
+    };
+    assert!(rows.iter().all(|row| row.difference == 0), "{rows:?}");
+    assert!(
+        world
+            .engine
+            .status(world.now)
+            .units
+            .iter()
+            .all(|unit| unit.live + unit.backlog == 0)
+    );
 }
