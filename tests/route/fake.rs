@@ -71,6 +71,7 @@ impl Relay {
             status: Arc::new(Nothing),
             drain: CancellationToken::new(),
             access,
+            away: strait::queue::AwayUnits::default(),
             queue: None,
             routes,
         };
