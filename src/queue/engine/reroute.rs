@@ -5,7 +5,8 @@
 //!   two lines but while it leaves one for the other (M2 of `outbox::moving`).
 //! - N2. Leaving a line and coming into another one is a single record; publishers that wait are told of the end in the new line.
 //! - N3. What belongs to this unit by now comes into the inbox only while the routes here say so. It waits, and all later ones of its
-//!   key wait behind it, until they do or name a further owner.
+//!   key wait behind it, until they do or name a further owner. One whose key is back at the unit of its line stays there, unless earlier
+//!   ones have left for another line: then it goes behind them.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -185,11 +186,22 @@ impl Engine {
             return Next::Goes(wish.to.clone(), wish.epoch);
         }
         match self.setup.neighbours.owner(&wish.message) {
-            Owner::Other { unit, epoch } if epoch > wish.epoch && unit == wish.from.0 => Next::Stays,
+            Owner::Other { unit, epoch } if epoch > wish.epoch && unit == wish.from.0 => match self.ahead_of(wish) {
+                Some((unit, epoch)) => Next::Goes(unit, epoch),
+                None => Next::Stays,
+            },
             Owner::Other { unit, epoch } if epoch > wish.epoch => Next::Goes(unit, epoch),
             Owner::Frozen | Owner::Other { .. } => Next::Waits,
             Owner::Ours | Owner::Settings(_) | Owner::Unknown => Next::Goes(wish.to.clone(), wish.epoch),
         }
+    }
+
+    /// The line into which earlier messages of the key have left: what comes behind them does not stay (M-C1).
+    fn ahead_of(&self, wish: &RerouteWish) -> Option<(UnitId, u64)> {
+        let hash = key_hash(&wish.message)?;
+        let others = self.places.outboxes.iter().filter(|(unit, _)| **unit != wish.from.0);
+        let mut homes = others.filter_map(|(unit, outbox)| Some((unit.clone(), outbox.home(hash)?.0)));
+        homes.next()
     }
 
     fn reroute(&mut self, wish: RerouteWish, unit: UnitId, epoch: u64) {
