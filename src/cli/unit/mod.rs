@@ -54,7 +54,7 @@ enum Verb {
     /// Give a unit that was drained or evacuated its keys back
     #[command(after_help = RETURN_HELP)]
     Return(Return),
-    /// Say that a unit counts as away for calls of methods with on_failure, before the relay has seen it, or show which do
+    /// Say that a unit counts as away for calls of methods with `on_failure`, before the relay sees it; or show which do
     #[command(after_help = local_mode::HELP)]
     LocalMode(local_mode::LocalMode),
     /// Show whether units take keys, what they have, and what is being done about them
