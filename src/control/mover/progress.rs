@@ -107,7 +107,8 @@ impl Mover {
     pub(super) fn fate(&self, sight: &Sight<'_>, work: &Move, node: &NodeId) -> Fate {
         let view = sight.routes.view(node);
         let state = view.map_or(&State::Active, |view| view.state());
-        let is_newer = view.is_some_and(|view| view.rev() > work.since);
+        // That its trail has ended decides nothing: whoever ends it may not have heard of this move (T1).
+        let is_newer = view.is_some_and(|view| view.decided() > work.since);
         if state.work() == Some(work.id) {
             return Fate::UnderWay;
         }

@@ -1,8 +1,9 @@
 //! S7 and S8: for a while the source still knows where a node went.
 //!
 //! # Invariants
-//! - T1. The trail of a node that another move is to move stays until that one has: clearing it writes the node, and a node that was
-//!   written since its move began stays where it is. Its data at the old owner stays as well, which may be where it goes.
+//! - T1. The trail of a node that another move is to move stays until that one has: its data at the old owner stays as well, which may
+//!   be where it goes. Who ends a trail may hear of that move too late, so what it writes says that it decided nothing
+//!   ([`Term::is_swept`](crate::routing::record::Term::is_swept)), and the node moves all the same.
 //! - T2. A move clears the trail that it has laid, and none that a later one has laid to the same unit.
 
 use std::collections::BTreeSet;
@@ -97,7 +98,7 @@ fn cleared(sight: &Sight<'_>, job: &Job<'_>, nodes: &[&Node]) -> Planned {
     let puts = nodes.iter().map(|node| {
         Record::Node(Node {
             previous: None,
-            term: node.same_term(),
+            term: node.same_term().swept(),
             rev: Rev::ZERO,
             op,
             ..(*node).clone()

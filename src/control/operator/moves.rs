@@ -22,8 +22,8 @@ struct Planned {
 }
 
 impl Operator {
-    /// Begins a move, or only says what it would do. Of what was decided between the plan and its record, a plan of few nodes is made
-    /// anew; of many nodes, those it is about stay where they are.
+    /// Begins a move, or only says what it would do. If something was decided between the plan and its record, a plan of few nodes is
+    /// made anew; of many nodes, those that others have moved meanwhile stay where they are.
     pub(super) async fn start(&self, ask: MoveAsk, now: u64, dice: u128) -> Result<Answer, OperatorError> {
         let [number, ..] = halves(dice);
         let id = MoveId(number);

@@ -16,8 +16,10 @@ pub(super) enum Code {
 /// A code and the revision that decided.
 pub(super) type Packed = u64;
 
-/// Units that can be told apart.
-pub(super) const UNITS_MAX: u16 = u16::MAX - 2;
+/// Units that can be told apart: half of the numbers that are left, because the past of a key has a bit more to say.
+pub(super) const UNITS_MAX: u16 = SWEPT - 3;
+/// Not in the number of a unit: see `past`.
+pub(super) const SWEPT: u16 = 1 << 15;
 const DETAILS: u16 = u16::MAX - 1;
 const TOMBSTONE: u16 = u16::MAX;
 

@@ -19,6 +19,8 @@ pub enum NodeView<'a> {
         since: Rev,
         /// The unit that a drain took it from.
         home: Option<&'a UnitId>,
+        /// When something was decided about it last.
+        decided: Rev,
     },
     /// A key about which a decision was taken back.
     Tombstone {
@@ -38,12 +40,13 @@ impl<'a> NodeView<'a> {
         let rev = packed::rev(packed);
         match packed::code(packed) {
             Code::Unit(number) => {
-                let Past { since, home } = routes.past(hash, rev);
+                let Past { since, home, is_swept } = routes.past(hash, rev);
                 Some(Self::Rest {
                     unit: routes.book.unit(number)?,
                     rev,
                     since,
                     home,
+                    decided: if is_swept { since } else { rev },
                 })
             }
             Code::Tombstone => Some(Self::Tombstone { rev }),
@@ -56,6 +59,15 @@ impl<'a> NodeView<'a> {
         match self {
             Self::Rest { rev, .. } | Self::Tombstone { rev } => *rev,
             Self::Whole(node) => node.rev,
+        }
+    }
+
+    /// The revision at which something was decided about it last: that of its record, unless this one only forgets who had it before.
+    pub fn decided(&self) -> Rev {
+        match self {
+            Self::Rest { decided, .. } => *decided,
+            Self::Tombstone { rev } => *rev,
+            Self::Whole(node) => node.decided(),
         }
     }
 

@@ -140,12 +140,18 @@ impl Node {
         self.term.since.unwrap_or(self.rev)
     }
 
+    /// The revision at which something was decided about it last: that of the record, unless this one only forgets.
+    pub fn decided(&self) -> Rev {
+        if self.term.is_swept { self.since() } else { self.rev }
+    }
+
     /// The term for a record that leaves it with its owner.
     #[must_use]
     pub fn same_term(&self) -> Term {
         Term {
             since: Some(self.since()),
             earlier: self.term.earlier.clone(),
+            is_swept: false,
         }
     }
 

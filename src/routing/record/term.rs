@@ -19,6 +19,9 @@ pub struct Term {
     /// first. A key that stayed where it was then has its owner since then.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub earlier: Vec<(Vec<(UnitId, u16)>, Rev)>,
+    /// The record only forgets who had it before (R-3.9 S8): nothing was decided by it that was not when the term began.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_swept: bool,
 }
 
 impl Term {
@@ -26,8 +29,14 @@ impl Term {
     pub fn since(rev: Rev) -> Self {
         Self {
             since: Some(rev),
-            earlier: Vec::new(),
+            ..Self::default()
         }
+    }
+
+    /// The same, in a record that only forgets who had the node before.
+    #[must_use]
+    pub fn swept(self) -> Self {
+        Self { is_swept: true, ..self }
     }
 
     /// Whether it begins with the record; left out of what is stored.

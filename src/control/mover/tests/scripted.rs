@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::super::Phase;
 use super::super::units::{self, Asked};
 use super::world::{World, key, name, owner, relay, rule};
-use crate::routing::record::{MoveKind, MoveOptions, MoveState, NodeId, OpId, Record, RecordId, State, Target, Term};
+use crate::routing::record::{
+    Commit, MoveKind, MoveOptions, MoveState, Node, NodeId, OpId, Record, RecordId, Rev, State, Target, Term,
+};
 
 fn owner_now(world: &World, number: u64) -> String {
     let routes = crate::routing::Routes::from_snapshot(&world.ledger.snapshot());
@@ -52,6 +54,82 @@ fn keys_whose_trail_ends_while_they_wait_for_their_turn_move_all_the_same() {
     let work = world.found(6);
     assert_eq!((work.moved, work.aborted), (30, 0), "{:?}", work.state);
     assert_eq!(world.found(5).state, MoveState::Finished);
+}
+
+// T1, R-3.9 S8: whoever ends a trail may hear too late of the next move of its nodes, whatever their number: it was planned before the
+// trail ended, and is written only now. A key at rest, a key that a drain has moved, and a bucket.
+#[test]
+fn nodes_whose_trail_ends_between_plan_and_record_of_a_move_are_moved() {
+    let mut world = World::new(&["a-1", "a-2", "b-1"], &[0, 2]);
+    let bucket = NodeId::Bucket {
+        dimension: name("cid"),
+        bucket: 7,
+    };
+    let given = Commit {
+        op: world.op(),
+        compares: Vec::new(),
+        puts: vec![Record::Node(node(bucket.clone(), "a"))],
+        removes: Vec::new(),
+    };
+    world.ledger.commit(given).unwrap();
+    let mut work = world.work(5, "b", (1..=130).map(key).chain([bucket.clone()]).collect());
+    (work.options.parallel, work.options.trail) = (40, Duration::from_secs(3));
+    let mut drained = world.work(6, "b", vec![key(99)]);
+    drained.of = Some(name("a"));
+    drained.options.trail = work.options.trail;
+    work.nodes.retain(|id| *id != key(99));
+    world.put(Record::Move(work));
+    world.put(Record::Move(drained));
+    while [5, 6].iter().any(|id| world.found(*id).state == MoveState::Running) {
+        world.round();
+    }
+    assert_eq!(world.node(&key(99)).unwrap().home, Some(name("a")));
+    let mut work = world.work(7, "a", (1..=130).map(key).chain([bucket.clone()]).collect());
+    work.options.parallel = 40;
+    while [5, 6].iter().any(|id| world.found(*id).state != MoveState::Finished) {
+        world.round();
+    }
+    assert_eq!(
+        (&world.node(&bucket).unwrap().previous, owner_now(&world, 1).as_str()),
+        (&None, "b")
+    );
+    assert_eq!(world.found(5).aborted, 0);
+    world.put(Record::Move(work));
+    world.rounds(400);
+    let work = world.found(7);
+    assert_eq!((work.moved, work.aborted), (131, 0), "{:?}", work.state);
+}
+
+// What was decided otherwise between plan and record stays: another move has given it away, and its trail has ended too.
+#[test]
+fn what_others_have_moved_between_plan_and_record_stays() {
+    let mut world = World::new(&["a-1", "a-2", "b-1"], &[0, 2]);
+    let planned = world.work(6, "c", vec![key(1), key(2)]);
+    let mut work = world.work(5, "b", vec![key(1)]);
+    work.options.trail = Duration::from_secs(1);
+    world.put(Record::Move(work));
+    while world.found(5).state != MoveState::Finished {
+        world.round();
+    }
+    world.put(Record::Move(planned));
+    world.rounds(60);
+    let work = world.found(6);
+    assert_eq!((work.moved, work.aborted), (1, 1));
+    assert_eq!((owner_now(&world, 1), owner_now(&world, 2)), ("b".into(), "c".into()));
+}
+
+fn node(id: NodeId, unit: &str) -> Node {
+    Node {
+        id,
+        target: Target::Unit(name(unit)),
+        state: State::Active,
+        rev: Rev::ZERO,
+        term: Term::default(),
+        previous: None,
+        home: None,
+        op: OpId(5),
+        reason: String::new(),
+    }
 }
 
 // T2, R-3.9 S7. Symptom: a move asked for while an older one to the same unit ended its trail left the key where it was. Cause: the
@@ -190,11 +268,11 @@ fn nothing_is_moved_to_or_from_a_unit_about_which_something_was_decided_since() 
         world.look(0);
         let id = NodeId::Unit(name(unit));
         for state in [State::Draining, State::Active] {
-            world.put(Record::Node(crate::routing::record::Node {
+            world.put(Record::Node(Node {
                 id: id.clone(),
                 target: Target::Unit(name(unit)),
                 state,
-                rev: crate::routing::record::Rev::ZERO,
+                rev: Rev::ZERO,
                 term: Term::default(),
                 previous: None,
                 home: None,

@@ -197,10 +197,10 @@ fn written(step: &Step, rev: Rev) -> Option<(RecordId, Option<Record>)> {
                 state: state.clone(),
                 rev,
                 // Some were written by steps that gave nothing to anybody.
-                term: if rev.0.is_multiple_of(2) {
-                    Term::since(Rev(rev.0 / 2))
-                } else {
-                    Term::default()
+                term: match rev.0 % 4 {
+                    0 => Term::since(Rev(rev.0 / 2)).swept(),
+                    2 => Term::since(Rev(rev.0 / 2)),
+                    _ => Term::default(),
                 },
                 previous: None,
                 home: rev.0.is_multiple_of(3).then(|| name("c")),
@@ -291,13 +291,17 @@ fn resolve_with(routes: &Routes, keys: &[Key], evidence: &impl Evidence) -> Outc
     resolved.map(|found| (found.unit.clone(), found.epoch, found.standing))
 }
 
-/// Since when all that is asked has its owners, and the homes of keys.
-fn pasts(routes: &Routes, evidence: &impl Evidence) -> Vec<(Option<Epoch>, Option<UnitId>)> {
+/// Since when all that is asked has its owners, the homes of keys, and when something was decided about them last.
+fn pasts(routes: &Routes, evidence: &impl Evidence) -> Vec<(Option<Epoch>, Option<UnitId>, Option<Rev>)> {
     let pasts = questions().map(|keys| {
         let resolved = routes.resolve(&hints(&keys), &[], evidence, &mut ()).unwrap();
         let hash = routes.hash(&keys[0].dimension, &keys[0].key);
-        let home = routes.view_of(hash).and_then(|view| view.home().cloned());
-        (resolved.ok().map(|found| found.since), home)
+        let view = routes.view_of(hash);
+        let (home, decided) = (
+            view.and_then(|view| view.home().cloned()),
+            view.map(|view| view.decided()),
+        );
+        (resolved.ok().map(|found| found.since), home, decided)
     });
     pasts.collect()
 }
