@@ -13,7 +13,7 @@ use super::plan::operation;
 use super::progress::TOLD_MAX;
 use super::{Job, LOOK_AT_TRAIL, Mover, Phase, Plan, Planned, Sight, Step};
 use crate::routing::NodeView;
-use crate::routing::record::{Commit, Hook, Move, MoveState, Node, Record, RecordId, Rev, State};
+use crate::routing::record::{Commit, Hook, Move, MoveId, MoveState, Node, Record, RecordId, Rev, State};
 
 impl Mover {
     /// After its time, has the application of the old owner clean up, then forgets the old owner, some nodes at a time.
@@ -76,15 +76,27 @@ impl Mover {
             ..work
         };
         let mut planned = Planned::of_move(sight, job, work, Step::End, "");
-        let mut finished: Vec<_> = sight.routes.finished_moves().map(|(id, rev)| (rev, id)).collect();
-        finished.sort_unstable();
-        let too_many = (finished.len() + 1).saturating_sub(Move::FINISHED_MAX);
-        for (rev, id) in finished.into_iter().take(too_many.min(TOGETHER_MAX)) {
+        for (rev, id) in too_old(sight, job.work.nodes.len()).into_iter().take(TOGETHER_MAX) {
             planned.compare_at(RecordId::Move(id), rev);
             planned.commit.removes.push(RecordId::Move(id));
         }
         self.commit(plan, planned);
     }
+}
+
+/// Finished moves that are not kept beside one that finishes now and names so many nodes.
+fn too_old(sight: &Sight<'_>, nodes: usize) -> Vec<(Rev, MoveId)> {
+    let mut finished: Vec<_> = sight.routes.finished_moves().collect();
+    finished.sort_unstable_by_key(|(_, rev, _)| std::cmp::Reverse(*rev));
+    let mut kept = (1, nodes);
+    let newer = finished.iter().take_while(|(.., nodes)| {
+        kept = (kept.0 + 1, kept.1.saturating_add(*nodes));
+        kept.0 <= Move::FINISHED_MAX && kept.1 <= Move::FINISHED_NODES_MAX
+    });
+    let newer = newer.count();
+    let mut old: Vec<_> = finished.into_iter().skip(newer).map(|(id, rev, _)| (rev, id)).collect();
+    old.sort_unstable();
+    old
 }
 
 fn cleared(sight: &Sight<'_>, job: &Job<'_>, nodes: &[&Node]) -> Planned {

@@ -63,6 +63,8 @@ pub struct Routes {
     moving: Arc<BTreeSet<KeyHash>>,
     /// Those that have not finished.
     moves: Arc<BTreeMap<MoveId, Arc<Move>>>,
+    /// Those that have, with how many nodes they name.
+    finished: Arc<BTreeMap<MoveId, u32>>,
     /// Nodes of those that have a mirror, by what they are kept under.
     mirrors: Arc<BTreeSet<(KeyHash, MoveId)>>,
     /// Moves and relays, for the digest.
@@ -100,6 +102,7 @@ impl Routes {
             counts: Counts::default(),
             moving: Arc::default(),
             moves: Arc::default(),
+            finished: Arc::default(),
             mirrors: Arc::default(),
             others: Arc::default(),
             digest: 0,
@@ -212,11 +215,11 @@ impl Routes {
         hooks.any(|hooks| hooks.service.as_str() == service)
     }
 
-    /// Moves that have finished, in no order, each with the revision at which it did.
-    pub fn finished_moves(&self) -> impl Iterator<Item = (MoveId, Rev)> {
-        self.others.iter().filter_map(|(id, rev)| match id {
-            RecordId::Move(id) if !self.moves.contains_key(id) => Some((*id, *rev)),
-            _ => None,
+    /// Moves that have finished, in no order, each with the revision at which it did and how many nodes it names.
+    pub fn finished_moves(&self) -> impl Iterator<Item = (MoveId, Rev, usize)> {
+        self.finished.iter().map(|(id, nodes)| {
+            let nodes = usize::try_from(*nodes).unwrap_or(usize::MAX);
+            (*id, self.rev_of(&RecordId::Move(*id)), nodes)
         })
     }
 

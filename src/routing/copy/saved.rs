@@ -17,7 +17,7 @@ use super::packed::{self, Code};
 use super::past;
 use super::{KeyHash, Overrides, Routes};
 use crate::model::UnitId;
-use crate::routing::record::{Book, Epoch, Move, Node, Rev};
+use crate::routing::record::{Book, Epoch, Move, MoveId, Node, Rev};
 
 /// Why bytes are no copy.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +41,8 @@ struct Body {
     units: Vec<UnitId>,
     nodes: Vec<String>,
     moves: Vec<String>,
+    /// Numbers of those that have finished, and how many nodes they name.
+    finished: Vec<(u64, u32)>,
     others: Vec<(String, Rev)>,
     digest: u64,
 }
@@ -81,6 +83,7 @@ impl Routes {
             units: self.book.units().to_vec(),
             nodes: self.details.iter().map(|(_, node)| json(node.as_ref())).collect(),
             moves: self.moves.values().map(|work| json(work.as_ref())).collect(),
+            finished: self.finished.iter().map(|(id, nodes)| (id.0, *nodes)).collect(),
             others: self.others.iter().map(|(id, rev)| (json(id), *rev)).collect(),
             digest: self.digest,
         }
@@ -117,6 +120,8 @@ impl Routes {
             routes.note_mirror(work);
         }
         routes.moves = Arc::new(moves);
+        let finished = body.finished.iter().map(|(id, nodes)| (MoveId(*id), *nodes));
+        routes.finished = Arc::new(finished.collect());
         let others = body
             .others
             .iter()
@@ -179,7 +184,7 @@ fn read(bytes: &[u8; ENTRY]) -> (KeyHash, u64) {
 }
 
 const MAGIC: &[u8] = b"strait-routes\n";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Hash and what is kept of it.
 const ENTRY: usize = 24;
 const SUM: usize = 4;

@@ -6,7 +6,7 @@ use super::book::CompiledBook;
 use super::packed::{self, Code};
 use super::{Counts, KeyHash, Routes};
 use crate::routing::key_hash::{node_hash, record_hash};
-use crate::routing::record::{Change, MoveState, Node, NodeId, Record, RecordId, Rev};
+use crate::routing::record::{Change, MoveId, MoveState, Node, NodeId, Record, RecordId, Rev};
 
 impl Routes {
     /// Takes in records.
@@ -87,17 +87,32 @@ impl Routes {
             others.insert(change.id.clone(), after);
         }
         if let RecordId::Move(id) = &change.id {
-            match &change.record {
-                Some(Record::Move(work)) if work.state != MoveState::Finished => {
-                    self.note_mirror(work);
-                    Arc::make_mut(&mut self.moves).insert(*id, Arc::new(work.clone()));
-                }
-                _ if self.moves.contains_key(id) => {
-                    self.forget_mirror(*id);
-                    drop(Arc::make_mut(&mut self.moves).remove(id));
-                }
-                _ => {}
+            self.put_move(*id, change.record.as_ref());
+        }
+    }
+
+    fn put_move(&mut self, id: MoveId, record: Option<&Record>) {
+        let work = match record {
+            Some(Record::Move(work)) => Some(work),
+            _ => None,
+        };
+        let finished = work.filter(|work| work.state == MoveState::Finished);
+        match work {
+            Some(work) if finished.is_none() => {
+                self.note_mirror(work);
+                Arc::make_mut(&mut self.moves).insert(id, Arc::new(work.clone()));
             }
+            _ if self.moves.contains_key(&id) => {
+                self.forget_mirror(id);
+                drop(Arc::make_mut(&mut self.moves).remove(&id));
+            }
+            _ => {}
+        }
+        if let Some(work) = finished {
+            let nodes = u32::try_from(work.nodes.len()).unwrap_or(u32::MAX);
+            Arc::make_mut(&mut self.finished).insert(id, nodes);
+        } else if self.finished.contains_key(&id) {
+            Arc::make_mut(&mut self.finished).remove(&id);
         }
     }
 

@@ -61,6 +61,9 @@ impl Move {
     pub const NODES_MAX: usize = 10_000;
     /// Finished moves that are kept, for people; older ones are removed.
     pub const FINISHED_MAX: usize = 100;
+    /// Nodes that finished moves name, all together: about 10 MB in the store and in each snapshot, with keys of 30 bytes. Only the last
+    /// one is kept whatever it names.
+    pub const FINISHED_NODES_MAX: usize = 100_000;
 }
 
 /// What is done.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::{HookCall, Hooked, Mover, Phase};
 use super::world::{World, key, name, relay};
-use crate::routing::record::{Hook, Lag, Move, MoveState, Record, RecordId, State, Target};
+use crate::routing::record::{Commit, Hook, Lag, Move, MoveState, Record, RecordId, State, Target};
 
 /// A world in which unit a has a key that is to move to unit b, with the application asked.
 fn world(answers: impl Fn(&HookCall) -> Hooked + 'static) -> World {
@@ -265,6 +265,35 @@ fn the_oldest_finished_moves_are_removed_by_those_that_finish() {
     let kept: Vec<_> = (1..=110).filter(|id| is_there(&world, *id)).collect();
     assert_eq!(kept, (11..=110).collect::<Vec<_>>());
     assert_eq!(kept.len(), Move::FINISHED_MAX);
+}
+
+// S8: ten moves of 10,000 keys each would be as much as a hundred thousand keys moved one by one, for people only.
+#[test]
+fn finished_moves_are_kept_by_the_nodes_that_they_name_too() {
+    let mut world = World::new(&["a-1", "b-1"], &[0]);
+    let many: Vec<_> = (0..Move::NODES_MAX).map(|_| key(2)).collect();
+    for id in 1..=12 {
+        let work = Move {
+            state: MoveState::Finished,
+            ..world.work(id, "b", many.clone())
+        };
+        let commit = Commit {
+            op: world.op(),
+            compares: Vec::new(),
+            puts: vec![Record::Move(work)],
+            removes: Vec::new(),
+        };
+        world.ledger.commit(commit).unwrap();
+    }
+    let mut work = world.work(20, "b", vec![key(1)]);
+    work.options.trail = Duration::ZERO;
+    world.put(Record::Move(work));
+    while world.found(20).state != MoveState::Finished {
+        world.round();
+    }
+    let kept: Vec<_> = (1..=12).filter(|id| is_there(&world, *id)).collect();
+    assert_eq!(kept, (4..=12).collect::<Vec<_>>(), "nine of them, and the last one");
+    assert_eq!(Move::FINISHED_NODES_MAX, 100_000);
 }
 
 fn is_there(world: &World, id: u64) -> bool {

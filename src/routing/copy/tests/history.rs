@@ -78,6 +78,7 @@ proptest! {
             prop_assert_eq!(pasts(&other, &claimed(&other)), pasts(&by_batches, &claimed(&by_batches)));
             prop_assert_eq!(moving(&other), moving(&by_batches));
             prop_assert!(other.moves().eq(by_batches.moves()));
+            prop_assert!(other.finished_moves().eq(by_batches.finished_moves()));
             prop_assert_eq!(other.counts, by_batches.counts);
             prop_assert_eq!(other.overrides_len(), by_batches.overrides_len());
         }
