@@ -22,8 +22,8 @@ pub struct Settings {
     pub authority: String,
     /// Where the authority's peer port is, each `host:port`, tried in order. Required at all other relays with `embedded`.
     pub authority_addresses: Vec<String>,
-    /// Longest time a call with a key may run where `owner_lease` is finite: a forced takeover waits for it. The same at all
-    /// relays of the Geo. Default `10s`.
+    /// Longest time a call with a key may run where `owner_lease` is finite: a forced takeover waits for it. `1h` at most; the same
+    /// at all relays of the Geo. Default `10s`.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub in_flight_max: Duration,
@@ -91,7 +91,7 @@ pub struct DimensionSettings {
     /// Default `deny`.
     #[serde(default)]
     pub claim_fallback: Fallback,
-    /// How long a relay that lost the store goes on admitting writes: whole seconds from `7s`, or `infinite`; then nobody takes
+    /// How long a relay that lost the store goes on admitting writes: whole seconds from `7s` to `1h`, or `infinite`; then nobody takes
     /// the keys over by force. Default `20s`.
     #[serde(default)]
     pub owner_lease: Lease,

@@ -88,8 +88,10 @@ pub fn is_expired(silent_for: Option<Duration>, lease: Lease, in_flight_max: Dur
 
 /// The shortest lease that a dimension can have.
 const LEASE_MIN: Duration = Duration::from_secs(7);
-/// Every store remembers for so long at least.
-const REMEMBERED: Duration = Duration::from_secs(30);
+/// The longest one that ends, and the longest time that a call may run under such a one: together what stores remember.
+pub const LEASE_MAX: Duration = Duration::from_secs(3600);
+/// Every store remembers for so long at least when it heard of a relay.
+pub const REMEMBERED: Duration = Duration::from_secs(2 * 3600);
 
 #[cfg(test)]
 mod tests {

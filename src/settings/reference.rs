@@ -74,7 +74,7 @@ const DIMENSIONS: &str = "\
 # [[routes.dimension]]
 # name = \"im.conversation\"
 # placement = \"claim\"          # the first writer has a key that no rule matches; or: \"rules\"
-# owner_lease = \"infinite\"     # or whole seconds from 7s: how long a relay without the store admits writes
+# owner_lease = \"infinite\"     # or whole seconds from 7s to 1h: how long a relay without the store admits writes
 # new_keys = [{ class = \"gold\", to = [{ unit = \"b\", weight = 1 }] }]
 # claim_fallback = \"deterministic\"   # new keys while the store is away: placed alike by all, claimed later; or: \"deny\"
 # hooks = { service = \"im.OwnerControl\" }   # is asked while keys move: strait/v1/owner_control.proto

@@ -8,6 +8,7 @@ use super::{Problems, Settings, path};
 use crate::control::{DimensionSettings, PlacementKind, StoreKind};
 use crate::model::Name;
 use crate::peer::credentials::LineRole;
+use crate::routing::lease::LEASE_MAX;
 use crate::routing::record::{Book, DimensionSpec, Fallback, HookSpec, Lease, RelayId};
 
 impl Settings {
@@ -68,8 +69,11 @@ impl Settings {
         self.check_etcd(problems);
         self.check_tokens(problems);
         let mut add = |key: &str, text: String| problems.add(None, format!("routes.{key}"), text);
-        if routes.in_flight_max.is_zero() {
-            add("in_flight_max", "must be longer than zero".to_owned());
+        if routes.in_flight_max.is_zero() || routes.in_flight_max > LEASE_MAX {
+            add(
+                "in_flight_max",
+                "must be longer than zero, and an hour at most".to_owned(),
+            );
         }
         if !FALLBACK_AFTER.contains(&routes.claim_fallback_after) {
             add("claim_fallback_after", "must be from 100ms to 1m".to_owned());
@@ -86,6 +90,10 @@ impl Settings {
                 add(&format!("dimension[{index}]"), text.to_owned());
             }
             self.check_new_keys(index, dimension, &mut add);
+            if dimension.owner_lease.length().is_some_and(|lease| lease > LEASE_MAX) {
+                let text = "stores remember silent relays for a lease of an hour at most; use one of 1h or less, or \"infinite\"";
+                add(&format!("dimension[{index}].owner_lease"), text.to_owned());
+            }
             if !self.routing.dimensions.contains(&dimension.name) {
                 let text = format!(
                     "dimension {} is not in routing.dimensions; add it there, where its position is its precedence",

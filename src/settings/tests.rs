@@ -368,6 +368,14 @@ fn routes_belong_to_one_geo_and_their_mistakes_are_named() {
             "says what becomes of keys that cannot be claimed; set placement = \"claim\"",
         ),
         (
+            "[[routes.dimension]]\nname = \"uid\"\nowner_lease = \"3601s\"\n".to_owned(),
+            "routes.dimension[0].owner_lease: stores remember silent relays for a lease of an hour at most",
+        ),
+        (
+            "[routes]\nin_flight_max = \"61m\"\n".to_owned(),
+            "routes.in_flight_max: must be longer than zero, and an hour at most",
+        ),
+        (
             "[routes]\nclaim_fallback_after = \"50ms\"\n".to_owned(),
             "must be from 100ms to 1m",
         ),

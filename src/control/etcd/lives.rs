@@ -8,6 +8,7 @@ use super::reads::Found;
 use super::{Etcd, TOGETHER_MAX, broken};
 use crate::control::store::{Opened, RelayStanding, StoreError};
 use crate::model::UnitId;
+use crate::routing::lease::REMEMBERED;
 use crate::routing::record::{
     Change, Commit, Committed, Epoch, FreezeAck, MoveId, NodeId, OpId, Record, RecordId, RelayId, RelayRecord, Rev,
     SessionId,
@@ -218,8 +219,9 @@ impl Etcd {
         if lease.granted == 0 {
             return Ok(None);
         }
-        let left = Duration::from_secs(u64::try_from(lease.ttl).unwrap_or_default());
-        Ok(Some(SESSION.saturating_sub(left).saturating_sub(SLACK)))
+        let [granted, left] =
+            [lease.granted, lease.ttl].map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or_default()));
+        Ok(Some(granted.saturating_sub(left).saturating_sub(SLACK)))
     }
 }
 
@@ -245,8 +247,8 @@ fn lease_of(session: SessionId) -> i64 {
 }
 
 /// How long etcd keeps a lease that is not renewed. A lease that is gone was not renewed for at least as long, counted anew
-/// from each election.
-const SESSION: Duration = Duration::from_secs(30);
+/// from each election; so it is what a store has to remember, and what is taken off that.
+const SESSION: Duration = REMEMBERED.saturating_add(SLACK);
 /// By how much less is said: a second because etcd counts in whole ones, and two because a leader that was cut off can answer
 /// until it notices, and so could confirm a renewal that the next one knows nothing of.
 pub(super) const SLACK: Duration = Duration::from_secs(3);

@@ -37,7 +37,7 @@ use super::claims::Claims;
 use super::store::{Store, StoreError};
 use crate::model::{ANY_KEY, Name, Place, RoutePolicy};
 use crate::routing;
-use crate::routing::lease::LeaseState;
+use crate::routing::lease::{LeaseState, is_expired};
 use crate::routing::record::{Book, Change, KeyBytes, Lease, NodeId, OpId, Record, RecordId, RelayId, State};
 
 /// Answers operators. A clone asks the same store.
@@ -286,7 +286,7 @@ impl Operator {
             ),
             Lease::Seconds(seconds) => {
                 let needed = Duration::from_secs(seconds.into()) + self.0.in_flight_max;
-                if silent_for.is_none_or(|silent| silent >= needed) {
+                if is_expired(silent_for, longest.owner_lease, self.0.in_flight_max) {
                     return Ok(());
                 }
                 format!(

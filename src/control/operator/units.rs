@@ -11,6 +11,7 @@ use super::{
 use crate::control::mover::units::{self, Asked, Begun, Counts, Draining, Refused};
 use crate::control::store::{ClaimKey, RelayStanding};
 use crate::model::UnitId;
+use crate::routing::lease::REMEMBERED;
 use crate::routing::record::{
     Claim, Committed, FreezeAck, Lease, Move, MoveKind, MoveState, Node, NodeId, OpId, Record, RelayId, Snapshot, State,
 };
@@ -352,7 +353,7 @@ fn fenced(row: &RelayStanding, needed: Option<Duration>) -> Fenced {
     Fenced {
         relay: row.relay.clone(),
         silent_for: row.silent_for,
-        left: needed.map(|needed| needed.saturating_sub(row.silent_for.unwrap_or(needed))),
+        left: needed.map(|needed| needed.saturating_sub(row.silent_for.unwrap_or(REMEMBERED))),
     }
 }
 

@@ -18,6 +18,7 @@ use std::time::Duration;
 use strait::control::etcd::{Etcd, Parts, Tls};
 use strait::control::store::{Store, StoreError};
 use strait::routing::Routes;
+use strait::routing::lease::{LEASE_MAX, REMEMBERED};
 use strait::routing::record::{Claim, Commit, Committed, Record, RecordId, Rev};
 use tokio_util::task::TaskTracker;
 
@@ -69,6 +70,13 @@ async fn what_ends_without_a_word(cluster: &Cluster, store: &Etcd) {
     let standing = store.standing(Some(name("a"))).await.unwrap();
     assert_eq!((standing.len(), standing[0].session), (1, next.session));
     // T5
+    assert_eq!(standing[0].silent_for, Some(Duration::ZERO));
+    // R-D7: for the longest lease there may be, and the longest call under it.
+    assert!(raw::granted(cluster, next.session).await > REMEMBERED);
+    assert!(REMEMBERED >= LEASE_MAX * 2);
+    // T5: whatever it was granted, time that is left of it is none that it was silent.
+    raw::grant(cluster, next.session, 60).await;
+    let standing = store.standing(Some(name("a"))).await.unwrap();
     assert_eq!(standing[0].silent_for, Some(Duration::ZERO));
     store.close(next.session).await.unwrap();
 }

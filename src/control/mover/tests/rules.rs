@@ -98,8 +98,10 @@ fn a_silent_relay_has_stopped_when_its_lease_and_what_it_admitted_are_over() {
     assert!(!silent(Some(29), Lease::Seconds(20)));
     assert!(silent(Some(30), Lease::Seconds(20)));
     assert!(silent(None, Lease::Seconds(20)));
+    assert!(!silent(Some(3609), Lease::Seconds(3600)) && silent(Some(3610), Lease::Seconds(3600)));
+    assert!(silent(None, Lease::Seconds(3600)), "the longest there may be");
     assert!(
-        !silent(None, Lease::Seconds(21)),
+        !silent(None, Lease::Seconds(7191)),
         "the store does not remember for so long"
     );
     assert!(!silent(Some(1_000_000), Lease::Infinite) && !silent(None, Lease::Infinite));
