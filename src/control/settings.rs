@@ -22,8 +22,8 @@ pub struct Settings {
     pub authority: String,
     /// Where the authority's peer port is, each `host:port`, tried in order. Required at all other relays with `embedded`.
     pub authority_addresses: Vec<String>,
-    /// Longest time a call with a key may run where `owner_lease` is finite: a forced takeover waits for it. `1h` at most; the same
-    /// at all relays of the Geo. Default `10s`.
+    /// Longest time a call with a key may run where `owner_lease` is finite: a forced takeover waits for it. `1h` at most, and eight
+    /// times the shortest `owner_lease` at most; the same at all relays of the Geo. Default `10s`.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub in_flight_max: Duration,

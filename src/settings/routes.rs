@@ -8,7 +8,7 @@ use super::{Problems, Settings, path};
 use crate::control::{DimensionSettings, PlacementKind, StoreKind};
 use crate::model::Name;
 use crate::peer::credentials::LineRole;
-use crate::routing::lease::LEASE_MAX;
+use crate::routing::lease::{IN_FLIGHT_LEASES_MAX, LEASE_MAX};
 use crate::routing::record::{Book, DimensionSpec, Fallback, HookSpec, Lease, RelayId};
 
 impl Settings {
@@ -69,12 +69,7 @@ impl Settings {
         self.check_etcd(problems);
         self.check_tokens(problems);
         let mut add = |key: &str, text: String| problems.add(None, format!("routes.{key}"), text);
-        if routes.in_flight_max.is_zero() || routes.in_flight_max > LEASE_MAX {
-            add(
-                "in_flight_max",
-                "must be longer than zero, and an hour at most".to_owned(),
-            );
-        }
+        self.check_in_flight(&mut add);
         if !FALLBACK_AFTER.contains(&routes.claim_fallback_after) {
             add("claim_fallback_after", "must be from 100ms to 1m".to_owned());
         }
@@ -130,6 +125,32 @@ impl Settings {
                 );
             }
         }
+    }
+
+    fn check_in_flight(&self, add: &mut impl FnMut(&str, String)) {
+        let longest = self.routes.in_flight_max;
+        if longest.is_zero() || longest > LEASE_MAX {
+            let text = "must be longer than zero, and an hour at most";
+            add("in_flight_max", text.to_owned());
+        } else if let Some(text) = self.too_long() {
+            add("in_flight_max", text);
+        }
+    }
+
+    /// Clocks differ in speed, and the lease has to have room for that (`routing::lease`).
+    fn too_long(&self) -> Option<String> {
+        let dimensions = self.route_book().dimensions;
+        let shortest = dimensions.iter().filter(|_| self.routes.store != StoreKind::None);
+        let shortest = shortest.min_by_key(|spec| spec.owner_lease)?;
+        let most = shortest.owner_lease.length()? * IN_FLIGHT_LEASES_MAX;
+        (self.routes.in_flight_max > most).then(|| {
+            format!(
+                "may be {IN_FLIGHT_LEASES_MAX} times the shortest owner_lease at most, {}, or a clock that is a little slow ends calls of \
+                 dimension {} too late; use less, or a longer owner_lease",
+                humantime::format_duration(most),
+                shortest.name
+            )
+        })
     }
 
     /// Units that new keys go to are units of this Geo, and get some.

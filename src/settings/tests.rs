@@ -376,6 +376,10 @@ fn routes_belong_to_one_geo_and_their_mistakes_are_named() {
             "routes.in_flight_max: must be longer than zero, and an hour at most",
         ),
         (
+            format!("{at}in_flight_max = \"161s\"\n"),
+            "routes.in_flight_max: may be 8 times the shortest owner_lease at most, 2m 40s, or a clock",
+        ),
+        (
             "[routes]\nclaim_fallback_after = \"50ms\"\n".to_owned(),
             "must be from 100ms to 1m",
         ),
