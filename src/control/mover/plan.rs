@@ -161,7 +161,7 @@ impl Why {
             }
             Self::CopyLimit => "stays: the application copied for too long",
             Self::Messages => {
-                "stays: messages of it waited for longer at its unit than the limit for copying (strait queue status, strait queue groups)"
+                "stays: messages of it waited for longer at its unit than the limit for copying (strait queue status)"
             }
             Self::Hook => "stays: the application refused",
         }
