@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::slice;
 use crate::model::{Seq, Topic};
+use crate::queue::CALLS_TOPIC;
 use crate::queue::line::{LineId, Settled};
 use crate::queue::log::Scan;
 use crate::queue::operator::AuditRow;
@@ -84,14 +85,25 @@ impl Audit {
         (self.read, self.of)
     }
 
-    /// What came out.
+    /// What came out. The relays' own topic is left out where nothing was ever kept: nobody has asked for it.
     pub(crate) fn into_rows(self) -> Vec<AuditRow> {
         let balanced = |mut row: AuditRow| {
             row.difference = difference(&row);
             row
         };
-        self.rows.into_values().map(balanced).collect()
+        let rows = self.rows.into_values().filter(|row| !is_unused(row));
+        rows.map(balanced).collect()
     }
+}
+
+/// Whether the books know nothing of kept calls, and neither does the log.
+fn is_unused(row: &AuditRow) -> bool {
+    let nothing = AuditRow {
+        topic: CALLS_TOPIC.to_owned(),
+        to: row.to.clone(),
+        ..AuditRow::default()
+    };
+    *row == nothing
 }
 
 /// `accepted` less all that became of it.
@@ -147,5 +159,34 @@ mod tests {
             let rows = audit.into_rows();
             assert_eq!((rows[0].pending, rows[0].difference), (6, difference));
         }
+    }
+
+    // Symptom: a row of zeros for a topic that nobody knows of, at every relay. Of topics that somebody has named it says something.
+    #[test]
+    fn the_relays_own_topic_is_left_out_until_a_call_was_kept() {
+        let row = |topic: &str, accepted| AuditRow {
+            topic: topic.to_owned(),
+            to: "b".to_owned(),
+            accepted,
+            ..AuditRow::default()
+        };
+        let shown = |books, lines, found: &[(Seq, Topic)]| {
+            let mut audit = Audit::new(books, lines);
+            if audit.scan().is_some() {
+                audit.on_read(found, None);
+            }
+            audit.into_rows().into_iter().map(|row| row.topic).collect::<Vec<_>>()
+        };
+        assert_eq!(shown(vec![row(CALLS_TOPIC, 0), row("t", 0)], Vec::new(), &[]), ["t"]);
+        assert_eq!(shown(vec![row(CALLS_TOPIC, 1)], Vec::new(), &[]), [CALLS_TOPIC]);
+        // In the log, and in no book: that is what an audit is for.
+        let line = AuditLine {
+            id: LineId(1),
+            end: 1,
+            shares: vec![("b".to_owned(), Settled::up_to(0))],
+            next: 1,
+        };
+        let found = [(1, Name::new(CALLS_TOPIC).unwrap())];
+        assert_eq!(shown(vec![row(CALLS_TOPIC, 0)], vec![line], &found), [CALLS_TOPIC]);
     }
 }
