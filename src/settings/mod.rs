@@ -22,6 +22,7 @@ mod path;
 mod problem;
 mod reference;
 mod relay;
+mod rest;
 mod routes;
 mod schema;
 mod show;

@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 
 use super::document::Document;
 use super::problem::{Origins, Problems};
+use super::rest::Rest;
 use super::schema::{Child, Node, Schema, unknown_key};
 use super::words::plain;
 use super::{Settings, path};
@@ -195,6 +196,7 @@ impl Loader {
         let fallback = defaults_json();
         let mut json = to_json(&ValueKind::Table(merged));
         // Each mistake is taken out and the rest tried again, so that all are found at once.
+        let mut removed: Vec<String> = Vec::new();
         for _ in 0..MISTAKES_MAX {
             let error = match serde_path_to_error::deserialize::<_, Settings>(&json) {
                 Ok(settings) => {
@@ -205,11 +207,18 @@ impl Loader {
                 Err(error) => error,
             };
             let key = path::render(error.path());
-            let place = self.origins.nearest(&key);
-            let words = self.schema.at(error.path()).map(Node::words).unwrap_or_default();
-            self.problems.add(place, key, plain(&error.inner().to_string(), &words));
-            if !reset(&mut json, &fallback, error.path()) {
-                break;
+            // What was wrong and is required is missing now; that it was wrong has been said.
+            let is_said = removed.iter().any(|field| path::parent(field) == Some(key.as_str()));
+            if !(is_said && error.inner().to_string().starts_with("missing field")) {
+                let place = self.origins.nearest(&key);
+                let words = self.schema.at(error.path()).map(Node::words).unwrap_or_default();
+                self.problems
+                    .add(place, key.clone(), plain(&error.inner().to_string(), &words));
+            }
+            match reset(&mut json, &fallback, error.path()) {
+                Reset::Nothing => break,
+                Reset::Default => {}
+                Reset::Removed => removed.push(key),
             }
         }
         Err(self.problems)
@@ -217,23 +226,16 @@ impl Loader {
 }
 
 impl Loader {
-    /// Whether what could be read fits together, besides the mistakes there are: with defaults in their places. Only where those say
-    /// nothing about other tables.
+    /// Whether what could be read fits together, besides the mistakes there are: with defaults in their places. What is only said
+    /// because of those is left out.
     fn check_rest(&mut self, settings: &Settings, base: &Path) {
-        let mistakes = std::mem::take(&mut self.problems.0);
-        let table = |key: &str| path::parent(key).unwrap_or(key).to_owned();
-        let is_named_elsewhere = |key: &str| NAMED_ELSEWHERE.iter().any(|table| key.starts_with(table));
-        let is_safe = mistakes
-            .iter()
-            .all(|mistake| !is_named_elsewhere(&mistake.key) && !mistake.key.is_empty());
-        let is_apart = |key: &str| mistakes.iter().all(|mistake| table(&mistake.key) != table(key));
-        let found = if mistakes.is_empty() || !is_safe {
-            Vec::new()
-        } else {
-            settings.check(base).err().unwrap_or_default().0
-        };
-        let further: Vec<_> = found.into_iter().filter(|problem| is_apart(&problem.key)).collect();
-        self.problems.0 = mistakes;
+        if self.problems.0.is_empty() {
+            return;
+        }
+        let found = settings.check(base).err().unwrap_or_default().0;
+        let mistakes = self.problems.0.iter().map(|mistake| mistake.key.as_str());
+        let rest = Rest::new(mistakes.collect());
+        let further: Vec<_> = found.into_iter().filter(|problem| rest.may_say(&problem.key)).collect();
         for problem in further {
             let place = self.origins.nearest(&problem.key);
             self.problems.add(place, problem.key, problem.text);
@@ -242,8 +244,6 @@ impl Loader {
 }
 
 const MISTAKES_MAX: usize = 100;
-/// Tables that others refer to: with a default in place of what is in them, others would seem wrong.
-const NAMED_ELSEWHERE: [&str; 7] = ["peer", "relay", "routes", "routing", "services", "topics", "units"];
 
 fn merge<'a>(layers: impl IntoIterator<Item = &'a Layer>) -> Result<Map<String, Value>, ConfigError> {
     let mut builder = Config::builder();
@@ -270,25 +270,42 @@ fn defaults_json() -> Json {
     serde_json::to_value(Settings::default()).unwrap_or_default()
 }
 
-/// Puts the default in place of a wrong value, or removes the entry it is in. `false` if that changes
-/// nothing.
-fn reset(json: &mut Json, fallback: &Json, path: &serde_path_to_error::Path) -> bool {
+/// What was done about a wrong value.
+enum Reset {
+    Nothing,
+    Default,
+    Removed,
+}
+
+/// Puts the default in place of a wrong value, or removes it where there is none: from an entry of an open table, such as a unit. An
+/// entry that is wrong as a whole goes.
+fn reset(json: &mut Json, fallback: &Json, path: &serde_path_to_error::Path) -> Reset {
     use serde_path_to_error::Segment;
-    let (mut value, mut default) = (json, fallback);
-    for segment in path {
-        let Segment::Map { key } = segment else { break };
-        let Some(inner_default) = default.get(key) else {
-            // An entry of an open table, such as a unit: goes as a whole.
-            return value.as_object_mut().is_some_and(|table| table.remove(key).is_some());
+    let (mut value, mut default) = (json, Some(fallback));
+    let mut keys = path.iter().map_while(|segment| match segment {
+        Segment::Map { key } => Some(key),
+        _ => None,
+    });
+    let mut next = keys.next();
+    while let Some(key) = next {
+        next = keys.next();
+        default = default.and_then(|default| default.get(key));
+        if default.is_none() && next.is_none() {
+            let removed = value.as_object_mut().and_then(|table| table.remove(key));
+            return removed.map_or(Reset::Nothing, |_| Reset::Removed);
+        }
+        let Some(inner) = value.get_mut(key) else {
+            return Reset::Nothing;
         };
-        let Some(inner) = value.get_mut(key) else { return false };
-        (value, default) = (inner, inner_default);
+        value = inner;
     }
-    if value == default {
-        return false;
+    match default {
+        Some(default) if value != default => {
+            value.clone_from(default);
+            Reset::Default
+        }
+        _ => Reset::Nothing,
     }
-    value.clone_from(default);
-    true
 }
 
 /// A value given as text, by what the key may hold.

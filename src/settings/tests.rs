@@ -1,5 +1,6 @@
 //! Loading, layers, and the texts of mistakes.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
@@ -205,11 +206,73 @@ fn a_value_of_the_wrong_type_hides_no_other_mistake() {
         has("routes.dimension[0]: says how keys are placed and moved"),
         "{found:#?}"
     );
-    // Names that others refer to: what is wrong there is said alone.
-    let found = folder.problems(&with("[routes]\nstore = 3\n[[routes.dimension]]\nname = \"uid\"\n"));
-    let [only] = &found[..] else { panic!("{found:#?}") };
+    // A table that others refer to: what may only seem wrong because of it is left out.
+    let found = folder.problems(&with(
+        "[routes]\nstore = 3\n[[routes.dimension]]\nname = \"uid\"\n[log]\naccess = 2.0\n",
+    ));
+    let [store, access] = &found[..] else {
+        panic!("{found:#?}")
+    };
     let text = "routes.store: expected one of [\"none\", \"embedded\", \"etcd\"], found the number 3";
-    assert!(only.contains(text), "{only}");
+    assert!(store.contains(text), "{store}");
+    assert!(access.contains("log.access"), "{access}");
+    // Entries of maps: all that is wrong in them, and in others; but not that a rule names a unit that could not be read.
+    let keys = |text: &str| {
+        let found = folder.problems(&with(text));
+        let key = |problem: &String| problem.split(": ").nth(1).unwrap_or_default().to_owned();
+        found.iter().map(key).collect::<BTreeSet<_>>()
+    };
+    let rule = "[[routing.rules]]\ndimension = \"uid\"\nunit = \"b\"\ndefault = true\n";
+    assert_eq!(
+        keys(&format!(
+            "[units.b]\ngeo = 1\ndial = 2\n[units.c]\ngeo = \"sg\"\n{rule}"
+        )),
+        ["units.b.geo", "units.b.dial", "units.c.geo"].map(str::to_owned).into()
+    );
+    assert_eq!(
+        keys("[topics.t]\nttl = 5\nordered = 6\n[topics.s]\nvisibility_timeout = \"0s\"\n"),
+        ["topics.t.ttl", "topics.t.ordered", "topics.s.visibility_timeout"]
+            .map(str::to_owned)
+            .into()
+    );
+}
+
+// Whatever value is of the wrong type, all the rest is right, and nothing else is complained about.
+#[test]
+fn a_value_of_the_wrong_type_makes_nothing_else_seem_wrong() {
+    let folder = Folder::new("alone");
+    let more = "[routes]\nstore = \"embedded\"\nauthority = \"a/a-1\"\n\
+                [[routes.dimension]]\nname = \"uid\"\nplacement = \"claim\"\nnew_keys = [{ to = [{ unit = \"c\", weight = 1 }] }]\n\
+                [units.c]\ngeo = \"cn-east\"\n[access]\ndimension = \"uid\"\n\
+                [topics.t]\nrule = \"units\"\nunits = [\"b\"]\n[topics.t.groups.g.push]\nservice = \"im.Echo\"\n\
+                [replay.units.b.limits]\nmessages_per_second = 5\n[retry.units]\nb = true\n\
+                [calls.route.\"im.Echo\"]\ndimensions = [\"uid\"]\non_failure = \"park\"\n";
+    let text = format!("{BASICS}{WHOLE}{more}");
+    let right = folder.source(&text);
+    let loaded = right.load().map_err(|problems| problems.to_string()).unwrap();
+    loaded
+        .check(right.base())
+        .map_err(|problems| problems.to_string())
+        .unwrap();
+    let lines: Vec<_> = text.lines().collect();
+    let mut tried = 0;
+    for (index, line) in lines.iter().enumerate() {
+        let Some((key, _)) = line.split_once(" = ") else {
+            continue;
+        };
+        let wrong = format!("{key} = [[1]]");
+        let mut changed = lines.clone();
+        changed[index] = &wrong;
+        let found = folder.problems(&folder.source(&changed.join("\n")));
+        let place = format!("relay.toml:{}: ", index + 1);
+        assert!(
+            found.iter().all(|problem| problem.starts_with(&place)),
+            "line {}: {line}: {found:#?}",
+            index + 1
+        );
+        tried += usize::from(!found.is_empty());
+    }
+    assert!(tried > 25, "{tried}");
 }
 
 #[test]
