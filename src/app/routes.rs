@@ -30,7 +30,7 @@ use crate::control::clock::boot_time;
 use crate::control::embedded::Embedded;
 use crate::control::etcd::{self, Etcd};
 use crate::control::heard::Heard;
-use crate::control::keeper::GateId;
+use crate::control::keeper::{GateId, Held};
 use crate::control::operator::{self, Answer, Command, Operator};
 use crate::control::provisional::{Choice, ProvisionalFile};
 use crate::control::remote::Remote;
@@ -52,6 +52,7 @@ use crate::settings::Settings;
 pub(super) struct Ways {
     pub(super) claims: Claims,
     pub(super) drained: mpsc::Sender<(GateId, Drain)>,
+    pub(super) held: mpsc::Sender<Held>,
     /// What other units get of what this one serves.
     pub(super) shadows: Shadows,
     /// Answers operators, as soon as the store is open.
@@ -88,6 +89,7 @@ pub(super) struct Ends {
     gates: BTreeMap<GateId, mpsc::Sender<Drain>>,
     queue: QueueEnds,
     drained: mpsc::Receiver<(GateId, Drain)>,
+    held: mpsc::Receiver<Held>,
     lines: mpsc::Receiver<Line>,
 }
 
@@ -121,6 +123,7 @@ pub(super) fn ways(
     let (own_calls, own_asked) = OwnCalls::new();
     let (claims, wanted) = Claims::new();
     let (drained, told) = mpsc::channel(DRAINS_MAX);
+    let (held, held_up) = mpsc::channel(DRAINS_MAX);
     let (lines, opened) = mpsc::channel(LINES_WAITING_MAX);
     let mut gates = BTreeMap::new();
     let mut drains = Vec::new();
@@ -140,6 +143,7 @@ pub(super) fn ways(
     let ways = Ways {
         claims: claims.clone(),
         drained,
+        held,
         shadows,
         operator: Arc::default(),
         configured: Arc::new(ArcSwap::from_pointee(settings.route_book())),
@@ -153,6 +157,7 @@ pub(super) fn ways(
         gates,
         queue,
         drained: told,
+        held: held_up,
         lines: opened,
     };
     Some((ways, ends, lines))
@@ -261,6 +266,7 @@ async fn live(
         routing: shared.routing.clone(),
         gates: ends.gates,
         drained: ends.drained,
+        held: ends.held,
         saved: shared.data_dir.join(COPY),
         book,
         heard: heard.clone(),

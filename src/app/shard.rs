@@ -344,6 +344,7 @@ fn owner_gate(shared: &Shared, index: usize) -> Option<Rc<OwnerGate>> {
         routing: shared.routing.clone(),
         claims: routes.claims.clone(),
         drained: routes.drained.clone(),
+        held: routes.held.clone(),
         in_flight_max: shared.settings.routes.in_flight_max,
         tokens: shared.tokens.clone().map(|keys| GateTokens {
             keys,
@@ -440,6 +441,7 @@ impl Parts {
         if let Some(gate) = &self.gate {
             gate.flush();
         }
+        self.inbound.tell_held();
         let Some(status) = status else { return };
         status
             .calls_outbound

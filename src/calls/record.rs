@@ -33,6 +33,11 @@ pub struct CallRecord {
 }
 
 impl CallRecord {
+    /// The path that the caller named.
+    pub fn path(&self) -> &Bytes {
+        &self.path
+    }
+
     /// A call that has just come in. Until it is routed, its unit is the source unit.
     ///
     /// If spans are written and the call is part of a trace, this relay's span takes the caller's place in

@@ -69,6 +69,13 @@ impl Abandoned {
         }
     }
 
+    /// How many there are of a kind.
+    pub(super) fn count(&self, is_meant: impl Fn(&Admission) -> bool) -> usize {
+        let ids = self.calls.ids().into_iter();
+        ids.filter(|id| self.calls.with(*id, |call| is_meant(&call.admission)) == Some(true))
+            .count()
+    }
+
     fn rounded(&self, at: Instant) -> Instant {
         let grain = ROUND.as_millis();
         let millis = at.saturating_duration_since(self.start).as_millis();

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use super::mirrored::Mirrored;
 use crate::control::claims::Claims;
 use crate::control::clock::boot_time;
-use crate::control::keeper::GateId;
+use crate::control::keeper::{GateId, Held};
 use crate::control::shadows::Shadows;
 use crate::control::tokens::{TokenKeys, unix_now};
 use crate::model::{Geo, Mode, Place, Reason, RelayError, Request, Retry, RoutePolicy};
@@ -42,6 +42,8 @@ pub struct GateParts {
     pub claims: Claims,
     /// Where freezes are reported that nothing waits for any more.
     pub drained: mpsc::Sender<(GateId, Drain)>,
+    /// Where it is said what a freeze waits for, if that takes long.
+    pub held: mpsc::Sender<Held>,
     /// Longest time a call of a key may run that another unit may take over.
     pub in_flight_max: Duration,
     /// What callers know of keys, if there are route tokens.
@@ -186,6 +188,21 @@ impl OwnerGate {
     pub(super) fn is_met_by(&self, drain: &Drain, admission: &Admission) -> bool {
         let table = self.parts.routing.table();
         self.gate.borrow().is_met_by(drain, admission.registered, &table)
+    }
+
+    /// Whether a freeze waits for calls here.
+    pub(super) fn waits_for(&self, drain: &Drain) -> bool {
+        self.gate.borrow().waits_for(drain)
+    }
+
+    /// Says what a freeze waits for; if that cannot be told now, the next look tells it.
+    pub(super) fn tell_held(&self, drain: &Drain, by: &str) -> bool {
+        let held = Held {
+            gate: self.parts.id,
+            drain: drain.clone(),
+            by: by.to_owned(),
+        };
+        self.parts.held.try_send(held).is_ok()
     }
 
     /// Reports what could not be reported before (G5).

@@ -2,6 +2,7 @@
 
 mod abandoned;
 mod consumers;
+mod freezes;
 mod gate;
 mod message;
 mod mirrored;

@@ -17,6 +17,7 @@ use std::rc::{Rc, Weak};
 use tokio::time::Instant;
 
 use super::abandoned::Abandoned;
+use super::freezes::Freezes;
 use super::gate::{self, Admission, OwnerGate};
 use super::shadow::{self, Arrived, ShadowParts};
 use crate::calls::{CallRecord, Calls, Limited, ShardPolicies, TimeLimits};
@@ -25,7 +26,6 @@ use crate::model::{
     Request, RequestEvent, Retry, RoutedBy,
 };
 use crate::routing;
-use crate::routing::gate::Drain;
 use crate::telemetry::calls::{CallMetrics, Direction};
 
 /// What the story is made of.
@@ -52,7 +52,8 @@ pub struct Parts {
 pub struct Rpc {
     pub(super) parts: Parts,
     pub(super) calls: Calls<Open>,
-    abandoned: Abandoned,
+    pub(super) abandoned: Abandoned,
+    pub(super) freezes: Freezes,
     pub(super) me: Weak<Self>,
 }
 
@@ -83,6 +84,7 @@ impl Rpc {
             parts,
             calls: Calls::default(),
             abandoned: Abandoned::new(Instant::now().into_std()),
+            freezes: Freezes::default(),
             me: me.clone(),
         })
     }
@@ -207,26 +209,6 @@ impl Rpc {
             return Ok(None);
         }
         Err(gate::wrong_unit(&self.parts.place, &decision))
-    }
-
-    /// A key, bucket, rule or unit of this unit is frozen: says so when no call of it runs any more. Streams make way after a
-    /// moment; calls come to their end.
-    pub fn drain(&self, drain: &Drain) {
-        let Some(gate) = &self.parts.gate else { return };
-        gate.drain(drain.clone());
-        let now = Instant::now().into_std();
-        let mut look = None;
-        for id in self.calls.ids() {
-            self.calls.with(id, |open| {
-                if open.admission.as_ref().is_some_and(|call| gate.is_met_by(drain, call)) {
-                    look = Some(open.limits.make_way(now));
-                }
-            });
-        }
-        if let Some(at) = look {
-            self.calls.expect(at);
-        }
-        self.abandoned.make_way(now, |call| gate.is_met_by(drain, call));
     }
 
     fn on_overdue(&self, id: CallId) {

@@ -12,7 +12,7 @@ use super::{GateParts, OwnerGate, Parts, Rpc};
 use crate::calls::{CallPolicies, ShardPolicies};
 use crate::control::claims::Claims;
 use crate::control::clock::boot_time;
-use crate::control::keeper::GateId;
+use crate::control::keeper::{GateId, Held};
 use crate::control::shadows::{self, LineId, Shadows};
 use crate::crossing::testing::{Recorder, Service, answer, on_shard, request, wait_for};
 use crate::model::{
@@ -39,6 +39,7 @@ struct Fixture {
     caller: Rc<Recorder>,
     routing: routing::Handle,
     drained: mpsc::Receiver<(GateId, Drain)>,
+    held: mpsc::Receiver<Held>,
     gate: Rc<OwnerGate>,
     shadows: Shadows,
 }
@@ -73,6 +74,7 @@ fn fixture(lease: &str, in_flight_max: Duration) -> Fixture {
         relay: name("a-1"),
     };
     let (reports, drained) = mpsc::channel(8);
+    let (holders, held) = mpsc::channel(8);
     let registry = Registry::new().unwrap();
     let shadows = Shadows::new(shadows::Metrics::register(registry.series()).unwrap());
     let gate = OwnerGate::new(GateParts {
@@ -82,6 +84,7 @@ fn fixture(lease: &str, in_flight_max: Duration) -> Fixture {
         routing: routing.clone(),
         claims: Claims::new().0,
         drained: reports,
+        held: holders,
         in_flight_max,
         tokens: None,
         shadows: shadows.clone(),
@@ -103,6 +106,7 @@ fn fixture(lease: &str, in_flight_max: Duration) -> Fixture {
         caller: Recorder::new(),
         routing,
         drained,
+        held,
         gate,
         shadows,
     }
@@ -115,7 +119,11 @@ impl Fixture {
     }
 
     fn call_of(&self, key: &'static str, limit: Option<Duration>) -> CallId {
-        let mut request = request("/im.Echo/Say");
+        self.call_at("/im.Echo/Say", key, limit)
+    }
+
+    fn call_at(&self, path: &'static str, key: &'static str, limit: Option<Duration>) -> CallId {
+        let mut request = request(path);
         request.hints.keys.push(Key {
             dimension: Bytes::from_static(b"cid"),
             key: Bytes::from_static(key.as_bytes()),
@@ -278,6 +286,41 @@ fn a_call_that_is_no_stream_does_not_make_way() {
         let reported = fixture.reported().await;
         assert!(reported >= began + limit, "{:?}", reported - began);
         assert_eq!(fixture.caller.endings(), [(1, "deadline_exceeded".to_owned())]);
+    });
+}
+
+// R-I2, R-3.9: nobody can say whether a call that answers nothing will write, so a freeze waits for it; after a second it is said which
+// it is. Not one of another key, nor a stream, which makes way, nor what only reads.
+#[test]
+fn a_call_that_holds_a_freeze_up_is_named_after_a_second() {
+    test_with("infinite", Duration::from_secs(60), async |fixture| {
+        fixture.stream_of("1");
+        fixture.call_of("2", None);
+        let id = fixture.call_at("/im.Chat/Watch", "1", None);
+        fixture.freeze();
+        fixture.rpc.tell_held();
+        assert!(fixture.held.try_recv().is_err(), "calls have their time");
+        let told = std::cell::RefCell::new(Vec::new());
+        let tell = |fixture: &mut Fixture| {
+            fixture.rpc.tell_held();
+            while let Ok(held) = fixture.held.try_recv() {
+                told.borrow_mut().push((held.gate, held.drain.by, held.by));
+            }
+        };
+        let frozen = now();
+        wait_for("the call to be named", || {
+            tell(fixture);
+            !told.borrow().is_empty()
+        })
+        .await;
+        assert!(now() - frozen >= Duration::from_secs(1), "{:?}", now() - frozen);
+        tell(fixture);
+        let say = |by: &str| (GateId::Shard(0), MoveId(7), by.to_owned());
+        assert_eq!(*told.borrow(), [say("im.Chat/Watch")], "once");
+        // Its caller goes; the service may still write.
+        fixture.cancel(id);
+        tell(fixture);
+        assert_eq!(told.borrow()[1..], [say("calls whose callers have gone (1)")]);
     });
 }
 

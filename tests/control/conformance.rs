@@ -376,6 +376,7 @@ async fn lives_and_reports(store: &dyn Store) {
         node: key("held"),
         rev,
         drained,
+        held_by: None,
     };
     let acks = async || {
         let standing = store.standing(Some(name("a"))).await.unwrap();

@@ -84,6 +84,7 @@ async fn reports_are_asked_for_again_after_a_restart() {
         node: key("k"),
         rev,
         drained: true,
+        held_by: None,
     };
     store.report(vec![ack]).await.unwrap();
     assert_eq!(store.standing(None).await.unwrap()[0].acks.len(), 1);

@@ -111,6 +111,7 @@ async fn a_relay_speaks_for_itself_only() {
         node: key("k"),
         rev,
         drained: true,
+        held_by: None,
     };
     for other in [&neighbour, &stranger] {
         assert_eq!(other.renew(life.session).await, Err(StoreError::SessionOver));

@@ -57,6 +57,37 @@ async fn freeze(world: &World) -> JoinHandle<Result<String, Status>> {
     slow
 }
 
+// R-I2, R-I12: nobody can say of a method that answers nothing for long whether it will write, so a freeze waits for it and gives up; who
+// reads why the key stayed hears which method it was, and at which relay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_stays_because_of_a_call_says_which_method_it_was() {
+    let world = World::start(&[]).await;
+    let (client, key) = (world.client("a"), "cid=1");
+    assert_eq!(call(&client, "Chat", &[key], "0").await.unwrap(), "a");
+    let before = world.served_by("a");
+    let slow = tokio::spawn(async move { call(&client, "Chat", &[key], "4000").await });
+    wait_for("the call to be at its service", LIMIT, async || {
+        (world.served_by("a") > before).then_some(())
+    })
+    .await;
+    let what = json!([{ "node": { "key": { "dimension": "cid", "key": "1" } } }]);
+    let plan = ask(
+        world.cluster.relay("a-1"),
+        &json!({ "ask": "move", "what": what, "to": "b" }),
+    )
+    .await;
+    let moves = json!({ "ask": "moves", "id": plan["plan"]["id"] });
+    let why = wait_for("the key to stay", LIMIT, async || {
+        let answer = ask(world.cluster.relay("a-1"), &moves).await;
+        let stayed = &answer["moves"][0]["stayed"];
+        stayed[0].is_array().then(|| stayed.to_string())
+    })
+    .await;
+    assert!(why.contains("it waited for im.Echo/Chat at relay a/a-"), "{why}");
+    let served = within("the call", LIMIT, slow).await;
+    assert_eq!(served.unwrap().unwrap(), "a");
+}
+
 /// Which methods of the echo service only read.
 fn reading() -> (&'static str, Value) {
     ("calls.route", table("\"im.Echo\".reads = [\"Unary\"]"))

@@ -101,7 +101,7 @@ impl Etcd {
             let known = newest
                 .entry((ack.session, ack.by, ack.node.clone()))
                 .or_insert_with(|| ack.clone());
-            if (known.rev, known.drained) < (ack.rev, ack.drained) {
+            if ack.is_newer_than(known) {
                 *known = ack;
             }
         }
@@ -128,7 +128,7 @@ impl Etcd {
             {
                 let key = self.keys.ack(ack);
                 let before = known.iter().find(|(kv, _)| kv.key == key);
-                if before.is_none_or(|(_, before)| (before.rev, before.drained) < (ack.rev, ack.drained)) {
+                if before.is_none_or(|(_, before)| ack.is_newer_than(before)) {
                     let rev = before.map_or(Rev::ZERO, |(kv, _)| keys::rev(kv));
                     txn.compare.push(is_at(key.clone(), rev));
                     txn.success.push(put(key, keys::write(ack), lease_of(session)));

@@ -20,11 +20,13 @@
 
 #[cfg(test)]
 mod tests;
+mod wishes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::wishes::{RoutesRef, Wish};
 use super::store::{Opened, StoreError};
 use crate::model::UnitId;
 use crate::routing::Routes;
@@ -84,39 +86,19 @@ struct Freeze {
     is_frozen: bool,
     /// Who still has calls or messages of it.
     waiting: BTreeSet<GateId>,
+    /// What one of those said last that it has.
+    held_by: Option<String>,
 }
 
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Wish {
-    /// Ask the store for a snapshot; answer with [`Keeper::on_snapshot`] or [`Keeper::on_feed_ended`].
-    Snapshot,
-    /// Read the feed from there; answer with [`Keeper::on_batch`] and at its end [`Keeper::on_feed_ended`].
-    Watch(Rev),
-    /// Open a session; answer with [`Keeper::on_opened`].
-    Open,
-    /// Renew the session; answer with [`Keeper::on_renewed`].
-    Renew(SessionId),
-    /// Put this copy in force.
-    Publish(Arc<RoutesRef>),
-    /// What the session allows has changed.
-    Lease(LeaseState),
-    /// Wait until nothing runs that goes through a node; answer with [`Keeper::on_drained`].
-    Drain(GateId, Drain),
-    /// Report to the store; answer with [`Keeper::on_reported`].
-    Report(Vec<FreezeAck>),
-    /// The copy is behind, or no longer.
-    Stale(bool),
-}
-
-/// A copy that can be compared: two are the same if they are at the same epoch and have the same digest.
-#[derive(Clone, Debug)]
-pub struct RoutesRef(pub Arc<Routes>);
-
-impl PartialEq for RoutesRef {
-    fn eq(&self, other: &Self) -> bool {
-        (self.0.epoch(), self.0.digest()) == (other.0.epoch(), other.0.digest())
-    }
+/// A gate waits for calls of a frozen node for longer than they should take.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Held {
+    /// Which.
+    pub gate: GateId,
+    /// What it was asked to wait for.
+    pub drain: Drain,
+    /// Which calls, in words.
+    pub by: String,
 }
 
 impl Keeper {
@@ -302,6 +284,20 @@ impl Keeper {
         }
     }
 
+    /// A gate says what it waits for. That is reported, so that whoever moves the node can say it to people.
+    pub fn on_held(&mut self, held: Held) {
+        let key = (held.drain.by, held.drain.node);
+        let freeze = self.freezes.get_mut(&key);
+        let Some(freeze) = freeze.filter(|freeze| freeze.rev == held.drain.rev && freeze.waiting.contains(&held.gate))
+        else {
+            return;
+        };
+        if freeze.held_by.as_ref() != Some(&held.by) {
+            freeze.held_by = Some(held.by);
+            self.report(|other| *other == key);
+        }
+    }
+
     /// Puts a copy in force, and everybody on to wait for what it has frozen or is about to (P4).
     fn adopt(&mut self, routes: Arc<Routes>) {
         self.wishes
@@ -332,6 +328,7 @@ impl Keeper {
                 rev,
                 is_frozen,
                 waiting,
+                held_by: None,
             };
             self.freezes.insert(key.clone(), freeze);
             fresh.insert(key);
@@ -357,6 +354,7 @@ impl Keeper {
                 node: node.clone(),
                 rev: freeze.rev,
                 drained: freeze.waiting.is_empty() && (is_settled || !freeze.is_frozen),
+                held_by: freeze.held_by.clone().filter(|_| !freeze.waiting.is_empty()),
             })
             .collect();
         if !acks.is_empty() {

@@ -177,6 +177,52 @@ fn a_freeze_is_reported_with_its_revision_when_every_gate_is_done_and_again_in_a
     assert_eq!(acks(&wishes), [(rev.0, true)]);
 }
 
+// S4: what a gate waits for is reported at once, with what it was asked, and no longer than it waits.
+#[test]
+fn what_holds_a_freeze_up_is_reported_until_nothing_does() {
+    let (mut keeper, mut ledger) = (keeper(), ledger());
+    keeper.tick(at(0));
+    let rev = put(&mut ledger, 1, "a", frozen(7));
+    serve(&mut keeper, &mut ledger, at(0));
+    let drain = Drain {
+        by: MoveId(7),
+        node: key(1),
+        rev,
+    };
+    let held = |gate, rev, by: &str| Held {
+        gate,
+        drain: Drain { rev, ..drain.clone() },
+        by: by.to_owned(),
+    };
+    let said = |keeper: &mut Keeper| {
+        let wishes = keeper.take_wishes();
+        let reports = wishes.into_iter().filter_map(|wish| match wish {
+            Wish::Report(acks) => Some(acks),
+            _ => None,
+        });
+        reports
+            .flatten()
+            .map(|ack| (ack.drained, ack.held_by))
+            .collect::<Vec<_>>()
+    };
+    keeper.on_drained(GateId::Queue, &drain);
+    keeper.on_held(held(GateId::Queue, rev, "nothing of it runs there"));
+    keeper.on_held(held(GateId::Shard(0), Rev(1), "another freeze"));
+    assert_eq!(said(&mut keeper), []);
+    keeper.on_held(held(GateId::Shard(0), rev, "im.Chat/Watch"));
+    let watch = Some("im.Chat/Watch".to_owned());
+    assert_eq!(said(&mut keeper), [(false, watch.clone())]);
+    keeper.on_held(held(GateId::Shard(0), rev, "im.Chat/Watch"));
+    assert_eq!(said(&mut keeper), [], "that is known");
+    keeper.tick(at(1500));
+    assert!(
+        said(&mut keeper).contains(&(false, watch)),
+        "the store may have forgotten it"
+    );
+    keeper.on_drained(GateId::Shard(0), &drain);
+    assert_eq!(said(&mut keeper), [(true, None)]);
+}
+
 // P5, R-I2: the process before was killed. What it had let through has its time before this one reports anything as drained;
 // a relay that is new, or whose process before said good-bye, waits for nothing.
 #[test]

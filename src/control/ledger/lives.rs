@@ -111,11 +111,7 @@ impl Ledger {
         for ack in acks {
             if let Some((_, life)) = self.lives.find(ack.session) {
                 let key = (ack.by, ack.node.clone());
-                let newer = life
-                    .acks
-                    .get(&key)
-                    .is_none_or(|known| (known.rev, known.drained) < (ack.rev, ack.drained));
-                if newer {
+                if life.acks.get(&key).is_none_or(|known| ack.is_newer_than(known)) {
                     life.acks.insert(key, ack);
                 }
             }

@@ -364,12 +364,23 @@ fn what_a_relay_says_counts_while_its_life_lasts() {
         node: key(1),
         rev,
         drained,
+        held_by: None,
     };
     let acks = |ledger: &Ledger| ledger.standing(None, Duration::from_secs(12))[0].acks.clone();
     ledger.report(vec![ack(first.session, Rev(1), true)]);
     assert_eq!(acks(&ledger), [], "of another freeze");
     ledger.report(vec![ack(first.session, rev, true), ack(first.session, rev, false)]);
     assert_eq!(acks(&ledger), [ack(first.session, rev, true)]);
+    // What holds it up comes later than the first report, and never after the last one.
+    let held = |by: &str| FreezeAck {
+        held_by: Some(by.to_owned()),
+        ..ack(first.session, rev, false)
+    };
+    ledger.report(vec![held("im.Chat/Watch")]);
+    assert_eq!(acks(&ledger), [ack(first.session, rev, true)]);
+    assert!(held("b").is_newer_than(&held("a")) && held("a").is_newer_than(&ack(first.session, rev, false)));
+    assert!(!held("a").is_newer_than(&held("a")) && !ack(first.session, rev, false).is_newer_than(&held("a")));
+    assert!(ack(first.session, rev, true).is_newer_than(&held("a")));
     assert_eq!(
         ledger.standing(None, Duration::from_secs(12))[0].silent_for,
         Some(Duration::from_secs(2))

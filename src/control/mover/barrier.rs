@@ -8,7 +8,7 @@ use crate::control::store::RelayStanding;
 use crate::model::{Name, UnitId};
 use crate::routing::Routes;
 use crate::routing::lease::is_expired;
-use crate::routing::record::{Lease, MoveId, NodeId, Placement, RelayId, Rev};
+use crate::routing::record::{FreezeAck, Lease, MoveId, NodeId, Placement, RelayId, Rev};
 
 /// A freeze that is waited for, or what is to come before it.
 #[derive(Clone, Debug)]
@@ -49,15 +49,33 @@ impl Barrier<'_> {
             .map(|relay| relay.relay.clone()))
     }
 
+    /// What holds the freeze up, as a relay has said that it waits for; for people.
+    pub(super) fn held_by(&self, standing: &Standing) -> Option<String> {
+        let mut concerned = standing
+            .relays
+            .iter()
+            .filter(|relay| self.concerns(relay) && !self.has_stopped(relay));
+        concerned.find_map(|relay| {
+            let ack = relay.acks.iter().find(|ack| self.is_about(ack, relay))?;
+            Some(format!(
+                "it waited for {} at relay {}",
+                ack.held_by.as_ref()?,
+                relay.relay
+            ))
+        })
+    }
+
     fn concerns(&self, relay: &RelayStanding) -> bool {
         self.units.contains(&&relay.relay.unit)
     }
 
     fn has_reported(&self, relay: &RelayStanding) -> bool {
-        relay.acks.iter().any(|ack| {
-            let is_this_freeze = (ack.by, &ack.node, ack.rev) == (self.by, self.node, self.rev);
-            is_this_freeze && ack.session == relay.session && ack.drained
-        })
+        relay.acks.iter().any(|ack| self.is_about(ack, relay) && ack.drained)
+    }
+
+    fn is_about(&self, ack: &FreezeAck, relay: &RelayStanding) -> bool {
+        let is_this_freeze = (ack.by, &ack.node, ack.rev) == (self.by, self.node, self.rev);
+        is_this_freeze && ack.session == relay.session
     }
 
     fn has_stopped(&self, relay: &RelayStanding) -> bool {

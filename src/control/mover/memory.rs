@@ -33,6 +33,8 @@ pub(super) struct Memory {
     put_off: BTreeMap<MoveId, RelayId>,
     /// Relays with more messages of a node than there may be when it is frozen, at this look.
     undelivered: BTreeMap<MoveId, RelayId>,
+    /// What held up the freezes of nodes when that was heard of last.
+    held: BTreeMap<(MoveId, NodeId), String>,
     /// Nodes that nothing is to be done with, and whether they belong to the new owner.
     settled: BTreeMap<(MoveId, NodeId), bool>,
 }
@@ -91,6 +93,9 @@ impl Memory {
         self.hooks.retain(|call, _| moves.contains(&call.by));
         self.notes.retain(|by, _| moves.contains(by));
         self.lags.retain(|(by, _), _| moves.contains(by));
+        self.held.retain(|(by, node), _| {
+            moves.contains(by) && routes.view(node).is_some_and(|view| view.state().is_frozen())
+        });
         self.phases.clear();
         self.put_off.clear();
         self.undelivered.clear();
@@ -120,6 +125,16 @@ impl Memory {
     /// The relay at which messages of a move wait.
     pub(super) fn undelivered_at(&self, by: MoveId) -> Option<&RelayId> {
         self.undelivered.get(&by)
+    }
+
+    /// A freeze waits for calls.
+    pub(super) fn note_held(&mut self, by: MoveId, node: &NodeId, held: String) {
+        self.held.insert((by, node.clone()), held);
+    }
+
+    /// What a freeze waited for last, as far as relays have said.
+    pub(super) fn held_by(&self, by: MoveId, node: &NodeId) -> Option<&String> {
+        self.held.get(&(by, node.clone()))
     }
 
     pub(super) fn is_held(&self, id: &RecordId, sight: &Sight<'_>) -> bool {

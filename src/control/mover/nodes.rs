@@ -210,6 +210,9 @@ impl Mover {
         let barrier = self.barrier(sight, job, node, from);
         let is_passed = sight.standing.is_some_and(|standing| barrier.is_passed(standing));
         if !is_passed {
+            if let Some(held) = sight.standing.and_then(|standing| barrier.held_by(standing)) {
+                self.memory.note_held(job.work.id, &node.id, held);
+            }
             return self.memory.wait(job.work.id, &node.id, Phase::Drain);
         }
         // Only now: before, a call that was let through could still reach an application that has said it is done.
@@ -246,9 +249,13 @@ impl Mover {
         };
         let planned = Planned::of_node(sight, job, &node.id, put, Step::Abort(why));
         let planned = planned.because(why.as_str());
-        let refusal = self.memory.refusal(job.work.id, &node.id);
-        let planned = match refusal.filter(|_| why == Why::Hook) {
-            Some(refusal) => planned.because(&refusal),
+        let more = match why {
+            Why::Hook => self.memory.refusal(job.work.id, &node.id),
+            Why::Budget => self.memory.held_by(job.work.id, &node.id).cloned(),
+            _ => None,
+        };
+        let planned = match more {
+            Some(more) => planned.because(&more),
             None => planned,
         };
         self.commit(plan, planned);

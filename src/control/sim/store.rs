@@ -125,6 +125,7 @@ impl Store {
                 node: node.id.clone(),
                 rev: node.rev,
                 drained: true,
+                held_by: None,
             })
         });
         acks.collect()

@@ -30,7 +30,7 @@ pub use self::metrics::Metrics;
 use self::saved::SavedCopy;
 use super::clock::boot_time;
 use super::heard::Heard;
-use super::keeper::{self, GateId, Keeper, Wish};
+use super::keeper::{self, GateId, Held, Keeper, Wish};
 use super::store::{Feed, Opened, Store, StoreError};
 use crate::routing::gate::Drain;
 use crate::routing::record::{Batch, Book, Commit, OpId, Record, RecordId, RelayId, Rev, SessionId, Snapshot};
@@ -48,6 +48,8 @@ pub struct Parts {
     pub gates: BTreeMap<GateId, mpsc::Sender<Drain>>,
     /// Where they say that nothing runs any more.
     pub drained: mpsc::Receiver<(GateId, Drain)>,
+    /// Where they say what they wait for, if that takes long.
+    pub held: mpsc::Receiver<Held>,
     /// Where the copy is kept over a restart.
     pub saved: PathBuf,
     /// Published if the store is new.
@@ -69,6 +71,7 @@ pub struct Worker {
     routing: routing::Handle,
     gates: BTreeMap<GateId, mpsc::Sender<Drain>>,
     drained: mpsc::Receiver<(GateId, Drain)>,
+    held: mpsc::Receiver<Held>,
     /// What gates could not take (W2).
     untaken: VecDeque<(GateId, Drain)>,
     keeper: Keeper,
@@ -108,6 +111,7 @@ impl Worker {
             routing: parts.routing,
             gates: parts.gates,
             drained: parts.drained,
+            held: parts.held,
             untaken: VecDeque::new(),
             feed: None,
             asked: JoinSet::new(),
@@ -137,6 +141,7 @@ impl Worker {
                 }
                 batch = next(&mut self.feed) => self.on_batch(batch),
                 Some((gate, drain)) = self.drained.recv() => self.keeper.on_drained(gate, &drain),
+                Some(held) = self.held.recv() => self.keeper.on_held(held),
                 _ = tick.tick() => self.on_tick(),
             }
         }

@@ -141,6 +141,11 @@ impl Gate {
         self.drained(table)
     }
 
+    /// Whether a freeze is waited for.
+    pub fn waits_for(&self, drain: &Drain) -> bool {
+        self.drains.contains(drain)
+    }
+
     /// Calls that run.
     pub fn running(&self) -> usize {
         self.running.len()

@@ -49,4 +49,15 @@ pub struct FreezeAck {
     pub rev: Rev,
     /// No write is in flight any more; before the freeze, few messages wait.
     pub drained: bool,
+    /// What still runs, if it has for a while; for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_by: Option<String>,
+}
+
+impl FreezeAck {
+    /// Whether it says more than another report of the same node that may have come later: what has drained stays drained.
+    pub fn is_newer_than(&self, known: &Self) -> bool {
+        let (own, other) = ((self.rev, self.drained), (known.rev, known.drained));
+        other < own || other == own && self.held_by.is_some() && self.held_by != known.held_by
+    }
 }

@@ -54,6 +54,7 @@ async fn keep(store: Arc<dyn Store>, routing: routing::Handle, id: RelayId) {
             node: node.id.clone(),
             rev: node.rev,
             drained: true,
+            held_by: None,
         });
         let acks: Vec<_> = acks.collect();
         publish(&routing, &routes);

@@ -30,6 +30,7 @@ fn ack(session: u64) -> FreezeAck {
         node: key(1),
         rev: Rev(9),
         drained: true,
+        held_by: None,
     }
 }
 

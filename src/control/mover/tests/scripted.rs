@@ -162,6 +162,29 @@ fn the_end_of_an_older_trail_leaves_that_of_a_later_move_to_the_same_unit() {
     assert_eq!(world.node(&key(1)).unwrap().previous, None);
 }
 
+// R-I2, R-I12: a call that answers nothing holds a freeze up until its budget is over; the record says which one it was, at which relay.
+#[test]
+fn a_node_that_stays_because_of_a_call_says_which() {
+    let mut world = World::new(&["a-1", "a-2", "b-1"], &[0]);
+    world.relays[1].held_by = Some("im.Chat/Watch".to_owned());
+    world.relays[1].never_drains = true;
+    let work = world.work(5, "b", vec![key(1)]);
+    world.put(Record::Move(work));
+    world.rounds(140);
+    assert_eq!(world.found(5).aborted, 1);
+    let reason = &world.node(&key(1)).unwrap().reason;
+    assert!(
+        reason.ends_with(": it waited for im.Chat/Watch at relay a/a-2"),
+        "{reason}"
+    );
+    // What was given up for another reason waited for nothing.
+    world.relays[1].never_drains = false;
+    let work = world.work(6, "b", vec![key(2)]);
+    world.put(Record::Move(work));
+    world.rounds(60);
+    assert_eq!(world.node(&key(2)).unwrap().reason, "move 0000000000000006");
+}
+
 // R-I12, R-D7: one relay is cut off. Keys with a lease that ends stay too, since the budget is shorter; nothing is taken by force.
 #[test]
 fn a_freeze_ends_after_its_budget_and_the_node_stays() {

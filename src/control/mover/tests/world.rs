@@ -65,6 +65,10 @@ pub(super) struct Relay {
     pub(super) is_cut: bool,
     /// Many messages wait there.
     pub(super) has_many: bool,
+    /// A call there does not end.
+    pub(super) never_drains: bool,
+    /// What it says holds up freezes there.
+    pub(super) held_by: Option<String>,
     pub(super) mail: Vec<FreezeAck>,
 }
 
@@ -134,6 +138,8 @@ impl World {
                 writes: Vec::new(),
                 is_cut: false,
                 has_many: false,
+                never_drains: false,
+                held_by: None,
                 mail: Vec::new(),
             });
         }
@@ -332,10 +338,11 @@ impl World {
                 node: node.id.clone(),
                 rev: node.rev,
                 drained: if is_frozen {
-                    !relay.writes.iter().any(is_meant)
+                    !relay.never_drains && !relay.writes.iter().any(is_meant)
                 } else {
                     !relay.has_many
                 },
+                held_by: relay.held_by.clone(),
             });
         }
     }

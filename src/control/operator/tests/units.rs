@@ -298,6 +298,7 @@ async fn a_fence_says_whom_it_waits_for() {
         node: NodeId::Unit(unit("b")),
         rev,
         drained: true,
+        held_by: None,
     };
     relay.store.report(vec![ack]).await.unwrap();
     let found = row(&relay, "b").await;
