@@ -306,7 +306,7 @@ impl Push {
             if let Some(me) = me.upgrade() {
                 me.settle(
                     id,
-                    replay::told(reason, result.as_ref().map(|()| ()).map_err(|error| &**error)),
+                    replay::told(reason, result.as_ref().copied().map_err(|error| &**error)),
                 );
             }
         });

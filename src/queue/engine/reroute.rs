@@ -114,7 +114,8 @@ impl Engine {
             match outbox.home(hash) {
                 Some((epoch, Stay::Leaves)) => return Ok(Some((name.clone(), epoch))),
                 Some((epoch, Stay::Surely)) => sure = Some((name, epoch)),
-                // A key that had no owner before is nowhere else, though keys may not be told apart there.
+                // By the lowest epoch go keys that have an owner for the time being only, while the store is away: they are nowhere
+                // else, though keys may not be told apart there. All that a store decides has a higher one.
                 Some((epoch, Stay::Perhaps)) if name == unit || message.routed > 1 => {
                     perhaps = Some((name, epoch));
                     others += 1;

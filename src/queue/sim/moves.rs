@@ -12,7 +12,7 @@ use crate::queue::{Keys, Owner, Ownership, Route};
 
 #[derive(Default)]
 pub(super) struct Moves {
-    /// All steps; the number of a step is its place, and the epoch is that and one.
+    /// All steps; the number of a step is its place, and the epoch is that and the one behind the first.
     steps: Vec<Step>,
     open: BTreeMap<String, Move>,
     /// Question of which move.
@@ -115,7 +115,7 @@ impl View {
         let heard = self.heard.lock().unwrap();
         match heard.keys.get(key) {
             Some(owner) => Some(*owner),
-            None => first_owner(key, self.relays).map(|owner| (owner, 1, false)),
+            None => first_owner(key, self.relays).map(|owner| (owner, FIRST_EPOCH, false)),
         }
     }
 }
@@ -303,7 +303,7 @@ impl World {
             return;
         }
         for number in heard.steps..steps.max(heard.steps) {
-            let epoch = u64::try_from(number).unwrap() + 2;
+            let epoch = u64::try_from(number).unwrap() + FIRST_EPOCH + 1;
             match self.moves.steps[number].clone() {
                 Step::Key { key, owner, frozen } => {
                     if frozen && owner == relay {
@@ -378,3 +378,6 @@ impl World {
         self.take_step(&key, to, false);
     }
 }
+
+/// By which all keys are owned at the beginning. Not the lowest: that one is of provisional owners, no store gives it.
+const FIRST_EPOCH: u64 = 2;

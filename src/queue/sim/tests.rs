@@ -118,7 +118,7 @@ fn harsh_lives_that_once_found_a_fault_hold() {
 /// Each planted bug must be found by one of so many seeds: who changes the simulation must not make it blind.
 const SEEDS_PER_BUG: u64 = 20;
 /// Of some it needs routes that change at the right moment.
-const SEEDS_PER_BUG_OF_OUTAGES: u64 = 100;
+const SEEDS_PER_BUG_OF_OUTAGES: u64 = 300;
 
 const BUGS: [Bug; 26] = [
     Bug::AckBeforeSync,
