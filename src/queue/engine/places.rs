@@ -11,7 +11,7 @@ use crate::queue::lanes::LaneId;
 use crate::queue::line::{LineId, Settled};
 use crate::queue::outbox::Outbox;
 use crate::queue::record::{DeadSource, Pause};
-use crate::queue::{Setup, TopicSettings};
+use crate::queue::{CALLS_TOPIC, Setup, TopicSettings};
 
 /// See the module.
 pub(super) struct Places {
@@ -26,7 +26,7 @@ pub(super) struct Places {
     owners: Map<LineId, Owner>,
     /// Highest numbers of damaged records in lines that nobody knows yet.
     pub(super) floors: BTreeMap<LineId, Seq>,
-    /// Topics that are known.
+    /// Topics that are known, without that of the relays.
     topics: usize,
     /// The last one that was asked for: most messages are of the topic of the one before.
     recent: Option<Topic>,
@@ -95,7 +95,7 @@ impl Places {
     /// A text for a person.
     pub(super) fn check_topic(&self, topic: &Topic, setup: &Setup) -> Result<(), String> {
         let max = setup.queue.topics_max;
-        if self.topics < max || self.owners.contains_key(&LineId::inbox(topic)) {
+        if self.topics < max || is_own(topic) || self.owners.contains_key(&LineId::inbox(topic)) {
             return Ok(());
         }
         Err(format!(
@@ -113,7 +113,7 @@ impl Places {
         self.recent = Some(topic.clone());
         let line = LineId::inbox(topic);
         if !self.owners.contains_key(&line) {
-            self.topics += 1;
+            self.topics += usize::from(!is_own(topic));
             self.owners.insert(line, Owner::Inbox(topic.clone()));
             self.owners.insert(LineId::mirror(topic), Owner::Mirror(topic.clone()));
             if let Some(seq) = self.floors.remove(&line) {
@@ -214,6 +214,11 @@ impl Places {
             DeadSource::None => {}
         }
     }
+}
+
+/// The topic of the relays is there at each of them: it takes no place of the user's topics.
+fn is_own(topic: &Topic) -> bool {
+    topic.as_str() == CALLS_TOPIC
 }
 
 /// Nobody has said what is to become of messages of a topic.

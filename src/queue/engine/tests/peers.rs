@@ -404,10 +404,14 @@ fn a_relay_knows_so_many_topics_and_no_more() {
             ..TopicSettings::default()
         };
         topics.insert("x*".to_owned(), all);
+        topics.insert(CALLS_TOPIC.to_owned(), calls_topic());
         setup.topics = Arc::new(topics);
         setup.queue.topics_max = 3;
     });
     let ok = |world: &World, number| matches!(world.told(number)[..], [Ok(_)]);
+    // That of the relays does not count.
+    let own = world.publish(CALLS_TOPIC, &["b"]);
+    assert!(ok(&world, own));
     let (first, second) = (world.publish("x1", &["b"]), world.publish("x2", &["a"]));
     assert!(ok(&world, first) && ok(&world, second));
     let answer = world.receive(|message| message.topic = name("x3"));
