@@ -56,13 +56,18 @@ pub(super) fn run(args: &LocalMode, at: &At, output: Output, out: &mut impl Writ
     let command = args.command()?;
     let mut rows = Vec::new();
     let mut failed: Vec<(String, CliError)> = Vec::new();
+    // Of relays that cannot be asked nothing is known.
+    let mut is_known = false;
     let relays = match args.relays.as_slice() {
         [] => vec![at.clone()],
         relays => relays.iter().map(|relay| at.at(relay)).collect(),
     };
     for relay in relays {
         match change(&relay, command.as_ref(), output) {
-            Ok(mut found) => rows.append(&mut found),
+            Ok(mut found) => {
+                is_known = true;
+                rows.append(&mut found);
+            }
             Err(error) => failed.push((relay.address().to_owned(), error)),
         }
     }
@@ -71,7 +76,9 @@ pub(super) fn run(args: &LocalMode, at: &At, output: Output, out: &mut impl Writ
     if output == Output::Json {
         write_json(out, &rows)?;
     } else {
-        show(&rows, !args.relays.is_empty(), out)?;
+        if is_known {
+            show(&rows, !args.relays.is_empty(), out)?;
+        }
         for (relay, error) in failed {
             writeln!(out, "not at {relay}: {error}")?;
         }
