@@ -9,8 +9,8 @@
 //! - U1. Each message that was handed over is settled once: by the reply, by its failure, or by the visibility timeout, which is
 //!   the deadline of the call. After an unsubscription nothing is settled: the queue has given it to others.
 //! - U2. What never reached the service is no attempt (`Unavailable`), and the line pauses.
-//! - U4. A kept call that is refused is settled when the unit that kept it is told, on disk, or nobody wants to know.
 //! - U3. Each declared group has one line in the relay, on the shard that the hash of its name says.
+//! - U4. A kept call that is refused is settled when the unit that kept it is told, on disk, or nobody wants to know.
 //!
 //! # Not here
 //! How often and when a message comes again (`queue`), which endpoint gets it (`delivery`).
