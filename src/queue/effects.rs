@@ -28,6 +28,8 @@ pub struct RerouteWish {
     pub message: Message,
     /// Unit whose line it is in, and its number there.
     pub from: (UnitId, Seq),
+    /// Its key, as that line names it.
+    pub key: u64,
     /// The unit that owns its key.
     pub to: UnitId,
     /// Since when it does.

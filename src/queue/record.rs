@@ -193,6 +193,13 @@ pub enum Kept {
         /// Messages per second, bytes per second, burst.
         limits: Option<(f64, u64, u32)>,
     },
+    /// A key that was on its way out of the line of a unit stays in it: it has come back before it had left (M-B2).
+    Stays {
+        /// The unit.
+        unit: UnitId,
+        /// The key, as the line names it.
+        key: u64,
+    },
     /// State of a redrive, as the engine writes it (M-F1).
     Task(Vec<u8>),
     /// The queue was closed. As the last record it says that nothing is missing behind it, also if syncs are buffered.

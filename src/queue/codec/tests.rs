@@ -152,6 +152,7 @@ fn any_state() -> impl Strategy<Value = Record> {
                 pause: Some(Pause { reason, until }),
             }))
         }),
+        (any_name(), any::<u64>()).prop_map(|(unit, key)| Record::Kept(Box::new(Kept::Stays { unit, key }))),
         (any_name(), any::<u16>(), any::<u64>()).prop_map(|(unit, rate, bytes)| Record::Kept(Box::new(Kept::Limits {
             unit,
             topic: None,

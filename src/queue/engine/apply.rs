@@ -52,6 +52,7 @@ impl Engine {
                 seqs,
                 reason: Some(GapReason::Dropped | GapReason::Purged),
             } if when == When::Written => self.places.inbox.on_left(now, &topic, &group, &seqs),
+            Record::Kept(kept) if when == When::Written => self.apply_written(&kept),
             Record::Attempt { .. } | Record::Kept(_) | Record::Relayed { .. } | Record::Settled { .. } => {
                 if when == When::Replayed {
                     self.apply_decided(now, record);
@@ -164,7 +165,15 @@ impl Engine {
             Kept::Pause { what, pause } => self.set_pause(what, pause.clone()),
             Kept::Limits { unit, topic, limits } => self.set_limits(unit, topic.as_ref(), *limits),
             Kept::Task(bytes) => self.tasks.on_kept(bytes),
+            Kept::Stays { unit, key } => self.apply_stays(unit, *key),
             Kept::Closed => {}
+        }
+    }
+
+    /// All else of its kind was in force when it was decided.
+    fn apply_written(&mut self, kept: &Kept) {
+        if let Kept::Stays { unit, key } = kept {
+            self.apply_stays(unit, *key);
         }
     }
 }

@@ -7,6 +7,8 @@
 //! - N3. What belongs to this unit by now comes into the inbox only while the routes here say so. It waits, and all later ones of its
 //!   key wait behind it, until they do or name a further owner. One whose key is back at the unit of its line stays there, unless earlier
 //!   ones have left for another line: then it goes behind them.
+//! - N4. Nothing of a key that stays is sent before that is on disk: a restart that knew only that the key was leaving would take out of
+//!   the line what the unit has by then (M-B2).
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -17,13 +19,15 @@ use crate::model::{Message, Reason, RelayError, Retry, Seq, UnitId};
 use crate::queue::effects::{Now, RerouteWish};
 use crate::queue::outbox::{Stay, key_hash};
 use crate::queue::planted::{Bug, planted};
-use crate::queue::record::{Record, Stored};
+use crate::queue::record::{Kept, Record, Stored};
 use crate::queue::{Owner, TopicRule, TopicSettings};
 
 /// Messages between two lines that are in no record yet.
 #[derive(Debug, Default)]
 pub(super) struct Rerouting {
     waiting: VecDeque<RerouteWish>,
+    /// Keys that stay in the line of a unit as soon as that is on disk (N4).
+    staying: BTreeSet<(UnitId, u64)>,
 }
 
 /// Where a message of a publisher goes.
@@ -49,6 +53,7 @@ impl Rerouting {
     /// The disk failed: the lines wish again.
     pub(super) fn clear(&mut self) {
         self.waiting.clear();
+        self.staying.clear();
     }
 }
 
@@ -158,8 +163,11 @@ impl Engine {
 
     /// Gives numbers to what has left its line. Returns when to try again.
     pub(super) fn reroute_all(&mut self, now: Now) -> Option<Duration> {
-        let (mut behind, mut stays) = (BTreeSet::new(), None);
+        let mut behind = BTreeSet::new();
         for wish in std::mem::take(&mut self.rerouting.waiting) {
+            if self.rerouting.staying.contains(&(wish.from.0.clone(), wish.key)) {
+                continue;
+            }
             let key = key_hash(&wish.message);
             if key.is_some_and(|key| behind.contains(&key)) {
                 self.rerouting.add(wish);
@@ -167,19 +175,28 @@ impl Engine {
             }
             match self.next_unit(&wish) {
                 Next::Goes(unit, epoch) => self.reroute(wish, unit, epoch),
-                Next::Stays => {
-                    if let Some(outbox) = self.places.outboxes.get_mut(&wish.from.0) {
-                        outbox.stay(wish.from.1);
-                    }
-                    stays = Some(now.mono);
-                }
+                Next::Stays => self.stay(wish.from.0, wish.key),
                 Next::Waits => {
                     behind.extend(key);
                     self.rerouting.add(wish);
                 }
             }
         }
-        stays.or((!self.rerouting.waiting.is_empty()).then_some(now.mono + AGAIN))
+        (!self.rerouting.waiting.is_empty()).then_some(now.mono + AGAIN)
+    }
+
+    /// A key is not to leave the line of a unit (N4).
+    fn stay(&mut self, unit: UnitId, key: u64) {
+        self.rerouting.staying.insert((unit.clone(), key));
+        self.journal.push(Record::Kept(Box::new(Kept::Stays { unit, key })));
+    }
+
+    /// A key is not to leave the line of a unit; that is on disk.
+    pub(super) fn apply_stays(&mut self, unit: &UnitId, key: u64) {
+        let rerouting = &mut self.rerouting;
+        rerouting.waiting.retain(|wish| wish.key != key || wish.from.0 != *unit);
+        rerouting.staying.remove(&(unit.clone(), key));
+        self.places.outbox(unit, &self.setup).on_stays(key);
     }
 
     fn next_unit(&self, wish: &RerouteWish) -> Next {

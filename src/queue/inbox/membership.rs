@@ -65,7 +65,7 @@ impl Inbox {
                     });
                 }
             }
-            Kept::Closed | Kept::Limits { .. } | Kept::Task(_) => {}
+            Kept::Closed | Kept::Limits { .. } | Kept::Stays { .. } | Kept::Task(_) => {}
         }
     }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::Outbox;
 use super::keys::NO_KEY;
+use super::stops::id_of;
 use super::topics::{TopicId, UNKNOWN};
 use crate::model::{DeadPlace, GapReason, Message, Seq, Topic, UnitId};
 use crate::queue::effects::{DeadWish, Effects, Now, RerouteWish, Told, Why};
@@ -20,7 +21,7 @@ pub(super) struct Wish {
     bytes: usize,
     pub(super) hash: u64,
     home: u64,
-    end: End,
+    pub(super) end: End,
 }
 
 /// How it ends.
@@ -273,6 +274,7 @@ impl Outbox {
                     moved.push(RerouteWish {
                         message: (**message).clone(),
                         from: (self.unit.clone(), seq),
+                        key: id_of(wish.hash, seq),
                         to: to.clone(),
                         epoch: *epoch,
                     });

@@ -12,6 +12,8 @@
 //!   that is in the line it goes to was accepted earlier than all that is in the line it leaves, wherever the key wanders.
 //! - M3. A restart knows from records and snapshot which keys were leaving. It may take one for leaving that has left, until the
 //!   line was read once more, but never one that has come back by a later epoch.
+//! - M5. A restart knows of each key that stayed in the line, and before any of it was sent again: what the unit took of it since is in
+//!   no record perhaps (M-B2).
 //! - M4. What the unit has taken of a key is on disk here before anything of it leaves: else a restart, which knows that the key was
 //!   leaving, would take that out of the line, too.
 
@@ -19,7 +21,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::backlog::MOVING;
-use super::ends::{End, Ending, From};
+use super::ends::{End, Ending, From, Wish};
 use super::homes::Stay;
 use super::keys::NO_KEY;
 use super::reads::WISHES_MAX;
@@ -281,18 +283,22 @@ impl Outbox {
         }
     }
 
-    /// A message of a key that was to leave stays, because the key has come back before it had left.
-    pub fn stay(&mut self, seq: Seq) {
-        let Some(wish) = self.wished.remove(&seq) else { return };
-        self.unwritten.remove(&seq);
-        let state = self.topics.at_mut(wish.topic);
-        state.ending -= 1;
-        state.backlog += 1;
-        let cursor = self.cursor_of(wish.topic);
-        cursor.ending = cursor.ending.saturating_sub(1);
-        cursor.pending += 1;
-        self.go_on(id_of(wish.hash, seq));
-        self.take_up(wish.topic, seq);
+    /// A key that was to leave stays, because it has come back before it had left; that is on disk (M5).
+    pub fn on_stays(&mut self, key: u64) {
+        let leaves =
+            |seq: &Seq, wish: &mut Wish| matches!(wish.end, End::Moved { .. }) && id_of(wish.hash, *seq) == key;
+        let left: Vec<(Seq, Wish)> = self.wished.extract_if(.., leaves).collect();
+        for (seq, wish) in left {
+            self.unwritten.remove(&seq);
+            let state = self.topics.at_mut(wish.topic);
+            state.ending -= 1;
+            state.backlog += 1;
+            let cursor = self.cursor_of(wish.topic);
+            cursor.ending = cursor.ending.saturating_sub(1);
+            cursor.pending += 1;
+            self.take_up(wish.topic, seq);
+        }
+        self.go_on(key);
     }
 
     /// Numbers that are not on disk were taken back.

@@ -289,6 +289,29 @@ fn what_moves_back_before_it_has_left_stays() {
 }
 
 #[test]
+fn what_has_stayed_does_not_leave_after_a_restart_that_knew_it_as_leaving() {
+    // N4, M-B2
+    let (mut world, says) = world(Owner::Frozen);
+    let lane = world.lane_up(1, "b", LaneKind::Live);
+    let backlog = world.lane_up(2, "b", LaneKind::Backlog);
+    world.publish_routed("b", 5, Accepted);
+    world.ack(lane, 1, vec![Refused::moved(1, &name("a"), 9)]);
+    let log = &world.log;
+    world.engine.checkpoint(world.now, &mut |wanted| log.sparse(wanted));
+    world.turn();
+    says.now(other("b", 11));
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.numbers(backlog), [1], "the unit has it now, as nobody here knows");
+    says.now(Owner::Unknown);
+    world.restart();
+    world.lane_up(3, "b", LaneKind::Live);
+    let backlog = world.lane_up(4, "b", LaneKind::Backlog);
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.numbers(backlog), [1], "it is asked whether it has it");
+    assert_eq!(world.row("b"), (1, 0, 0, 0));
+}
+
+#[test]
 fn what_is_published_while_its_key_moves_waits_and_goes_to_the_new_owner_in_order() {
     // M-C1; G2 of `parking`
     let (mut world, says) = world(Owner::Frozen);
