@@ -1,13 +1,16 @@
 //! One engine beside a disk that does what it is told.
 
 mod damage;
+mod evacuated;
 mod groups;
 mod lives;
 mod moves;
 mod operate;
+mod parking;
 mod peers;
 mod publish;
 mod redrive;
+mod undelivered;
 mod waits;
 
 use std::sync::Arc;
