@@ -34,6 +34,8 @@ pub(super) struct Upkeep {
     checkpoint_at: Duration,
     /// Bytes written since the last checkpoint.
     bytes: usize,
+    /// Bytes of the last checkpoint.
+    state_bytes: usize,
     /// Behind the last record that is applied.
     pub(super) covers: Position,
     saving: Option<Tidying>,
@@ -73,6 +75,16 @@ impl Upkeep {
         } else {
             Level::Ok
         }
+    }
+
+    /// Bytes after which the next checkpoint is made before its time. One of many topics takes long to make, so it has to be worth
+    /// more; not where it makes room on a disk that fills.
+    fn checkpoint_bytes(&self) -> usize {
+        if self.level() != Level::Ok {
+            return CHECKPOINT_BYTES;
+        }
+        let worth = self.state_bytes.saturating_mul(STATE_WORTH);
+        worth.clamp(CHECKPOINT_BYTES, CHECKPOINT_BYTES_MAX)
     }
 
     pub(super) fn space(&self) -> &Space {
@@ -177,7 +189,7 @@ impl Engine {
     /// Whether it is time for a checkpoint.
     pub fn wants_checkpoint(&self, now: Now) -> bool {
         let upkeep = &self.upkeep;
-        let due = now.mono >= upkeep.checkpoint_at || upkeep.bytes >= CHECKPOINT_BYTES;
+        let due = now.mono >= upkeep.checkpoint_at || upkeep.bytes >= upkeep.checkpoint_bytes();
         upkeep.saving.is_none() && upkeep.bytes > 0 && due
     }
 
@@ -208,6 +220,7 @@ impl Engine {
             covers.offset += 4096;
         }
         self.upkeep.bytes = 0;
+        self.upkeep.state_bytes = state.len();
         self.upkeep.checkpoint_at = now.mono + self.setup.queue.checkpoint_interval;
         self.upkeep.saving = Some(Tidying { done, merge });
         self.requests.push(Request::Checkpoint { state, covers });
@@ -288,7 +301,42 @@ const SPACE_INTERVAL: Duration = Duration::from_secs(1);
 /// The file system did not answer: it is asked again.
 const SPACE_PATIENCE: Duration = Duration::from_secs(10);
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(1);
-/// Bytes after which a checkpoint is made before its time: a restart reads them again.
+/// Bytes after which a checkpoint is made before its time, at least: a restart reads them again.
 const CHECKPOINT_BYTES: usize = 64 * 1024 * 1024;
+/// The same at most.
+const CHECKPOINT_BYTES_MAX: usize = 4 * CHECKPOINT_BYTES;
+/// So many times its own bytes are written between two checkpoints before their time.
+const STATE_WORTH: usize = 128;
 /// Of an epoch, so many bits are dice and the others the time: later lives have larger ones.
 const EPOCH_DICE_BITS: u32 = 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_checkpoint_has_to_be_worth_more_unless_the_disk_fills() {
+        let after = |state_bytes, used| {
+            let space = Space {
+                used,
+                used_max: 100,
+                total: 100,
+                free: 50,
+                ..Space::default()
+            };
+            let upkeep = Upkeep {
+                state_bytes,
+                space,
+                low_at: 80,
+                full_at: 95,
+                ..Upkeep::default()
+            };
+            upkeep.checkpoint_bytes() >> 20
+        };
+        assert_eq!(
+            [0, 1 << 19, 1 << 20, 3 << 19, 1 << 30].map(|state| after(state, 50)),
+            [64, 64, 128, 192, 256]
+        );
+        assert_eq!([4 << 20, 1 << 30].map(|state| after(state, 85)), [64, 64]);
+    }
+}

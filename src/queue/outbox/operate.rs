@@ -52,8 +52,11 @@ impl Outbox {
 
     /// Everything at a glance.
     pub fn status(&self, now: Now) -> UnitStatus {
-        let backlog: u64 = self.topics.iter().map(|topic| topic.backlog).sum();
-        let live: u64 = self.topics.iter().map(|topic| topic.live).sum();
+        // At once: there may be very many.
+        let add = |sums: [u64; 3], topic: &topics::State| {
+            [sums[0] + topic.backlog, sums[1] + topic.live, sums[2] + topic.bytes]
+        };
+        let [backlog, live, bytes] = self.topics.iter().fold([0; 3], add);
         let lanes: Vec<Option<&Lane>> = self.lanes().map(Some).collect();
         let facts = state::Facts {
             lanes: &lanes,
@@ -76,7 +79,7 @@ impl Outbox {
             detail,
             live,
             backlog,
-            bytes: self.topics.iter().map(|topic| topic.bytes).sum(),
+            bytes,
             oldest_ms: oldest,
             replay_rate: rate,
             limits: self.pace.limits(),
