@@ -1,6 +1,7 @@
 //! One engine beside a disk that does what it is told.
 
 mod damage;
+mod endings;
 mod evacuated;
 mod groups;
 mod lives;
@@ -31,7 +32,7 @@ use crate::queue::operator::{Answer, Command, Filter, Line, RedriveRequest};
 use crate::queue::record::{Pausable, Pause};
 use crate::queue::{
     AwayUnits, CALLS_TOPIC, GroupSettings, Metrics, Neighbours, OnExpiry, Overflow, Owner, Ownership, ParkingLimits,
-    Priority, ReplaySettings, Route, Settings, Setup, TopicRule, TopicSettings,
+    Priority, ReplaySettings, Route, Settings, Setup, Sync, TopicRule, TopicSettings,
 };
 
 /// How long publications wait until it is known where they go.

@@ -128,6 +128,31 @@ fn a_purge_needs_a_filter_and_says_first_what_it_would_remove() {
 }
 
 #[test]
+fn a_key_goes_on_when_the_purge_of_what_was_before_it_is_on_disk() {
+    // M-H2, M-C1: V1 of `inbox::leaving`
+    let mut world = World::new();
+    world.publish("orders", &["a"]);
+    world.publish("orders", &["a"]);
+    let purge = Command::Purge {
+        line: Line::Inbox {
+            topic: name("orders"),
+            group: None,
+        },
+        filter: Filter {
+            to_seq: Some(1),
+            ..Filter::default()
+        },
+        all: false,
+        dry_run: false,
+        who: String::new(),
+    };
+    assert_eq!(world.ask(purge), Answer::Done { messages: 1 });
+    world.consume("orders");
+    let bodies: Vec<_> = world.delivered().into_iter().map(|(_, _, body)| body).collect();
+    assert_eq!(bodies, ["body 2"]);
+}
+
+#[test]
 fn a_relay_finds_by_itself_that_its_books_do_not_balance() {
     // M-G8: without an audit, and without reading the log.
     use crate::queue::planted::{Bug, plant};

@@ -126,3 +126,65 @@ fn what_is_done_with_leaves_the_disk() {
     assert!(segments <= 8, "{segments} segments of 64 KiB for three messages");
     assert_eq!(world.peek(Line::Outbox { unit: name("b") }).len(), 3);
 }
+
+#[test]
+fn every_acknowledgement_says_whether_syncs_are_buffered() {
+    // M-A5
+    for (sync, buffered) in [(Sync::Group, false), (Sync::Buffered, true)] {
+        let mut world = World::with(|setup| setup.queue.sync = sync);
+        let lane = world.lane_up(1, "b", LaneKind::Live);
+        world.publish_as("orders", &["b"], |publish| {
+            publish.attributes = named("x");
+            publish.wait = AckLevel::Relayed;
+        });
+        world.publish_as("orders", &["b"], |publish| publish.attributes = named("x"));
+        let frame = ToSender::Ack {
+            batch: 1,
+            refused: Vec::new(),
+        };
+        world.input(Input::FromReceiver { lane, frame });
+        let said = world.outputs.iter().filter_map(|output| match output {
+            Output::Published {
+                result: Ok(progress), ..
+            } => Some((progress.level, progress.duplicate, progress.buffered)),
+            _ => None,
+        });
+        let expected = [
+            (AckLevel::Accepted, false, buffered),
+            (AckLevel::Accepted, true, buffered),
+            (AckLevel::Relayed, false, buffered),
+        ];
+        assert_eq!(said.collect::<Vec<_>>(), expected);
+    }
+}
+
+#[test]
+fn what_ends_messages_may_use_what_is_kept_free_on_a_full_disk_and_new_ones_may_not() {
+    // M-G6
+    let mut world = World::new();
+    world.consume("orders");
+    world.waits = true;
+    let essential = |world: &mut World| -> Vec<bool> {
+        let appends = world.requests.iter().filter_map(|request| match request {
+            Request::Append(batch) => Some(batch.essential),
+            _ => None,
+        });
+        let appends = appends.collect();
+        world.answer_disk();
+        world.turn();
+        appends
+    };
+    essential(&mut world);
+    world.publish("orders", &["a"]);
+    assert_eq!(essential(&mut world), [false]);
+    for (consumer, delivery, _) in world.delivered() {
+        let outcome = Settlement::Ack;
+        world.input(Input::Settle {
+            consumer,
+            delivery,
+            outcome,
+        });
+    }
+    world.pass(Duration::from_secs(1));
+    assert_eq!(essential(&mut world), [true]);
+}

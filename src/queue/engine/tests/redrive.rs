@@ -132,3 +132,31 @@ fn dead_letters_go_when_their_retention_is_over() {
     world.pass(Duration::from_secs(14 * 24 * 3600));
     assert_eq!(world.dead(), 0);
 }
+
+#[test]
+fn a_redriven_message_keeps_its_deadline_unless_it_is_given_another() {
+    // M-F3
+    let redriven = |until: u64, extend_ttl_seconds| {
+        let mut world = World::new();
+        let began = world.now.wall.0;
+        world.publish_as("loose", &["a"], |publish| {
+            publish.deadline = Some(UnixMillis(began + until * 1000));
+        });
+        world.consume("loose");
+        world.terminate_all();
+        world.pass(Duration::from_secs(10));
+        world.redrive(RedriveRequest {
+            extend_ttl_seconds,
+            ..RedriveRequest::default()
+        });
+        let deadline = world.outputs.iter().find_map(|output| match output {
+            Output::Deliver(deliver) => deliver.message.deadline,
+            _ => None,
+        });
+        deadline.map(|deadline| (deadline.0 - began) / 1000)
+    };
+    assert_eq!(redriven(100, 0), Some(100));
+    assert_eq!(redriven(100, 500), Some(510));
+    assert_eq!(redriven(5, 0), None, "its time is over");
+    assert_eq!(redriven(5, 500), Some(510));
+}
