@@ -112,6 +112,12 @@ fn what_a_sender_is_done_with_is_not_waited_for() {
     let lane = world.open(106);
     assert_eq!(world.said[&lane], [opened(105, &[], 105)]);
     assert_eq!(skipped(&world).len(), 1);
+    // A snapshot does: what is missing then is counted (M-G2).
+    world.take_snapshot();
+    world.restart(0);
+    let _ = world.open(110);
+    world.commit(usize::MAX);
+    assert_eq!(skipped(&world)[1..], [((106, 109), GapReason::Corrupted)]);
 }
 
 #[test]

@@ -176,6 +176,27 @@ fn publishers_hear_of_each_group_that_gives_their_message_up() {
 }
 
 #[test]
+fn publishers_do_not_hear_of_a_delivery_after_a_group_has_given_their_message_up() {
+    // M-A2: the other group acknowledges before anybody was told.
+    let mut world = World::new(TopicSettings::default());
+    world.subscribe(1, "g", 10);
+    world.subscribe(2, "h", 10);
+    world.store(None);
+    let both = world.handed_out();
+    let reason = "no".to_owned();
+    world.settle(&both[0], Settlement::Terminate { reason });
+    world.poll();
+    world.answer(0, false);
+    world.poll();
+    world.commit(usize::MAX);
+    world.settle(&both[1], Settlement::Ack);
+    world.poll();
+    let why = Why::of_dead("terminated", "no");
+    let (topic, seq) = (topic(), 1);
+    assert_eq!(world.told, [Told::GivenUp { topic, seq, why }]);
+}
+
+#[test]
 fn a_slow_consumer_has_so_many_bytes_in_flight_and_no_more() {
     // M-B4, M-G7: whatever number of messages it asks for.
     let mut world = World::new(TopicSettings::default());

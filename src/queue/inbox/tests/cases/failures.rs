@@ -71,8 +71,11 @@ fn a_terminal_failure_is_a_dead_letter_at_once_and_the_key_goes_on_when_that_is_
     let reason = "x".repeat(5000);
     world.settle(&first, Settlement::Terminate { reason });
     world.poll();
-    world.answer(0, false);
-    world.poll();
+    // What is given up is read for its letter; whatever is read then comes, too.
+    for _ in 0..3 {
+        world.answer(0, false);
+        world.poll();
+    }
     assert!(world.deliveries.is_empty(), "the move is not on disk");
     assert_eq!(world.seqs(), [2]);
     let dead = world.dead();
@@ -97,6 +100,25 @@ fn a_dead_letter_that_did_not_reach_the_disk_is_written_again() {
     assert!(world.seqs().is_empty());
     assert_eq!(world.dead().len(), 1);
     assert_eq!(world.row("g").dead_lettered, 1);
+}
+
+#[test]
+fn a_dead_letter_says_when_its_message_failed_first_and_last() {
+    // M-E4.
+    let mut world = World::new(exhausting(2, Exhausted::DlqAndContinue));
+    world.subscribe(1, "g", 10);
+    world.store(Some(1));
+    let mut times = Vec::new();
+    for _ in 0..2 {
+        let deliver = world.handed_out().remove(0);
+        times.push(world.now.wall);
+        world.settle(&deliver, nack_for(30));
+        world.pass_ms(30_000);
+    }
+    world.settle_down();
+    let dead = world.dead();
+    assert_eq!((dead[0].first_failure, dead[0].last_failure), (times[0], times[1]));
+    assert_ne!(times[0], times[1]);
 }
 
 #[test]
