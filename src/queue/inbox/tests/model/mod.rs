@@ -32,6 +32,8 @@ struct Model {
     heir: Option<GroupName>,
     /// Groups and heir as the snapshot has them.
     kept: (Groups, Option<GroupName>),
+    /// How many records of attempts came into the log behind the snapshot though it knows what they say.
+    kept_attempts: usize,
     stored: BTreeMap<Seq, Message>,
     damaged: BTreeSet<Seq>,
     /// For one group only.
@@ -65,6 +67,7 @@ impl Model {
             groups: Groups::new(),
             heir: None,
             kept: (Groups::new(), None),
+            kept_attempts: 0,
             stored: BTreeMap::new(),
             damaged: BTreeSet::new(),
             narrow: BTreeSet::new(),

@@ -117,6 +117,8 @@ impl Model {
         self.look();
         self.world.take_snapshot();
         self.kept = (self.groups.clone(), self.heir.clone());
+        let is_attempt = |write: &&Write| matches!(write, Write::Record(Record::Attempt { .. }));
+        self.kept_attempts = self.world.writing.iter().filter(is_attempt).count();
     }
 
     pub(super) fn restart(&mut self, again: usize) {
@@ -131,8 +133,12 @@ impl Model {
             .retain(|seq, _| self.world.disk.contains_key(seq) || self.damaged.contains(seq));
         self.world.restart(again);
         self.written = self.world.left;
+        let is_attempt = |logged: &&Logged| matches!(logged, Logged::Record(Record::Attempt { .. }));
+        self.kept_attempts = self.kept_attempts.min(log.iter().filter(is_attempt).count());
+        let mut kept_attempts = self.kept_attempts;
         for logged in log {
             match logged {
+                Logged::Record(Record::Attempt { .. }) if kept_attempts > 0 => kept_attempts -= 1,
                 Logged::Record(Record::Stored(stored)) => self.give(stored.inbox.unwrap(), stored.only.as_ref()),
                 Logged::Dead(wish) => {
                     let DeadSource::Group(group, seq) = wish.at else {
