@@ -221,5 +221,9 @@ mod tests {
             as_of: after,
         };
         assert_eq!(known.judge(after, Some(Rev(40))), Verdict::Current);
+        // A choice without the store counts at the incarnation that it was made at, and at no other.
+        let chosen = |as_of| Known { as_of, ..known.clone() };
+        assert!(chosen(after).counts(after, None));
+        assert!(!chosen(after).counts(before, None) && !chosen(before).counts(after, None));
     }
 }

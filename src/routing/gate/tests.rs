@@ -17,6 +17,10 @@ fn name(text: &str) -> Name {
 
 /// Unit `a` owns everything of dimension `cid`.
 fn table() -> RouteTable {
+    table_of(serde_json::json!({ "name": "cid" }))
+}
+
+fn table_of(dimension: serde_json::Value) -> RouteTable {
     let rule = Rule {
         dimension: name("cid"),
         unit: name("a"),
@@ -28,7 +32,7 @@ fn table() -> RouteTable {
     };
     let book = Book {
         units: ["a", "b"].map(name).to_vec(),
-        dimensions: vec![serde_json::from_value(serde_json::json!({ "name": "cid" })).unwrap()],
+        dimensions: vec![serde_json::from_value(dimension).unwrap()],
         rules: vec![(1, rule)],
         ..Book::default()
     };
@@ -186,6 +190,20 @@ fn a_freeze_is_drained_when_its_calls_have_ended() {
     };
     assert_eq!(gate.drain(second.clone(), &again), []);
     assert_eq!(gate.release(mine, || &again), [second]);
+
+    // By the same work, and this shard has not been asked anew: what runs ends, and that says nothing of the later freeze.
+    let back = decide(&again, "k", "a", State::Active);
+    let third = decide(&back, "k", "a", frozen(9));
+    let mine = gate.register(trail(&back, "k"), false).unwrap();
+    let drain = Drain {
+        by: MoveId(9),
+        node: id("k"),
+        rev: third.routes().unwrap().rev(),
+    };
+    assert_eq!(gate.drain(drain, &third), []);
+    let back = decide(&third, "k", "a", State::Active);
+    let later = decide(&back, "k", "a", frozen(9));
+    assert_eq!(gate.release(mine, || &later), []);
     assert_eq!(gate.running(), 0);
 }
 
@@ -207,4 +225,15 @@ fn a_read_is_not_waited_for_and_is_met_by_the_freeze() {
     assert!(gate.is_met_by(&drain, reading, &frozen) && gate.is_met_by(&drain, writing, &frozen));
     assert!(!gate.is_met_by(&drain, elsewhere, &frozen));
     assert_eq!(gate.release(writing, || &frozen), [drain], "only the read still runs");
+}
+
+// reads go on at the source unless their dimension says otherwise.
+#[test]
+fn a_dimension_may_have_its_reads_wait_too() {
+    for (freeze_reads, expected) in [(false, true), (true, false)] {
+        let table = table_of(serde_json::json!({ "name": "cid", "freeze_reads": freeze_reads }));
+        let unit = name("a");
+        let decision = table.resolve(&hints("k"), &ANY_KEY, &unit, &()).unwrap();
+        assert_eq!(table.lets_read(&decision), expected);
+    }
 }

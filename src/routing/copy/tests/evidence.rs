@@ -213,6 +213,20 @@ fn evidence_of_another_incarnation_does_not_count() {
     assert_eq!(found.unwrap(), (name("b"), Epoch::new(3, BIRTH), Standing::Open));
 }
 
+// R-I4: a claim is a record on the way like any other, so its key's epoch is not older than the claim.
+#[test]
+fn the_epoch_of_a_key_is_not_older_than_its_claim() {
+    let routes = replayed(&batches(&steps(&[Event::SomethingElse; 3])));
+    let mut late = claim(BIRTH);
+    (late.base, late.as_of) = (Epoch::new(3, Rev(3)), routes.epoch());
+    let evidence = Both {
+        claim: Found::Known(late),
+        ..Both::default()
+    };
+    let found = resolve_with(&routes, &[key("room", 1)], &evidence);
+    assert_eq!(found.unwrap(), (name("b"), Epoch::new(3, Rev(3)), Standing::Open));
+}
+
 /// The copy of a history whose rooms may go where a relay puts them without the store, or may not.
 fn falling_back(history: &[Event], fallback: bool) -> Routes {
     let mut book = book();

@@ -3,7 +3,9 @@
 use super::evidence::{BIRTH, Event, LENGTH, claim, histories, steps, truth};
 use super::*;
 use crate::routing::evidence::{Found, Known};
-use crate::routing::token::{Brought, Check, CheckOutcome, Grounds, Lifetime, Occasion, Ring, Secrets, With, field};
+use crate::routing::token::{
+    Brought, Check, CheckOutcome, Grounds, Lifetime, Occasion, Ring, Secrets, Token, With, field,
+};
 use crate::routing::{Decision, Source};
 
 const NOW: u64 = 1_800_000_000;
@@ -236,6 +238,51 @@ fn an_old_token_is_renewed_without_the_store() {
     let over = at(NOW + 86_401);
     assert_eq!(over.check.unwrap().outcome.as_str(), "expired");
     assert_eq!(over.owner, None);
+}
+
+// whether a token stands for a claim; one of before a restore is replaced; keys that rules place have none.
+#[test]
+fn a_token_says_what_it_stands_for_and_only_claimed_keys_have_one() {
+    let (ring, room) = (ring(), name("room"));
+    let opened = |text: &str| {
+        let text = text.split_once(';').unwrap().1;
+        ring.open(text.as_bytes(), &room, b"1", NOW).unwrap()
+    };
+    let claimed = replayed(&batches(&[]));
+    let of_claim = issued(&claimed, &ring, "").unwrap();
+    assert!(opened(&of_claim).flags.claim);
+    let moved = replayed(&batches(&steps(&[Event::MoveTo("c")])));
+    let restored = Token {
+        epoch: Epoch::new(2, Rev(800)),
+        as_of: Rev(900),
+        ..opened(&of_claim)
+    };
+    let restored = field(&room, &ring.issue(&room, b"1", &restored).unwrap());
+    for (old, outcome) in [(of_claim, CheckOutcome::Superseded), (restored, CheckOutcome::TooOld)] {
+        let heard = Heard(Found::Unasked);
+        let seen = look(&moved, &ring, Some(&old), &heard, Epoch::default(), NOW);
+        assert_eq!(seen.check.unwrap().outcome, outcome);
+        let (occasion, fresh) = seen.answer.unwrap();
+        let fresh = opened(&fresh);
+        assert_eq!((occasion, fresh.flags.claim), (Occasion::Superseded, false));
+        assert_eq!(fresh.known(&moved, &room).unwrap().target, Target::Unit(name("c")));
+    }
+    let put = Step::Put(key_id("cid", 1), Target::Unit(name("c")), State::Active);
+    let routes = replayed(&batches(&[put]));
+    let found = routes.resolve(&hints(&[key("cid", 1)]), &[], &(), &mut ());
+    let decision = Decision::from(found.unwrap().unwrap());
+    assert_eq!(decision.source, Source::Override);
+    let grounds = Grounds {
+        routes: &routes,
+        decision: &decision,
+        key: b"1",
+        check: None,
+        claim: None,
+        now: NOW,
+        then: Rev::ZERO,
+        lifetime: Lifetime::Usual,
+    };
+    assert_eq!(grounds.token(), None);
 }
 
 /// A copy whose rooms may follow keys of these dimensions.
