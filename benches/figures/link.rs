@@ -130,6 +130,7 @@ impl Side {
             dialler: self.quic.client_endpoint([127, 0, 0, 1].into()).unwrap(),
             elsewhere: (0, Elsewhere::new(1, 16)),
             roster: Arc::default(),
+            observers: Arc::default(),
             lines: None,
         });
         peers.start(listener);

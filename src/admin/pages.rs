@@ -14,10 +14,10 @@ use serde_json::{Map, Value, json};
 use super::Parts;
 use crate::control::access::{AccessError, Listed, Point};
 use crate::control::tokens::{TokenKeys, unix_now};
-use crate::model::{Key, Name, RouteHints};
-use crate::routing::Explanation;
+use crate::model::{Key, Name, RouteHints, Sighting};
 use crate::routing::record::{Epoch, KeyBytes};
 use crate::routing::token::{Brought, With};
+use crate::routing::{Explanation, Observed};
 use crate::telemetry::{Chain, OPENMETRICS};
 
 type Shared = State<Arc<Parts>>;
@@ -156,9 +156,18 @@ pub(super) async fn explain(State(parts): Shared, Query(query): Query<Explain>) 
     Json(explanation).into_response()
 }
 
-/// What an operator says of the owner.
+/// What an operator says of the owner, and other units.
 pub(super) fn note_away(parts: &Parts, explanation: &mut Explanation) {
     let owner = explanation.owner.as_deref().and_then(|owner| Name::new(owner).ok());
+    let own = owner.as_ref().map(|owner| parts.observers.own(owner));
+    let others = owner.as_ref().filter(|_| own == Some(Sighting::Away));
+    explanation.observers = others.map(|owner| {
+        let others = parts.observers.others(owner);
+        Observed {
+            away: others.away + 1,
+            of: others.away + 1 + others.reach,
+        }
+    });
     let pause = owner.and_then(|owner| parts.away.of(&owner));
     explanation.counts_as_away = pause.map(|pause| {
         let until = Duration::from_millis(pause.until.unwrap_or_default());

@@ -17,6 +17,7 @@ use crate::control::access;
 use crate::control::claims::Claims;
 use crate::control::tokens::TokenKeys;
 use crate::model::{Place, RoutePolicy};
+use crate::peer::Observers;
 use crate::queue::AwayUnits;
 use crate::routing;
 use crate::telemetry::{LogHandle, Registry};
@@ -52,6 +53,8 @@ pub struct Parts {
     pub queue: Option<Arc<Desk>>,
     /// Units that count as away because an operator says so, for `/explain` and `/routes`.
     pub away: AwayUnits,
+    /// Which units others reach, for the same.
+    pub observers: Arc<Observers>,
     /// The routes, for `/routes`; `None` without a route store.
     pub routes: Option<Arc<dyn RouteDesk>>,
 }

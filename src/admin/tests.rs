@@ -73,6 +73,7 @@ fn start_with(access: Access) -> Fixture {
         access,
         queue: None,
         away: AwayUnits::default(),
+        observers: Arc::default(),
         routes: None,
     };
     let admin = Admin::start(SocketAddr::from(([127, 0, 0, 1], 0)), parts).unwrap();

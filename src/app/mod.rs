@@ -152,6 +152,7 @@ fn admin_parts(
         },
         queue: Some(Arc::new(admin::Desk::new(shared.queue.handle.clone(), answers))),
         away: shared.queue.away.clone(),
+        observers: shared.observers.clone(),
         routes: shared.routes.as_ref().map(|routes| {
             let desk: Arc<dyn admin::RouteDesk> = routes.operator.clone();
             desk

@@ -233,6 +233,7 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
         dialler,
         elsewhere: (index, shared.elsewhere.clone()),
         roster: shared.roster.clone(),
+        observers: shared.observers.clone(),
         lines: shared.lines.clone(),
     });
     let outbound = outbound(shared, index, (&peers, &inbound, &messages), (&policies, &calls));
@@ -293,6 +294,7 @@ fn outbound(
             publishers: messages.publishers(),
             series: series.kept.clone(),
             away: shared.queue.away.clone(),
+            observers: shared.observers.clone(),
         }),
         lookups: series.lookups.on_shard(),
         budgets: shared.retries.on_shard(index),
@@ -442,6 +444,7 @@ impl Parts {
             gate.flush();
         }
         self.inbound.tell_held();
+        self.peers.show_observers();
         let Some(status) = status else { return };
         status
             .calls_outbound

@@ -41,6 +41,7 @@ pub(super) struct Shared {
     pub(super) directory: Arc<SharedDirectory>,
     pub(super) elsewhere: Arc<peer::Elsewhere>,
     pub(super) roster: Arc<peer::Roster>,
+    pub(super) observers: Arc<peer::Observers>,
     /// Where lines of other relays go, if this one has the routes.
     pub(super) lines: Option<peer::Lines>,
     pub(super) series: Series,
@@ -154,6 +155,7 @@ pub(super) fn build(checked: Checked, registry: &Registry) -> Result<(Shared, Al
         directory: SharedDirectory::new(shards),
         elsewhere: peer::Elsewhere::new(shards, settings.delivery.crossing_in_flight_max),
         roster: Arc::default(),
+        observers: Arc::default(),
         lines,
         policies: Arc::new(ArcSwap::from_pointee(policies(&settings))),
         retries: admission::RetryBudgets::new(units, shards, settings.retry.clone()),

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use super::{CliError, Output, SourceArgs, load, write_json};
-use crate::model::{Key, OnFailure, ParkedAs, RouteHints, RoutePolicy, UnitId};
+use crate::model::{AwayBy, Key, OnFailure, ParkedAs, RouteHints, RoutePolicy, UnitId};
 use crate::routing::record::{Book, Change, Epoch, Record, RecordId, Rev, Snapshot};
 use crate::routing::{Explanation, Routes, Step};
 
@@ -125,6 +125,13 @@ fn print(explanation: &Explanation, policy: &RoutePolicy, out: &mut impl Write) 
     }
     if let Some(text) = while_away(policy) {
         writeln!(out, "while away   {text}")?;
+        let by = match policy.away.away_by {
+            AwayBy::OwnLinks => "own-links: this relay has no link to the owner",
+            AwayBy::Quorum => {
+                "quorum: more than half of the units that say something have no link to the owner, this one among them"
+            }
+        };
+        writeln!(out, "away by      {by}")?;
     }
     for step in &explanation.steps {
         let mark = if step.matched { "->" } else { "  " };

@@ -136,7 +136,7 @@ impl Session {
                 return Ok(Event::Registered(registered));
             }
             Frame::Route(push) => self.shared.tokens().on_route(&push),
-            Frame::Pong(_) | Frame::Renew | Frame::Retire { .. } | Frame::Unknown(_) => {}
+            Frame::Pong(_) | Frame::Renew | Frame::Retire { .. } | Frame::Sightings(_) | Frame::Unknown(_) => {}
             Frame::Hello(_) | Frame::Register { .. } => return Err("the relay broke the protocol".to_owned()),
         }
         Ok(Event::None)

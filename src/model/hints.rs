@@ -83,6 +83,17 @@ pub enum ParkedAs {
     Ok,
 }
 
+/// By what a unit counts as away, of which this relay says so.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum AwayBy {
+    /// This relay has no link to it, whatever others say.
+    OwnLinks,
+    /// More than half of the units that say something, this one among them, do not reach it.
+    #[default]
+    Quorum,
+}
+
 /// What the settings say about calls of a method whose unit is away.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct WhileAway {
@@ -90,6 +101,8 @@ pub struct WhileAway {
     pub on_failure: OnFailure,
     /// How those are answered that were parked.
     pub parked_as: ParkedAs,
+    /// By what the unit counts as away.
+    pub away_by: AwayBy,
 }
 
 impl OnFailure {

@@ -18,6 +18,7 @@ mod message;
 mod metadata;
 mod precedence;
 mod registry;
+mod sighting;
 mod size;
 mod subscription;
 
@@ -26,7 +27,9 @@ pub use call::{
     ReplyBody, ReplyEvent, Request, RequestBody, RequestEvent, RoutePush, SMALL_BODY_BYTES, Timing, wants_credit,
 };
 pub use error::{Code, Place, Reason, RelayError, Retry};
-pub use hints::{Class, Key, MissingKey, MissingKeyError, OnFailure, ParkedAs, RouteHints, ServiceName, WhileAway};
+pub use hints::{
+    AwayBy, Class, Key, MissingKey, MissingKeyError, OnFailure, ParkedAs, RouteHints, ServiceName, WhileAway,
+};
 pub use hottest::Hottest;
 pub use identity::{Geo, Name, NameError, RELAY, RelayName, Source, UnitId};
 pub use message::{
@@ -35,6 +38,7 @@ pub use message::{
 pub use metadata::{Metadata, MetadataBuilder, MetadataError, PREVIOUS_ATTEMPTS};
 pub use precedence::{ANY_KEY, RoutePolicy, RoutedBy};
 pub use registry::{RegisterError, Registration, Registry};
+pub use sighting::Sighting;
 pub use size::{ByteSize, ByteSizeError};
 pub use subscription::{SubscribeError, SubscribedFn, Subscription, Subscriptions};
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{MissingKey, Name, OnFailure, ParkedAs, WhileAway};
+use super::{AwayBy, MissingKey, Name, OnFailure, ParkedAs, WhileAway};
 
 /// How calls of a method are routed, as the settings say.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -28,6 +28,7 @@ pub static ANY_KEY: RoutePolicy = RoutePolicy {
     away: WhileAway {
         on_failure: OnFailure::Fail,
         parked_as: ParkedAs::Unavailable,
+        away_by: AwayBy::Quorum,
     },
     rejected_to: None,
 };

@@ -3,7 +3,8 @@
 //! # Path
 //! `pool` dials and accepts, `tls` and `verify` decide who may, `handshake` makes two connections a link,
 //! `session` runs it, `lane` and `bodies` carry what `link` says; `life` and `upkeep` decide when it is replaced or ended.
-//! `messages` are lanes of their own, for stories that have messages; a `line` leads to the relay that has the routes.
+//! `messages` are lanes of their own, for stories that have messages; a `line` leads to the relay that has the routes. `observers` know which
+//! units others reach.
 
 mod accepting;
 mod backoff;
@@ -22,6 +23,7 @@ mod line;
 mod link;
 pub mod messages;
 mod metrics;
+mod observers;
 mod pem;
 mod pool;
 pub mod quic;
@@ -41,6 +43,7 @@ pub use line::{Line, LineDialler, LineIo, Lines};
 pub use link::LinkPeer;
 pub use messages::{Lane, LaneEnd, LaneHandler, LaneLink, LaneReader, LaneWriter};
 pub use metrics::{LaneMetrics, LaneRefusal, Metrics};
+pub use observers::{Observers, Others};
 pub use pool::{Parts, Peers};
 pub use roster::{LinkRow, Roster};
 /// A bound socket for connections of peers.

@@ -24,6 +24,7 @@ use super::line::Lines;
 use super::link::{Limits, Link, LinkPeer};
 use super::messages::{FEATURE, LaneHandler, LaneLink};
 use super::metrics::Metrics;
+use super::observers::{self, Observers, Witness};
 use super::quic::Quic;
 use super::roster::Roster;
 use super::session::{self, Ended};
@@ -56,6 +57,8 @@ pub struct Parts {
     pub elsewhere: (usize, Arc<Elsewhere>),
     /// The open links of all shards.
     pub roster: Arc<Roster>,
+    /// Which units this relay and others reach.
+    pub observers: Arc<Observers>,
     /// Takes lines for the routes; only the relay that has them does.
     pub lines: Option<Lines>,
 }
@@ -143,6 +146,7 @@ impl Peers {
             let links = known.entry(unit.clone()).or_insert_with(|| back.unwrap_or_default());
             links.relays.set(settings.relays.len());
         }
+        self.parts.observers.know(units.keys());
     }
 
     /// Runs a task until the shard ends.
@@ -182,6 +186,15 @@ impl Peers {
             .unit(unit)
             .map_or(0, |known| known.count(|link| !link.is_retiring()));
         elsewhere.on_links(*own, unit, links);
+        self.tell_takers(unit);
+    }
+
+    /// Other links of a unit take calls and lanes than before.
+    fn tell_takers(&self, unit: &UnitId) {
+        let takers = self.unit(unit).map_or(0, |known| known.count(Link::takes_calls));
+        self.parts
+            .observers
+            .on_reached(self.parts.elsewhere.0, unit, takers > 0);
         self.tell_lanes(unit);
     }
 
@@ -251,6 +264,11 @@ impl Peers {
         ready.collect()
     }
 
+    /// Shows in the series which units others reach, if that has changed.
+    pub fn show_observers(&self) {
+        self.parts.observers.show(&self.parts.metrics);
+    }
+
     /// Calls open on the links of this shard, both ways.
     pub fn open_calls(&self) -> usize {
         let open = |known: &Rc<UnitLinks>| {
@@ -299,6 +317,7 @@ impl Peers {
         if self.parts.lane_handler.is_some() {
             hello.features.push(FEATURE.to_owned());
         }
+        hello.features.push(observers::FEATURE.to_owned());
         hello
     }
 
@@ -347,7 +366,9 @@ impl Peers {
         *known.trouble.borrow_mut() = None;
         self.tell_links(&peer.unit);
         tracing::info!(peer.geo = %peer.geo, peer.unit = %peer.unit, peer.relay = %peer.relay, dialled, "link up");
-        let running = self.clone().run(known, link.clone(), (lanes, streams), upkeep);
+        let listens = lanes.agreed.has(observers::FEATURE);
+        let witness = listens.then(|| self.parts.observers.enter(&peer.unit));
+        let running = self.clone().run(known, link.clone(), (lanes, streams, witness), upkeep);
         self.tracker.spawn_local(running);
         Some(link)
     }
@@ -356,7 +377,7 @@ impl Peers {
         self: Rc<Self>,
         known: Rc<UnitLinks>,
         link: Rc<Link>,
-        (lanes, streams): (Greeted, Vec<LaneStreams>),
+        (lanes, streams, witness): (Greeted, Vec<LaneStreams>, Option<Witness>),
         mut upkeep: Upkeep,
     ) {
         let peer = &link.peer;
@@ -368,17 +389,18 @@ impl Peers {
             self.tell_links(&peer.unit);
             std::future::pending::<()>().await;
         };
-        let silence = async {
+        let changes = async {
             loop {
-                link.silence_changed().await;
-                self.tell_lanes(&peer.unit);
+                link.takes_changed().await;
+                self.tell_takers(&peer.unit);
             }
         };
-        let session = session::run(link.clone(), lanes, streams, &mut upkeep, self.closing.clone());
+        let greeted = (lanes, streams, witness);
+        let session = session::run(link.clone(), greeted, &mut upkeep, self.closing.clone());
         let (ended, why) = tokio::select! {
             end = session => end,
             () = retired => return,
-            () = silence => return,
+            () = changes => return,
         };
         known.links.borrow_mut().retain(|other| !Rc::ptr_eq(other, &link));
         self.tell_links(&peer.unit);

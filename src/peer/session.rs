@@ -14,6 +14,7 @@ use super::lane::{self, LaneError};
 use super::link::Link;
 use super::messages;
 use super::metrics::Reading;
+use super::observers::Witness;
 use super::upkeep::{Upkeep, Verdict};
 use crate::model::Endpoint;
 use crate::telemetry::Chain;
@@ -65,8 +66,7 @@ pub(super) type End = (Ended, String);
 /// Runs a link until one of its connections ends, its upkeep or `closing` says so. Returns why it ended.
 pub(super) async fn run(
     link: Rc<Link>,
-    lanes: Greeted,
-    streams: Vec<LaneStreams>,
+    (lanes, streams, witness): (Greeted, Vec<LaneStreams>, Option<Witness>),
     upkeep: &mut Upkeep,
     closing: CancellationToken,
 ) -> End {
@@ -92,8 +92,9 @@ pub(super) async fn run(
         error = link.bodies.closed() => (Ended::Lost, error.to_string()),
         () = link.closed.cancelled() => (Ended::Lost, "a lane ended".to_owned()),
         () = closing.cancelled() => (Ended::Shutdown, "this relay is shutting down".to_owned()),
-        end = watch(&link, &connection, control, upkeep) => end,
+        end = watch(&link, &connection, (control, witness.as_ref()), upkeep) => end,
     };
+    drop(witness);
     if ended == Ended::Lost && link.is_done() {
         // The peer closed first: our last word and its closing may cross.
         ended = Ended::Replaced;
@@ -144,7 +145,12 @@ async fn take_bodies(link: Rc<Link>) {
 }
 
 /// Probes the peer, takes readings, looks after the link, and serves the control stream. Ends when the link should.
-async fn watch(link: &Rc<Link>, connection: &quinn::Connection, control: Control, upkeep: &mut Upkeep) -> End {
+async fn watch(
+    link: &Rc<Link>,
+    connection: &quinn::Connection,
+    (control, witness): (Control, Option<&Witness>),
+    upkeep: &mut Upkeep,
+) -> End {
     let Control {
         mut send,
         mut recv,
@@ -167,6 +173,9 @@ async fn watch(link: &Rc<Link>, connection: &quinn::Connection, control: Control
                 before = read_off(link, connection, &before);
                 number += 1;
                 frame::put_ping(&mut out, number);
+                if let Some(witness) = witness {
+                    frame::put_sightings(&mut out, &witness.news());
+                }
                 match upkeep.on_tick(now) {
                     Verdict::Keep => {}
                     Verdict::Leave => link.retire(),
@@ -189,13 +198,16 @@ async fn watch(link: &Rc<Link>, connection: &quinn::Connection, control: Control
             chunk = recv.read_chunk(4096, true) => match chunk {
                 Ok(Some(chunk)) => {
                     decoder.feed(&chunk.bytes);
-                    if let Err(why) = on_control(link, &mut decoder, &mut out, &answered) {
+                    if let Err(why) = on_control((link, witness), &mut decoder, &mut out, &answered) {
                         return (Ended::Lost, why);
                     }
                 }
                 Ok(None) => return (Ended::Lost, "the peer closed its control stream".to_owned()),
                 Err(error) => return (Ended::Lost, error.to_string()),
             }
+        }
+        if let Some(witness) = witness {
+            witness.set_counts(!link.is_silent());
         }
         if !out.is_empty()
             && let Err(error) = send.write_chunk(out.freeze()).await
@@ -235,7 +247,12 @@ impl LastWords {
     }
 }
 
-fn on_control(link: &Link, decoder: &mut Decoder, out: &mut BytesMut, answered: &Cell<Instant>) -> Result<(), String> {
+fn on_control(
+    (link, witness): (&Link, Option<&Witness>),
+    decoder: &mut Decoder,
+    out: &mut BytesMut,
+    answered: &Cell<Instant>,
+) -> Result<(), String> {
     let now = Instant::now();
     loop {
         match decoder.next(now.into_std()) {
@@ -247,6 +264,11 @@ fn on_control(link: &Link, decoder: &mut Decoder, out: &mut BytesMut, answered: 
             Ok(Some(Frame::Drain)) => link.on_peer_drains(),
             Ok(Some(Frame::Renew)) => link.on_renewal_wanted(),
             Ok(Some(Frame::Retire { done })) => link.on_peer_retires(done),
+            Ok(Some(Frame::Sightings(sightings))) => {
+                if let Some(witness) = witness {
+                    witness.hear(&sightings);
+                }
+            }
             Ok(Some(_)) => {}
             Ok(None) => return Ok(()),
             Err(error) => return Err(error.to_string()),

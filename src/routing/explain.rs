@@ -33,11 +33,23 @@ pub struct Explanation {
     /// Until when, and why, the owner counts as away for calls that are kept, if an operator says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counts_as_away: Option<String>,
+    /// Which part of the units that say something about the owner say that it is away, if this relay, too, has no link to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observers: Option<Observed>,
     /// How the route token stands that was asked about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
     /// What was looked at, in order; the last one decided.
     pub steps: Vec<Step>,
+}
+
+/// How many units say that another one is away.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Observed {
+    /// Units that say so, the one that was asked among them.
+    pub away: usize,
+    /// Units that say something.
+    pub of: usize,
 }
 
 /// One thing that was looked at.
@@ -71,6 +83,7 @@ impl Explanation {
             only_reads: policy.reads,
             on_failure: policy.away.on_failure,
             counts_as_away: None,
+            observers: None,
             token: None,
             steps,
         };

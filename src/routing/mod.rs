@@ -39,7 +39,7 @@ pub mod token;
 pub use copy::{Gap, Mirrored, NodeView, Origin, Routes, SavedError, Through, Trail, Unmovable};
 pub use error::{RouteError, RuleError, RuleProblem};
 pub use evidence::{Evidence, Found, Known, Provisional, Source, Verdict, judge};
-pub use explain::{Explanation, Step};
+pub use explain::{Explanation, Observed, Step};
 pub use handle::{Handle, Reader};
 pub use hash::{BUCKETS, bucket};
 pub use hops::{LoopError, check_hops};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Problems, Settings, path};
 use crate::ingress;
-use crate::model::{Name, OnFailure, ParkedAs, RoutePolicy, WhileAway};
+use crate::model::{AwayBy, Name, OnFailure, ParkedAs, RoutePolicy, WhileAway};
 use crate::queue::{self, OnExpiry, Overflow, TopicRule, TopicSettings};
 
 /// `[calls.route."<service>"]`: how calls of a service are routed, wherever it runs. The relay that a caller hands its call to goes
@@ -30,6 +30,10 @@ pub struct CallRoute {
     /// How parked calls are answered. `unavailable`: with `UNAVAILABLE`, `strait-error: parked` and the ticket. `ok`: with `OK`, an
     /// empty message and the ticket, for callers that want to know only that it is stored. Default `unavailable`.
     pub parked_as: ParkedAs,
+    /// By what a unit counts as away to which this relay has no link. `quorum`: more than half of the units that have a link to this
+    /// relay, and this one, do not reach it; while others do, its calls are refused with `unit_away` as without `on_failure`. `own-links`:
+    /// this relay has none, that is enough. What an operator or the route store says of a unit needs no quorum. Default `quorum`.
+    pub away_by: AwayBy,
     /// Topic of this unit where its services are told if the owner refuses a call that was kept: a message with the call's key, its
     /// method (`subject`), `ticket`, idempotency-key (`callid`) and the answer's `code`, and what the owner said as a text. The topic is one
     /// of `[topics]`, here and at the owner, whose rule is not `owner`; with the rule `local` its `from` names the owners. Default none: the dead letter at the owner alone says so.
@@ -85,6 +89,7 @@ impl CallRoute {
         WhileAway {
             on_failure,
             parked_as: self.parked_as,
+            away_by: self.away_by,
         }
     }
 
@@ -154,14 +159,16 @@ impl Settings {
                 let text = "takes effect only with on_failure = \"park\", of the service or of a method";
                 warnings.add(None, path::join(&at, "parked_as"), text);
             }
+            if route.away_by == AwayBy::OwnLinks && route.kept().next().is_none() {
+                warnings.add(None, path::join(&at, "away_by"), NOTHING_KEPT);
+            }
         }
         for (service, route) in &self.calls.route {
             let at = path::join(&path::join("calls.route", service.as_str()), "rejected_to");
             if let Some(wrong) = route.rejected_to.as_ref().and_then(|topic| self.no_notice(topic)) {
                 problems.add(None, at, wrong);
             } else if route.rejected_to.is_some() && route.kept().next().is_none() {
-                let text = "takes effect only with on_failure = \"park\" or \"local\", of the service or of a method";
-                warnings.add(None, at, text);
+                warnings.add(None, at, NOTHING_KEPT);
             }
         }
         if let Some(topic) = self.topics.get(queue::CALLS_TOPIC) {
@@ -259,6 +266,7 @@ fn is_method(text: &str) -> bool {
     !text.is_empty() && !text.contains('/')
 }
 
+const NOTHING_KEPT: &str = "takes effect only with on_failure = \"park\" or \"local\", of the service or of a method";
 const METHOD: &str = "expected the name of a method as in /package.Service/Method, without service and slash";
 
 #[cfg(test)]
@@ -289,7 +297,7 @@ mod tests {
     #[test]
     fn a_method_says_what_becomes_of_its_calls_while_their_unit_is_away() {
         let text = "[topics.told]\nrule = \"all\"\n[calls.route.\"im.Room\"]\non_failure = \"park\"\nparked_as = \"ok\"\nreads = [\"History\"]\n\
-                    rejected_to = \"told\"\n[calls.route.\"im.Room\".methods.Post]\non_failure = \"local\"\n\
+                    away_by = \"own-links\"\nrejected_to = \"told\"\n[calls.route.\"im.Room\".methods.Post]\non_failure = \"local\"\n\
                     [calls.route.\"im.Room\".methods.Invite]\ndimensions = [\"uid\"]\non_failure = \"fail\"\n";
         let checked = checked(&format!("{BASICS}{DIMENSIONS}{text}")).unwrap();
         assert!(checked.warnings.0.is_empty(), "{:?}", checked.warnings);
@@ -302,10 +310,12 @@ mod tests {
             let policy = checked.route_policy(Some("im.Room"), Some(method));
             assert_eq!(policy.away.on_failure, on_failure, "{method}");
             assert_eq!(policy.away.parked_as, ParkedAs::Ok, "{method}");
+            assert_eq!(policy.away.away_by, AwayBy::OwnLinks, "{method}");
             assert_eq!(policy.rejected_to, Some(Name::new("told").unwrap()), "{method}");
         }
         let other = checked.route_policy(Some("im.Chat"), Some("Post"));
         assert_eq!(other.away, WhileAway::default());
+        assert_eq!(other.away.away_by, AwayBy::Quorum);
     }
 
     // I16: the journal is there wherever keys are, and loses nothing.
@@ -390,6 +400,12 @@ mod tests {
         assert!(warnings.contains("im.Chat is not in [services]"), "{warnings}");
         assert!(
             warnings.contains("parked_as: takes effect only with on_failure = \"park\""),
+            "{warnings}"
+        );
+        let text = format!("{BASICS}{DIMENSIONS}[calls.route.\"im.Room\"]\naway_by = \"own-links\"\n");
+        let warnings = checked(&text).unwrap().warnings.to_string();
+        assert!(
+            warnings.contains("away_by: takes effect only with on_failure"),
             "{warnings}"
         );
     }

@@ -15,6 +15,8 @@ pub enum KeptOutcome {
     NotStored,
     /// It is stored.
     Parked,
+    /// Other units reach its unit, which so does not count as away.
+    Reached,
 }
 
 /// How the replay of a call ended. Closed set, used as label.
@@ -40,12 +42,13 @@ pub struct KeptSeries {
 }
 
 impl KeptOutcome {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Executed,
         Self::LocalFailed,
         Self::NotKept,
         Self::NotStored,
         Self::Parked,
+        Self::Reached,
     ];
 
     fn as_str(self) -> &'static str {
@@ -55,6 +58,7 @@ impl KeptOutcome {
             Self::NotKept => "not_kept",
             Self::NotStored => "not_stored",
             Self::Parked => "parked",
+            Self::Reached => "reached",
         }
     }
 }
@@ -114,6 +118,12 @@ impl KeptSeries {
     pub fn on_kept(&self, outcome: KeptOutcome) {
         self.kept.with_label_values(&[outcome.as_str()]).inc();
         tracing::debug!(outcome = outcome.as_str(), "call whose unit is away");
+    }
+
+    /// Calls that ended so.
+    #[cfg(test)]
+    pub(crate) fn kept(&self, outcome: KeptOutcome) -> u64 {
+        self.kept.with_label_values(&[outcome.as_str()]).get()
     }
 
     /// The replay of a call ended.

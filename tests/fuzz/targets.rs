@@ -16,7 +16,7 @@ use strait::queue::codec;
 use strait::wire::attributes;
 use strait::wire::envelope::{UnaryStrip, percent_decode, percent_encode};
 use strait::wire::frame::lanes::{self, LaneDecoder};
-use strait::wire::frame::{Decoder, Encoder, Frame, HEADER_BYTES, put_failed, put_reply, put_route};
+use strait::wire::frame::{Decoder, Encoder, Frame, HEADER_BYTES, put_failed, put_reply, put_route, put_sightings};
 use strait::wire::hello::{self, Hello, Purpose, Register, Registered};
 
 pub use self::logs::{log_checkpoint, log_damage, log_segment};
@@ -80,6 +80,7 @@ fn again(frame: &Frame, now: Instant) {
         } => put_reply(&mut out, *id, part, *large, *large_bytes),
         Frame::Failed { id, error } => put_failed(&mut out, *id, error),
         Frame::Route(push) => put_route(&mut out, push),
+        Frame::Sightings(sightings) if !sightings.is_empty() => put_sightings(&mut out, sightings),
         _ => return,
     }
     let mut decoder = Decoder::new(16 * LIMIT);

@@ -21,10 +21,10 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// A call as a service got it.
 #[derive(Clone, Debug)]
-struct Entry {
+pub struct Entry {
     method: String,
     key: String,
-    id: String,
+    pub id: String,
     fields: BTreeMap<String, String>,
     owner_epoch: Option<u64>,
 }
@@ -53,7 +53,7 @@ impl Entry {
 
 /// The service `im.Ledger` of a unit: applies a call once by its id, as those of an owner have to.
 #[derive(Clone, Default)]
-struct Ledger(Arc<Mutex<State>>);
+pub struct Ledger(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
@@ -66,7 +66,7 @@ struct State {
 
 impl Ledger {
     /// Serves at a relay for as long as the client lives.
-    async fn at(relay: &Relay) -> (Self, client::Client) {
+    pub async fn at(relay: &Relay) -> (Self, client::Client) {
         let ledger = Self::default();
         let client = ledger.serve(relay).await;
         (ledger, client)
@@ -101,11 +101,11 @@ impl Ledger {
         self.0.lock().unwrap().refusal = code;
     }
 
-    fn applied(&self) -> Vec<Entry> {
+    pub fn applied(&self) -> Vec<Entry> {
         self.0.lock().unwrap().applied.clone()
     }
 
-    fn got(&self) -> Vec<Entry> {
+    pub fn got(&self) -> Vec<Entry> {
         self.0.lock().unwrap().got.clone()
     }
 }
@@ -155,7 +155,7 @@ fn pair() -> ClusterBuilder {
 }
 
 /// The same for one unit.
-fn keeping(unit: &str, builder: ClusterBuilder) -> ClusterBuilder {
+pub fn keeping(unit: &str, builder: ClusterBuilder) -> ClusterBuilder {
     let methods = "on_failure = \"park\"\nreads = [\"Get\"]\nrejected_to = \"im.refused\"\n\
                    methods.Post.on_failure = \"local\"\nmethods.Fails.on_failure = \"local\"\nmethods.Plain.on_failure = \"fail\"\n";
     let topic = "on_expiry = \"dead-letter\"\nretry = { first = \"20ms\", longest = \"100ms\", attempts = 1000 }\n";
@@ -175,7 +175,7 @@ async fn lose_b(cluster: &mut Cluster) {
 }
 
 /// A gRPC call of `im.Ledger`; its metadata as text, or the status.
-async fn call(
+pub async fn call(
     client: &Client,
     method: &str,
     fields: &[(&'static str, &str)],
@@ -194,22 +194,22 @@ fn texts(fields: &tonic::metadata::MetadataMap) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn said<'a>(status: &'a tonic::Status, field: &str) -> &'a str {
+pub fn said<'a>(status: &'a tonic::Status, field: &str) -> &'a str {
     let field = status.metadata().get(field);
     field.and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-async fn grpc(relay: &Relay) -> Client {
+pub async fn grpc(relay: &Relay) -> Client {
     Client::connect(&relay.grpc()).await.service("im.Ledger")
 }
 
 /// How many calls a relay has counted with this end.
-async fn counted(relay: &Relay, series: &str, outcome: &str) -> f64 {
+pub async fn counted(relay: &Relay, series: &str, outcome: &str) -> f64 {
     let labels = [("outcome", outcome)];
     relay.metrics().await.sum(series, &labels)
 }
 
-fn strait(relay: &Relay, words: &[&str]) -> String {
+pub fn strait(relay: &Relay, words: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_strait"))
         .args(words)
         .args(["--admin", &relay.admin()])
@@ -225,11 +225,25 @@ fn dead(relay: &Relay) -> Vec<Json> {
     found["messages"].as_array().cloned().unwrap_or_default()
 }
 
-async fn until_applied(ledger: &Ledger, wanted: usize) {
+pub async fn until_applied(ledger: &Ledger, wanted: usize) {
     wait_for("the owner to apply what was kept for it", LIMIT, async || {
         (ledger.applied().len() >= wanted).then_some(())
     })
     .await;
+}
+
+/// Waits until so many units say that another one is away, as far as this relay has heard.
+pub async fn until_seen_away(relay: &Relay, unit: &str, units: usize) {
+    wait_for("others to say that the unit is away", LIMIT, async || {
+        (seen(relay, unit, "away").await == units as f64).then_some(())
+    })
+    .await;
+}
+
+/// How many units say this of another one, as far as this relay has heard.
+pub async fn seen(relay: &Relay, unit: &str, sighting: &str) -> f64 {
+    let labels = [("dst_unit", unit), ("sighting", sighting)];
+    relay.metrics().await.sum("strait_peer_observers", &labels)
 }
 
 // I16, C-P1, C-P2: what was acknowledged outlives the relay that did, and comes to its unit once and in order.
@@ -740,6 +754,7 @@ async fn kept_calls_go_to_those_who_take_over_the_keys() {
     }
     world.cluster.relay_mut("c-1").kill();
     world.cluster.until_unlinked("a-1", "c").await;
+    until_seen_away(world.cluster.relay("a-1"), "c", 2).await;
     let mut acknowledged: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut keep = async |from: usize| {
         for number in from..from + 3 * KEYS {
@@ -880,6 +895,7 @@ async fn a_move_waits_for_kept_calls_and_lets_them_through() {
     }
     world.cluster.relay_mut("b-1").kill();
     world.cluster.until_unlinked("c-1", "b").await;
+    until_seen_away(world.cluster.relay("c-1"), "b", 2).await;
     drop(served);
     for id in ["1", "2", "3"] {
         let status = call(&from_c, "Park", &[key, ("idempotency-key", id)])

@@ -45,6 +45,7 @@ mod operate;
 mod owners;
 mod provisional;
 mod publish_waits;
+mod quorum;
 mod reads;
 mod relays;
 mod reload;

@@ -338,6 +338,7 @@ fn relay(
         metrics: peer::Metrics::register(&registry, &name(unit)).unwrap(),
         elsewhere: (shard.index, shard.elsewhere),
         roster: Arc::default(),
+        observers: Arc::default(),
         lines: None,
     });
     peers.start(Some(listener.clone()));

@@ -12,7 +12,7 @@ use crate::control::operator::{
 };
 use crate::model::OnFailure;
 use crate::routing::record::{DimensionSpec, Fallback, HookNote, Lease, MoveState, NodeId, Placement, State, Target};
-use crate::routing::{Rule, RuleKind};
+use crate::routing::{Observed, Rule, RuleKind};
 
 /// Writes an answer.
 pub(super) fn answer(answer: &Answer, out: &mut impl Write) -> io::Result<()> {
@@ -103,6 +103,12 @@ fn key(row: &KeyRow, out: &mut impl Write) -> io::Result<()> {
     }
     if let Some(away) = &found.counts_as_away {
         writeln!(out, "its owner   counts as away for calls that are kept, {away}")?;
+    }
+    if let Some(Observed { away, of }) = found.observers {
+        writeln!(
+            out,
+            "its owner   is away, as {away} of {of} units say; more than half have to, if on_failure goes by a quorum"
+        )?;
     }
     if let Some(node) = &row.node {
         writeln!(out, "decided     {}", described(node))?;

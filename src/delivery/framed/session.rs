@@ -108,7 +108,12 @@ impl Session {
             Frame::Failed { id, error } => outgoing.on_failed(id, &error, &connection),
             Frame::Ping(number) => frame::put_pong(wire.out, number),
             Frame::Pong(DRAIN_PING) if draining => self.draining = Drain::Known,
-            Frame::Pong(_) | Frame::Renew | Frame::Retire { .. } | Frame::Route(_) | Frame::Unknown(_) => {}
+            Frame::Pong(_)
+            | Frame::Renew
+            | Frame::Retire { .. }
+            | Frame::Route(_)
+            | Frame::Sightings(_)
+            | Frame::Unknown(_) => {}
             Frame::Drain => connection.taking.set(false),
             Frame::Register { id, body } => return self.register(id, &body, now),
             Frame::Registered { .. } => return Err(SessionError::Violation("REGISTERED is for services, not relays")),

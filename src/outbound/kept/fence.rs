@@ -79,6 +79,14 @@ fn may_be_kept(policy: &RoutePolicy, request: &Request) -> bool {
     matches!(plan::decide(policy, request, was_perhaps_seen), Ok(_) | Err(Not::Yet))
 }
 
+/// Whether the route store says that a unit has its keys no more, or soon.
+pub(super) fn is_given_up(table: &RouteTable, unit: &UnitId) -> bool {
+    let node = table
+        .routes()
+        .and_then(|routes| routes.node(&NodeId::Unit(unit.clone())));
+    node.is_some_and(|node| matches!(node.state, State::Fencing { .. } | State::Evacuated { .. }))
+}
+
 /// Since when a unit is fenced, if it is.
 fn fence_of(table: &RouteTable, unit: &UnitId) -> Option<Rev> {
     let node = table.routes()?.node(&NodeId::Unit(unit.clone()))?;

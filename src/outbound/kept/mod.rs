@@ -15,14 +15,16 @@
 //! - J3. Of a call that the local service did not execute, nothing is stored.
 //!
 //! # Not here
-//! Whether a call is kept (`plan`), units that others are about to take over from (`fence`), how the unit gets it (`queue`, `inbound::push`).
+//! Whether a call is kept (`plan`), whether its unit counts as away (`quorum`), units that others are about to take over from (`fence`), how the unit gets it (`queue`, `inbound::push`).
 
 mod fence;
 mod plan;
+mod quorum;
 mod reply;
 
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use self::fence::Fence;
@@ -37,6 +39,7 @@ use crate::model::{
     CallId, Caller, CallerRef, CancelReason, Code, Mode, ParkedAs, Part, Reason, Refused, RelayError, ReplyEvent,
     Request, RequestEvent, Retry, RoutePolicy, UnitId,
 };
+use crate::peer::Observers;
 use crate::queue::AwayUnits;
 use crate::routing::RouteError;
 use crate::telemetry::kept::{KeptOutcome, KeptSeries};
@@ -50,6 +53,8 @@ pub struct KeptParts {
     pub series: KeptSeries,
     /// Units that count as away because an operator says so.
     pub away: AwayUnits,
+    /// Which units others reach.
+    pub observers: Arc<Observers>,
 }
 
 /// Where replies of the local service and of the disk arrive, on one shard.
@@ -170,6 +175,10 @@ impl Rpc {
                 calls.count(KeptOutcome::NotKept);
                 Err(not_kept(error, why))
             }
+            Err(Not::Reached(others)) => {
+                calls.count(KeptOutcome::Reached);
+                Err(not_kept(error, &quorum::why(others)))
+            }
             Err(Not::Meant) => Err(error),
         }
     }
@@ -181,7 +190,15 @@ impl Rpc {
         }
         let request = open.again.as_deref().ok_or(Not::Meant)?;
         let policies = self.parts.policies.current();
-        plan::decide(policies.of(request.service()).route_of(request), request, open.was_seen)
+        let policy = policies.of(request.service()).route_of(request);
+        let decided = plan::decide(policy, request, open.was_seen);
+        match decided {
+            Ok(_) | Err(Not::Yet) => match self.outvoted(open.record.unit(), policy.away) {
+                Some(others) => Err(Not::Reached(others)),
+                None => decided,
+            },
+            Err(_) => decided,
+        }
     }
 
     /// More of the request has come, or none for too long.

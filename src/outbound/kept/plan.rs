@@ -7,6 +7,7 @@
 use crate::model::{
     Envelope, Key, Mode, OnFailure, Reason, RelayError, Request, Retry, RoutePolicy, SMALL_BODY_BYTES, WhileAway,
 };
+use crate::peer::Others;
 use crate::wire::kept::is_one_message;
 
 /// What is done with a call whose unit is away.
@@ -27,6 +28,8 @@ pub(super) enum Not {
     Yet,
     /// It cannot be: what to do about it.
     Possible(&'static str),
+    /// Its unit does not count as away: others reach it.
+    Reached(Others),
 }
 
 /// What is wanted of a call, by the settings and its caller; `None`: that it fails.

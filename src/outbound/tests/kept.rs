@@ -6,7 +6,8 @@ use super::super::kept::KeptParts;
 use super::super::message::{Catalog, PublisherParts, Publishers};
 use super::*;
 use crate::calls::CallPolicy;
-use crate::model::{AckLevel, Key, MessageId, Mode, OnFailure, RoutePolicy, WhileAway};
+use crate::model::{AckLevel, AwayBy, Key, MessageId, Mode, OnFailure, RoutePolicy, Sighting, WhileAway};
+use crate::peer::Observers;
 use crate::queue::api::{Input, Progress, Publish};
 use crate::queue::record::Pause;
 use crate::queue::{self, AwayUnits, CALLS_TOPIC, Handle, Inlet};
@@ -15,7 +16,7 @@ use crate::routing::record::{
     Book, Change, DimensionSpec, Epoch, MoveId, Node, NodeId, OpId, Record, RecordId, Rev, Snapshot, State, Target,
     Term,
 };
-use crate::telemetry::kept::KeptSeries;
+use crate::telemetry::kept::{KeptOutcome, KeptSeries};
 use crate::wire::kept::KeptCall;
 
 /// The story, with unit `b`, the local service and the disk.
@@ -25,6 +26,8 @@ struct Keeping {
     publishers: Rc<Publishers>,
     inlet: std::sync::Arc<Inlet>,
     away: AwayUnits,
+    observers: std::sync::Arc<Observers>,
+    series: KeptSeries,
 }
 
 /// All keys of dimension `uid` are those of unit `b`.
@@ -85,8 +88,10 @@ fn keyed() -> Request {
 }
 
 impl Keeping {
-    fn new(on_failure: OnFailure, table: RouteTable) -> Self {
+    fn new(away: WhileAway, table: RouteTable) -> Self {
         let series = Registry::new().unwrap();
+        let kept_series = KeptSeries::register(series.series()).unwrap();
+        let observers = std::sync::Arc::new(Observers::default());
         let (queue, inlet) = Handle::new(1 << 20);
         let topics = queue::Topics::from([(CALLS_TOPIC.to_owned(), queue::calls_topic())]);
         let publishers = Publishers::new(PublisherParts {
@@ -97,18 +102,16 @@ impl Keeping {
             catalog: Catalog::new(std::sync::Arc::new(topics), unit("a"), [unit("b")], 1 << 20),
             claims: None,
         });
-        let away = AwayUnits::default();
+        let by_operator = AwayUnits::default();
         let kept = KeptParts {
             publishers: publishers.clone(),
-            series: KeptSeries::register(series.series()).unwrap(),
-            away: away.clone(),
+            series: kept_series.clone(),
+            away: by_operator.clone(),
+            observers: observers.clone(),
         };
         let policy = CallPolicy {
             route: RoutePolicy {
-                away: WhileAway {
-                    on_failure,
-                    ..WhileAway::default()
-                },
+                away,
                 ..RoutePolicy::default()
             },
             ..CallPolicy::default()
@@ -126,7 +129,9 @@ impl Keeping {
             local,
             publishers,
             inlet,
-            away,
+            away: by_operator,
+            observers,
+            series: kept_series,
         }
     }
 
@@ -135,7 +140,14 @@ impl Keeping {
     }
 
     fn test_with(on_failure: OnFailure, table: RouteTable, run: impl AsyncFnOnce(&Self)) {
-        let keeping = Self::new(on_failure, table);
+        let away = WhileAway {
+            on_failure,
+            ..WhileAway::default()
+        };
+        Self::test_of(Self::new(away, table), run);
+    }
+
+    fn test_of(keeping: Self, run: impl AsyncFnOnce(&Self)) {
         on_shard(async {
             tokio::select! {
                 () = keeping.fixture.rpc.watch() => {}
@@ -458,6 +470,80 @@ fn a_unit_that_counts_as_away_gets_no_calls_that_could_be_kept() {
         keeping.away.set(&unit("b"), Some(&says));
         keeping.call(1, |_| {});
         assert_eq!(keeping.asked().len(), 1, "there is nothing to wait for");
+    });
+}
+
+// this relay has no link to the unit, and others reach it. Nothing is kept, and it ends as if nothing were to be.
+#[test]
+fn calls_of_a_unit_that_others_reach_are_not_kept() {
+    let (b, c, d) = (unit("b"), unit("c"), unit("d"));
+    let says = |keeping: &Keeping, of_c, of_d| keeping.observers.set_said(&b, &[(&c, of_c), (&d, of_d)]);
+    let (away, reached, unknown) = (Sighting::Away, Sighting::Reached, Sighting::Unknown);
+    for on_failure in [OnFailure::Local, OnFailure::Park] {
+        Keeping::test(on_failure, async |keeping| {
+            keeping.fixture.b.away.set(true);
+            for (of_c, of_d, text) in [(reached, unknown, "1 of 2 units"), (reached, reached, "1 of 3 units")] {
+                says(keeping, of_c, of_d);
+                let error = keeping.refused(|_| {});
+                assert_eq!((error.reason, error.retry), (Reason::UnitAway, Retry::Never));
+                assert!(
+                    error.detail.contains("was not kept") && error.detail.contains(text),
+                    "{error}"
+                );
+                // One whose request has not ended is not waited for.
+                let error = keeping.refused(|call| call.body.end = false);
+                assert!(error.detail.contains(text), "{error}");
+            }
+            assert_eq!(keeping.series.kept(KeptOutcome::Reached), 4);
+            // What cannot be kept anyway says why.
+            let error = keeping.refused(|call| call.metadata = Metadata::default());
+            assert!(error.detail.contains("no idempotency-key"), "{error}");
+            assert!(keeping.local.opened.borrow().is_empty() && keeping.asked().is_empty());
+            for (number, of_c, of_d) in [(1, away, reached), (2, away, unknown), (3, unknown, unknown)] {
+                says(keeping, of_c, of_d);
+                keeping.call(number, |_| {});
+            }
+            let kept = keeping.local.opened.borrow().len() + keeping.asked().len();
+            assert_eq!(kept, 3);
+        });
+    }
+}
+
+// where own links are enough, and where somebody else has said so, nobody is asked.
+#[test]
+fn what_settings_an_operator_and_the_route_store_say_needs_no_quorum() {
+    let (b, c) = (unit("b"), unit("c"));
+    let kept = async |keeping: &Keeping| {
+        keeping.fixture.b.away.set(true);
+        keeping.observers.set_said(&b, &[(&c, Sighting::Reached)]);
+        keeping.call(1, |_| {});
+        assert_eq!(keeping.until_asked().await.units, [unit("b")]);
+    };
+    let own_links = WhileAway {
+        on_failure: OnFailure::Park,
+        away_by: AwayBy::OwnLinks,
+        ..WhileAway::default()
+    };
+    Keeping::test_of(Keeping::new(own_links, rules()), kept);
+    Keeping::test(OnFailure::Park, async |keeping| {
+        let says = Pause {
+            reason: "ann: wrong answers".to_owned(),
+            until: None,
+        };
+        keeping.away.set(&unit("b"), Some(&says));
+        kept(keeping).await;
+    });
+    let nobody = State::Evacuated {
+        takeover: vec![(unit("c"), 0)],
+    };
+    for state in [State::Fencing { by: MoveId(7) }, nobody] {
+        Keeping::test_with(OnFailure::Park, routes("b", state), kept);
+    }
+    // By a route store that has it take its keys, it does.
+    Keeping::test_with(OnFailure::Park, routes("b", State::Active), async |keeping| {
+        keeping.fixture.b.away.set(true);
+        keeping.observers.set_said(&b, &[(&c, Sighting::Reached)]);
+        assert_eq!(keeping.refused(|_| {}).reason, Reason::UnitAway);
     });
 }
 

@@ -93,8 +93,8 @@ pub(in crate::peer) struct Link {
     we_drain: CancellationToken,
     body_streams: Cell<u64>,
     silent: Cell<bool>,
-    /// Wakes who waits for a change of that.
-    silence: Notify,
+    /// Wakes who waits for a change of what the peer takes.
+    takes: Notify,
     retirement: Retirement,
     me: Weak<Self>,
 }
@@ -216,7 +216,7 @@ impl Link {
             we_drain: CancellationToken::new(),
             body_streams: Cell::new(0),
             silent: Cell::new(false),
-            silence: Notify::new(),
+            takes: Notify::new(),
             retirement: Retirement::default(),
             me: me.clone(),
         })
@@ -244,19 +244,26 @@ impl Link {
 
     /// The peer takes no new calls.
     pub(in crate::peer) fn on_peer_drains(&self) {
-        self.peer_drains.set(true);
+        if !self.peer_drains.replace(true) {
+            self.takes.notify_one();
+        }
     }
 
     /// Whether the peer has not answered probes for a while; new calls then go elsewhere.
     pub(in crate::peer) fn set_silent(&self, silent: bool) {
         if self.silent.replace(silent) != silent {
-            self.silence.notify_one();
+            self.takes.notify_one();
         }
     }
 
-    /// Resolves after the peer has fallen silent or has been heard again.
-    pub(in crate::peer) async fn silence_changed(&self) {
-        self.silence.notified().await;
+    /// Whether it has not answered probes for a while.
+    pub(in crate::peer) fn is_silent(&self) -> bool {
+        self.silent.get()
+    }
+
+    /// Resolves after the peer has fallen silent, has been heard again, or takes no new calls any more.
+    pub(in crate::peer) async fn takes_changed(&self) {
+        self.takes.notified().await;
     }
 
     /// Takes one frame of a lane.

@@ -28,6 +28,7 @@ pub struct Metrics {
     lost: IntCounterVec,
     message_lanes: IntGaugeVec,
     message_lanes_refused: IntCounterVec,
+    observers: IntGaugeVec,
     packets: IntCounterVec,
     reconnects: IntCounterVec,
     connect_failures: IntCounterVec,
@@ -142,6 +143,12 @@ impl Metrics {
                 "Lanes for messages that a peer opened and that were refused or cut off, by why.",
                 &["src_unit", "dst_unit", "reason"],
             )?,
+            observers: gauges(
+                "strait_peer_observers",
+                "Units that say whether they reach the other unit, this one among them, by what they say. Methods with on_failure count it as away if \
+                 more than half say so.",
+                &["src_unit", "dst_unit", "sighting"],
+            )?,
             packets: counters("strait_peer_packets_sent_total", "Packets QUIC sent.", &pair)?,
             reconnects: counters("strait_peer_connects_total", "Links established.", &directed)?,
             connect_failures: counters(
@@ -182,6 +189,15 @@ impl Metrics {
                 self.message_lanes
                     .with_label_values(&[own, unit, direction, lane.as_str()]);
             }
+        }
+    }
+
+    /// So many units, this one among them, say that they reach another one, and so many that they do not.
+    pub(super) fn on_observed(&self, unit: &UnitId, reached: usize, away: usize) {
+        for (sighting, units) in [("reached", reached), ("away", away)] {
+            self.observers
+                .with_label_values(&[self.local.as_str(), unit.as_str(), sighting])
+                .set(signed(units));
         }
     }
 

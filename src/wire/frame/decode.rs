@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 
 use super::raw::Raw;
+use super::sightings;
 use super::{
     Frame, FrameError, LIST_MAX, MARK_IDEMPOTENT, MARK_LOCAL, MARK_PARK, NAME_BYTES_MAX, NAMES_MAX, clip, count, flag,
     kind, tag,
@@ -102,6 +103,7 @@ impl Decoder {
             kind::REGISTER => Frame::Register { id, body: raw.body },
             kind::REGISTERED => Frame::Registered { id, body: raw.body },
             kind::ROUTE => route(raw)?,
+            kind::SIGHTINGS => sightings::read(raw)?,
             unknown if unknown >= 128 => return Err(FrameError::Mandatory(unknown)),
             unknown => Frame::Unknown(unknown),
         })

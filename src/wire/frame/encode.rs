@@ -216,7 +216,14 @@ pub fn put_route(out: &mut BytesMut, push: &RoutePush) {
     });
 }
 
-fn frame(out: &mut BytesMut, kind: u8, flags: u8, id: u64, body: &[u8], put_attributes: impl FnOnce(&mut BytesMut)) {
+pub(super) fn frame(
+    out: &mut BytesMut,
+    kind: u8,
+    flags: u8,
+    id: u64,
+    body: &[u8],
+    put_attributes: impl FnOnce(&mut BytesMut),
+) {
     out.reserve(HEADER_BYTES + 64 + body.len());
     let start = begin(out, kind, flags, id);
     put_attributes(out);

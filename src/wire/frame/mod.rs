@@ -28,6 +28,7 @@ mod decode;
 mod encode;
 pub mod lanes;
 mod raw;
+mod sightings;
 #[cfg(test)]
 mod tests;
 
@@ -40,9 +41,10 @@ pub use self::encode::{
     Encoder, put_cancel, put_credit, put_drain, put_failed, put_hello, put_ping, put_pong, put_register,
     put_registered, put_renew, put_reply, put_request_body, put_retire, put_route,
 };
+pub use self::sightings::put_sightings;
 use super::attributes::AttributeError;
 use super::message::MessageError;
-use crate::model::{CancelReason, MetadataError, Part, RelayError, Request, RequestBody, RoutePush};
+use crate::model::{CancelReason, MetadataError, Part, RelayError, Request, RequestBody, RoutePush, Sighting, UnitId};
 
 /// Bytes of a frame header.
 pub const HEADER_BYTES: usize = 16;
@@ -52,7 +54,7 @@ pub const NAMES_MAX: usize = 4096;
 pub const NAME_BYTES_MAX: usize = 255;
 /// Longest attribute block: metadata and trailers of 64 KiB each, and the rest.
 pub const ATTRIBUTES_BYTES_MAX: usize = 192 * 1024;
-/// Keys, or units passed, that one request may carry.
+/// Keys, or units passed, that one request may carry; units that one frame of sightings may name.
 pub const LIST_MAX: usize = 64;
 /// In place of a call's id: the frame is about the whole connection. `FAILED` with it is the last frame
 /// before the sender closes.
@@ -146,6 +148,8 @@ pub enum Frame {
         /// From here on body bytes travel on their own stream (between relays).
         large: bool,
     },
+    /// What the sender sees of other units, as far as that is new (between relays).
+    Sightings(Vec<(UnitId, Sighting)>),
     /// A kind this version does not know, without a mandatory bit: skipped.
     Unknown(u8),
 }
@@ -190,7 +194,7 @@ pub enum FrameError {
     /// A name id was used before it was defined, defined twice, or out of range.
     #[error("name {0} is not defined, defined twice, or out of range")]
     NameId(u64),
-    /// More keys or units passed than [`LIST_MAX`], or an attribute block beyond [`ATTRIBUTES_BYTES_MAX`].
+    /// More keys, units passed or sightings than [`LIST_MAX`], or an attribute block beyond [`ATTRIBUTES_BYTES_MAX`].
     #[error("frame kind {0} carries more attributes than the protocol allows")]
     TooMany(u8),
     /// The frame is longer than the limit of this connection.
@@ -229,6 +233,7 @@ mod kind {
     pub(super) const DELIVERED: u8 = 23;
     pub(super) const ENDED: u8 = 24;
     pub(super) const ROUTE: u8 = 25;
+    pub(super) const SIGHTINGS: u8 = 26;
 }
 
 mod flag {
@@ -286,6 +291,9 @@ mod tag {
     pub(super) const CAUSE: u8 = 39;
     pub(super) const ROUTED_BY: u8 = 40;
     pub(super) const TICKET: u8 = 41;
+    pub(super) const UNIT_REACHED: u8 = 42;
+    pub(super) const UNIT_AWAY: u8 = 43;
+    pub(super) const UNIT_UNKNOWN: u8 = 44;
 }
 
 const MARK_IDEMPOTENT: u64 = 1;

@@ -56,6 +56,10 @@ fn hints() -> impl Strategy<Value = RouteHints> {
     })
 }
 
+fn sighting() -> impl Strategy<Value = Sighting> {
+    prop::sample::select(vec![Sighting::Away, Sighting::Reached, Sighting::Unknown])
+}
+
 fn routed_by() -> impl Strategy<Value = RoutedBy> {
     prop_oneof![
         Just(RoutedBy::Order),
@@ -248,6 +252,21 @@ proptest! {
         prop_assert_eq!((*read_id, &**error), (id, &sent));
     }
 
+    // Many units are as many frames as that takes, each within its limit.
+    #[test]
+    fn sightings_survive_the_wire(sent in prop::collection::vec((name(), sighting()), 0..200), step in 1..700_usize) {
+        let mut out = BytesMut::new();
+        put_sightings(&mut out, &sent);
+        let frames = decode(&out, step, now()).unwrap();
+        prop_assert_eq!(frames.len(), sent.len().div_ceil(LIST_MAX));
+        let mut read = Vec::new();
+        for frame in frames {
+            let Frame::Sightings(part) = frame else { panic!("{frame:?}") };
+            read.extend(part);
+        }
+        prop_assert_eq!(read, sent);
+    }
+
     #[test]
     fn small_frames_survive_the_wire(id: u64, body in bytes(200), size in 0..usize::MAX, on: bool) {
         let mut out = BytesMut::new();
@@ -286,7 +305,7 @@ proptest! {
     // W2, closer to the truth: a valid header, and attributes and bodies of garbage.
     #[test]
     fn garbage_in_a_valid_frame_never_panics(
-        kind in 0..20_u8, flags: u8, id: u64,
+        kind in 0..30_u8, flags: u8, id: u64,
         block in prop::collection::vec(any::<u8>(), 0..60), body in prop::collection::vec(any::<u8>(), 0..60),
     ) {
         let mut out = vec![kind, flags, 0, 0, u8::try_from(block.len()).unwrap(), 0, 0, u8::try_from(body.len()).unwrap()];
@@ -377,6 +396,24 @@ fn one_request_cannot_carry_thousands_of_keys() {
     out.extend_from_slice(&block);
     let result = decode(&out, 9999, now());
     assert_eq!(result.map(|_| ()), Err(FrameError::TooMany(kind::REQUEST)));
+}
+
+// W1: and one frame of sightings no more units than the limit; what a later version adds to it is skipped.
+#[test]
+fn one_frame_of_sightings_names_no_more_units_than_the_limit() {
+    for (units, expected) in [
+        (LIST_MAX, Ok(())),
+        (LIST_MAX + 1, Err(FrameError::TooMany(kind::SIGHTINGS))),
+    ] {
+        let mut block = BytesMut::new();
+        crate::wire::attributes::put_bytes(&mut block, 100, b"new");
+        for _ in 0..units {
+            crate::wire::attributes::put_bytes(&mut block, tag::UNIT_AWAY, b"b");
+        }
+        let mut out = header(kind::SIGHTINGS, block.len(), 0);
+        out.extend_from_slice(&block);
+        assert_eq!(decode(&out, 9999, now()).map(|_| ()), expected, "{units}");
+    }
 }
 
 #[test]
