@@ -436,6 +436,43 @@ async fn what_the_owner_refuses_is_a_dead_letter_and_what_it_knows_is_done() {
     assert_eq!(at_b.applied()[2].id, "1");
 }
 
+// U4: who kept a call is told that it was refused, also if the owner crashes after that, and is told once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_notice_of_a_refused_call_outlives_the_owners_relay() {
+    let mut cluster = pair().start().await;
+    let (_at_a, _served_a) = Ledger::at(cluster.relay("a-1")).await;
+    let (at_b, _served_b) = Ledger::at(cluster.relay("b-1")).await;
+    at_b.refuse(Some(Code::FailedPrecondition));
+    let client = connect(cluster.relay("a-1")).await;
+    let told = Told::default();
+    told.listen(&client).await;
+    // Nothing goes from the owner to the unit that is to be told.
+    strait(
+        cluster.relay("b-1"),
+        &["queue", "pause", "--unit", "a", "--reason", "test"],
+    );
+    lose_b(&mut cluster).await;
+    let fields = [("strait-key", "uid=b:1"), ("idempotency-key", "1")];
+    let kept = call(&grpc(cluster.relay("a-1")).await, "Fails", &fields).await.unwrap();
+    cluster.relay_mut("b-1").start().await;
+    wait_for("a dead letter", LIMIT, async || {
+        (!dead(cluster.relay("b-1")).is_empty()).then_some(())
+    })
+    .await;
+    // It was on disk before the call was a dead letter.
+    cluster.relay_mut("b-1").kill();
+    cluster.relay_mut("b-1").start().await;
+    assert!(told.all().is_empty(), "its unit is paused");
+    strait(cluster.relay("b-1"), &["queue", "resume", "--unit", "a"]);
+    let notices = wait_for("the callers' unit to be told", LIMIT, async || {
+        Some(told.all()).filter(|notices| !notices.is_empty())
+    })
+    .await;
+    assert_eq!(notices.len(), 1, "{notices:?}");
+    assert_eq!(notices[0]["ticket"], kept["strait-ticket"]);
+    assert_eq!(dead(cluster.relay("b-1")).len(), 1);
+}
+
 // C-P1, C-P2: what cannot be kept is refused as before, and says why; nothing of it comes to its unit later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_kept_is_refused_and_says_why() {
