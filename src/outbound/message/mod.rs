@@ -13,25 +13,25 @@
 mod check;
 #[cfg(test)]
 mod tests;
+mod times;
 mod topics;
+mod way;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 
 use self::check::Checked;
+use self::times::{limit, overdue, patience};
 pub use self::topics::Catalog;
-use self::topics::Known;
 use crate::calls::{Calls, Limited};
 use crate::control::claims::Claims;
-use crate::model::{
-    ANY_KEY, AckLevel, CallId, Key, Metadata, Place, Reason, RelayError, Retry, RouteHints, Topic, UnitId,
-};
+use crate::model::{AckLevel, CallId, Key, Metadata, Place, Reason, RelayError, Retry, Topic, UnitId};
 use crate::queue::api::{Input, Progress, Publish, Ticket};
-use crate::queue::{self, CALLS_TOPIC, TopicRule};
-use crate::routing::{self, RouteError};
+use crate::queue::{self, CALLS_TOPIC};
+use crate::routing;
 use crate::wire::messages::PublishRequest;
 
 /// What the story is made of.
@@ -86,16 +86,6 @@ pub struct Published {
     pub progress: Option<Progress>,
     /// Why not as far as it was waited for.
     pub error: Option<Box<RelayError>>,
-}
-
-/// Where a message goes.
-struct Way {
-    key: Option<Key>,
-    units: Vec<UnitId>,
-    /// Since when the owner of the key is that; 0 if nothing moves.
-    routed: u64,
-    /// How it ends if it does not become known.
-    unrouted: Option<Box<RelayError>>,
 }
 
 /// A publication that is waited for.
@@ -303,63 +293,6 @@ impl Publishers {
         submitted.map_err(|error| *error)
     }
 
-    /// The way that the topic's rule names (P3). The queue waits for one that is not known yet.
-    fn route(&self, known: &Known, key: Option<Key>) -> Result<Way, RelayError> {
-        if known.settings.rule != TopicRule::Owner {
-            return Ok(Way {
-                key,
-                units: known.units.clone(),
-                routed: 0,
-                unrouted: None,
-            });
-        }
-        let Some(key) = key else {
-            let detail = format!(
-                "topic {} goes to the owner of the message's key (rule = \"owner\") and the message has no key; give it \
-                 one, or the topic another rule",
-                known.topic
-            );
-            return Err(RelayError::new(Reason::NoRoute, Retry::Never, detail));
-        };
-        let mut hints = RouteHints {
-            keys: vec![key],
-            ..RouteHints::default()
-        };
-        let table = self.routing.table();
-        match table.resolve(&hints, &ANY_KEY, &self.place.unit, &self.claims) {
-            Ok(decision) => Ok(Way {
-                units: vec![decision.unit.clone()],
-                // The rules of the settings know no epochs.
-                routed: table.routes().map_or(0, |_| decision.epoch),
-                unrouted: None,
-                key: hints.keys.pop(),
-            }),
-            // It waits for the owner, or for whoever takes over later.
-            Err(RouteError::NobodyTookOver { unit, epoch }) => Ok(Way {
-                units: vec![unit],
-                routed: epoch.0,
-                unrouted: None,
-                key: hints.keys.pop(),
-            }),
-            Err(error) if is_for_now(&error) => Ok(Way {
-                units: Vec::new(),
-                routed: 0,
-                unrouted: Some(Box::new(RelayError::from(error).pushed_back(PUSHBACK))),
-                key: hints.keys.pop(),
-            }),
-            Err(error) => {
-                let mut error = RelayError::from(error);
-                if error.reason == Reason::RoutesAway {
-                    return Err(error.pushed_back(PUSHBACK));
-                }
-                error
-                    .detail
-                    .push_str("; `strait explain --key DIMENSION=KEY` shows which rules there are");
-                Err(error)
-            }
-        }
-    }
-
     /// Nobody waits for this publication any more; the message stays.
     pub fn forget(&self, number: u64) {
         if self.waits.take(CallId(number)).is_some() {
@@ -432,66 +365,3 @@ fn check_free(topic: &Topic) -> Result<(), RelayError> {
     let detail = format!("topic {topic} is for calls that relays keep for a unit that is away; use another topic");
     Err(RelayError::new(Reason::Policy, Retry::Never, detail))
 }
-
-/// The end of a publication whose time is over: what was reached, and under which id.
-fn overdue(level: AckLevel, progress: Option<&Progress>) -> RelayError {
-    let (retry, detail) = match progress {
-        Some(progress) => (
-            Retry::Never,
-            format!(
-                "the message was accepted with id {} and has come as far as {}, not {}, in time; it goes on by itself, do \
-                 not publish it again",
-                progress.id,
-                progress.level.as_str(),
-                level.as_str()
-            ),
-        ),
-        None => (
-            Retry::Ambiguous,
-            "the message was not on disk in time and may be accepted yet; with `source` and `id` it can be published again \
-             without a duplicate"
-                .to_owned(),
-        ),
-    };
-    RelayError::new(Reason::DeadlineExceeded, retry, detail)
-}
-
-/// When to give up: so long before the publisher does that it still hears how far the message came.
-fn limit(deadline: Option<Instant>, wait_max: Option<Duration>) -> Option<Instant> {
-    let now = tokio::time::Instant::now().into_std();
-    let deadline = deadline.map(|deadline| {
-        let left = deadline.saturating_duration_since(now);
-        now + left.saturating_sub(MARGIN_MAX.min(left / 10))
-    });
-    let own = wait_max.and_then(|wait| now.checked_add(wait));
-    match (deadline, own) {
-        (Some(deadline), Some(own)) => Some(deadline.min(own)),
-        (deadline, own) => deadline.or(own),
-    }
-}
-
-/// How long a publication may wait until it is known where it goes: its publisher still hears why, before its time is over.
-fn patience(limit: Option<Instant>) -> Duration {
-    let now = tokio::time::Instant::now().into_std();
-    let left = limit.map(|limit| limit.saturating_duration_since(now));
-    left.map_or(PATIENCE, |left| {
-        left.saturating_sub(PATIENCE_MARGIN_MAX.min(left / 4)).min(PATIENCE)
-    })
-}
-
-/// Whether a moment later it may be known where the key belongs.
-fn is_for_now(error: &RouteError) -> bool {
-    matches!(
-        error,
-        RouteError::Unclaimed { .. } | RouteError::Behind { .. } | RouteError::NoCopy
-    )
-}
-
-/// When a publisher whose key has no owner yet should come back.
-const PUSHBACK: Duration = Duration::from_millis(100);
-/// Longest time a publication waits until it is known where it goes; calls wait as long.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Time for the queue to say that this was in vain.
-const PATIENCE_MARGIN_MAX: Duration = Duration::from_millis(250);
-/// Time for the end of a publication to reach its publisher before that one's own deadline.
-const MARGIN_MAX: Duration = Duration::from_millis(50);

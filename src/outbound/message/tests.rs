@@ -1,5 +1,8 @@
 //! What is kept of a message, and when a wait ends.
 
+use std::time::Duration;
+
+use super::times::PATIENCE;
 use super::*;
 
 // M-G7: a message that waits must not hold the buffer it was read into.
