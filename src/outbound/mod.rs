@@ -5,6 +5,7 @@ mod carrier;
 mod hooks;
 mod kept;
 mod message;
+mod open;
 mod own;
 mod parked;
 mod parking;
