@@ -1,5 +1,7 @@
 //! What the inbound story holds of keys that move: calls whose caller has gone.
 
+mod gate;
+
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
