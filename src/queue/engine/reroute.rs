@@ -5,8 +5,9 @@
 //!   two lines but while it leaves one for the other (M2 of `outbox::moving`).
 //! - N2. Leaving a line and coming into another one is a single record; publishers that wait are told of the end in the new line.
 //! - N3. What belongs to this unit by now comes into the inbox only while the routes here say so. It waits, and all later ones of its
-//!   key wait behind it, until they do or name a further owner. One whose key is back at the unit of its line stays there, unless earlier
-//!   ones have left for another line: then it goes behind them.
+//!   key wait behind it, until they do or name a further owner. One whose key is back at the unit of its line stays there. But where the
+//!   first message of a key went that left a line, all others of it go that leave it then, whatever the routes say by now (M6 of
+//!   `outbox::moving`).
 //! - N4. Nothing of a key that stays is sent before that is on disk: a restart that knew only that the key was leaving would take out of
 //!   the line what the unit has by then (M-B2).
 
@@ -200,29 +201,24 @@ impl Engine {
     }
 
     fn next_unit(&self, wish: &RerouteWish) -> Next {
-        if wish.to != self.setup.place.unit {
-            return Next::Goes(wish.to.clone(), wish.epoch);
+        let line = self.places.outboxes.get(&wish.from.0);
+        let led = line.and_then(|line| line.leads_to(wish.key));
+        let (to, since) = led.unwrap_or((&wish.to, wish.epoch));
+        if *to != self.setup.place.unit {
+            return Next::Goes(to.clone(), since);
         }
         match self.setup.neighbours.owner(&wish.message) {
-            Owner::Other { unit, epoch } if epoch > wish.epoch && unit == wish.from.0 => match self.ahead_of(wish) {
-                Some((unit, epoch)) => Next::Goes(unit, epoch),
-                None => Next::Stays,
-            },
-            Owner::Other { unit, epoch } if epoch > wish.epoch => Next::Goes(unit, epoch),
+            Owner::Other { unit, epoch } if epoch > since && unit == wish.from.0 => Next::Stays,
+            Owner::Other { unit, epoch } if epoch > since => Next::Goes(unit, epoch),
             Owner::Frozen | Owner::Other { .. } => Next::Waits,
-            Owner::Ours | Owner::Settings(_) | Owner::Unknown => Next::Goes(wish.to.clone(), wish.epoch),
+            Owner::Ours | Owner::Settings(_) | Owner::Unknown => Next::Goes(to.clone(), since),
         }
-    }
-
-    /// The line into which earlier messages of the key have left: what comes behind them does not stay (M-C1).
-    fn ahead_of(&self, wish: &RerouteWish) -> Option<(UnitId, u64)> {
-        let hash = key_hash(&wish.message)?;
-        let others = self.places.outboxes.iter().filter(|(unit, _)| **unit != wish.from.0);
-        let mut homes = others.filter_map(|(unit, outbox)| Some((unit.clone(), outbox.home(hash)?.0)));
-        homes.next()
     }
 
     fn reroute(&mut self, wish: RerouteWish, unit: UnitId, epoch: u64) {
+        if let Some(line) = self.places.outboxes.get_mut(&wish.from.0) {
+            line.lead(wish.key, &unit, epoch);
+        }
         let mut message = wish.message;
         message.routed = epoch;
         let defaults = TopicSettings::default();

@@ -12,10 +12,11 @@
 //!   that is in the line it goes to was accepted earlier than all that is in the line it leaves, wherever the key wanders.
 //! - M3. A restart knows from records and snapshot which keys were leaving. It may take one for leaving that has left, until the
 //!   line was read once more, but never one that has come back by a later epoch.
-//! - M5. A restart knows of each key that stayed in the line, and before any of it was sent again: what the unit took of it since is in
-//!   no record perhaps (M-B2).
 //! - M4. What the unit has taken of a key is on disk here before anything of it leaves: else a restart, which knows that the key was
 //!   leaving, would take that out of the line, too.
+//! - M5. A restart knows of each key that stayed in the line, and before any of it was sent again: what the unit took of it since is in
+//!   no record perhaps (M-B2).
+//! - M6. All messages of a key that leave at a time go to one unit: a later one that went elsewhere would overtake them (M-C1).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -68,6 +69,19 @@ impl Outbox {
         if let Some(leaving) = self.leaving_mut(hash) {
             leaving.last = leaving.last.max(seq);
             leaving.through = false;
+        }
+    }
+
+    /// Where messages of a key go that leave the line, and since when that unit owns it (M6).
+    pub fn leads_to(&self, key: u64) -> Option<(&UnitId, u64)> {
+        self.leaving(key).map(|leaving| (&leaving.to, leaving.epoch))
+    }
+
+    /// A message of a key goes there, and all behind it.
+    pub fn lead(&mut self, key: u64, to: &UnitId, epoch: u64) {
+        if let Some(leaving) = self.leaving_mut(key) {
+            leaving.to.clone_from(to);
+            leaving.epoch = epoch;
         }
     }
 

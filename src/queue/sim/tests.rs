@@ -102,13 +102,14 @@ fn relays_keep_their_promises_when_units_are_evacuated_and_calls_are_kept() {
     check(outages, ("SIM_OUTAGE_SEEDS", 20));
 }
 
-// M-G8: an audit soon after a power cut that tore a write (452). L3, M-A4: a file that failed was taken for a segment (2374). M-G4: a
-// key moved while a crash could still bring back a message of it; M-C1: a restart forgot that a key had messages in a line (4988); what survived
+// M-G8: an audit soon after a power cut that tore a write (452). L3, M-A4: a file that failed was taken for a segment (2374). M-G4: a key
+// moved while a crash could still bring back a message of it; M-C1: a restart forgot that a key had messages in a line (4988); what survived
 // behind a hole in a torn write came before what was sent again (3772); a message stayed in a line whose key had come back, though earlier
-// ones had left it (7031). M-B2: a restart took out what had stayed in a line, and was taken by its unit since (712).
+// ones had left it (7031), or left for another unit than they (3815). M-B2: a restart took out what had stayed in a line, and was taken by
+// its unit since (712).
 #[test]
 fn harsh_lives_that_once_found_a_fault_hold() {
-    for seed in [452, 712, 2374, 3772, 4988, 7031] {
+    for seed in [452, 712, 2374, 3772, 3815, 4988, 7031] {
         if let Err(wrong) = World::new(harsh(seed)).run() {
             panic!("seed {seed}: {wrong}");
         }

@@ -246,6 +246,12 @@ fn what_moves_back_before_it_has_left_stays() {
 // the disk meanwhile, was found to be back where it belongs. Fix: it goes behind the one that has left.
 #[test]
 fn what_moves_back_goes_behind_an_earlier_message_that_has_left() {
+    goes_behind("b", other("b", 12));
+    // Or on to this unit (3815).
+    goes_behind("a", Owner::Ours);
+}
+
+fn goes_behind(unit: &str, owner: Owner) {
     let (mut world, says) = world(other("c", 11));
     let lane = world.lane_up(1, "b", LaneKind::Live);
     world.publish_routed("b", 5, Accepted);
@@ -255,7 +261,7 @@ fn what_moves_back_goes_behind_an_earlier_message_that_has_left() {
     world.answer_disk();
     world.turn();
     let later = world.publish_routed("b", 5, Accepted);
-    says.now(other("b", 12));
+    says.now(owner);
     world.waits = false;
     world.answer_disk();
     world.turn();
@@ -263,7 +269,7 @@ fn what_moves_back_goes_behind_an_earlier_message_that_has_left() {
     assert_eq!(world.told(later).len(), 1);
     assert_eq!((world.row("b"), world.row("c")), ((2, 0, 2, 0), (2, 0, 0, 0)));
     // So does what comes now.
-    world.publish_routed("b", 12, Accepted);
+    world.publish_routed(unit, 12, Accepted);
     world.lane_up(2, "c", LaneKind::Live);
     let backlog = world.lane_up(3, "c", LaneKind::Backlog);
     assert_eq!(world.numbers(backlog), [1, 2, 3]);
