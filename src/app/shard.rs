@@ -221,21 +221,7 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
     });
     let drain = CancellationToken::new();
     let messages = Messages::new(shared, index, &delivery, &drain);
-    let peers = Peers::new(peer::Parts {
-        place: shared.place.clone(),
-        geo: shared.geo.clone(),
-        settings: settings.peer.clone(),
-        units: settings.units.clone(),
-        quic: shared.quic.clone(),
-        handler: inbound.clone(),
-        lane_handler: Some(messages.clone()),
-        metrics: shared.series.peer.clone(),
-        dialler,
-        elsewhere: (index, shared.elsewhere.clone()),
-        roster: shared.roster.clone(),
-        observers: shared.observers.clone(),
-        lines: shared.lines.clone(),
-    });
+    let peers = peers(shared, index, dialler, (&inbound, &messages));
     let outbound = outbound(shared, index, (&peers, &inbound, &messages), (&policies, &calls));
     let (story, stop) = (inbound.clone(), end.clone());
     tasks.spawn_local(async move { until(&stop, story.watch()).await });
@@ -266,6 +252,31 @@ fn build(shared: &Shared, index: usize) -> Result<Parts, AppError> {
         tasks,
         drain,
         end,
+    })
+}
+
+/// The links to other relays.
+fn peers(
+    shared: &Shared,
+    index: usize,
+    dialler: peer::Listener,
+    (inbound, messages): (&Rc<inbound::Rpc>, &Rc<Messages>),
+) -> Rc<Peers> {
+    let settings = &shared.settings;
+    Peers::new(peer::Parts {
+        place: shared.place.clone(),
+        geo: shared.geo.clone(),
+        settings: settings.peer.clone(),
+        units: settings.units.clone(),
+        quic: shared.quic.clone(),
+        handler: inbound.clone(),
+        lane_handler: Some(messages.clone()),
+        metrics: shared.series.peer.clone(),
+        dialler,
+        elsewhere: (index, shared.elsewhere.clone()),
+        roster: shared.roster.clone(),
+        observers: shared.observers.clone(),
+        lines: shared.lines.clone(),
     })
 }
 

@@ -160,6 +160,7 @@ fn parts(access: Access, desk: Arc<Desk>) -> Parts {
         access,
         queue: Some(desk),
         away: strait::queue::AwayUnits::default(),
+        observers: Arc::default(),
         routes: None,
     }
 }

@@ -19,6 +19,8 @@ mod call;
 mod declared;
 mod notice;
 mod replay;
+#[cfg(test)]
+mod tests;
 mod verdict;
 
 use std::cell::{Cell, RefCell};

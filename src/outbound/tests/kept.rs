@@ -144,14 +144,14 @@ impl Keeping {
             on_failure,
             ..WhileAway::default()
         };
-        Self::test_of(Self::new(away, table), run);
+        Self::test_of(&Self::new(away, table), run);
     }
 
-    fn test_of(keeping: Self, run: impl AsyncFnOnce(&Self)) {
+    fn test_of(keeping: &Self, run: impl AsyncFnOnce(&Self)) {
         on_shard(async {
             tokio::select! {
                 () = keeping.fixture.rpc.watch() => {}
-                () = run(&keeping) => {}
+                () = run(keeping) => {}
             }
         });
     }
@@ -524,7 +524,7 @@ fn what_settings_an_operator_and_the_route_store_say_needs_no_quorum() {
         away_by: AwayBy::OwnLinks,
         ..WhileAway::default()
     };
-    Keeping::test_of(Keeping::new(own_links, rules()), kept);
+    Keeping::test_of(&Keeping::new(own_links, rules()), kept);
     Keeping::test(OnFailure::Park, async |keeping| {
         let says = Pause {
             reason: "ann: wrong answers".to_owned(),
