@@ -20,6 +20,9 @@ struct Door {
     folder: PathBuf,
 }
 
+/// Until when a call of a key must have ended, and since when its service is told that the unit owns the key.
+type Entered = (Option<Instant>, Option<u64>);
+
 impl Drop for Door {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.folder);
@@ -122,9 +125,8 @@ impl Door {
         rev
     }
 
-    /// What becomes of a call: until when it must have ended if it is one of a key, and since when its service is told that the unit
-    /// owns the key.
-    fn enter(&self, mut request: Request) -> Result<Option<(Option<Instant>, Option<u64>)>, RelayError> {
+    /// What becomes of a call; `None` if it is let through and is none of a key.
+    fn enter(&self, mut request: Request) -> Result<Option<Entered>, RelayError> {
         let admission = self.gate.enter(&self.routing.table(), &mut request, &ANY_KEY)?;
         Ok(admission.map(|admission| (admission.until, request.facts.owner_epoch)))
     }
