@@ -263,24 +263,25 @@ impl fmt::Debug for KeyOwners {
 
 impl Keys for Held {
     /// A key of which it cannot be told counts if the node is frozen: then the move takes longer, or is given up. Before, it does not:
-    /// nothing is decided by that.
+    /// nothing is decided by that. What the same move, or another one, does with other nodes is none of its business: their messages may
+    /// stick.
     fn contains(&self, key: &Key) -> bool {
         let hints = hints(key);
         let resolved = self
             .table
             .resolve_with_trail(&hints, &ANY_KEY, &self.unit, &self.claims);
-        match resolved {
-            Ok((_, trail)) if !self.is_frozen => {
-                let routes = self.table.routes();
-                routes.is_some_and(|routes| routes.through(&self.drain.node, ANY_REV).passes(&trail))
-            }
-            Err(_) if !self.is_frozen => false,
-            Ok((decision, _)) => match decision.standing {
+        match (resolved, &self.drain.node) {
+            // A unit is fenced as a whole, but only what it owns: not what is here of other units' keys.
+            (Ok((decision, _)), NodeId::Unit(_)) => match decision.standing {
                 Standing::Open => false,
                 // Of several freezes on the way of a key the latest one is named.
                 Standing::Frozen { by, rev } => by == self.drain.by || rev > self.drain.rev,
             },
-            Err(error) => is_for_now(&error),
+            (Ok((_, trail)), _) => {
+                let routes = self.table.routes();
+                routes.is_some_and(|routes| routes.through(&self.drain.node, ANY_REV).passes(&trail))
+            }
+            (Err(error), _) => self.is_frozen && is_for_now(&error),
         }
     }
 }

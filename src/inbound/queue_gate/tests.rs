@@ -200,6 +200,42 @@ async fn a_freeze_is_reported_when_the_queue_says_that_nothing_waits() {
     assert!(world.drained.try_recv().is_err());
 }
 
+// S4. Symptom: a key stayed for the messages of another one. Cause: what the same move had frozen before, and anything that was frozen
+// later, counted for each. Fix: a key counts if its look-up goes through the node. One of which it cannot be told counts still.
+#[tokio::test]
+async fn messages_of_other_frozen_keys_hold_up_no_freeze() {
+    let table = decide(&decide(&table(), "x", "a", frozen(7)), "y", "a", frozen(7));
+    let table = decide(&table, "z", "a", frozen(8));
+    let world = World::new(table.clone());
+    let keys = async |drain: Drain| {
+        world.drains.send(drain).await.unwrap();
+        let mut inputs = world.inputs().await;
+        let Some(Input::Ask(question)) = inputs.pop() else {
+            panic!("{inputs:?}")
+        };
+        ["x", "y", "z"].map(|text| question.keys.contains(&key(text)))
+    };
+    assert_eq!(keys(drain("x", 7, 2)).await, [true, false, false]);
+    assert_eq!(keys(drain("y", 7, 3)).await, [false, true, false]);
+    assert_eq!(keys(drain("z", 8, 4)).await, [false, false, true]);
+    // A rule has the keys that nothing else was decided about.
+    let all = NodeId::Rule {
+        dimension: name("cid"),
+        rule: 1,
+    };
+    let wide = decide_about(&table, all.clone(), "a", frozen(9));
+    world.routing.replace_routes(&routes_of(&wide));
+    let (by, rev) = (MoveId(9), Rev(5));
+    world.drains.send(Drain { by, node: all, rev }).await.unwrap();
+    let inputs = world.inputs().await;
+    let asked = inputs.iter().find_map(|input| match input {
+        Input::Ask(question) => Some(question),
+        _ => None,
+    });
+    let question = asked.unwrap();
+    assert_eq!(["x", "w"].map(|text| question.keys.contains(&key(text))), [false, true]);
+}
+
 #[tokio::test]
 async fn a_question_is_taken_back_when_its_freeze_is_over() {
     // G7
