@@ -10,10 +10,10 @@ use super::{
 };
 use crate::model::{Name, UnitId};
 use crate::routing::record::{
-    Claim, Commit, Committed, Epoch, KeyBytes, Node, NodeId, OpId, Placement, Record, RecordId, Rev, State, Target,
-    Term,
+    Book, Claim, Commit, Committed, Epoch, KeyBytes, Node, NodeId, OpId, Placement, Record, RecordId, Rev, State,
+    Target, Term,
 };
-use crate::routing::{RouteError, Routes};
+use crate::routing::{RouteError, RouteTable, Routes};
 
 /// What becomes of a key that is to be given to a unit.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,6 +48,7 @@ impl Operator {
             dry_run,
             who: &who,
             dice,
+            configured: &(self.0.configured)(),
         };
         let outcome = self
             .give_all(std::slice::from_ref(&row), &how)
@@ -82,6 +83,7 @@ impl Operator {
             dry_run,
             who,
             dice,
+            configured: &(self.0.configured)(),
         };
         let mut imported = Imported {
             dry_run,
@@ -230,6 +232,7 @@ struct Giving<'a> {
     dry_run: bool,
     who: &'a str,
     dice: u128,
+    configured: &'a Book,
 }
 
 /// What is to be done for a key, by what the store has about it (O3).
@@ -244,7 +247,7 @@ fn plan(row: &ImportRow, routes: &Routes, looked: &Looked, how: &Giving<'_>, loc
     if row.key.0.is_empty() {
         return refused("an empty text is not a key".to_owned());
     }
-    if let Err(text) = takes_keys(routes, &row.unit) {
+    if let Err(text) = takes_keys(looked.table(), how.configured, &row.unit) {
         return refused(text);
     }
     match looked.owner(&row.dimension, &row.key, local) {
@@ -271,9 +274,19 @@ fn plan(row: &ImportRow, routes: &Routes, looked: &Looked, how: &Giving<'_>, loc
     }
 }
 
-/// Whether a unit can be given keys; why not.
-pub(super) fn takes_keys(routes: &Routes, unit: &UnitId) -> Result<(), String> {
-    if !routes.book().units.contains(unit) {
+/// Whether a unit can be given keys; why not. `configured` is what the settings would publish: the units of this Geo.
+pub(super) fn takes_keys(table: &RouteTable, configured: &Book, unit: &UnitId) -> Result<(), String> {
+    let Some(routes) = table.routes() else {
+        return Err("this relay has nothing of the route store yet".to_owned());
+    };
+    let is_published = routes.book().units.contains(unit);
+    if !is_published && table.is_known(unit) && !configured.units.contains(unit) {
+        return Err(format!(
+            "unit {unit} is of another Geo, which has routes of its own: keys do not move between Geos. Name a unit of this Geo \
+             (`strait unit status` lists them); new keys can be its own by a rule of [routing] that names it"
+        ));
+    }
+    if !is_published {
         return Err(format!(
             "unit {unit} is not published; add it to [units], then `strait route publish`, or correct its name"
         ));

@@ -91,7 +91,7 @@ impl Operator {
                 "this relay has nothing of the route store yet".to_owned(),
             ));
         };
-        takes_keys(routes, &ask.to).map_err(OperatorError::Refused)?;
+        takes_keys(&table, &(self.0.configured)(), &ask.to).map_err(OperatorError::Refused)?;
         let nodes = expand(&ask.what, routes.book())?;
         let mut found = Vec::with_capacity(nodes.len());
         let (mut since, mut newest) = (None, published.epoch);
@@ -126,7 +126,8 @@ impl Operator {
             let from = owner(&table, &looked, &id, found, &self.0.place.unit)?;
             if !routes.book().units.contains(&from) {
                 let text = format!(
-                    "{} belongs to unit {from}, which has its routes elsewhere: keys do not move between Geos",
+                    "{} belongs to unit {from} of another Geo, which has routes of its own: keys do not move between Geos; move it \
+                     within that one, at one of its relays",
                     shown(&id)
                 );
                 return Err(OperatorError::Refused(text));

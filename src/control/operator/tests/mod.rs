@@ -56,7 +56,12 @@ impl Relay {
         let clock = Arc::clone(&hand);
         let clock = Arc::new(move || Duration::from_secs(clock.load(Ordering::SeqCst)));
         let store: Arc<dyn Store> = Arc::new(Embedded::open(&folder.join("routes"), clock, 7).unwrap());
-        let rules = RouteTable::build(&Settings::default(), &unit("a"), &[unit("b"), unit("c")]).unwrap();
+        let rules = RouteTable::build(
+            &Settings::default(),
+            &unit("a"),
+            &[unit("b"), unit("c"), unit("of-another-geo")],
+        )
+        .unwrap();
         let routing = routing::Handle::new(rules);
         let configured = Arc::new(Mutex::new(serde_json::from_value::<Book>(book).unwrap()));
         let told = Arc::clone(&configured);

@@ -145,6 +145,23 @@ async fn what_cannot_be_moved_says_why() {
             "do not move between Geos",
         )
         .await;
+    // Neither from there nor to there, also if it is only looked at.
+    for dry_run in [true, false] {
+        let to = MoveAsk {
+            dry_run,
+            ..ask(vec![rule(1)], "of-another-geo")
+        };
+        let text =
+            "is of another Geo, which has routes of its own: keys do not move between Geos. Name a unit of this Geo";
+        relay.refuses(Command::Move(to), text).await;
+        let from = MoveAsk {
+            dry_run,
+            ..ask(vec![Which::Node(key("uid", "far:1"))], "a")
+        };
+        relay
+            .refuses(Command::Move(from), "belongs to unit of-another-geo of another Geo")
+            .await;
+    }
     let by = MoveId(5);
     relay
         .commit(vec![node(key("org", "k"), "a", State::Migrating { to: unit("b"), by })])
