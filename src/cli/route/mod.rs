@@ -225,7 +225,7 @@ struct Move {
     /// How long the old owner remembers where it went
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
     trail: Duration,
-    /// Longest time the application may copy before it goes back
+    /// Longest time the application may copy, and messages may wait, before it is frozen; then it goes back
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
     copy_limit: Duration,
     /// Do not ask the application: nothing is copied, and calls that outlive their deadline may still write at the old owner

@@ -26,6 +26,8 @@ pub(super) struct Memory {
     lags: BTreeMap<(MoveId, NodeId), Lag>,
     /// What nodes wait for, at this look.
     phases: BTreeMap<(MoveId, NodeId), Phase>,
+    /// What nodes that are under way waited for at the last look that found it.
+    waited: BTreeMap<(MoveId, NodeId), Phase>,
     claims: BTreeMap<(MoveId, NodeId), Asked>,
     /// Lives of relays.
     pub(super) lives: Lives,
@@ -33,8 +35,8 @@ pub(super) struct Memory {
     put_off: BTreeMap<MoveId, RelayId>,
     /// Relays with more messages of a node than there may be when it is frozen, at this look.
     undelivered: BTreeMap<MoveId, RelayId>,
-    /// What held up the freezes of nodes when that was heard of last.
-    held: BTreeMap<(MoveId, NodeId), String>,
+    /// What held nodes up, since they are as they are, when that was heard of last.
+    held: BTreeMap<(MoveId, NodeId), Held>,
     /// Nodes that nothing is to be done with, and whether they belong to the new owner.
     settled: BTreeMap<(MoveId, NodeId), bool>,
 }
@@ -51,6 +53,15 @@ enum Until {
     Answered,
     Copied(Rev),
     Time(Duration),
+}
+
+/// What relays have said that a node waits for.
+#[derive(Clone, Debug)]
+struct Held {
+    /// The revision of the node's record.
+    rev: Rev,
+    phase: Phase,
+    by: String,
 }
 
 /// What an application said last about a move.
@@ -79,6 +90,9 @@ enum Asked {
 pub(super) enum HookState {
     /// The application is to be asked.
     Due(HookCall),
+    /// It is being asked.
+    Asked,
+    /// It is asked again later.
     Waits,
     Done,
     Refused,
@@ -93,10 +107,12 @@ impl Memory {
         self.hooks.retain(|call, _| moves.contains(&call.by));
         self.notes.retain(|by, _| moves.contains(by));
         self.lags.retain(|(by, _), _| moves.contains(by));
-        self.held.retain(|(by, node), _| {
-            moves.contains(by) && routes.view(node).is_some_and(|view| view.state().is_frozen())
-        });
-        self.phases.clear();
+        let rev_of = |node: &NodeId| routes.view(node).map(|view| view.rev());
+        self.held
+            .retain(|(by, node), held| moves.contains(by) && rev_of(node) == Some(held.rev));
+        self.waited.append(&mut self.phases);
+        self.waited
+            .retain(|(by, node), _| routes.view(node).is_some_and(|view| view.state().work() == Some(*by)));
         self.put_off.clear();
         self.undelivered.clear();
         self.lives.look(sight);
@@ -127,14 +143,20 @@ impl Memory {
         self.undelivered.get(&by)
     }
 
-    /// A freeze waits for calls.
-    pub(super) fn note_held(&mut self, by: MoveId, node: &NodeId, held: String) {
-        self.held.insert((by, node.clone()), held);
+    /// A node whose record has this revision waits for something that is known in words; for people.
+    pub(super) fn note_held(&mut self, of: MoveId, (node, rev): (&NodeId, Rev), phase: Phase, by: String) {
+        self.held.insert((of, node.clone()), Held { rev, phase, by });
     }
 
-    /// What a freeze waited for last, as far as relays have said.
-    pub(super) fn held_by(&self, by: MoveId, node: &NodeId) -> Option<&String> {
-        self.held.get(&(by, node.clone()))
+    /// What a node waited for last in this phase, in words.
+    pub(super) fn held_by(&self, of: MoveId, node: &NodeId, phase: Phase) -> Option<&str> {
+        let held = self.held.get(&(of, node.clone()))?;
+        (held.phase == phase).then_some(&held.by)
+    }
+
+    /// What a node that is under way waited for at the last look that found it; `None`: none has looked yet.
+    pub(super) fn waited(&self, by: MoveId, node: &NodeId) -> Option<Phase> {
+        self.waited.get(&(by, node.clone())).copied()
     }
 
     pub(super) fn is_held(&self, id: &RecordId, sight: &Sight<'_>) -> bool {
@@ -188,7 +210,7 @@ impl Memory {
                 return HookState::Done;
             }
             Some(Calling::Answered(Hooked::Refused(_), _)) => return HookState::Refused,
-            Some(Calling::Under) => HookState::Waits,
+            Some(Calling::Under) => HookState::Asked,
             Some(Calling::Answered(Hooked::NotYet(_) | Hooked::Lag(_), at))
                 if now.saturating_sub(*at) < again(call.hook) =>
             {

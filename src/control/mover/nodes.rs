@@ -33,6 +33,10 @@ impl Mover {
         if !sight.routes.is_active(&work.to) {
             return self.memory.settle(work, node, false);
         }
+        if self.is_cleaned_up(sight, job, node) {
+            plan.look_again(LOOK_UNDER_WAY);
+            return self.memory.wait(work.id, node, Phase::Hook(Hook::Cleanup));
+        }
         let Some(claim) = self.memory.claim(work.id, node) else {
             return;
         };
@@ -74,13 +78,19 @@ impl Mover {
         }
         match (&node.state, &node.target) {
             (State::Migrating { to, .. }, Target::Unit(from)) => {
-                let why = obstacle(sight, job, (from, to), None);
-                let late = match job.work.undelivered_at {
-                    Some(_) => Why::Messages,
-                    None => Why::CopyLimit,
-                };
-                let why = why.or((age >= job.work.options.copy_limit).then_some(late));
-                match why {
+                // What it waits for is known when it was looked at; until then it is not too late.
+                let waited = self.memory.waited(job.work.id, &node.id);
+                let late = waited.filter(|waited| {
+                    // Nothing was heard yet of the relays that it would wait for.
+                    let is_known = !matches!(waited, Phase::Settle | Phase::Deliver) || self.held(job, node).is_some();
+                    let limit = job.work.options.copy_limit;
+                    age >= if is_known {
+                        limit
+                    } else {
+                        limit.saturating_add(SILENT_MAX)
+                    }
+                });
+                match obstacle(sight, job, (from, to), None).or(late.map(Why::late)) {
                     Some(why) => self.abort(sight, job, node, why, plan),
                     None => self.freeze(sight, job, (node, age), (from, to), plan),
                 }
@@ -114,7 +124,7 @@ impl Mover {
             match self.hook(sight, job, &node.id, (hook, to), plan) {
                 HookState::Done => {}
                 HookState::Refused => return self.abort(sight, job, node, Why::Hook, plan),
-                HookState::Due(_) | HookState::Waits => return,
+                HookState::Due(_) | HookState::Asked | HookState::Waits => return,
             }
         }
         let is_ready = self.may_freeze(sight, job, &node.id, from, plan)
@@ -156,7 +166,12 @@ impl Mover {
         match self.memory.lives.settling(unit, self.limits.in_flight_max, sight.now) {
             Settling::Over => return true,
             Settling::Unknown => plan.want_standing(),
-            Settling::Waits(relay) => self.memory.put_off(job.work.id, relay),
+            Settling::Waits(relay) => {
+                let rev = sight.routes.rev_of(&RecordId::Node(node.clone()));
+                let held = format!("relay {relay} was killed and has started again");
+                self.memory.note_held(job.work.id, (node, rev), Phase::Settle, held);
+                self.memory.put_off(job.work.id, relay);
+            }
         }
         self.memory.wait(job.work.id, node, Phase::Settle);
         false
@@ -177,10 +192,18 @@ impl Mover {
             return true;
         }
         plan.want_standing();
-        plan.look_again(if age < AT_ONCE { LOOK_FROZEN } else { LOOK_UNDER_WAY });
-        // What is over in a moment is not worth a commit.
-        if let Some(relay) = many.ok().flatten().filter(|_| age >= AT_ONCE) {
-            self.memory.note_undelivered(job.work.id, relay);
+        // Mostly none waits: then the copy is not to grow old for this. What is under way is looked at again anyway.
+        if age < AT_ONCE {
+            plan.look_again(LOOK_FROZEN);
+        }
+        if let Some(relay) = many.ok().flatten() {
+            let held = format!("at relay {relay}");
+            self.memory
+                .note_held(job.work.id, (&node.id, node.rev), Phase::Deliver, held);
+            // What is over in a moment is not worth a commit.
+            if age >= AT_ONCE {
+                self.memory.note_undelivered(job.work.id, relay);
+            }
         }
         self.memory.wait(job.work.id, &node.id, Phase::Deliver);
         false
@@ -211,7 +234,8 @@ impl Mover {
         let is_passed = sight.standing.is_some_and(|standing| barrier.is_passed(standing));
         if !is_passed {
             if let Some(held) = sight.standing.and_then(|standing| barrier.held_by(standing)) {
-                self.memory.note_held(job.work.id, &node.id, held);
+                self.memory
+                    .note_held(job.work.id, (&node.id, node.rev), Phase::Drain, held);
             }
             return self.memory.wait(job.work.id, &node.id, Phase::Drain);
         }
@@ -220,7 +244,7 @@ impl Mover {
             match self.hook(sight, job, &node.id, hook, plan) {
                 HookState::Done => {}
                 HookState::Refused => return self.abort(sight, job, node, Why::Hook, plan),
-                HookState::Due(_) | HookState::Waits => return,
+                HookState::Due(_) | HookState::Asked | HookState::Waits => return,
             }
         }
         let put = Put {
@@ -251,7 +275,13 @@ impl Mover {
         let planned = planned.because(why.as_str());
         let more = match why {
             Why::Hook => self.memory.refusal(job.work.id, &node.id),
-            Why::Budget => self.memory.held_by(job.work.id, &node.id).cloned(),
+            Why::Budget | Why::Messages | Why::Settle => self.held(job, node).map(str::to_owned),
+            Why::CopyLimit => match (self.memory.waited(job.work.id, &node.id), &node.state) {
+                (Some(Phase::Hook(hook)), State::Migrating { to, .. }) => {
+                    Some(format!("it waited for {hook} at unit {to}"))
+                }
+                _ => None,
+            },
             _ => None,
         };
         let planned = match more {
@@ -259,6 +289,16 @@ impl Mover {
             None => planned,
         };
         self.commit(plan, planned);
+    }
+
+    /// What a node waited for when it was looked at last, in words.
+    fn held(&self, job: &Job<'_>, node: &Node) -> Option<&str> {
+        let phase = if node.state.is_frozen() {
+            Phase::Drain
+        } else {
+            self.memory.waited(job.work.id, &node.id)?
+        };
+        self.memory.held_by(job.work.id, &node.id, phase)
     }
 
     /// Keys of a unit that are frozen, or about to be.

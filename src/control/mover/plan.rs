@@ -88,8 +88,12 @@ pub enum Why {
     Budget,
     /// The application copied for longer than the move allows.
     CopyLimit,
-    /// Messages of it waited for longer than the move allows before a freeze.
+    /// Relays did not say for longer than the move allows before a freeze that few messages of it wait.
     Messages,
+    /// A relay that was killed could not report for as long.
+    Settle,
+    /// Its turn to be frozen did not come for as long.
+    Turn,
     /// The application refused.
     Hook,
 }
@@ -127,15 +131,27 @@ impl Step {
 
 impl Why {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Stopped,
         Self::Destination,
         Self::Unit,
         Self::Budget,
         Self::CopyLimit,
         Self::Messages,
+        Self::Settle,
+        Self::Turn,
         Self::Hook,
     ];
+
+    /// Of a node that was not frozen in time, by what it waited for.
+    pub(super) fn late(waited: Phase) -> Self {
+        match waited {
+            Phase::Hook(_) => Self::CopyLimit,
+            Phase::Deliver => Self::Messages,
+            Phase::Settle => Self::Settle,
+            Phase::Freeze | Phase::Drain | Phase::Trail => Self::Turn,
+        }
+    }
 
     /// In series.
     pub fn label(self) -> &'static str {
@@ -146,6 +162,8 @@ impl Why {
             Self::Budget => "budget",
             Self::CopyLimit => "copy_limit",
             Self::Messages => "messages",
+            Self::Settle => "settle",
+            Self::Turn => "turn",
             Self::Hook => "hook",
         }
     }
@@ -161,8 +179,11 @@ impl Why {
             }
             Self::CopyLimit => "stays: the application copied for too long",
             Self::Messages => {
-                "stays: messages of it waited for longer at its unit than the limit for copying (strait queue status)"
+                "stays: relays of its unit did not say within the limit for copying that few messages of it waited there \
+                 (strait queue status)"
             }
+            Self::Settle => "stays: relays of its unit could not report within the limit for copying",
+            Self::Turn => "stays: its turn to be frozen did not come within the limit for copying",
             Self::Hook => "stays: the application refused",
         }
     }

@@ -150,12 +150,15 @@ impl Mover {
             tells.push((Hook::Cleanup, &job.work.to));
         }
         let age = self.memory.age(RecordId::Node(node.clone()), view.rev(), sight.now);
+        if age >= TOLD_MAX {
+            return true;
+        }
         let mut are_told = true;
         for tell in tells {
             let state = self.hook(sight, job, node, tell, plan);
             are_told &= matches!(state, HookState::Done | HookState::Refused);
         }
-        are_told || age >= TOLD_MAX
+        are_told
     }
 
     /// Asks the application of a unit, once. Without one all is done.
@@ -253,7 +256,7 @@ impl Mover {
 }
 
 /// The application that is asked about a node; of a unit the first one, since all are asked and answer together.
-fn application<'a>(sight: &Sight<'a>, node: &NodeId) -> Option<&'a HookSpec> {
+pub(super) fn application<'a>(sight: &Sight<'a>, node: &NodeId) -> Option<&'a HookSpec> {
     let mut dimensions = sight.routes.book().dimensions.iter();
     match node.dimension() {
         Some(name) => dimensions.find(|spec| spec.name == *name)?.hooks.as_ref(),

@@ -5,15 +5,20 @@
 //!   be where it goes. Who ends a trail may hear of that move too late, so what it writes says that it decided nothing
 //!   ([`Term::is_swept`](crate::routing::record::Term::is_swept)), and the node moves all the same.
 //! - T2. A move clears the trail that it has laid, and none that a later one has laid to the same unit.
+//! - T3. Nothing is copied to a unit whose application may still be asked to forget the node: the record says so before it is asked, and
+//!   a move to that unit begins when that is over. The same goes for a unit that did not get a node, while the move lasts that was given
+//!   up. An application that could not be asked is not waited for for ever, and what a relay that is gone had asked is not known.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::memory::HookState;
 use super::plan::operation;
-use super::progress::TOLD_MAX;
+use super::progress::{TOLD_MAX, application};
 use super::{Job, LOOK_AT_TRAIL, Mover, Phase, Plan, Planned, Sight, Step};
+use crate::model::UnitId;
 use crate::routing::NodeView;
-use crate::routing::record::{Commit, Hook, Move, MoveId, MoveState, Node, Record, RecordId, Rev, State};
+use crate::routing::record::{Commit, Hook, Move, MoveId, MoveState, Node, NodeId, Record, RecordId, Rev, State};
 
 impl Mover {
     /// After its time, has the application of the old owner clean up, then forgets the old owner, some nodes at a time.
@@ -32,7 +37,7 @@ impl Mover {
         }
         let others = sight.routes.moves().filter(|other| other.state == MoveState::Running);
         let wanted: BTreeSet<_> = others.flat_map(|other| &other.nodes).collect();
-        let mut clean = Vec::new();
+        let mut written: Vec<Node> = Vec::new();
         let mut waits = false;
         for id in &job.work.nodes {
             let Some(NodeView::Whole(node)) = sight.routes.view(id) else {
@@ -44,29 +49,60 @@ impl Mover {
             let Some(from) = node.previous.as_ref().filter(|_| is_ours) else {
                 continue;
             };
-            if clean.iter().any(|other: &&Node| other.id == node.id) {
+            if written.iter().any(|other| other.id == node.id) {
                 continue;
             }
-            if wanted.contains(id) {
+            let asks = job.work.options.hooks && application(sight, id).is_some();
+            let is_marked = node.cleaned_up().is_some();
+            if wanted.contains(id) && !is_marked {
                 waits = true;
                 continue;
             }
-            match self.hook(sight, job, id, (Hook::Cleanup, from), plan) {
-                HookState::Done | HookState::Refused => clean.push(node),
-                HookState::Due(_) | HookState::Waits if gives_up => clean.push(node),
-                HookState::Due(_) | HookState::Waits => waits = true,
+            if asks && !is_marked {
+                // T3
+                written.push(swept(node, node.previous.clone()));
+            } else {
+                match self.hook(sight, job, id, (Hook::Cleanup, from), plan) {
+                    HookState::Done | HookState::Refused => written.push(swept(node, None)),
+                    HookState::Waits if gives_up => written.push(swept(node, None)),
+                    HookState::Due(_) | HookState::Asked | HookState::Waits => waits = true,
+                }
             }
-            if clean.len() >= TOGETHER_MAX {
+            if written.len() >= TOGETHER_MAX {
                 break;
             }
         }
-        if !clean.is_empty() {
-            self.commit(plan, cleared(sight, job, &clean));
+        if !written.is_empty() {
+            self.commit(plan, cleared(sight, job, written));
         } else if waits {
             plan.look_again(super::LOOK_UNDER_WAY);
         } else {
             self.finish(sight, job, job.work.clone(), plan);
         }
+    }
+
+    /// Whether the application of the new owner may be asked now to forget what is to be copied there (T3).
+    pub(super) fn is_cleaned_up(&mut self, sight: &Sight<'_>, job: &Job<'_>, id: &NodeId) -> bool {
+        let Some(view) = sight.routes.view(id) else {
+            return false;
+        };
+        if view.cleaned_up() == Some(&job.work.to) {
+            return true;
+        }
+        let (decided, owner) = (view.decided(), view.unit());
+        // Each waits only for what was asked for before it, so no two wait for each other.
+        let was_given_up = |other: &Move| {
+            let is_under_way = matches!(other.state, MoveState::Running | MoveState::Aborting);
+            let is_there = is_under_way && other.id != job.work.id && other.to == job.work.to && other.options.hooks;
+            let tried = is_there && other.since < decided && decided <= job.work.since && owner != Some(&other.to);
+            let next = usize::try_from(other.next).unwrap_or(usize::MAX);
+            tried && other.nodes.iter().skip(next).any(|node| node == id)
+        };
+        if application(sight, id).is_none() || !sight.routes.moves().any(was_given_up) {
+            return false;
+        }
+        let age = self.memory.age(RecordId::Node(id.clone()), view.rev(), sight.now);
+        age < TOLD_MAX + ASKED_MAX
     }
 
     /// S8: ends a move for good. Of those that finished before, the oldest are removed: they are kept for people only.
@@ -99,27 +135,37 @@ fn too_old(sight: &Sight<'_>, nodes: usize) -> Vec<(Rev, MoveId)> {
     old
 }
 
-fn cleared(sight: &Sight<'_>, job: &Job<'_>, nodes: &[&Node]) -> Planned {
+/// The record of a node of which the old owner is to be forgotten, or is.
+fn swept(node: &Node, previous: Option<UnitId>) -> Node {
+    Node {
+        previous,
+        term: node.same_term().swept(),
+        ..node.clone()
+    }
+}
+
+fn cleared(sight: &Sight<'_>, job: &Job<'_>, nodes: Vec<Node>) -> Planned {
     let about = RecordId::Move(job.work.id);
     let first = nodes
         .first()
         .map_or(about.clone(), |node| RecordId::Node(node.id.clone()));
     let rev = sight.routes.rev_of(&first);
     let op = operation(sight, job.work.id, &first, Step::ClearTrail, rev, "");
-    let compares = nodes.iter().map(|node| (RecordId::Node(node.id.clone()), node.rev));
-    let puts = nodes.iter().map(|node| {
+    let compares: Vec<_> = nodes
+        .iter()
+        .map(|node| (RecordId::Node(node.id.clone()), node.rev))
+        .collect();
+    let puts = nodes.into_iter().map(|node| {
         Record::Node(Node {
-            previous: None,
-            term: node.same_term().swept(),
             rev: Rev::ZERO,
             op,
-            ..(*node).clone()
+            ..node
         })
     });
     Planned {
         commit: Commit {
             op,
-            compares: compares.collect(),
+            compares,
             puts: puts.collect(),
             removes: Vec::new(),
         },
@@ -131,5 +177,7 @@ fn cleared(sight: &Sight<'_>, job: &Job<'_>, nodes: &[&Node]) -> Planned {
     }
 }
 
+/// One question takes no longer, with the time for which it waits for its turn.
+const ASKED_MAX: Duration = Duration::from_secs(120);
 /// Nodes that are written at once.
 const TOGETHER_MAX: usize = 50;

@@ -82,7 +82,7 @@ impl Mover {
             match self.hook(sight, job, id, (hook, &job.work.to), plan) {
                 HookState::Done => {}
                 HookState::Refused => return Some(false),
-                HookState::Due(_) | HookState::Waits => return None,
+                HookState::Due(_) | HookState::Asked | HookState::Waits => return None,
             }
         }
         Some(true)

@@ -3,12 +3,13 @@
 //!
 //! # Invariants
 //! - B1. A node is frozen only when few messages of it wait at each relay of its unit that is there, or did since it began to move.
-//! - B2. A node whose messages wait for too long stays, and says that this is why; one of which few wait does not stay for that.
+//! - B2. A node whose messages wait for too long stays, and says that this is why; one of which few wait does not stay for that, and no
+//!   application is blamed that was not asked.
 //! - B3. A key gets another owner when no message of it waits at a relay of the one before.
 //!
 //! B1 to B3 are looked at while nothing is wrong: who is silent is not waited for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::planted::Planted;
 use super::relay::Life;
@@ -17,7 +18,7 @@ use crate::control::keeper::GateId;
 use crate::model::{ANY_KEY, UnitId};
 use crate::routing::Standing;
 use crate::routing::gate::Drain;
-use crate::routing::record::{Batch, MoveId, Node, NodeId, Record, Rev, State};
+use crate::routing::record::{Batch, MoveId, Node, NodeId, Record, RecordId, Rev, State};
 
 #[derive(Default)]
 pub(super) struct Backlogs {
@@ -28,8 +29,8 @@ pub(super) struct Backlogs {
     asked: BTreeMap<Life, Vec<Drain>>,
     /// Nodes that are about to move: since when, and what the move allows.
     begun: BTreeMap<NodeId, Begun>,
-    /// Nodes that are frozen: by what, since which revision and when, and whose they were.
-    frozen: BTreeMap<NodeId, (MoveId, Rev, u64, UnitId)>,
+    /// Nodes that are frozen, and since when.
+    frozen: BTreeMap<NodeId, u64>,
     most: u64,
 }
 
@@ -39,6 +40,8 @@ struct Begun {
     rev: Rev,
     from: UnitId,
     at: u64,
+    /// Whether an application is asked.
+    hooks: bool,
     /// When few messages waited at a relay, and when many did, last.
     few: BTreeMap<usize, u64>,
     many: BTreeMap<usize, u64>,
@@ -161,13 +164,16 @@ impl World {
             let (hints, evidence) = (self.subjects[subject].hints(), self.evidence(life, subject, None));
             let table = self.at(life).table.clone();
             let Some(routes) = table.routes() else { continue };
-            let concerned = match table.resolve_with_trail(&hints, &ANY_KEY, &unit, &evidence) {
-                Ok((_, trail)) if !is_frozen => routes.through(&drain.node, Rev(u64::MAX)).passes(&trail),
-                Ok((decision, _)) => match decision.standing {
+            let concerned = match (
+                table.resolve_with_trail(&hints, &ANY_KEY, &unit, &evidence),
+                &drain.node,
+            ) {
+                (Ok((decision, _)), NodeId::Unit(_)) => match decision.standing {
                     Standing::Open => false,
                     Standing::Frozen { by, rev } => by == drain.by || rev > drain.rev,
                 },
-                Err(_) => is_frozen,
+                (Ok((_, trail)), _) => routes.through(&drain.node, Rev(u64::MAX)).passes(&trail),
+                (Err(_), _) => is_frozen,
             };
             all += if concerned { left } else { 0 };
         }
@@ -204,13 +210,14 @@ impl World {
         (0..self.relays.len()).filter(is_there).collect()
     }
 
-    /// Something was decided about nodes.
-    pub(super) fn on_nodes_written(&mut self, batch: &Batch) {
-        for change in &batch.changes {
-            let Some(Record::Node(node)) = &change.record else {
-                continue;
-            };
-            self.check_end_of_freeze(node);
+    /// Something was decided about nodes. `given`: keys that have another owner since, and whose they were.
+    pub(super) fn on_nodes_written(&mut self, batch: &Batch, given: &[(usize, UnitId)]) {
+        let nodes = batch.changes.iter().filter_map(|change| match &change.record {
+            Some(Record::Node(node)) => Some(node),
+            _ => None,
+        });
+        self.check_given(nodes.clone(), given);
+        for node in nodes {
             let before = self.backlogs.begun.remove(&node.id);
             match (&node.state, node.target.unit()) {
                 (State::Migrating { by, .. }, Some(from)) => {
@@ -219,6 +226,7 @@ impl World {
                         rev: node.rev,
                         from: from.clone(),
                         at: self.now,
+                        hooks: self.asks_application(*by),
                         few: BTreeMap::new(),
                         many: BTreeMap::new(),
                     };
@@ -242,36 +250,33 @@ impl World {
         }
     }
 
-    /// B3
-    fn check_end_of_freeze(&mut self, node: &Node) {
-        let before = self.backlogs.frozen.remove(&node.id);
-        if let (State::Frozen { by, .. }, Some(unit)) = (&node.state, node.target.unit()) {
-            let frozen = (*by, node.rev, self.now, unit.clone());
-            self.backlogs.frozen.insert(node.id.clone(), frozen);
+    fn asks_application(&self, by: MoveId) -> bool {
+        let reading = self.store.ledger.read(&[RecordId::Move(by)]);
+        let found = reading.found.into_iter().flatten().find_map(|change| change.record);
+        matches!(found, Some(Record::Move(work)) if work.options.hooks)
+    }
+
+    /// B3. What has another owner is what the history says of each key. A look at what else waits of the node, or of what the same move has
+    /// frozen since, would blame a move for messages of keys that stay where they are.
+    fn check_given<'a>(&mut self, nodes: impl Iterator<Item = &'a Node>, given: &[(usize, UnitId)]) {
+        let mut since = None;
+        for node in nodes {
+            since = self.backlogs.frozen.remove(&node.id).or(since);
+            if node.state.is_frozen() {
+                self.backlogs.frozen.insert(node.id.clone(), self.now);
+            }
         }
-        let Some((by, rev, at, from)) = before.filter(|(.., from)| node.target.unit() != Some(from)) else {
-            return;
-        };
-        if !self.pauses.is_quiet_since(at) {
+        if !since.is_some_and(|since| self.pauses.is_quiet_since(since)) {
             return;
         }
-        let drain = Drain {
-            by,
-            node: node.id.clone(),
-            rev,
-        };
-        for relay in self.relays_of(&from) {
-            let number = self.relays[relay].life().unwrap();
-            let life = Life { relay, number };
-            let waits = match self.is_frozen(life, &drain) {
-                // Not what else the same move has frozen since.
-                Some(true) => self.waits(life, &drain, false),
-                _ => 0,
-            };
-            if waits > 0 {
-                let text =
-                    format!("R-3.9 S4: {drain:?} is given away, and {waits} messages of it wait at relay {relay}");
-                self.witness.blame(text);
+        for (subject, from) in given {
+            for relay in self.relays_of(from) {
+                if let Some(waits) = self.backlogs.waiting.get(&(relay, *subject)) {
+                    let text = format!(
+                        "R-3.9 S4: key {subject} is given away, and {waits} messages of it wait at relay {relay} of {from}"
+                    );
+                    self.witness.blame(text);
+                }
             }
         }
     }
@@ -300,11 +305,8 @@ impl World {
         if says_so && !lately(&begun.many) {
             return Some("stays for its messages, of which few have waited lately".to_owned());
         }
-        let waited: BTreeSet<usize> = begun.many.keys().copied().collect();
-        let some_always = waited.iter().any(|relay| !begun.few.contains_key(relay));
-        let gave_up = reason.contains("copied for too long");
-        (gave_up && some_always && self.now >= begun.at + LATELY)
-            .then(|| "does not say that messages of it have waited".to_owned())
+        let blames_application = reason.contains("copied for too long");
+        (blames_application && !begun.hooks).then(|| "stays because of an application that nobody asks".to_owned())
     }
 }
 

@@ -1,5 +1,6 @@
 //! Moves: the real mover at each relay, its driver in small, and operators who begin, stop and repeat work.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::keys::{UNITS, name};
@@ -9,6 +10,7 @@ use super::store::{Answer, Ask};
 use super::{Event, World};
 use crate::control::mover::{Act, HookCall, Hooked, Limits, Mover, Sight, Standing, units};
 use crate::control::store::StoreError;
+use crate::model::UnitId;
 use crate::routing::Routes;
 use crate::routing::record::{
     Commit, Hook, Lag, Move, MoveId, MoveKind, MoveOptions, MoveState, NodeId, OpId, Record, RecordId, RelayId, Rev,
@@ -28,6 +30,8 @@ pub(super) struct Driver {
 pub(super) struct Coordinators {
     begun: u64,
     last: u64,
+    /// Applications that are being asked to forget a node: by what, and since when.
+    cleaning: BTreeMap<(NodeId, UnitId), (MoveId, u64)>,
 }
 
 impl Driver {
@@ -178,7 +182,7 @@ impl World {
 
     /// The mover says what is to be done; it is done.
     pub(super) fn drive(&mut self, life: Life) {
-        let now = self.relays[life.relay].clock(self.now);
+        let (now, planted) = (self.relays[life.relay].clock(self.now), self.plan.planted);
         let running = self.at(life);
         let Some(routes) = running.table.routes().cloned() else {
             return;
@@ -191,7 +195,9 @@ impl World {
             now,
         };
         let plan = driver.mover.look(&sight);
-        let asks = plan.wants_standing && !driver.asks_standing && driver.look_at.is_none_or(|at| at <= now);
+        let is_late = planted == Some(Planted::AsksLate) && !routes.moving().any(|node| node.state.is_frozen());
+        let asks =
+            plan.wants_standing && !is_late && !driver.asks_standing && driver.look_at.is_none_or(|at| at <= now);
         if asks {
             driver.asks_standing = true;
         }
@@ -215,6 +221,7 @@ impl World {
                     self.ask_store(life, Asked::Commit(op), Ask::Commit(Box::new(planned.commit)));
                 }
                 Act::Hook(call) => {
+                    self.check_asked(&call);
                     let time = self.dice.u64(1_000..200_000);
                     self.plan_for(life, time, Input::Hook(Box::new(call)));
                 }
@@ -226,8 +233,30 @@ impl World {
         }
     }
 
+    /// S8: nothing is copied to where the application may still be asked to forget it. Looked at while nothing is wrong: nobody knows
+    /// what a relay that is gone had asked.
+    fn check_asked(&mut self, call: &HookCall) {
+        let at = (call.node.clone(), call.unit.clone());
+        match call.hook {
+            Hook::Cleanup => _ = self.coordinators.cleaning.insert(at, (call.by, self.now)),
+            Hook::Prepare | Hook::Copy => {
+                let cleaning = self.coordinators.cleaning.get(&at);
+                if let Some((by, since)) = cleaning.filter(|(_, since)| self.pauses.is_quiet_since(*since)) {
+                    let text = format!("R-3.9 S8: {call:?} while {by} has it forgotten there since {since}");
+                    self.witness.blame(text);
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// An application has answered.
     pub(super) fn on_hook(&mut self, life: Life, call: &HookCall) {
+        if call.hook == Hook::Cleanup {
+            self.coordinators
+                .cleaning
+                .remove(&(call.node.clone(), call.unit.clone()));
+        }
         let hooked = match self.dice.u8(..20) {
             0 if !self.calm => Hooked::Refused("no".to_owned()),
             0..6 if call.hook == Hook::Lag => Hooked::Lag(Lag {

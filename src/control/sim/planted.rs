@@ -1,4 +1,4 @@
-//! The mistakes of R-5, and four more, that a run can have, each in what stands between the real parts: to see that they are found.
+//! The mistakes of R-5, and five more, that a run can have, each in what stands between the real parts: to see that they are found.
 
 /// A mistake.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -32,11 +32,13 @@ pub(in crate::control) enum Planted {
     FewAlways,
     /// It never says so; not in the table of R-5.
     FewNever,
+    /// A mover asks how relays stand only while something is frozen (R-3.9 S2); not in the table of R-5.
+    AsksLate,
 }
 
 impl Planted {
     /// All of them.
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::SessionsNotWaitedFor,
         Self::UnfreezesAlone,
         Self::RevisionNotCompared,
@@ -51,5 +53,6 @@ impl Planted {
         Self::EpochOfAnyRecord,
         Self::FewAlways,
         Self::FewNever,
+        Self::AsksLate,
     ];
 }

@@ -218,14 +218,14 @@ impl World {
         if let Some(written) = written {
             self.note(&written);
             self.store.done.push((written.op, written.batch.rev));
-            self.witness.on_commit(self.now, &written.batch);
+            let given = self.witness.on_commit(self.now, &written.batch);
             if self.is_troubled() {
                 self.pauses.on_trouble(self.now);
             }
             if let Some(wrong) = self.pauses.on_commit(self.now, &written.batch) {
                 self.witness.blame(wrong);
             }
-            self.on_nodes_written(&written.batch);
+            self.on_nodes_written(&written.batch, &given);
             self.tell_readers(false);
         }
         Ok(committed)

@@ -73,9 +73,10 @@ impl Witness {
         self.truth.written_at(rev).is_some_and(|at| now >= at + age)
     }
 
-    /// R-I10: when a key gets another owner, nothing that the one before let through is left.
-    pub(super) fn on_commit(&mut self, now: u64, batch: &Batch) {
-        for (subject, term) in self.truth.on_commit(now, batch) {
+    /// R-I10: when a key gets another owner, nothing that the one before let through is left. Those keys, and whose they were.
+    pub(super) fn on_commit(&mut self, now: u64, batch: &Batch) -> Vec<(usize, UnitId)> {
+        let changed = self.truth.on_commit(now, batch);
+        for &(subject, term) in &changed {
             let running = self.running.get(&subject);
             let left = running.and_then(|running| running.values().find(|(_, of)| *of < term));
             if let Some((life, of)) = left {
@@ -83,6 +84,8 @@ impl Witness {
                 self.blame(text);
             }
         }
+        let before = |(subject, _)| Some((subject, self.truth.owner(subject, batch.prev)?.unit.clone()));
+        changed.into_iter().filter_map(before).collect()
     }
 
     pub(super) fn on_claimed(&mut self, claim: &Claim) {

@@ -39,7 +39,12 @@ impl Routes {
         moves.find_map(|(_, by)| {
             let to = match (&node.state, &node.target, &node.previous) {
                 (State::Migrating { to, by: of } | State::Frozen { to, by: of }, ..) if of == by => to,
-                (State::Active, Target::Unit(unit), Some(previous)) if *unit == self.moves.get(by)?.to => previous,
+                // An application that is about to forget the node gets no more of it.
+                (State::Active, Target::Unit(unit), Some(previous))
+                    if *unit == self.moves.get(by)?.to && node.cleaned_up().is_none() =>
+                {
+                    previous
+                }
                 _ => return None,
             };
             Some(Mirrored { by: *by, to })

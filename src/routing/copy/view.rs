@@ -110,6 +110,14 @@ impl<'a> NodeView<'a> {
         }
     }
 
+    /// The owner before, if its application may be asked now to forget the node: [`Node::cleaned_up`].
+    pub fn cleaned_up(&self) -> Option<&'a UnitId> {
+        match self {
+            Self::Whole(node) => node.cleaned_up(),
+            Self::Rest { .. } | Self::Tombstone { .. } => None,
+        }
+    }
+
     /// The owner before, while late messages may still come to it.
     pub fn previous(&self) -> Option<&'a UnitId> {
         match self {

@@ -155,6 +155,11 @@ impl Node {
         }
     }
 
+    /// The owner before, if its application may be asked now to forget the node (R-3.9 S8): nothing is to be copied there.
+    pub fn cleaned_up(&self) -> Option<&UnitId> {
+        self.previous.as_ref().filter(|_| self.term.is_swept)
+    }
+
     /// Whether relays of this unit may have admitted writes before the node was frozen: those that a barrier waits for (R-3.9 S4).
     pub fn is_served_by(&self, unit: &UnitId) -> bool {
         match &self.state {

@@ -34,7 +34,8 @@ fn ack(session: u64) -> FreezeAck {
     }
 }
 
-fn is_passed(change: impl FnOnce(&mut Standing), lease: Lease) -> bool {
+/// What a barrier of revision 9 says of a standing that was changed.
+fn asked<R>(change: impl FnOnce(&mut Standing), lease: Lease, ask: impl FnOnce(&Barrier<'_>, &Standing) -> R) -> R {
     let mut standing = standing();
     change(&mut standing);
     let (node, unit) = (key(1), name("a"));
@@ -46,7 +47,11 @@ fn is_passed(change: impl FnOnce(&mut Standing), lease: Lease) -> bool {
         lease,
         in_flight_max: Duration::from_secs(10),
     };
-    barrier.is_passed(&standing)
+    ask(&barrier, &standing)
+}
+
+fn is_passed(change: impl FnOnce(&mut Standing), lease: Lease) -> bool {
+    asked(change, lease, |barrier, standing| barrier.is_passed(standing))
 }
 
 // R-I10, R-R6, V2
@@ -84,6 +89,43 @@ fn every_relay_of_the_unit_reports_this_freeze_drained_or_the_barrier_holds() {
         "of another life"
     );
     assert!(check(|standing| drop(standing.relays.remove(0))), "it was forgotten");
+}
+
+// S2: the same before a freeze, but for who is silent. What was heard before the move of the node began may leave out a relay that
+// has come since, and what a relay said in another life was about other messages.
+#[test]
+fn few_messages_wait_when_every_relay_that_is_heard_of_has_said_so_of_this_move() {
+    let check = |change: fn(&mut Standing)| {
+        asked(change, Lease::Infinite, |barrier, standing| {
+            barrier.has_many(Some(standing), Duration::from_secs(3))
+        })
+    };
+    let at = |id: &str| Ok(Some(relay(id)));
+    assert_eq!(check(|_| {}), Ok(None));
+    assert_eq!(
+        check(|standing| standing.at = Rev(8)),
+        Err(()),
+        "asked before it had begun"
+    );
+    assert_eq!(check(|standing| standing.relays[1].acks.clear()), at("a-2"));
+    assert_eq!(
+        check(|standing| standing.relays[1].session = SessionId(8)),
+        at("a-2"),
+        "of another life"
+    );
+    assert_eq!(check(|standing| standing.relays[0].acks[0].rev = Rev(7)), at("a-1"));
+    assert_eq!(check(|standing| standing.relays[0].acks[0].by = MoveId(6)), at("a-1"));
+    assert_eq!(check(|standing| standing.relays[0].acks[0].drained = false), at("a-1"));
+    let silent = |seconds| {
+        let change = |standing: &mut Standing| {
+            standing.relays[0].acks.clear();
+            standing.relays[0].silent_for = Some(Duration::from_secs(seconds));
+        };
+        asked(change, Lease::Infinite, |barrier, standing| {
+            barrier.has_many(Some(standing), Duration::from_secs(3))
+        })
+    };
+    assert_eq!((silent(2), silent(3)), (at("a-1"), Ok(None)));
 }
 
 // R-D7

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::super::Phase;
 use super::super::units::{self, Asked};
 use super::world::{World, key, name, owner, relay, rule};
+use crate::routing::lease::LeaseState;
 use crate::routing::record::{
     Commit, MoveKind, MoveOptions, MoveState, Node, NodeId, OpId, Record, RecordId, Rev, State, Target, Term,
 };
@@ -244,7 +245,10 @@ fn another_relay_goes_on_when_the_driver_is_gone() {
     let mut world = World::new(&["a-1", "b-1", "c-1"], &[0, 2]);
     let work = world.work(5, "b", (1..=10).map(key).collect());
     world.put(Record::Move(work));
-    world.rounds(2);
+    let is_frozen = |world: &World| world.node(&key(1)).is_some_and(|node| node.state.is_frozen());
+    while !is_frozen(&world) {
+        world.round();
+    }
     // Its mover dies, the relay itself goes on for long enough.
     world.pilots.remove(0);
     world.rounds(20);
@@ -358,7 +362,7 @@ fn a_unit_is_evacuated_and_gets_its_keys_back() {
         let routes = crate::routing::Routes::from_snapshot(&world.ledger.snapshot());
         let mut begun = units::give_back(&routes, &name(unit), MoveOptions::default(), &asked).unwrap();
         world.store(begun.commits.remove(0)).unwrap();
-        world.rounds(6);
+        world.rounds(12);
         assert_eq!(world.unit(unit), State::Active);
     }
     assert!((1..40).all(|number| owner_now(&world, number) == "a"));
@@ -536,7 +540,66 @@ fn a_key_whose_messages_are_not_delivered_stays_and_says_so() {
     world.rounds(80);
     let (work, node) = (world.found(5), world.node(&key(1)).unwrap());
     assert_eq!((work.state, work.aborted), (MoveState::Finished, 1));
-    assert!(node.reason.contains("messages of it waited"), "{}", node.reason);
+    let reason = &node.reason;
+    assert!(
+        reason.contains("messages of it waited") && reason.ends_with(": at relay a/a-1"),
+        "{reason}"
+    );
+}
+
+// Symptom: with a limit of a second or less the record of a key that stayed said that the application had copied for too long, which nobody
+// had asked. Cause: what held it up was known by a record that is written after a second. Fix: the mover remembers what it waited for.
+#[test]
+fn a_key_that_stays_says_what_it_waited_for_however_short_the_limit_is() {
+    for millis in [0, 300, 1000, 3000] {
+        let mut world = World::new(&["a-1", "a-2", "b-1"], &[0]);
+        world.relays[1].has_many = true;
+        let mut work = world.work(5, "b", vec![key(1)]);
+        work.options.copy_limit = Duration::from_millis(millis);
+        world.put(Record::Move(work));
+        world.rounds(80);
+        let reason = &world.node(&key(1)).unwrap().reason;
+        assert!(
+            reason.contains("few messages of it waited") && reason.ends_with(": at relay a/a-2"),
+            "{millis} ms: {reason}"
+        );
+    }
+    // A relay that was killed.
+    let mut world = World::new(&["a-1", "a-2", "b-1"], &[0]);
+    world.round();
+    world.relays[1].lease = LeaseState::default();
+    world.round();
+    let mut work = world.work(5, "b", vec![key(1)]);
+    work.options.copy_limit = Duration::from_secs(1);
+    world.put(Record::Move(work));
+    world.rounds(60);
+    let reason = &world.node(&key(1)).unwrap().reason;
+    assert!(
+        reason.contains("could not report") && reason.ends_with("relay a/a-2 was killed and has started again"),
+        "{reason}"
+    );
+}
+
+// S2: as long as many wait relays are asked how they stand, often at first: mostly none waits. After a second that costs more than it
+// is worth.
+#[test]
+fn a_mover_asks_again_whether_few_messages_wait() {
+    let mut world = World::new(&["a-1", "a-2", "b-1"], &[0]);
+    world.relays[1].has_many = true;
+    let work = world.work(5, "b", vec![key(1)]);
+    world.put(Record::Move(work));
+    world.rounds(2);
+    for (rounds, again) in [(1, 5), (30, 100)] {
+        world.rounds(rounds);
+        world.feed(0);
+        let plan = world.look(0);
+        assert_eq!(
+            (plan.wants_standing, plan.again),
+            (true, Some(Duration::from_millis(again))),
+            "{:?}",
+            world.node(&key(1)).unwrap().state
+        );
+    }
 }
 
 // A relay that is gone says nothing of its messages. Whether it may hold up a move is the question of the freeze (R-D7).

@@ -83,6 +83,8 @@ pub(super) struct Pilot {
     pub(super) mover: Mover,
     pub(super) at: usize,
     pub(super) standing: Option<Standing>,
+    /// Whether its last look wanted to know how relays stand.
+    pub(super) wants: bool,
     pub(super) acts: Vec<Act>,
     /// Commits that may still arrive a second time.
     pub(super) echoes: Vec<Commit>,
@@ -153,6 +155,7 @@ impl World {
                 mover,
                 at: *at,
                 standing: None,
+                wants: false,
                 acts: Vec::new(),
                 echoes: Vec::new(),
             });
@@ -378,6 +381,7 @@ impl World {
         };
         let plan = pilot.mover.look(&sight);
         pilot.acts.extend(plan.acts.iter().cloned());
+        pilot.wants = plan.wants_standing;
         plan
     }
 
@@ -443,7 +447,11 @@ impl World {
             if self.relays[self.pilots[pilot].at].is_cut {
                 continue;
             }
-            self.ask_standing(pilot);
+            if self.pilots[pilot].wants {
+                self.ask_standing(pilot);
+            } else {
+                self.pilots[pilot].standing = None;
+            }
             self.look(pilot);
             while !self.pilots[pilot].acts.is_empty() {
                 self.act(pilot, 0, true);
