@@ -72,6 +72,7 @@ impl Relay {
             drain: CancellationToken::new(),
             access,
             away: strait::queue::AwayUnits::default(),
+            observers: Arc::default(),
             queue: None,
             routes,
         };

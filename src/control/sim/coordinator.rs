@@ -182,7 +182,7 @@ impl World {
 
     /// The mover says what is to be done; it is done.
     pub(super) fn drive(&mut self, life: Life) {
-        let (now, planted) = (self.relays[life.relay].clock(self.now), self.plan.planted);
+        let (now, mistake) = (self.relays[life.relay].clock(self.now), self.plan.planted);
         let running = self.at(life);
         let Some(routes) = running.table.routes().cloned() else {
             return;
@@ -195,7 +195,7 @@ impl World {
             now,
         };
         let plan = driver.mover.look(&sight);
-        let is_late = planted == Some(Planted::AsksLate) && !routes.moving().any(|node| node.state.is_frozen());
+        let is_late = mistake == Some(Planted::AsksLate) && !routes.moving().any(|node| node.state.is_frozen());
         let asks =
             plan.wants_standing && !is_late && !driver.asks_standing && driver.look_at.is_none_or(|at| at <= now);
         if asks {

@@ -300,9 +300,10 @@ impl Outbox {
     /// A key that was to leave stays, because it has come back before it had left; that is on disk (M5).
     pub fn on_stays(&mut self, key: u64) {
         let leaves =
-            |seq: &Seq, wish: &mut Wish| matches!(wish.end, End::Moved { .. }) && id_of(wish.hash, *seq) == key;
-        let left: Vec<(Seq, Wish)> = self.wished.extract_if(.., leaves).collect();
-        for (seq, wish) in left {
+            |(seq, wish): &(&Seq, &Wish)| matches!(wish.end, End::Moved { .. }) && id_of(wish.hash, **seq) == key;
+        let left: Vec<Seq> = self.wished.iter().filter(leaves).map(|(seq, _)| *seq).collect();
+        for seq in left {
+            let Some(wish) = self.wished.remove(&seq) else { continue };
             self.unwritten.remove(&seq);
             let state = self.topics.at_mut(wish.topic);
             state.ending -= 1;

@@ -50,6 +50,10 @@ fn asked<R>(change: impl FnOnce(&mut Standing), lease: Lease, ask: impl FnOnce(&
     ask(&barrier, &standing)
 }
 
+#[expect(
+    clippy::redundant_closure_for_method_calls,
+    reason = "the method is one for a single lifetime"
+)]
 fn is_passed(change: impl FnOnce(&mut Standing), lease: Lease) -> bool {
     asked(change, lease, |barrier, standing| barrier.is_passed(standing))
 }
