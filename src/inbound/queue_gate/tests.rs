@@ -10,8 +10,7 @@ use crate::model::Name;
 use crate::queue::Inlet;
 use crate::routing::lease::LeaseState;
 use crate::routing::record::{
-    Batch, Book, Change, Epoch, MoveId, Node, NodeId, OpId, Record, RecordId, Rev, SessionId, Snapshot, State, Target,
-    Term,
+    Batch, Book, Change, MoveId, Node, NodeId, OpId, Record, RecordId, Rev, SessionId, State, Target, Term,
 };
 use crate::routing::{Handle, Routes, Rule, Settings};
 
@@ -56,15 +55,7 @@ fn table() -> RouteTable {
         rules: vec![(1, rule("a"))],
         ..Book::default()
     };
-    let routes = Routes::from_snapshot(&Snapshot {
-        epoch: Epoch::new(0, Rev(1)),
-        seed: 1,
-        changes: vec![Change {
-            rev: Rev(1),
-            id: RecordId::Book,
-            record: Some(Record::Book(book)),
-        }],
-    });
+    let routes = Routes::of_book(book);
     settings().with_routes(Arc::new(routes))
 }
 

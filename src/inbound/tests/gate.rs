@@ -47,15 +47,7 @@ impl Door {
             rules: vec![(1, rule("cid")), (2, rule("uid"))],
             ..Book::default()
         };
-        let routes = Routes::from_snapshot(&Snapshot {
-            epoch: Epoch::new(0, Rev(1)),
-            seed: 1,
-            changes: vec![Change {
-                rev: Rev(1),
-                id: RecordId::Book,
-                record: Some(Record::Book(book)),
-            }],
-        });
+        let routes = Routes::of_book(book);
         let table = RouteTable::build(&routing::Settings::default(), &name("a"), [&name("b")]).unwrap();
         let routing = routing::Handle::new(table.with_routes(Arc::new(routes)));
         let mut lease = LeaseState::default();

@@ -23,8 +23,7 @@ use crate::model::{
 use crate::routing::gate::Drain;
 use crate::routing::lease::LeaseState;
 use crate::routing::record::{
-    Batch, Book, Change, Epoch, MoveId, Node, NodeId, OpId, Record, RecordId, Rev, SessionId, Snapshot, State, Target,
-    Term,
+    Batch, Book, Change, Epoch, MoveId, Node, NodeId, OpId, Record, RecordId, Rev, SessionId, State, Target, Term,
 };
 use crate::routing::{self, RouteTable, Routes};
 use crate::telemetry::Registry;
@@ -57,15 +56,7 @@ fn fixture(lease: &str, in_flight_max: Duration) -> Fixture {
         rules: vec![(1, serde_json::from_value(rule).unwrap())],
         ..Book::default()
     };
-    let routes = Routes::from_snapshot(&Snapshot {
-        epoch: Epoch::new(0, Rev(1)),
-        seed: 1,
-        changes: vec![Change {
-            rev: Rev(1),
-            id: RecordId::Book,
-            record: Some(Record::Book(book)),
-        }],
-    });
+    let routes = Routes::of_book(book);
     let table = RouteTable::build(&routing::Settings::default(), &name("a"), [&name("b")]).unwrap();
     let routing = routing::Handle::new(table.with_routes(Arc::new(routes)));
     let mut state = LeaseState::default();

@@ -109,6 +109,20 @@ impl Routes {
         }
     }
 
+    /// Routes of a store in which nothing but a book was published.
+    #[cfg(test)]
+    pub(crate) fn of_book(book: Book) -> Self {
+        Self::from_snapshot(&Snapshot {
+            epoch: Epoch::new(0, Rev(1)),
+            seed: 1,
+            changes: vec![super::record::Change {
+                rev: Rev(1),
+                id: RecordId::Book,
+                record: Some(super::record::Record::Book(book)),
+            }],
+        })
+    }
+
     /// All records at a revision.
     pub fn from_snapshot(snapshot: &Snapshot) -> Self {
         let mut routes = Self::empty(snapshot.epoch, snapshot.seed);

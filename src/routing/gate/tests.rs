@@ -6,9 +6,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::model::{ANY_KEY, Key, Name, RouteHints};
-use crate::routing::record::{
-    Batch, Book, Change, Epoch, Node, OpId, Record, RecordId, SessionId, Snapshot, State, Target, Term,
-};
+use crate::routing::record::{Batch, Book, Change, Node, OpId, Record, RecordId, SessionId, State, Target, Term};
 use crate::routing::{Routes, Rule, Settings};
 
 fn name(text: &str) -> Name {
@@ -36,15 +34,7 @@ fn table_of(dimension: serde_json::Value) -> RouteTable {
         rules: vec![(1, rule)],
         ..Book::default()
     };
-    let routes = Routes::from_snapshot(&Snapshot {
-        epoch: Epoch::new(0, Rev(1)),
-        seed: 1,
-        changes: vec![Change {
-            rev: Rev(1),
-            id: RecordId::Book,
-            record: Some(Record::Book(book)),
-        }],
-    });
+    let routes = Routes::of_book(book);
     let table = RouteTable::build(&Settings::default(), &name("a"), [&name("b")]).unwrap();
     table.with_routes(Arc::new(routes))
 }
