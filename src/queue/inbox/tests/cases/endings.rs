@@ -155,9 +155,8 @@ fn publishers_hear_when_the_last_group_acknowledged() {
     assert_eq!(world.told, [Told::Done { topic: topic(), seq: 1 }]);
 }
 
-#[test]
-fn publishers_hear_of_each_group_that_gives_their_message_up() {
-    // M-A2.
+/// One of two groups has given a message up, which is not on disk yet; the other one has it.
+fn given_up_by_one() -> (World, Deliver) {
     let mut world = World::new(TopicSettings::default());
     world.subscribe(1, "g", 10);
     world.subscribe(2, "h", 10);
@@ -168,6 +167,13 @@ fn publishers_hear_of_each_group_that_gives_their_message_up() {
     world.poll();
     world.answer(0, false);
     world.poll();
+    (world, both[1].clone())
+}
+
+#[test]
+fn publishers_hear_of_each_group_that_gives_their_message_up() {
+    // M-A2.
+    let (mut world, other) = given_up_by_one();
     world.commit(usize::MAX);
     world.poll();
     let why = Why::of_dead("terminated", "no");
@@ -178,18 +184,9 @@ fn publishers_hear_of_each_group_that_gives_their_message_up() {
 #[test]
 fn publishers_do_not_hear_of_a_delivery_after_a_group_has_given_their_message_up() {
     // M-A2: the other group acknowledges before anybody was told.
-    let mut world = World::new(TopicSettings::default());
-    world.subscribe(1, "g", 10);
-    world.subscribe(2, "h", 10);
-    world.store(None);
-    let both = world.handed_out();
-    let reason = "no".to_owned();
-    world.settle(&both[0], Settlement::Terminate { reason });
-    world.poll();
-    world.answer(0, false);
-    world.poll();
+    let (mut world, other) = given_up_by_one();
     world.commit(usize::MAX);
-    world.settle(&both[1], Settlement::Ack);
+    world.settle(&other, Settlement::Ack);
     world.poll();
     let why = Why::of_dead("terminated", "no");
     let (topic, seq) = (topic(), 1);

@@ -11,7 +11,7 @@ mod leaving;
 use std::time::Duration;
 
 use crate::model::{GapReason, UnixMillis};
-use crate::queue::api::{ConsumerId, Settlement};
+use crate::queue::api::{ConsumerId, Deliver, Settlement};
 use crate::queue::effects::{Effects, Told, Why};
 use crate::queue::inbox::consumers::FLIGHT_BYTES_MAX;
 use crate::queue::inbox::tests::world::{World, message, name, setup, topic};
