@@ -122,6 +122,13 @@ fn a_key_never_sent_is_explained() {
     );
     assert!(out(&explain(&["--service", "im.Echo"])).starts_with("owner        a\n"));
     assert_eq!(explain(&["--service", "im.Other"]).status.code(), Some(2));
+    let nowhere = strait(&["explain", "--key", "uid=9"]);
+    assert_eq!(nowhere.status.code(), Some(2));
+    assert!(
+        err(&nowhere).contains("ask a running relay with strait route get"),
+        "{}",
+        err(&nowhere)
+    );
 }
 
 #[test]

@@ -7,6 +7,7 @@ use super::{CliError, Output, SourceArgs, load, write_json};
 use crate::model::{AwayBy, Key, OnFailure, ParkedAs, RouteHints, RoutePolicy, UnitId};
 use crate::routing::record::{Book, Change, Epoch, Record, RecordId, Rev, Snapshot};
 use crate::routing::{Explanation, Routes, Step};
+use crate::settings::Problems;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -27,7 +28,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, output: Output, out: &mut impl Write) -> Result<(), CliError> {
-    let checked = load(&args.source.source())?;
+    let checked = load(&args.source.source()).map_err(|problems| args.explained(problems))?;
     let policy = checked.route_policy(args.service.as_deref(), args.method.as_deref());
     let has_store = checked.routes.has_store() && !args.keys.is_empty() && args.unit.is_none();
     let explanation = if has_store {
@@ -53,6 +54,18 @@ pub(super) fn run(args: &Args, output: Output, out: &mut impl Write) -> Result<(
 }
 
 impl Args {
+    /// Whoever names no file may think that a running relay is asked.
+    fn explained(&self, problems: Problems) -> CliError {
+        if self.source.config.is_some() {
+            return problems.into();
+        }
+        let detail = format!(
+            "{problems}\nno configuration file is named: give one with --config or in STRAIT_CONFIG, or ask a running relay with \
+             strait route get --key DIMENSION=KEY"
+        );
+        CliError::Refused { detail }
+    }
+
     fn hints(&self) -> RouteHints {
         let keys = self.keys.iter().map(|(dimension, key)| Key {
             dimension: dimension.clone().into(),
