@@ -15,12 +15,14 @@
 //! - J3. Of a call that the local service did not execute, nothing is stored.
 //!
 //! # Not here
-//! Whether a call is kept (`plan`), whether its unit counts as away (`quorum`), units that others are about to take over from (`fence`), how the unit gets it (`queue`, `inbound::push`).
+//! Whether a call is kept (`plan`), whether its unit counts as away (`quorum`), units that others are about to take over from (`fence`), how it comes to the
+//! disk (`stored`), how the unit gets it (`queue`, `inbound::push`).
 
 mod fence;
 mod plan;
 mod quorum;
 mod reply;
+mod stored;
 
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
@@ -30,20 +32,19 @@ use std::time::Duration;
 use self::fence::Fence;
 use self::plan::{Not, Plan};
 use self::reply::Reply;
-use super::message::{Keep, Published, Publisher, PublisherRef, Publishers};
+use super::message::Publishers;
 use super::retries::LookAlarm;
 use super::rpc::{Open, Rpc};
 use crate::calls::CallRecord;
 use crate::mailbox::Mailbox;
 use crate::model::{
-    CallId, Caller, CallerRef, CancelReason, Code, Mode, ParkedAs, Part, Reason, Refused, RelayError, ReplyEvent,
-    Request, RequestEvent, Retry, RoutePolicy, UnitId,
+    CallId, Caller, CallerRef, CancelReason, Code, Mode, Part, Reason, Refused, RelayError, ReplyEvent, Request,
+    RequestEvent, Retry, RoutePolicy, UnitId,
 };
 use crate::peer::Observers;
 use crate::queue::AwayUnits;
-use crate::routing::RouteError;
 use crate::telemetry::kept::{KeptOutcome, KeptSeries};
-use crate::wire::kept::{self, KeptCall};
+use crate::wire::kept;
 
 /// What is needed to keep calls.
 pub struct KeptParts {
@@ -326,97 +327,6 @@ impl Rpc {
         }
     }
 
-    /// Hands the call to the disk, with what the local service answered.
-    fn store(&self, id: CallId, reply: Option<Box<Part>>) -> Result<(), RelayError> {
-        let Some(calls) = &self.kept else { return Ok(()) };
-        let is_executed = reply.is_some();
-        self.set_stage(id, Stage::Storing(reply));
-        let entry = self.calls.with(id, |open| self.entry(open, is_executed));
-        let Some(entry) = entry else { return Ok(()) };
-        let port: Rc<dyn Publisher> = calls.clone();
-        let back = PublisherRef {
-            port,
-            id: id.0,
-            index: u64::from(is_executed),
-        };
-        let stored = entry.and_then(|entry| calls.parts.publishers.keep(entry, back).map_err(|error| *error));
-        stored.map(drop).map_err(|error| {
-            calls.count(KeptOutcome::NotStored);
-            self.not_stored(id, error, is_executed)
-        })
-    }
-
-    /// What is stored of a call.
-    fn entry(&self, open: &Open, executed: bool) -> Result<Keep, RelayError> {
-        let gone = || RelayError::new(Reason::Internal, Retry::Safe, "the call cannot be stored");
-        let request = open.again.as_deref().ok_or_else(gone)?;
-        let policies = self.parts.policies.current();
-        let policy = policies.of(request.service()).route_of(request);
-        let table = self.parts.routing.table();
-        let dimension = match table.resolve(&request.hints, policy, &self.parts.place.unit, &self.parts.claims) {
-            Ok(decision) => decision.dimension.cloned(),
-            Err(RouteError::NobodyTookOver { .. }) => table.dimension_of(&request.hints, policy),
-            Err(error) => return Err(error.into()),
-        };
-        let dimension = dimension.ok_or_else(gone)?;
-        let key = plan::key_of(request, dimension.as_str()).ok_or_else(gone)?;
-        let call = KeptCall {
-            rejected_to: policy.rejected_to.as_ref().map(ToString::to_string).unwrap_or_default(),
-            ..KeptCall::of(request, &dimension, executed)
-        };
-        let id = plan::id_of(request).unwrap_or_default();
-        let attributes = call.attributes(key, id).map_err(|_| gone())?;
-        Ok(Keep {
-            key: key.clone(),
-            attributes,
-            body: call.to_bytes(),
-        })
-    }
-
-    fn on_stored(&self, id: CallId, is_executed: bool, end: Published) {
-        let Some(calls) = &self.kept else { return };
-        let ticket = match (end.progress, end.error) {
-            (Some(progress), None) => progress.id,
-            (_, error) => {
-                calls.count(KeptOutcome::NotStored);
-                let gone = || RelayError::new(Reason::Internal, Retry::Safe, "it is not known whether it is on disk");
-                let error = error.map_or_else(gone, |error| *error);
-                let error = self.not_stored(id, error, is_executed);
-                if let Some(open) = self.calls.take(id) {
-                    self.fail(open, error);
-                }
-                return;
-            }
-        };
-        calls.count(if is_executed {
-            KeptOutcome::Executed
-        } else {
-            KeptOutcome::Parked
-        });
-        let Some(mut open) = self.calls.take(id) else { return };
-        let Some(Kept { unit, stage }) = open.kept.take().map(|kept| *kept) else {
-            return;
-        };
-        if let Stage::Storing(Some(part)) = stage {
-            return self.answer(open, reply::provisional(*part, &ticket), clock());
-        }
-        let parked_as = open.again.as_deref().map(|request| {
-            let policies = self.parts.policies.current();
-            let policy = policies.of(request.service()).route_of(request);
-            (policy.away.parked_as, request.envelope)
-        });
-        if let Some((ParkedAs::Ok, envelope)) = parked_as {
-            open.caller.send(ReplyEvent::Part(reply::parked(envelope, &ticket)));
-            return open
-                .record
-                .answered(Code::Ok, crate::model::Timing::default(), clock(), &self.parts.metrics);
-        }
-        let detail = format!("unit {unit} is away; the call is stored for it as {ticket}, do not make it again");
-        let mut error = RelayError::new(Reason::Parked, Retry::Never, detail);
-        error.ticket = Some(Box::new(ticket));
-        self.fail(open, error);
-    }
-
     fn set_stage(&self, id: CallId, stage: Stage) {
         self.calls.with(id, |open| {
             // What it had to go on by itself is of no use any more.
@@ -449,24 +359,6 @@ impl Rpc {
         );
         error
     }
-
-    fn not_stored(&self, id: CallId, mut error: RelayError, is_executed: bool) -> RelayError {
-        let unit = self.kept_for(id);
-        if is_executed {
-            error.detail = format!(
-                "unit {unit} is away; this unit has executed the call in its place, but could not store it for that unit, so make \
-                 the call again with the same idempotency-key: {}",
-                error.detail
-            );
-            error.retry = Retry::Ambiguous;
-        } else {
-            error.detail = format!(
-                "unit {unit} is away, and the call could not be stored for it: {}",
-                error.detail
-            );
-        }
-        error
-    }
 }
 
 impl Open {
@@ -491,14 +383,6 @@ impl Open {
 impl Caller for KeptCalls {
     fn on_reply(&self, id: CallId, event: ReplyEvent) {
         self.replies.push((id, event));
-    }
-}
-
-impl Publisher for KeptCalls {
-    fn on_published(&self, id: u64, index: u64, end: Published) {
-        if let Some(rpc) = self.rpc.upgrade() {
-            rpc.on_stored(CallId(id), index > 0, end);
-        }
     }
 }
 
