@@ -28,8 +28,12 @@ impl Mover {
             return;
         }
         let left = job.work.options.trail.saturating_sub(age);
-        let gives_up = age >= job.work.options.trail + TOLD_MAX;
-        if !left.is_zero() {
+        // A driver that came later, or has started again, knows of a mark that the time was over: moves may wait for that.
+        let is_marked = |id| {
+            let view = sight.routes.view(id);
+            view.is_some_and(|view| view.cleaned_up().is_some() && view.unit() == Some(&job.work.to))
+        };
+        if !left.is_zero() && !job.work.nodes.iter().any(is_marked) {
             if let Some(node) = job.work.nodes.first() {
                 self.memory.wait(job.work.id, node, Phase::Trail);
             }
@@ -54,6 +58,9 @@ impl Mover {
             }
             let asks = job.work.options.hooks && application(sight, id).is_some();
             let is_marked = node.cleaned_up().is_some();
+            if !is_marked && !left.is_zero() {
+                continue;
+            }
             if wanted.contains(id) && !is_marked {
                 waits = true;
                 continue;
@@ -62,6 +69,8 @@ impl Mover {
                 // T3
                 written.push(swept(node, node.previous.clone()));
             } else {
+                let age = self.memory.age(RecordId::Node(id.clone()), node.rev, sight.now);
+                let gives_up = age >= TOLD_MAX;
                 match self.hook(sight, job, id, (Hook::Cleanup, from), plan) {
                     HookState::Done | HookState::Refused => written.push(swept(node, None)),
                     HookState::Waits if gives_up => written.push(swept(node, None)),
@@ -76,6 +85,8 @@ impl Mover {
             self.commit(plan, cleared(sight, job, written));
         } else if waits {
             plan.look_again(super::LOOK_UNDER_WAY);
+        } else if !left.is_zero() {
+            plan.look_again(left.min(LOOK_AT_TRAIL));
         } else {
             self.finish(sight, job, job.work.clone(), plan);
         }
@@ -86,8 +97,10 @@ impl Mover {
         let Some(view) = sight.routes.view(id) else {
             return false;
         };
+        let age = self.memory.age(RecordId::Node(id.clone()), view.rev(), sight.now);
         if view.cleaned_up() == Some(&job.work.to) {
-            return true;
+            // A relay of an earlier version that drives the other move waits for this one.
+            return age < (TOLD_MAX + ASKED_MAX) * 2;
         }
         let (decided, owner) = (view.decided(), view.unit());
         // Each waits only for what was asked for before it, so no two wait for each other.
@@ -101,7 +114,6 @@ impl Mover {
         if application(sight, id).is_none() || !sight.routes.moves().any(was_given_up) {
             return false;
         }
-        let age = self.memory.age(RecordId::Node(id.clone()), view.rev(), sight.now);
         age < TOLD_MAX + ASKED_MAX
     }
 
