@@ -6,7 +6,8 @@
 //!   ([`Term::is_swept`](crate::routing::record::Term::is_swept)), and the node moves all the same.
 //! - T2. A move clears the trail that it has laid, and none that a later one has laid to the same unit.
 //! - T3. Nothing is copied to a unit whose application may still be asked to forget the node: the record says so before it is asked, and
-//!   a move to that unit begins when that is over. The same goes for a unit that did not get a node, while the move lasts that was given
+//!   no move of the node begins before that is over: one to a third unit would take the mark off the record, and the one behind it may lead
+//!   there. The same goes for a unit that did not get a node, while the move lasts that was given
 //!   up. An application that could not be asked is not waited for for ever, and what a relay that is gone had asked is not known.
 
 use std::collections::BTreeSet;
@@ -92,13 +93,13 @@ impl Mover {
         }
     }
 
-    /// Whether the application of the new owner may be asked now to forget what is to be copied there (T3).
+    /// Whether an application may be asked now to forget what is to be copied there, by this move or the one behind it (T3).
     pub(super) fn is_cleaned_up(&mut self, sight: &Sight<'_>, job: &Job<'_>, id: &NodeId) -> bool {
         let Some(view) = sight.routes.view(id) else {
             return false;
         };
         let age = self.memory.age(RecordId::Node(id.clone()), view.rev(), sight.now);
-        if view.cleaned_up() == Some(&job.work.to) {
+        if view.cleaned_up().is_some() {
             // A relay of an earlier version that drives the other move waits for this one.
             return age < (TOLD_MAX + ASKED_MAX) * 2;
         }

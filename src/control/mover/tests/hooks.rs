@@ -288,8 +288,8 @@ fn a_move_back_waits_until_the_old_owner_has_forgotten_the_key() {
     assert_eq!(world.found(5).state, MoveState::Finished);
 }
 
-/// A world in which the application of the old owner is asked to forget the key, and does not answer; and a move back that waits for that.
-fn waiting_for_cleanup() -> World {
+/// A world in which the application of the old owner is asked to forget the key, and does not answer; and a move that waits for that.
+fn waiting_for_cleanup(to: &str) -> World {
     let mut world = world(|call| match call.hook {
         Hook::Cleanup => Hooked::NotYet("deleting".to_owned()),
         _ => Hooked::Done,
@@ -297,7 +297,7 @@ fn waiting_for_cleanup() -> World {
     while !world.asked.iter().any(|call| call.hook == Hook::Cleanup) {
         world.round();
     }
-    let mut work = world.work(6, "a", vec![key(1)]);
+    let mut work = world.work(6, to, vec![key(1)]);
     work.options.hooks = true;
     world.put(Record::Move(work));
     world.rounds(20);
@@ -305,11 +305,22 @@ fn waiting_for_cleanup() -> World {
     world
 }
 
+// T3: a key does not go on to a third unit either, from where it could come back while the first one still forgets it.
+#[test]
+fn a_move_to_a_third_unit_waits_until_the_old_owner_has_forgotten_the_key() {
+    let mut world = waiting_for_cleanup("c");
+    world.rounds(100);
+    assert_eq!(owner(&world), "b");
+    world.answers = Box::new(|_| Hooked::Done);
+    world.rounds(100);
+    assert_eq!((owner(&world), world.found(6).moved), ("c".into(), 1));
+}
+
 // T3. Symptom: a key could not be moved back for as long as a trail lasts. Cause: who drove the trail had started again, and waited for its
 // time anew, while the record said already that the old owner is to forget the key. Fix: the record tells that the time is over.
 #[test]
 fn a_driver_that_has_started_again_goes_on_with_what_is_to_be_forgotten() {
-    let mut world = waiting_for_cleanup();
+    let mut world = waiting_for_cleanup("a");
     let mut trailing = world.found(5);
     trailing.options.trail = Duration::from_secs(1_000_000);
     world.put(Record::Move(trailing));
@@ -324,7 +335,7 @@ fn a_driver_that_has_started_again_goes_on_with_what_is_to_be_forgotten() {
 // T3: a relay of an earlier version clears no trail of a key that is to be moved; the move does not wait for it for ever.
 #[test]
 fn a_move_waits_for_a_cleanup_that_nobody_ends_for_some_time_only() {
-    let mut world = waiting_for_cleanup();
+    let mut world = waiting_for_cleanup("a");
     let mut trailing = world.found(5);
     trailing.driver = relay("c-1");
     world.put(Record::Move(trailing));
