@@ -7,8 +7,8 @@
 //! - T2. A move clears the trail that it has laid, and none that a later one has laid to the same unit.
 //! - T3. Nothing is copied to a unit whose application may still be asked to forget the node: the record says so before it is asked, and
 //!   no move of the node begins before that is over: one to a third unit would take the mark off the record, and the one behind it may lead
-//!   there. The same goes for a unit that did not get a node, while the move lasts that was given
-//!   up. An application that could not be asked is not waited for for ever, and what a relay that is gone had asked is not known.
+//!   there. The same goes for a unit that did not get a node, while the move lasts that was given up. An application that could not be
+//!   asked is not waited for for ever, and what a relay that is gone had asked is not known.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -47,12 +47,7 @@ impl Door {
             rules: vec![(1, rule("cid")), (2, rule("uid"))],
             ..Book::default()
         };
-        let routes = Routes::of_book(book);
-        let table = RouteTable::build(&routing::Settings::default(), &name("a"), [&name("b")]).unwrap();
-        let routing = routing::Handle::new(table.with_routes(Arc::new(routes)));
-        let mut lease = LeaseState::default();
-        lease.opened(SessionId(1), Rev(1), boot_time());
-        routing.set_lease(lease);
+        let routing = routed_by(book);
         let folder = std::env::temp_dir().join(format!("strait-gate-{of}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let mut settings = control::Settings::default();

@@ -48,6 +48,17 @@ struct Fixture {
 /// How long a service is thought to go on, unless a test says otherwise.
 const IN_FLIGHT_MAX: Duration = Duration::from_millis(300);
 
+/// Routes at a relay of unit a that has the lease.
+fn routed_by(book: Book) -> routing::Handle {
+    let routes = Routes::of_book(book);
+    let table = RouteTable::build(&routing::Settings::default(), &name("a"), [&name("b")]).unwrap();
+    let routing = routing::Handle::new(table.with_routes(Arc::new(routes)));
+    let mut state = LeaseState::default();
+    state.opened(SessionId(1), Rev(1), boot_time());
+    routing.set_lease(state);
+    routing
+}
+
 fn fixture(lease: &str, in_flight_max: Duration) -> Fixture {
     let rule = serde_json::json!({ "dimension": "cid", "unit": "a", "default": true });
     let book = Book {
@@ -56,12 +67,7 @@ fn fixture(lease: &str, in_flight_max: Duration) -> Fixture {
         rules: vec![(1, serde_json::from_value(rule).unwrap())],
         ..Book::default()
     };
-    let routes = Routes::of_book(book);
-    let table = RouteTable::build(&routing::Settings::default(), &name("a"), [&name("b")]).unwrap();
-    let routing = routing::Handle::new(table.with_routes(Arc::new(routes)));
-    let mut state = LeaseState::default();
-    state.opened(SessionId(1), Rev(1), boot_time());
-    routing.set_lease(state);
+    let routing = routed_by(book);
     let place = Place {
         unit: name("a"),
         relay: name("a-1"),

@@ -15,8 +15,8 @@
 //! - J3. Of a call that the local service did not execute, nothing is stored.
 //!
 //! # Not here
-//! Whether a call is kept (`plan`), whether its unit counts as away (`quorum`), units that others are about to take over from (`fence`), how it comes to the
-//! disk (`stored`), how the unit gets it (`queue`, `inbound::push`).
+//! Whether a call is kept (`plan`), whether its unit counts as away (`quorum`), units that others are about to take over from
+//! (`fence`), how it comes to the disk (`stored`), how the unit gets it (`queue`, `inbound::push`).
 
 mod fence;
 mod plan;
