@@ -16,6 +16,8 @@ use strait::queue::{ReplaySettings, Settings, Setup};
 const BATCH: usize = 64;
 /// Bytes of a key.
 const KEY_BYTES: usize = 12;
+/// Messages that one consumer has at most: those in flight to it are bounded by their bytes.
+const CONSUMER_IN_FLIGHT: usize = 10_000;
 
 pub fn bench(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("inbox");
@@ -65,8 +67,8 @@ impl Tail {
             wall: UnixMillis(1),
         };
         let mut fx = Effects::default();
-        for number in 0..topics {
-            inbox.subscribe(now, subscribe(number, in_flight), &mut fx);
+        for number in 0..topics.max(in_flight.div_ceil(CONSUMER_IN_FLIGHT)) {
+            inbox.subscribe(now, subscribe(number, number % topics, in_flight), &mut fx);
         }
         let keys: Vec<u8> = (0..keys.unwrap_or(0))
             .flat_map(|number| format!("cid:{number:08}").into_bytes())
@@ -145,7 +147,7 @@ fn topic(number: usize) -> Topic {
     Name::new(&format!("orders-{number}")).unwrap()
 }
 
-fn subscribe(number: usize, in_flight: usize) -> Subscribe {
+fn subscribe(number: usize, of_topic: usize, in_flight: usize) -> Subscribe {
     let consumer = u64::try_from(number).unwrap();
     Subscribe {
         consumer: ConsumerId(consumer),
@@ -154,7 +156,7 @@ fn subscribe(number: usize, in_flight: usize) -> Subscribe {
             shard: 0,
             number: consumer,
         },
-        topic: topic(number),
+        topic: topic(of_topic),
         group: Name::new("g").unwrap(),
         in_flight_max: in_flight.max(BATCH),
     }
