@@ -110,6 +110,9 @@ impl Disk {
     }
 
     fn print_syncs(&mut self) {
+        if self.syncs.is_empty() {
+            return;
+        }
         self.syncs.sort_unstable();
         let last = self.syncs.len().saturating_sub(1);
         let at = |percent: usize| self.syncs.get(last * percent / 100).copied().unwrap_or_default();

@@ -36,7 +36,10 @@ pub fn bench(criterion: &mut Criterion) {
                 acknowledge_all(&mut outbox, &mut now, &mut fx);
             });
         });
-        assert!(outbox.is_done(stored - MESSAGES), "they were acknowledged");
+        // Nothing was stored if only others were asked for.
+        if stored > 0 {
+            assert!(outbox.is_done(stored - MESSAGES), "they were acknowledged");
+        }
     }
     let messages: Vec<Message> = (0..MESSAGES).map(|number| message(number, 1024)).collect();
     group.bench_function("1000 messages of the backlog, 1 KiB", |bencher| {
