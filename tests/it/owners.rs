@@ -241,7 +241,10 @@ async fn new_keys_belong_to_one_unit_below_etcd_whoever_is_killed() {
     let mut next = 100;
     let until = Instant::now() + LIMIT;
     while !raced(&owners) {
-        assert!(Instant::now() < until, "one unit has been faster every time: {owners:?}");
+        assert!(
+            Instant::now() < until,
+            "one unit has been faster every time: {owners:?}"
+        );
         claim_at_once(&world, next..next + 30, &mut owners).await;
         next += 30;
     }

@@ -4,7 +4,7 @@
 //! [`Writer`] appends batches of records, each with one write and one sync; [`Reader`] finds them again by line and number, or
 //! all in the order of writing; [`Keeper`] writes checkpoints, removes segments that are done with, merges sparse ones and
 //! prepares the next. [`Log`] is the three for one thread, [`disk`] runs them on two. [`Log::open`] makes a log of what a crash
-//! left. The parts' invariants are numbered L1 to L16 in their modules.
+//! left. The parts' invariants are numbered L1 to L17 in their modules.
 //!
 //! # The directory
 //! ```text
@@ -66,6 +66,7 @@ mod format;
 mod keeper;
 mod memory;
 mod merge;
+mod pages;
 mod reader;
 mod recovery;
 mod spares;

@@ -9,6 +9,8 @@ use std::time::Duration;
 use rustix::fs::{Advice, OFlags, fadvise, fcntl_getfl, fcntl_setfl, statvfs};
 use tokio::time::Instant;
 
+use super::pages::PAGE;
+
 /// Files of one directory.
 ///
 /// What was written is safe after `sync_data` of its file; that a file is there, has another name or is gone is safe after
@@ -59,7 +61,16 @@ pub trait Storage: Sized + Send + Sync + 'static {
     /// Of the operating system. Some may have been written nevertheless.
     fn write_at(&self, file: &Self::File, offset: u64, bytes: &[u8]) -> io::Result<usize>;
 
-    /// Writes zeros and brings them to the disk; cheapest at multiples of `ZEROS_UNIT`, and so many.
+    /// Writes whole pages, from the begin of one on: `bytes` begins at a page of our memory, too. Where the operating system can, it
+    /// does not keep them in its memory.
+    ///
+    /// # Errors
+    /// Of the operating system. Some may have been written nevertheless.
+    fn write_pages(&self, file: &Self::File, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        write_full(self, file, offset, bytes)
+    }
+
+    /// Writes zeros and brings them to the disk; cheapest from the begin of a page on, and whole ones.
     ///
     /// # Errors
     /// Of the operating system. Some may have been written nevertheless.
@@ -231,21 +242,12 @@ impl Storage for DirStorage {
         file.write_at(bytes, offset)
     }
 
+    fn write_pages(&self, file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        past_the_memory(file, || write_full(self, file, offset, bytes))
+    }
+
     fn zero(&self, file: &File, offset: u64, len: usize) -> io::Result<()> {
-        let flags = fcntl_getfl(file)?;
-        // Past the memory of the operating system: it would take and keep a page for all zeros, and nobody reads them. Not all
-        // file systems can, and none if they do not begin and end where its blocks do.
-        let direct = fcntl_setfl(file, flags | OFlags::DIRECT).is_ok();
-        let written = write_zeros(self, file, offset, len);
-        if direct {
-            fcntl_setfl(file, flags)?;
-        }
-        match written {
-            Err(error) if direct && error.kind() == io::ErrorKind::InvalidInput => {
-                write_zeros(self, file, offset, len)?;
-            }
-            written => written?,
-        }
+        past_the_memory(file, || write_zeros(self, file, offset, len))?;
         self.sync_data(file)?;
         Ok(())
     }
@@ -320,6 +322,21 @@ pub(super) fn write_full<S: Storage>(storage: &S, file: &S::File, offset: u64, m
     Ok(())
 }
 
+/// Writes past the memory of the operating system: it would take and keep a page for all that is written. Not all file systems can,
+/// and none if the write does not begin and end where its blocks do; then it is written as all else is.
+fn past_the_memory(file: &File, write: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    let flags = fcntl_getfl(file)?;
+    if fcntl_setfl(file, flags | OFlags::DIRECT).is_err() {
+        return write();
+    }
+    let written = write();
+    fcntl_setfl(file, flags)?;
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => write(),
+        written => written,
+    }
+}
+
 fn write_zeros<S: Storage>(storage: &S, file: &S::File, mut offset: u64, mut len: usize) -> io::Result<()> {
     while len > 0 {
         let zeros = ZEROS.0.get(..len).unwrap_or(&ZEROS.0);
@@ -340,11 +357,8 @@ pub(super) fn is_full(error: &io::Error) -> bool {
 
 const LOCK: &str = "lock";
 
-/// What is written past the memory of the operating system begins and ends at multiples of this, in the file and in ours.
-pub(super) const ZEROS_UNIT: usize = 4096;
-
 #[repr(align(4096))]
-struct Aligned([u8; 64 * ZEROS_UNIT]);
+struct Aligned([u8; 64 * PAGE]);
 
 /// Never written to, so that it takes no memory.
-static ZEROS: Aligned = Aligned([0; 64 * ZEROS_UNIT]);
+static ZEROS: Aligned = Aligned([0; 64 * PAGE]);

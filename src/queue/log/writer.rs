@@ -7,14 +7,17 @@
 //! - L3. What a failed write left behind the end of a segment is none of its records: the next segment begins with a record that
 //!   says where it ends. After a failure that record is on the disk before anything else is written. So numbers that were
 //!   taken back can be given again. Until it is there, a crash may bring back what failed.
+//! - L17. The page that the end is in is written once more with what follows. Up to the end nothing changes in it, so of whatever a
+//!   crash keeps of that write, records of before are whole.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 
 use super::format::{self, HEADER, Identity, long};
+use super::pages::{PAGE, Pages};
 use super::storage::{Storage, is_full, write_full};
 use super::table::{Lines, Prepared, Segment, Shared};
 use super::{AppendError, Entry, Position};
@@ -30,6 +33,7 @@ pub struct Writer<S: Storage> {
     has_failed: bool,
     dice: fastrand::Rng,
     buffer: BytesMut,
+    pages: Pages,
     synced: Option<Duration>,
 }
 
@@ -40,6 +44,8 @@ struct Active<F> {
     end: u32,
     /// Zeros, from the end on, up to here.
     zeros: u64,
+    /// What there is of the page that the end is in (L17).
+    tail: Vec<u8>,
     /// It was made of what is kept free for essential writes.
     reserved: bool,
 }
@@ -59,6 +65,7 @@ impl<S: Storage> Writer<S> {
             has_failed: false,
             dice,
             buffer: BytesMut::new(),
+            pages: Pages::default(),
             synced: None,
         }
     }
@@ -156,20 +163,24 @@ impl<S: Storage> Writer<S> {
             return Err(AppendError::Full);
         };
         let storage = &self.shared.storage;
-        // Whole pages: of one that is written in part the operating system would read the rest first, which is not in its memory.
-        let end = active
-            .end
-            .saturating_add(u32::try_from(self.buffer.len()).unwrap_or(u32::MAX));
-        let page_end = end.next_multiple_of(PAGE);
-        if u64::from(page_end) <= active.zeros {
-            let zeros = usize::try_from(page_end - end).unwrap_or_default();
-            self.buffer.put_bytes(0, zeros);
-        }
-        let offset = u64::from(active.end);
-        let written = write_full(storage, &active.file, offset, &self.buffer).and_then(|()| {
-            let group = self.shared.options.sync == queue::Sync::Group;
-            group.then(|| storage.sync_data(&active.file)).transpose()
-        });
+        let group = self.shared.options.sync == queue::Sync::Group;
+        let end = u64::from(active.end).saturating_add(long(self.buffer.len()));
+        // In whole pages where there are zeros behind the end anyway. What is not synced is left to the operating system, which then
+        // has nothing to read first.
+        let written = if end.next_multiple_of(long(PAGE)) > active.zeros {
+            write_full(storage, &active.file, u64::from(active.end), &self.buffer)
+        } else {
+            let begin = u64::from(active.end).saturating_sub(long(active.tail.len()));
+            let parts = [active.tail.as_slice(), &self.buffer];
+            self.pages.write(begin, parts, |offset, bytes| {
+                if group {
+                    storage.write_pages(&active.file, offset, bytes)
+                } else {
+                    write_full(storage, &active.file, offset, bytes)
+                }
+            })
+        };
+        let written = written.and_then(|()| group.then(|| storage.sync_data(&active.file)).transpose());
         match written {
             Ok(synced) => {
                 self.synced = synced;
@@ -187,7 +198,7 @@ impl<S: Storage> Writer<S> {
         let Some(active) = &mut self.active else {
             return Vec::new();
         };
-        active.end = encoded.end;
+        active.on_written(encoded.end, &self.buffer);
         self.ends.clear();
         if self.buffer.capacity() > BUFFER_BYTES_KEPT {
             self.buffer = BytesMut::new();
@@ -320,6 +331,7 @@ impl<S: Storage> Writer<S> {
             file: next.file,
             end: HEADER_END,
             zeros: next.bytes,
+            tail: next.identity.header(),
             reserved,
         });
     }
@@ -370,6 +382,17 @@ impl<S: Storage> Writer<S> {
     }
 }
 
+impl<F> Active<F> {
+    /// The end is behind these bytes now.
+    fn on_written(&mut self, end: u32, bytes: &[u8]) {
+        self.end = end;
+        let len = usize::try_from(end).unwrap_or_default() % PAGE;
+        self.tail
+            .extend_from_slice(bytes.get(bytes.len().saturating_sub(len)..).unwrap_or_default());
+        self.tail.drain(..self.tail.len().saturating_sub(len));
+    }
+}
+
 fn append_error(error: io::Error) -> AppendError {
     if is_full(&error) {
         AppendError::Full
@@ -379,8 +402,6 @@ fn append_error(error: io::Error) -> AppendError {
 }
 
 const HEADER_END: u32 = 64;
-/// Of the operating system's memory for files.
-const PAGE: u32 = 4096;
 /// Segments that failed one after the other.
 const ENDS_MAX: usize = 10_000;
 /// A buffer that grew beyond this is given back.

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::super::storage::{self, ZEROS_UNIT};
+use super::super::pages::PAGE;
+use super::super::storage;
 use super::*;
 
 /// A directory that is removed at the end of the test.
@@ -108,7 +109,7 @@ fn zeros_are_where_they_belong_and_nowhere_else() {
     let dir = Dir::new("zeros");
     let storage = DirStorage::open(&dir.0).unwrap();
     let file = storage.create("file").unwrap();
-    let (unit, long) = (ZEROS_UNIT, |number: usize| u64::try_from(number).unwrap());
+    let (unit, long) = (PAGE, |number: usize| u64::try_from(number).unwrap());
     storage::write_full(&storage, &file, 0, &vec![7; 100 * unit]).unwrap();
     storage.zero(&file, long(unit), 70 * unit).unwrap();
     // Not all segments end at a multiple: no reason to fail.
@@ -138,6 +139,31 @@ fn only_a_file_that_has_zeros_is_written_in_whole_pages() {
     let segments = files.filter(|file| file.file_name().to_str().unwrap().ends_with(".segment"));
     let lens: Vec<u64> = segments.map(|file| file.metadata().unwrap().len()).collect();
     assert!(lens.len() == 1 && (3 * 100..1_000).contains(&lens[0]), "{lens:?}");
+}
+
+// L17: batches of all lengths go into a file with zeros past the memory of the operating system, which has some of it from readers;
+// what is read at any time, and after a restart, is what was written.
+#[test]
+fn what_goes_past_the_memory_of_the_system_is_read_as_it_was_written() {
+    let dir = Dir::new("direct");
+    let (mut log, _) = open_dir(&dir.0);
+    let lens = [1, 40, 4_000, 17, 4_096, 300, 9_000, 3_900, 150];
+    for seq in 1..=200_u64 {
+        while log.upkeep().unwrap() {}
+        let len = lens[usize::try_from(seq).unwrap() % lens.len()];
+        log.append(&[entry(LINE, seq, len)], false).unwrap();
+        let read = log.scan(scan(LINE, seq.saturating_sub(5).max(1))).unwrap();
+        assert_eq!(read.found.last().map(|(seq, _)| *seq), Some(seq));
+        assert_eq!(read.found.last().unwrap().1.content, entry(LINE, seq, len).head);
+    }
+    drop(log);
+    let (mut log, recovery) = open_dir(&dir.0);
+    assert_eq!((recovery.damage, recovery.torn), (Vec::new(), None));
+    for seq in 1..=200 {
+        let len = lens[usize::try_from(seq).unwrap() % lens.len()];
+        let found = log.fetch(LINE, seq).unwrap().unwrap();
+        assert_eq!(found.content, entry(LINE, seq, len).head, "{seq}");
+    }
 }
 
 /// Enough that the directory is not read in one go.
