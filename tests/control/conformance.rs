@@ -10,7 +10,7 @@ use strait::routing::record::{
     Batch, Claim, Commit, Committed, FreezeAck, MoveId, Node, Record, RecordId, Rev, SessionId, Snapshot,
 };
 
-use crate::make::{active, book, claim, claim_key, commit, frozen, key, name, relay};
+use crate::make::{active, book, claim, claim_key, commit, frozen, key, migrating, name, relay};
 
 /// All of it, on a new store.
 pub(crate) async fn all(store: Arc<dyn Store>) {
@@ -25,6 +25,7 @@ pub(crate) async fn all(store: Arc<dyn Store>) {
     claims_for_a_unit_are_told_once(&*store).await;
     commits_of_many_exclude_each_other(&store).await;
     lives_and_reports(&*store).await;
+    reports_of_several_keys_keep_out_of_each_others_way(&*store).await;
 }
 
 pub(crate) async fn publish(store: &dyn Store) {
@@ -434,4 +435,39 @@ async fn lives_and_reports(store: &dyn Store) {
     copy.until(now.epoch.rev()).await;
     copy.agrees_with(&now);
     assert_eq!(copy.rev(), now.epoch.rev());
+}
+
+/// R-R6: a relay reports keys one by one, as they are drained. None of these reports takes another one away.
+async fn reports_of_several_keys_keep_out_of_each_others_way(store: &dyn Store) {
+    let life = store.open(relay("a", 3)).await.unwrap();
+    let texts = ["first", "second", "third", "fourth"];
+    for round in 0..10 {
+        let mut acks = Vec::new();
+        for state in [migrating, frozen] {
+            let records = texts.map(|text| state(text, 7)).to_vec();
+            let rev = done(store, commit(vec![], records)).await;
+            acks = texts.map(|text| ack_of(text, life.session, rev)).to_vec();
+            let reports = acks.iter().map(|ack| store.report(vec![ack.clone()]));
+            let [a, b, c, d] = reports.collect::<Vec<_>>().try_into().ok().unwrap();
+            let (a, b, c, d) = tokio::join!(a, b, c, d);
+            assert_eq!([a, b, c, d], [Ok(()), Ok(()), Ok(()), Ok(())]);
+        }
+        let standing = store.standing(Some(name("a"))).await.unwrap();
+        let mut found = standing.into_iter().next().unwrap().acks;
+        found.sort_by(|a, b| a.node.cmp(&b.node));
+        acks.sort_by(|a, b| a.node.cmp(&b.node));
+        assert_eq!(found, acks, "round {round}");
+    }
+    store.close(life.session).await.unwrap();
+}
+
+fn ack_of(text: &str, session: SessionId, rev: Rev) -> FreezeAck {
+    FreezeAck {
+        session,
+        by: MoveId(7),
+        node: key(text),
+        rev,
+        drained: true,
+        held_by: None,
+    }
 }

@@ -55,6 +55,11 @@ pub(crate) fn frozen(text: &str, by: u64) -> Record {
     node(text, "a", State::Frozen { to, by })
 }
 
+pub(crate) fn migrating(text: &str, by: u64) -> Record {
+    let (to, by) = (name("b"), MoveId(by));
+    node(text, "a", State::Migrating { to, by })
+}
+
 /// A commit with an operation of its own.
 pub(crate) fn commit(compares: Vec<(RecordId, Rev)>, puts: Vec<Record>) -> Commit {
     Commit {

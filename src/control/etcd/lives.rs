@@ -1,9 +1,11 @@
 //! Lives of relays are leases; their records stay until somebody says good-bye for them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::keys::{self, all, delete, is_at, one, put};
+use tokio::task::JoinSet;
+
+use super::keys::{self, all, delete, is_at, put};
 use super::reads::Found;
 use super::{Etcd, TOGETHER_MAX, broken};
 use crate::control::store::{Opened, RelayStanding, StoreError};
@@ -117,15 +119,20 @@ impl Etcd {
         Ok(())
     }
 
-    /// Writes what is newer, and removes what is of no use any more.
+    /// Writes what is newer; then removes what is of no use any more.
     async fn report_of(&self, session: SessionId, acks: &[FreezeAck]) -> Result<(), StoreError> {
         for _ in 0..ATTEMPTS_MAX {
-            let (known, held) = self.acks_held(self.keys.acks_of(session), acks).await?;
+            // A freeze waits for this: one question tells what is there and what it is about.
+            let mut ranges = vec![all(self.keys.acks_of(session))];
+            ranges.extend(acks.iter().map(|ack| self.range_of(&RecordId::Node(ack.node.clone()))));
+            let found = self.read_ranges(ranges).await?;
+            let (known, nodes) = found
+                .ranges
+                .split_first()
+                .map_or((&[][..], &[][..]), |(first, rest)| (first, rest));
+            let (known, held) = (acks_in(known)?, held_in(nodes)?);
             let mut txn = Txn::default();
-            for ack in acks
-                .iter()
-                .filter(|ack| held.contains(&(ack.by, ack.node.clone(), ack.rev)))
-            {
+            for ack in acks.iter().filter(|ack| is_held(&held, ack)) {
                 let key = self.keys.ack(ack);
                 let before = known.iter().find(|(kv, _)| kv.key == key);
                 if before.is_none_or(|(_, before)| ack.is_newer_than(before)) {
@@ -134,17 +141,13 @@ impl Etcd {
                     txn.success.push(put(key, keys::write(ack), lease_of(session)));
                 }
             }
-            let over = known.iter().filter(|(_, ack)| {
-                let is_new = acks.iter().any(|new| (new.by, &new.node) == (ack.by, &ack.node));
-                !is_new && !held.contains(&(ack.by, ack.node.clone(), ack.rev))
-            });
-            txn.success
-                .extend(over.take(TOGETHER_MAX).map(|(kv, _)| delete(kv.key.clone())));
+            let is_new = |ack: &FreezeAck| acks.iter().any(|new| (new.by, &new.node) == (ack.by, &ack.node));
+            let others: Vec<_> = known.into_iter().filter(|(_, ack)| !is_new(ack)).collect();
             if txn.success.is_empty() {
-                return Ok(());
+                return self.tidy(others).await;
             }
             match self.api.txn(txn).await {
-                Ok(txned) if txned.succeeded => return Ok(()),
+                Ok(txned) if txned.succeeded => return self.tidy(others).await,
                 Ok(_) => {}
                 // The life is over: its reports count no more (G5).
                 Err(failure) if failure.is_no_lease() => return Ok(()),
@@ -154,63 +157,71 @@ impl Etcd {
         broken("a relay reports the same from two places")
     }
 
-    /// The reports below a key, and which of them, and of others, are about freezes that are not over.
-    async fn acks_held(
-        &self,
-        start: bytes::Bytes,
-        others: &[FreezeAck],
-    ) -> Result<(Vec<Known>, Vec<Held>), StoreError> {
-        let found = self.read_ranges(vec![all(start)]).await?;
-        let kvs = found.ranges.into_iter().flatten();
-        let known: Result<Vec<Known>, _> = kvs.map(|kv| Ok((kv.clone(), keys::read(&kv.value)?))).collect();
-        let known = known.map_err(|error: StoreError| error)?;
-        let mut nodes: Vec<_> = known
-            .iter()
-            .map(|(_, ack)| ack)
-            .chain(others)
-            .map(|ack| ack.node.clone())
-            .collect();
-        nodes.sort();
-        nodes.dedup();
+    /// Removes reports of freezes that are over. One that was written anew meanwhile stays: then nothing is removed now.
+    async fn tidy(&self, known: Vec<Known>) -> Result<(), StoreError> {
+        if known.is_empty() {
+            return Ok(());
+        }
+        let held = self.held(known.iter().map(|(_, ack)| ack)).await?;
+        let mut txn = Txn::default();
+        let over = known.into_iter().filter(|(_, ack)| !is_held(&held, ack));
+        for (kv, _) in over.take(TOGETHER_MAX) {
+            txn.compare.push(is_at(kv.key.clone(), keys::rev(&kv)));
+            txn.success.push(delete(kv.key));
+        }
+        if !txn.success.is_empty() {
+            self.api.txn(txn).await?;
+        }
+        Ok(())
+    }
+
+    /// What the nodes of these reports are held by, if by anything.
+    async fn held(&self, acks: impl Iterator<Item = &FreezeAck>) -> Result<Vec<Held>, StoreError> {
+        let nodes: BTreeSet<_> = acks.map(|ack| &ack.node).collect();
+        if nodes.is_empty() {
+            return Ok(Vec::new());
+        }
         let ranges = nodes
             .into_iter()
-            .map(|node| one(self.keys.record(&RecordId::Node(node))));
-        let found = self.read_ranges(ranges.collect()).await?;
-        let mut held = Vec::new();
-        for kv in found.ranges.iter().flatten() {
-            if let Some(Record::Node(node)) = keys::change(kv)?.record {
-                held.extend(node.state.work().map(|by| (by, node.id, node.rev)));
-            }
-        }
-        Ok((known, held))
+            .map(|node| self.range_of(&RecordId::Node(node.clone())));
+        held_in(&self.read_ranges(ranges.collect()).await?.ranges)
     }
 
     pub(super) async fn read_standing(&self, unit: Option<UnitId>) -> Result<Vec<RelayStanding>, StoreError> {
-        let found = self.read_ranges(vec![all(self.keys.relays())]).await?;
+        let mut found = self
+            .read_ranges(vec![all(self.keys.relays()), all(self.keys.acks())])
+            .await?;
+        let acks = acks_in(&found.ranges.pop().unwrap_or_default())?;
         let lives = lives_in(&found)?;
         let wanted = lives.into_iter().map(|life| life.relay);
         let wanted: Vec<_> = wanted
             .filter(|life| unit.as_ref().is_none_or(|unit| life.relay.unit == *unit))
             .collect();
-        let (acks, held) = self.acks_held(self.keys.acks(), &[]).await?;
-        let mut rows = Vec::with_capacity(wanted.len());
-        for life in wanted {
-            let own = acks
-                .iter()
-                .map(|(_, ack)| ack)
-                .filter(|ack| ack.session == life.session);
-            let acks = own
-                .filter(|ack| held.contains(&(ack.by, ack.node.clone(), ack.rev)))
-                .cloned();
-            rows.push(RelayStanding {
-                acks: acks.collect(),
-                silent_for: self.silence(life.session).await?,
+        // A frozen key waits for this: what does not depend on each other is asked at once.
+        let mut asked = JoinSet::new();
+        for session in wanted.iter().map(|life| life.session) {
+            let store = self.clone();
+            asked.spawn(async move { store.silence(session).await.map(|silent_for| (session, silent_for)) });
+        }
+        let held = self.held(acks.iter().map(|(_, ack)| ack)).await?;
+        let mut silences = BTreeMap::new();
+        while let Some(answered) = asked.join_next().await {
+            let broke = |_| StoreError::Away("a question broke off".to_owned());
+            let (session, silent_for) = answered.map_err(broke)??;
+            silences.insert(session, silent_for);
+        }
+        let rows = wanted.into_iter().map(|life| {
+            let own = acks.iter().map(|(_, ack)| ack);
+            let own = own.filter(|ack| ack.session == life.session && is_held(&held, ack));
+            RelayStanding {
+                acks: own.cloned().collect(),
+                silent_for: silences.get(&life.session).copied().flatten(),
                 relay: life.relay,
                 session: life.session,
                 succeeds: life.succeeds,
-            });
-        }
-        Ok(rows)
+            }
+        });
+        Ok(rows.collect())
     }
 
     /// Since when a life was not renewed (T5).
@@ -229,6 +240,27 @@ impl Etcd {
 type Known = (KeyValue, FreezeAck);
 /// A freeze that is not over: by which work, of which node, at which revision.
 type Held = (MoveId, NodeId, Rev);
+
+fn acks_in(kvs: &[KeyValue]) -> Result<Vec<Known>, StoreError> {
+    kvs.iter().map(|kv| Ok((kv.clone(), keys::read(&kv.value)?))).collect()
+}
+
+/// Which freezes, and what comes before them, records of nodes tell of.
+fn held_in(nodes: &[Vec<KeyValue>]) -> Result<Vec<Held>, StoreError> {
+    let mut held = Vec::new();
+    for kv in nodes.iter().flatten() {
+        if let Some(Record::Node(node)) = keys::change(kv)?.record {
+            held.extend(node.state.work().map(|by| (by, node.id, node.rev)));
+        }
+    }
+    Ok(held)
+}
+
+/// Whether a report is about a freeze that is not over.
+fn is_held(held: &[Held], ack: &FreezeAck) -> bool {
+    held.iter()
+        .any(|(by, node, rev)| (*by, node, *rev) == (ack.by, &ack.node, ack.rev))
+}
 
 fn lives_in(found: &Found) -> Result<Vec<Life>, StoreError> {
     let changes: Result<Vec<_>, _> = found.ranges.iter().flatten().map(keys::change).collect();

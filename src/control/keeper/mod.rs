@@ -313,7 +313,7 @@ impl Keeper {
         self.routes = Some(routes);
         self.freezes
             .retain(|key, freeze| held.get(key).is_some_and(|(rev, _)| *rev == freeze.rev));
-        let mut fresh = BTreeSet::new();
+        let mut done = BTreeSet::new();
         for (key, (rev, is_frozen)) in held {
             if self.freezes.contains_key(&key) {
                 continue;
@@ -330,11 +330,14 @@ impl Keeper {
                 waiting,
                 held_by: None,
             };
-            self.freezes.insert(key.clone(), freeze);
-            fresh.insert(key);
+            if freeze.waiting.is_empty() {
+                done.insert(key.clone());
+            }
+            self.freezes.insert(key, freeze);
         }
-        if !fresh.is_empty() {
-            self.report(|key| fresh.contains(key));
+        // That it is waited for is no news: mostly it is over in a moment, and that is what the move waits to hear.
+        if !done.is_empty() {
+            self.report(|key| done.contains(key));
         }
     }
 

@@ -75,7 +75,7 @@ impl World {
         if let Some(registered) = registered {
             self.serve(life, shard, registered, &request, (at, since));
         } else {
-            let time = self.dice.u64(100..20_000);
+            let time = self.dice.u64(100..100_000);
             let late = Late {
                 request,
                 shard,
