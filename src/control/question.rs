@@ -24,15 +24,18 @@ pub(super) enum Question {
     Close(SessionId),
     Forget(RelayId),
     Report(Vec<FreezeAck>),
+    Reports,
     Standing(Option<UnitId>),
 }
 
 impl Question {
-    /// Asks the store. The answer is `{"Ok": ...}` or `{"Err": ...}`. A watch has no one answer.
+    /// Asks the store. The answer is `{"Ok": ...}` or `{"Err": ...}`. What is watched has no one answer.
     pub(super) async fn ask(self, store: &dyn Store) -> Bytes {
         match self {
             Self::Snapshot => document(&store.snapshot().await),
-            Self::Watch(_) => document::<()>(&Err(StoreError::Broken("a watch is asked for as one".to_owned()))),
+            Self::Watch(_) | Self::Reports => {
+                document::<()>(&Err(StoreError::Broken("a watch is asked for as one".to_owned())))
+            }
             Self::Commit(commit) => document(&store.commit(*commit).await),
             Self::Read(ids) => document(&store.read(ids).await),
             Self::History { id, limit } => document(&store.history(id, limit).await),

@@ -46,6 +46,9 @@ pub trait Store: Send + Sync + 'static {
     fn forget(&self, relay: RelayId) -> Answer<'_, ()>;
     /// Reports freezes that were applied. What comes from a life that is over is ignored.
     fn report(&self, acks: Vec<FreezeAck>) -> Answer<'_, ()>;
+    /// Says that something was reported, to whoever waits for that: once for all that came since it was heard last. It may end at
+    /// any time, and is no substitute for looking: what was said before somebody listened is not said again.
+    fn reports(&self) -> Answer<'_, Reports>;
     /// How the relays of a unit stand, or of all units.
     fn standing(&self, unit: Option<UnitId>) -> Answer<'_, Vec<RelayStanding>>;
 }
@@ -55,6 +58,9 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Se
 
 /// Batches as they come. After an error nothing more comes. Bounded: a reader that is too slow loses it.
 pub type Feed = mpsc::Receiver<Result<Batch, StoreError>>;
+
+/// A word for each time that something was reported.
+pub type Reports = mpsc::Receiver<()>;
 
 /// The longest time in which a feed says nothing.
 pub const PROGRESS: Duration = Duration::from_millis(200);

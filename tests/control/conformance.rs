@@ -26,6 +26,7 @@ pub(crate) async fn all(store: Arc<dyn Store>) {
     commits_of_many_exclude_each_other(&store).await;
     lives_and_reports(&*store).await;
     reports_of_several_keys_keep_out_of_each_others_way(&*store).await;
+    whoever_listens_hears_that_something_was_reported(&*store).await;
 }
 
 pub(crate) async fn publish(store: &dyn Store) {
@@ -457,6 +458,23 @@ async fn reports_of_several_keys_keep_out_of_each_others_way(store: &dyn Store) 
         found.sort_by(|a, b| a.node.cmp(&b.node));
         acks.sort_by(|a, b| a.node.cmp(&b.node));
         assert_eq!(found, acks, "round {round}");
+    }
+    store.close(life.session).await.unwrap();
+}
+
+async fn whoever_listens_hears_that_something_was_reported(store: &dyn Store) {
+    let life = store.open(relay("a", 3)).await.unwrap();
+    let mut reports = store.reports().await.unwrap();
+    for _ in 0..3 {
+        let rev = done(store, commit(vec![], vec![frozen("heard", 7)])).await;
+        store.report(vec![ack_of("heard", life.session, rev)]).await.unwrap();
+        let word = tokio::time::timeout(Duration::from_secs(10), reports.recv()).await;
+        assert_eq!(word.unwrap(), Some(()));
+        let standing = store.standing(Some(name("a"))).await.unwrap();
+        assert!(
+            standing[0].acks.iter().any(|ack| ack.rev == rev),
+            "the word came before the report"
+        );
     }
     store.close(life.session).await.unwrap();
 }

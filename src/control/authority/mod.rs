@@ -23,7 +23,7 @@ use tonic::transport::Server;
 
 use self::service::{Io, Service};
 use super::question::Question;
-use super::store::{Feed, Opened, Store, StoreError};
+use super::store::{Feed, Opened, Reports, Store, StoreError};
 use crate::model::{Name, UnitId};
 use crate::routing::record::{RelayId, Rev, SessionId};
 use crate::wire::service::Served;
@@ -105,6 +105,10 @@ impl Authority {
 
     async fn watch(&self, from: Rev) -> Result<Feed, StoreError> {
         self.store.watch(from).await
+    }
+
+    async fn reports(&self) -> Result<Reports, StoreError> {
+        self.store.reports().await
     }
 
     /// The question as far as this caller may ask it (A1).

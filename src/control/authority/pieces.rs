@@ -9,22 +9,29 @@ use tonic::Status;
 use tonic::codegen::tokio_stream::Stream;
 
 use crate::control::question::document;
-use crate::control::store::Feed;
+use crate::control::store::{Feed, Reports, StoreError};
 use crate::wire::authority::Piece;
 
-/// The pieces of one answer, or of a feed until it ends.
+/// The pieces of one answer, and of what follows it until that ends.
 pub(super) struct Pieces {
     current: Option<Bytes>,
-    feed: Option<Feed>,
+    rest: Rest,
     over: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+/// What follows.
+pub(super) enum Rest {
+    Nothing,
+    Feed(Feed),
+    Reports(Reports),
 }
 
 impl Pieces {
     /// Ends with `over`, at the latest (A2).
-    pub(super) fn new(first: Option<Bytes>, feed: Option<Feed>, over: &CancellationToken) -> Self {
+    pub(super) fn new(first: Option<Bytes>, rest: Rest, over: &CancellationToken) -> Self {
         Self {
             current: first,
-            feed,
+            rest,
             over: Box::pin(over.clone().cancelled_owned()),
         }
     }
@@ -44,15 +51,17 @@ impl Stream for Pieces {
         if self.over.as_mut().poll(context).is_ready() {
             return Poll::Ready(None);
         }
-        let whole = match (self.current.take(), &mut self.feed) {
-            (Some(whole), _) => whole,
-            (None, None) => return Poll::Ready(None),
-            (None, Some(feed)) => match ready!(feed.poll_recv(context)) {
-                Some(answer) => document(&answer),
-                None => return Poll::Ready(None),
+        let whole = match self.current.take() {
+            Some(whole) => Some(whole),
+            None => match &mut self.rest {
+                Rest::Nothing => None,
+                Rest::Feed(feed) => ready!(feed.poll_recv(context)).map(|answer| document(&answer)),
+                Rest::Reports(reports) => {
+                    ready!(reports.poll_recv(context)).map(|word| document(&Ok::<_, StoreError>(word)))
+                }
             },
         };
-        Poll::Ready(Some(Ok(self.cut(whole))))
+        Poll::Ready(whole.map(|whole| Ok(self.cut(whole))))
     }
 }
 

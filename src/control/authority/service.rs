@@ -13,7 +13,7 @@ use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
-use super::pieces::Pieces;
+use super::pieces::{Pieces, Rest};
 use super::{Authority, Caller};
 use crate::control::question::{Question, document};
 use crate::control::store::StoreError;
@@ -67,12 +67,17 @@ impl ServerStreamingService<message::Question> for Method {
             let failed = |error: StoreError| document::<()>(&Err(error));
             let pieces = match question {
                 Question::Watch(from) if watch => match authority.watch(from).await {
-                    Ok(feed) => Pieces::new(None, Some(feed), &over),
-                    Err(error) => Pieces::new(Some(failed(error)), None, &over),
+                    Ok(feed) => Pieces::new(None, Rest::Feed(feed), &over),
+                    Err(error) => Pieces::new(Some(failed(error)), Rest::Nothing, &over),
+                },
+                Question::Reports if watch => match authority.reports().await {
+                    // Nothing may be reported for long: that it listens is said at once.
+                    Ok(reports) => Pieces::new(Some(document(&Ok::<_, StoreError>(()))), Rest::Reports(reports), &over),
+                    Err(error) => Pieces::new(Some(failed(error)), Rest::Nothing, &over),
                 },
                 question => {
                     let answer = authority.answer(&caller, question).await.unwrap_or_else(failed);
-                    Pieces::new(Some(answer), None, &over)
+                    Pieces::new(Some(answer), Rest::Nothing, &over)
                 }
             };
             Ok(Response::new(pieces))

@@ -1,15 +1,19 @@
-//! Who hears of changes.
+//! Who hears of changes, and of reports.
 
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use crate::control::ledger::Ledger;
-use crate::control::store::{Feed, StoreError};
+use crate::control::store::{Feed, Reports, StoreError};
 use crate::routing::record::{Batch, Rev};
 
 /// The feeds that are read.
 #[derive(Default)]
 pub(super) struct Feeds(Vec<Reader>);
+
+/// Who waits for reports.
+#[derive(Default)]
+pub(super) struct Waiting(Vec<mpsc::Sender<()>>);
 
 struct Reader {
     at: Rev,
@@ -40,6 +44,22 @@ impl Feeds {
                 None => false,
             }
         });
+    }
+}
+
+impl Waiting {
+    pub(super) fn add(&mut self) -> Reports {
+        self.0.retain(|sender| !sender.is_closed());
+        let (sender, reports) = mpsc::channel(1);
+        self.0.push(sender);
+        reports
+    }
+
+    /// Whoever has not taken the last word hears of this with it.
+    pub(super) fn tell(&self) {
+        for sender in &self.0 {
+            let _ = sender.try_send(());
+        }
     }
 }
 

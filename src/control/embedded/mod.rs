@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use self::file::FileError;
 use self::file::RoutesFile;
 use self::thread::{Ask, Worker};
-use super::store::{Answer, ClaimKey, ClaimsPage, Feed, Opened, Reading, RelayStanding, Store, StoreError};
+use super::store::{Answer, ClaimKey, ClaimsPage, Feed, Opened, Reading, RelayStanding, Reports, Store, StoreError};
 use crate::model::{Name, UnitId};
 use crate::routing::record::{
     Change, Claim, Commit, Committed, FreezeAck, KeyBytes, RecordId, RelayId, Rev, SessionId, Snapshot,
@@ -119,6 +119,10 @@ impl Store for Embedded {
 
     fn report(&self, acks: Vec<FreezeAck>) -> Answer<'_, ()> {
         self.ask(|reply| Ask::Report(acks, reply))
+    }
+
+    fn reports(&self) -> Answer<'_, Reports> {
+        self.ask(Ask::Reports)
     }
 
     fn standing(&self, unit: Option<UnitId>) -> Answer<'_, Vec<RelayStanding>> {

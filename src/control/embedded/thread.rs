@@ -5,11 +5,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::Clock;
-use super::feeds::Feeds;
+use super::feeds::{Feeds, Waiting};
 use super::file::RoutesFile;
 use crate::control::ledger::{Ledger, Written, check_asked, check_claims};
 use crate::control::store::{
-    CLAIMS_PAGE, ClaimKey, ClaimsPage, Feed, Opened, PROGRESS, Reading, RelayStanding, StoreError,
+    CLAIMS_PAGE, ClaimKey, ClaimsPage, Feed, Opened, PROGRESS, Reading, RelayStanding, Reports, StoreError,
 };
 use crate::model::{Name, UnitId};
 use crate::routing::record::{
@@ -35,6 +35,7 @@ pub(super) enum Ask {
     Close(SessionId, Reply<()>),
     Forget(RelayId, Reply<()>),
     Report(Vec<FreezeAck>, Reply<()>),
+    Reports(Reply<Reports>),
     Standing(Option<UnitId>, Reply<Vec<RelayStanding>>),
 }
 
@@ -58,6 +59,7 @@ pub(super) struct Worker {
     file: RoutesFile,
     ledger: Ledger,
     feeds: Feeds,
+    waiting: Waiting,
     clock: Clock,
     told_at: Instant,
 }
@@ -68,6 +70,7 @@ impl Worker {
             file,
             ledger,
             feeds: Feeds::default(),
+            waiting: Waiting::default(),
             told_at: Instant::now(),
             clock,
         }
@@ -149,8 +152,10 @@ impl Worker {
             Ask::Renew(session, reply) => answer(reply, self.ledger.renew(session, now)),
             Ask::Report(acks, reply) => {
                 self.ledger.report(acks);
+                self.waiting.tell();
                 answer(reply, Ok(()));
             }
+            Ask::Reports(reply) => answer(reply, Ok(self.waiting.add())),
             Ask::Standing(unit, reply) => answer(reply, Ok(self.ledger.standing(unit.as_ref(), now))),
             Ask::Commit(commit, reply) => {
                 if let Some(committed) = self.commit(*commit, pending, reply) {

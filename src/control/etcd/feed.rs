@@ -1,4 +1,4 @@
-//! What changes, as a chain.
+//! What changes, as a chain; and that something was reported.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tonic::Streaming;
 use super::Etcd;
 use super::keys::{self, revision};
 use super::reads::prev_of;
-use crate::control::store::{Feed, PROGRESS, StoreError};
+use crate::control::store::{Feed, PROGRESS, Reports, StoreError};
 use crate::routing::record::{Batch, Change, Rev};
 use crate::wire::etcd::{Event, WatchCreate, Watched};
 
@@ -46,6 +46,39 @@ impl Etcd {
         };
         self.tasks.spawn(reader.run());
         Ok(feed)
+    }
+
+    pub(super) async fn open_reports(&self) -> Result<Reports, StoreError> {
+        let acks = self.keys.acks();
+        let create = WatchCreate {
+            range_end: keys::end_of(&acks),
+            key: acks,
+            start_revision: 0,
+        };
+        let mut events = self.api.watch(create).await?;
+        // It says that it has begun.
+        let begun = events.message().await;
+        begun.map_err(|status| StoreError::Away(status.message().to_owned()))?;
+        let (sender, reports) = mpsc::channel(1);
+        self.tasks.spawn(pass(events, sender));
+        Ok(reports)
+    }
+}
+
+/// Says that something was reported, for as long as somebody listens.
+async fn pass(mut events: Streaming<Watched>, sender: mpsc::Sender<()>) {
+    loop {
+        let watched = tokio::select! {
+            () = sender.closed() => return,
+            watched = events.message() => watched,
+        };
+        match watched {
+            Ok(Some(watched)) if watched.events.iter().any(|event| event.kind != REMOVED) => {
+                let _ = sender.try_send(());
+            }
+            Ok(Some(watched)) if !watched.canceled => {}
+            Ok(_) | Err(_) => return,
+        }
     }
 }
 

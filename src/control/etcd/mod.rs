@@ -37,7 +37,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use self::api::Api;
 use self::commits::Operations;
 use self::keys::Keys;
-use super::store::{Answer, ClaimKey, ClaimsPage, Feed, Opened, Reading, RelayStanding, Store, StoreError};
+use super::store::{Answer, ClaimKey, ClaimsPage, Feed, Opened, Reading, RelayStanding, Reports, Store, StoreError};
 use crate::model::{Name, UnitId};
 use crate::routing::record::{
     Book, Change, Claim, Commit, Committed, FreezeAck, KeyBytes, RecordId, RelayId, Rev, SessionId, Snapshot,
@@ -176,6 +176,10 @@ impl Store for Etcd {
 
     fn report(&self, acks: Vec<FreezeAck>) -> Answer<'_, ()> {
         Box::pin(self.report_all(acks))
+    }
+
+    fn reports(&self) -> Answer<'_, Reports> {
+        Box::pin(self.open_reports())
     }
 
     fn standing(&self, unit: Option<UnitId>) -> Answer<'_, Vec<RelayStanding>> {

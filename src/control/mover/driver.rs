@@ -18,9 +18,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::asking::Asking;
+use super::hearing::Hearing;
 use super::metrics::HookOutcome;
-use super::{Act, HookCall, Hooked, LOOK_UNDER_WAY, Limits, Metrics, Mover, Plan, Planned, Sight, Standing, Step};
-use crate::control::store::{RelayStanding, Store, StoreError};
+use super::{Act, HookCall, Hooked, Limits, Metrics, Mover, Plan, Planned, Sight, Standing, Step};
+use crate::control::store::{RelayStanding, Reports, Store, StoreError};
 use crate::model::Name;
 use crate::routing::record::{
     Claim, Committed, Epoch, KeyBytes, Move, MoveId, MoveState, NodeId, Record, RecordId, RelayId, Rev,
@@ -54,10 +56,11 @@ pub struct Driver {
     pauses: BTreeMap<NodeId, Instant>,
     metrics: Metrics,
     asked: JoinSet<Answered>,
-    is_asking_standing: bool,
-    /// When to ask next how relays stand.
-    standing_at: Instant,
+    /// When to ask how relays stand.
+    asking: Asking,
     standing: Option<Standing>,
+    /// Says when to ask at once.
+    hearing: Hearing,
     /// Moves that it is known to drive.
     driven: BTreeSet<MoveId>,
 }
@@ -68,6 +71,7 @@ enum Answered {
     Hook(HookCall, Hooked),
     Claims(MoveId, Vec<(Name, KeyBytes)>, Epoch, Result<ClaimsRead, StoreError>),
     Standing(Rev, Result<Vec<RelayStanding>, StoreError>),
+    Reports(Result<Reports, StoreError>),
 }
 
 type ClaimsRead = (Rev, Vec<Option<Claim>>);
@@ -97,9 +101,9 @@ impl Driver {
             pauses: BTreeMap::new(),
             metrics,
             asked: JoinSet::new(),
-            is_asking_standing: false,
-            standing_at: now,
+            asking: Asking::default(),
             standing: None,
+            hearing: Hearing::default(),
             driven: BTreeSet::new(),
         }
     }
@@ -129,8 +133,9 @@ impl Driver {
                     if heard.is_err() {
                         return;
                     }
-                    self.standing_at = Instant::now();
+                    self.asking.at_once();
                 }
+                () = self.hearing.next() => self.asking.at_once(),
                 () = timer, if again.is_some() => {}
             }
         }
@@ -183,6 +188,7 @@ impl Driver {
     fn ask(&mut self, routes: Option<&Routes>, plan: &Plan) -> Option<Instant> {
         let routes = routes?;
         let now = Instant::now();
+        self.listen(routes, now);
         while self.asked.len() < ASKED_MAX + self.hooks_asked
             && let Some(act) = self.waiting.pop_front()
         {
@@ -198,14 +204,26 @@ impl Driver {
         if !plan.wants_standing {
             return Some(again);
         }
-        if !self.is_asking_standing && self.standing_at <= now {
-            self.is_asking_standing = true;
-            self.standing_at = again;
+        let due = self.asking.due(plan.again?, now.into_std());
+        if due.is_some_and(|due| due <= now.into_std()) {
+            self.asking.on_asked(now.into_std());
             let (store, at) = (Arc::clone(&self.store), routes.rev());
             self.asked
                 .spawn(async move { Answered::Standing(at, in_time(store.standing(None)).await) });
+            return Some(again);
         }
-        Some(again.min(self.standing_at.max(now + LEAST)))
+        Some(due.map_or(again, |due| again.min(due.into())))
+    }
+
+    /// Has the store say when something is reported, while nodes may wait for that.
+    fn listen(&mut self, routes: &Routes, now: Instant) {
+        let mut own = routes.moves().filter(|work| work.driver == self.relay);
+        let is_driving = own.any(|work| work.state != MoveState::Trailing);
+        if self.hearing.is_due(is_driving, now.into_std()) {
+            let store = Arc::clone(&self.store);
+            self.asked
+                .spawn(async move { Answered::Reports(in_time(store.reports()).await) });
+        }
     }
 
     fn start(&mut self, act: Act, routes: &Routes) {
@@ -256,11 +274,11 @@ impl Driver {
                 self.mover.on_hook(&call, hooked, now);
             }
             Answered::Claims(by, keys, epoch, claims) => self.mover.on_claims(by, &keys, epoch, &claims),
+            Answered::Reports(reports) => self.hearing.on_opened(reports, Instant::now().into_std()),
             Answered::Standing(at, standing) => {
-                self.is_asking_standing = false;
-                match standing {
-                    Ok(relays) => self.standing = Some(Standing { at, relays }),
-                    Err(_) => self.standing_at = Instant::now() + LOOK_UNDER_WAY,
+                self.asking.on_answered(standing.is_ok(), Instant::now().into_std());
+                if let Ok(relays) = standing {
+                    self.standing = Some(Standing { at, relays });
                 }
             }
         }
@@ -295,7 +313,8 @@ impl Driver {
         self.hooks_waiting.clear();
         self.hooks_asked = 0;
         self.pauses.clear();
-        self.is_asking_standing = false;
+        self.asking = Asking::default();
+        self.hearing = Hearing::default();
         self.mover = Mover::new(self.relay.clone(), self.limits);
     }
 }
@@ -348,7 +367,5 @@ const HOOKS_MAX: usize = 32;
 const HOOK_MAX: Duration = Duration::from_secs(65);
 /// The longest that an answer is waited for.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
-/// Between two looks that only wait for how relays stand.
-const LEAST: Duration = Duration::from_millis(1);
 /// Until something happens.
 const NEVER: Duration = Duration::from_secs(3600);

@@ -27,8 +27,10 @@
 //! # Not here
 //! Doing it (`driver`), beginning a move (`operator`), waiting for what is in flight (`routing::gate`, `keeper`).
 
+mod asking;
 mod barrier;
 mod driver;
+mod hearing;
 mod lives;
 mod memory;
 mod metrics;

@@ -27,7 +27,7 @@ use tonic_prost::ProstCodec;
 
 use self::dial::Connector;
 use super::question::Question;
-use super::store::{Answer, ClaimKey, ClaimsPage, Feed, Opened, Reading, RelayStanding, Store, StoreError};
+use super::store::{Answer, ClaimKey, ClaimsPage, Feed, Opened, Reading, RelayStanding, Reports, Store, StoreError};
 use crate::model::{Name, UnitId};
 use crate::routing::record::{
     Batch, Change, Claim, Commit, Committed, FreezeAck, KeyBytes, RecordId, RelayId, Rev, SessionId, Snapshot,
@@ -90,6 +90,28 @@ impl Remote {
         let _ = sender.try_send(Ok(first));
         self.tasks.spawn(async move { pieces.pump(&sender).await });
         Ok(feed)
+    }
+
+    /// A relay of an earlier version does not know this question.
+    async fn open_reports(&self) -> Result<Reports, StoreError> {
+        let mut pieces = self.open_pieces(WATCH, &Question::Reports).await?;
+        pieces.next::<()>().await??;
+        let (sender, reports) = mpsc::channel(1);
+        self.tasks.spawn(pass(pieces, sender));
+        Ok(reports)
+    }
+}
+
+/// Says that something was reported, for as long as somebody listens; nothing may be for long.
+async fn pass(mut pieces: Pieces, sender: mpsc::Sender<()>) {
+    loop {
+        tokio::select! {
+            () = sender.closed() => return,
+            piece = pieces.0.message() => match piece {
+                Ok(Some(_)) => drop(sender.try_send(())),
+                Ok(None) | Err(_) => return,
+            },
+        }
     }
 }
 
@@ -175,6 +197,10 @@ impl Store for Remote {
 
     fn report(&self, acks: Vec<FreezeAck>) -> Answer<'_, ()> {
         self.ask(Question::Report(acks))
+    }
+
+    fn reports(&self) -> Answer<'_, Reports> {
+        Box::pin(self.open_reports())
     }
 
     fn standing(&self, unit: Option<UnitId>) -> Answer<'_, Vec<RelayStanding>> {

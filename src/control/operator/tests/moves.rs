@@ -1,7 +1,7 @@
 //! Moves: begun, watched, stopped.
 
 use super::*;
-use crate::control::store::{Answer as Answered, ClaimKey, ClaimsPage, Feed, Opened, Reading, RelayStanding};
+use crate::control::store::{Answer as Answered, ClaimKey, ClaimsPage, Feed, Opened, Reading, RelayStanding, Reports};
 use crate::routing::record::{Change, FreezeAck, RelayId, SessionId, Snapshot};
 
 fn ask(what: Vec<Which>, to: &str) -> MoveAsk {
@@ -313,6 +313,10 @@ impl Store for Meddled {
 
     fn report(&self, acks: Vec<FreezeAck>) -> Answered<'_, ()> {
         self.store.report(acks)
+    }
+
+    fn reports(&self) -> Answered<'_, Reports> {
+        self.store.reports()
     }
 
     fn standing(&self, unit: Option<UnitId>) -> Answered<'_, Vec<RelayStanding>> {
