@@ -30,6 +30,7 @@
 mod asking;
 mod barrier;
 mod driver;
+mod drivers;
 mod hearing;
 mod lives;
 mod memory;
@@ -46,6 +47,7 @@ pub mod units;
 use std::time::Duration;
 
 pub use self::driver::{Driver, HookAnswer, Hooks};
+use self::drivers::Drivers;
 use self::memory::Memory;
 pub use self::metrics::Metrics;
 pub use self::plan::{Act, HookCall, Hooked, Phase, Plan, Planned, Step, Why};
@@ -62,6 +64,7 @@ pub struct Mover {
     relay: RelayId,
     limits: Limits,
     memory: Memory,
+    drivers: Drivers,
 }
 
 /// What a mover waits for, and how long.
@@ -121,6 +124,7 @@ impl Mover {
             relay,
             limits,
             memory: Memory::default(),
+            drivers: Drivers::default(),
         }
     }
 
@@ -128,6 +132,7 @@ impl Mover {
     pub fn look(&mut self, sight: &Sight<'_>) -> Plan {
         let mut plan = Plan::default();
         self.memory.forget(sight);
+        self.drivers.look(sight);
         for work in sight.routes.moves() {
             let id = RecordId::Move(work.id);
             let job = Job {

@@ -150,13 +150,15 @@ impl Mover {
             tells.push((Hook::Cleanup, &job.work.to));
         }
         let age = self.memory.age(RecordId::Node(node.clone()), view.rev(), sight.now);
-        if age >= TOLD_MAX {
-            return true;
-        }
+        let gives_up = age >= TOLD_MAX;
         let mut are_told = true;
         for tell in tells {
-            let state = self.hook(sight, job, node, tell, plan);
-            are_told &= matches!(state, HookState::Done | HookState::Refused);
+            are_told &= match self.hook(sight, job, node, tell, plan) {
+                HookState::Done | HookState::Refused => true,
+                // What it is being asked now, it may be doing (T3).
+                HookState::Due(_) | HookState::Asked => false,
+                HookState::Waits => gives_up,
+            };
         }
         are_told
     }

@@ -8,7 +8,8 @@
 //! - T3. Nothing is copied to a unit whose application may still be asked to forget the node: the record says so before it is asked, and
 //!   no move of the node begins before that is over: one to a third unit would take the mark off the record, and the one behind it may lead
 //!   there. The same goes for a unit that did not get a node, while the move lasts that was given up. An application that could not be
-//!   asked is not waited for for ever, and what a relay that is gone had asked is not known.
+//!   asked is not waited for for ever: each life of a driver asks for [`TOLD_MAX`] at most, and is waited for a little longer. What a relay
+//!   that is gone had asked is not known.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -94,16 +95,23 @@ impl Mover {
     }
 
     /// Whether an application may be asked now to forget what is to be copied there, by this move or the one behind it (T3).
+    /// Not for longer than whoever asks it goes on, counted anew with each life of a driver.
     pub(super) fn is_cleaned_up(&mut self, sight: &Sight<'_>, job: &Job<'_>, id: &NodeId) -> bool {
         let Some(view) = sight.routes.view(id) else {
             return false;
         };
-        let age = self.memory.age(RecordId::Node(id.clone()), view.rev(), sight.now);
-        if view.cleaned_up().is_some() {
-            // A relay of an earlier version that drives the other move waits for this one.
-            return age < (TOLD_MAX + ASKED_MAX) * 2;
-        }
         let (decided, owner) = (view.decided(), view.unit());
+        let age = self.memory.age(RecordId::Node(id.clone()), view.rev(), sight.now);
+        // Who drives that move since a moment ago asks anew, and for as long as any.
+        let age_of = |other: &Move| age.min(self.drivers.age(other.id, sight.now));
+        if view.cleaned_up().is_some() {
+            let asks = |other: &&Move| {
+                other.state == MoveState::Trailing && Some(&other.to) == owner && other.nodes.contains(id)
+            };
+            let youngest = sight.routes.moves().filter(asks).map(age_of).min();
+            // A relay of an earlier version that drives the other move waits for this one.
+            return youngest.unwrap_or(age) < (TOLD_MAX + ASKED_MAX) * 2;
+        }
         // Each waits only for what was asked for before it, so no two wait for each other.
         let was_given_up = |other: &Move| {
             let is_under_way = matches!(other.state, MoveState::Running | MoveState::Aborting);
@@ -112,10 +120,8 @@ impl Mover {
             let next = usize::try_from(other.next).unwrap_or(usize::MAX);
             tried && other.nodes.iter().skip(next).any(|node| node == id)
         };
-        if application(sight, id).is_none() || !sight.routes.moves().any(was_given_up) {
-            return false;
-        }
-        age < TOLD_MAX + ASKED_MAX
+        let mut asks = sight.routes.moves().filter(|other| was_given_up(other));
+        application(sight, id).is_some() && asks.any(|other| age_of(other) < TOLD_MAX + ASKED_MAX)
     }
 
     /// S8: ends a move for good. Of those that finished before, the oldest are removed: they are kept for people only.

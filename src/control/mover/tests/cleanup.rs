@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::{HookCall, Hooked};
 use super::hooks::{asked, owner, world};
 use super::world::{World, key, relay};
-use crate::routing::record::{Hook, MoveState, Record};
+use crate::routing::record::{Hook, Lag, MoveId, MoveState, Record};
 
 /// Whether the application of a unit is asked for the next move while it has not answered a Cleanup.
 fn copies_while_cleaned(world: &World, from: usize) -> bool {
@@ -139,7 +139,7 @@ fn a_second_try_waits_until_the_new_owner_has_forgotten_what_the_first_had_copie
         work.options.hooks = true;
         world.put(Record::Move(work));
         world.answers = Box::new(move |call| match call.hook {
-            Hook::Cleanup if call.by == crate::routing::record::MoveId(5) => Hooked::NotYet("deleting".to_owned()),
+            Hook::Cleanup if call.by == MoveId(5) => Hooked::NotYet("deleting".to_owned()),
             _ => Hooked::Done,
         });
         world.rounds(100);
@@ -152,4 +152,100 @@ fn a_second_try_waits_until_the_new_owner_has_forgotten_what_the_first_had_copie
         }
         assert_eq!((owner(&world), world.found(6).moved), ("b".into(), 1), "{is_told}");
     }
+}
+
+/// Two keys move to unit b. The application refuses the second one, is asked to forget it and does not answer, and goes on copying the
+/// first. Then another move, driven by another relay, is to bring the second one there.
+fn partly_given_up() -> World {
+    let mut world = world(|_| Hooked::Done);
+    world.answers = Box::new(|call| match call.hook {
+        Hook::Lag if call.node == key(1) && call.by == MoveId(5) => Hooked::Refused("disk full".to_owned()),
+        Hook::Lag if call.node == key(2) => Hooked::Lag(Lag {
+            changes: 5000,
+            ..Lag::default()
+        }),
+        Hook::Cleanup if call.by == MoveId(5) => Hooked::NotYet("deleting".to_owned()),
+        _ => Hooked::Done,
+    });
+    let mut work = world.found(5);
+    work.nodes = vec![key(2), key(1)];
+    work.options.copy_limit = Duration::from_secs(100_000);
+    world.put(Record::Move(work));
+    while !world.asked.iter().any(|call| call.hook == Hook::Cleanup) {
+        world.round();
+    }
+    second_try(&mut world);
+    world
+}
+
+/// A move of the key to unit b that another relay drives.
+fn second_try(world: &mut World) {
+    let mut work = world.work(6, "b", vec![key(1)]);
+    work.options.hooks = true;
+    work.driver = relay("c-1");
+    world.put(Record::Move(work));
+}
+
+/// Time passes, and the driver of move 5 starts again so often, each time before it gives up, until move 6 copies: how long it had
+/// driven by then.
+fn until_copied(world: &mut World, mut restarts: usize) -> Duration {
+    let from = world.asked.len();
+    let mut begun = world.now;
+    let copies = |call: &HookCall| call.by == MoveId(6) && call.hook == Hook::Copy;
+    loop {
+        world.pass(Duration::from_millis(450));
+        world.round();
+        let driven = world.now.saturating_sub(begun);
+        if world.asked[from..].iter().any(copies) {
+            return driven;
+        }
+        assert!(driven < Duration::from_secs(2000), "it is waited for for ever");
+        if restarts > 0 && driven > Duration::from_secs(500) {
+            (restarts, begun) = (restarts - 1, world.now);
+            world.restart(0);
+        }
+    }
+}
+
+// T3: the other key of the first move may take as long as it likes; it is waited for until its driver asks no more, whoever that is.
+#[test]
+fn a_second_try_waits_for_a_move_that_goes_on_with_others_until_nobody_is_asked_to_forget_any_more() {
+    for restarts in [0, 2] {
+        let mut world = partly_given_up();
+        let waited = until_copied(&mut world, restarts).as_secs();
+        assert!((665..=725).contains(&waited), "{waited} s after {restarts} restarts");
+        assert_eq!(world.found(5).state, MoveState::Running);
+        world.rounds(100);
+        assert_eq!((owner(&world), world.found(6).moved), ("b".into(), 1));
+    }
+}
+
+// T3: a driver that starts again asks for as long as the first; who counts from when the mark was written would copy meanwhile.
+#[test]
+fn a_move_back_waits_for_a_driver_that_has_started_again_often() {
+    for restarts in [0, 3] {
+        let mut world = waiting_for_cleanup("a");
+        let mut work = world.found(6);
+        work.driver = relay("c-1");
+        world.put(Record::Move(work));
+        let waited = until_copied(&mut world, restarts).as_secs();
+        assert!((595..=1445).contains(&waited), "{waited} s after {restarts} restarts");
+    }
+}
+
+// T3: what an application is being asked it may be doing, also when the time for it is over.
+#[test]
+fn a_second_try_waits_for_a_cleanup_that_is_being_asked_for() {
+    let mut world = world(|call| match call.hook {
+        Hook::Lag if call.by == MoveId(5) => Hooked::Refused("disk full".to_owned()),
+        _ => Hooked::Done,
+    });
+    world.stuck = Some(Hook::Cleanup);
+    world.rounds(60);
+    second_try(&mut world);
+    world.rounds(12_000 + 1_200);
+    assert_eq!((world.found(5).state, world.found(6).moved), (MoveState::Running, 0));
+    // The driver gives no question longer than that.
+    world.rounds(2_400);
+    assert_eq!((owner(&world), world.found(6).moved), ("b".into(), 1));
 }

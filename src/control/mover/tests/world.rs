@@ -10,8 +10,8 @@ use crate::control::store::StoreError;
 use crate::model::{Name, UnitId};
 use crate::routing::lease::LeaseState;
 use crate::routing::record::{
-    Book, Commit, Committed, Epoch, FreezeAck, Lease, Move, MoveId, MoveKind, MoveOptions, MoveState, Node, NodeId,
-    OpId, Record, RecordId, RelayId, Rev, Snapshot, State,
+    Book, Commit, Committed, Epoch, FreezeAck, Hook, Lease, Move, MoveId, MoveKind, MoveOptions, MoveState, Node,
+    NodeId, OpId, Record, RecordId, RelayId, Rev, Snapshot, State,
 };
 use crate::routing::{Found, Routes};
 
@@ -55,6 +55,8 @@ pub(super) struct World {
     /// What applications were asked, in order, and what they answer.
     pub(super) asked: Vec<HookCall>,
     pub(super) answers: Box<dyn Fn(&HookCall) -> Hooked>,
+    /// A question that is asked, and not answered.
+    pub(super) stuck: Option<Hook>,
 }
 
 pub(super) struct Relay {
@@ -131,6 +133,7 @@ impl World {
             history: Vec::new(),
             asked: Vec::new(),
             answers: Box::new(|_| Hooked::Done),
+            stuck: None,
         };
         for id in relays {
             world.relays.push(Relay {
@@ -404,8 +407,10 @@ impl World {
                 self.pilots[pilot].mover.on_committed(op, &answer, now);
             }
             Act::Hook(call) => {
-                let hooked = (self.answers)(&call);
-                self.pilots[pilot].mover.on_hook(&call, hooked, now);
+                if self.stuck != Some(call.hook) {
+                    let hooked = (self.answers)(&call);
+                    self.pilots[pilot].mover.on_hook(&call, hooked, now);
+                }
                 self.asked.push(call);
             }
             Act::Claims(by, keys) => {
@@ -429,6 +434,12 @@ impl World {
         let pilot = &mut self.pilots[pilot];
         pilot.mover = Mover::new(self.relays[pilot.at].id.clone(), Limits::default());
         pilot.acts.clear();
+    }
+
+    /// The relay of a pilot starts again.
+    pub(super) fn restart(&mut self, pilot: usize) {
+        self.kill(pilot);
+        self.relays[self.pilots[pilot].at].lease = LeaseState::default();
     }
 
     /// Everybody who is there does all there is to do.
