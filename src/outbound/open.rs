@@ -37,6 +37,8 @@ pub(super) struct Open {
     pub(super) patience: Option<std::time::Instant>,
     /// How often another relay named another owner.
     pub(super) redirects: u8,
+    /// Whether an owner has refused it that was ahead of this relay or behind it.
+    pub(super) was_turned_away: bool,
     /// What its answer tells the caller of its key.
     pub(super) offer: Offer,
     /// A service may have seen an attempt of it.
@@ -61,6 +63,7 @@ impl Open {
             parked: None,
             patience: None,
             redirects: 0,
+            was_turned_away: false,
             offer,
             was_seen: false,
             kept: None,

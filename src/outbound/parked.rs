@@ -59,10 +59,12 @@ impl Wait {
         }
     }
 
-    /// Another relay has heard of something that this one has not: the owner refused, or named an owner too often.
-    pub(super) fn until_known(error: &RelayError) -> Self {
+    /// Another relay has heard of something that this one has not, or the other way round: the owner refused, for the first time or
+    /// not, or named an owner too often.
+    pub(super) fn until_known(error: &RelayError, is_first: bool) -> Self {
+        let longest = if is_first { LOOK_SOON } else { LOOK_AGAIN };
         Self {
-            look: error.pushback.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN),
+            look: error.pushback.unwrap_or(LOOK_AGAIN).min(longest),
             error: error.clone(),
             why: match error.reason {
                 Reason::Moving => metrics::Wait::Moving,
@@ -162,7 +164,8 @@ impl Rpc {
         if !only_waits(&refused.error) || !self.parts.routing.table().has_store() {
             return Err(refused);
         }
-        let wait = Wait::until_known(&refused.error);
+        let is_first = self.calls.with(id, Open::is_turned_away_first).unwrap_or_default();
+        let wait = Wait::until_known(&refused.error, is_first);
         self.park(id, refused.request, wait)
     }
 
@@ -177,10 +180,11 @@ impl Rpc {
         if until <= clock() {
             return None;
         }
+        let wait = Wait::until_known(error, open.is_turned_away_first());
         let request = open.again.as_ref()?;
         // Gives up its permit, if it has one (W4).
         open.turn = None;
-        let parked = self.parked((id, request), Wait::until_known(error), until).ok()?;
+        let parked = self.parked((id, request), wait, until).ok()?;
         open.parked = Some(Box::new(parked));
         Some(())
     }
@@ -258,6 +262,11 @@ impl Rpc {
 }
 
 impl Open {
+    /// It was refused by an owner that is ahead of this relay or behind it: whether for the first time.
+    fn is_turned_away_first(&mut self) -> bool {
+        !std::mem::replace(&mut self.was_turned_away, true)
+    }
+
     /// Until when it waits for its route: so long before its own time is over that its caller hears why it waited (R-I17).
     fn patience(&mut self) -> Instant {
         let limit = self.limits.limit();
@@ -300,7 +309,26 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 const MARGIN_MAX: Duration = Duration::from_millis(250);
 /// When a call that waits looks again although nothing has changed.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// The same for one that an owner refused for the first time: relays hear of a change within milliseconds of each other, and it may
+/// be the one of the owner that is behind, which this relay does not hear of.
+const LOOK_SOON: Duration = Duration::from_millis(3);
 /// Calls that go on at once after a change; the others follow in groups of as many, so that their unit is not flooded.
 const RELEASED_AT_ONCE: usize = 200;
 /// Between two groups of calls that go on.
 const STEP: Duration = Duration::from_millis(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // relays apply a change within moments of each other; one that stays behind is not asked as often.
+    #[test]
+    fn a_call_that_an_owner_refuses_looks_again_soon_but_once() {
+        let pushback = Duration::from_millis(25);
+        let error = RelayError::new(Reason::RoutesAway, Retry::Safe, "behind").pushed_back(pushback);
+        assert_eq!(Wait::until_known(&error, true).look, LOOK_SOON);
+        assert_eq!(Wait::until_known(&error, false).look, pushback);
+        let error = RelayError::new(Reason::Moving, Retry::Safe, "it is there in a moment");
+        assert_eq!(Wait::until_known(&error, false).look, LOOK_AGAIN);
+    }
+}
