@@ -11,12 +11,7 @@ use strait::routing::record::{Book, Change, DimensionSpec, Epoch, Placement, Rec
 use strait::routing::token::{Brought, Flags, Lifetime, Ring, Secrets, Token, TokenTarget, With, field};
 use strait::routing::{RouteTable, Routes, Settings};
 
-use super::token_share;
-
 pub fn bench(criterion: &mut Criterion) {
-    if std::env::args().any(|argument| argument == "share") {
-        token_share::print();
-    }
     let now = 1_795_651_200;
     let dimension = Name::new("im.conversation").unwrap();
     let key = b"cid:1000000042:1000000043";
