@@ -10,11 +10,15 @@
 //! - B2. What relays of a unit say of that unit counts for nothing.
 //! - B3. Only units of this relay's settings are remembered, whatever a peer names.
 //! - B4. A peer is told only if it says that it understands ([`FEATURE`]). One that does not is no observer.
+//! - B5. A unit that goes away in a Geo of many units is news from all of them, and its calls ask meanwhile. So what others say is counted
+//!   for one unit at a time, and anew only if it was said of that one.
 //!
 //! # Not here
 //! What is done with calls of a unit that is away (`outbound::kept`).
 
 mod tally;
+#[cfg(test)]
+mod tests;
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,8 +49,8 @@ struct State {
     units: Vec<Unit>,
     numbers: Map<UnitId, usize>,
     reports: SlotMap<DefaultKey, Report>,
-    /// What others say of each unit; `None` since that changed.
-    others: Option<Vec<Others>>,
+    /// What others say of each unit, as far as it was asked for since that changed (B5).
+    others: Vec<Option<Others>>,
     /// The series show another state.
     is_news: bool,
 }
@@ -85,9 +89,7 @@ impl Observers {
     pub fn others(&self, unit: &UnitId) -> Others {
         let mut state = self.state();
         let number = state.numbers.get(unit).copied();
-        number
-            .and_then(|number| state.counted().get(number).copied())
-            .unwrap_or_default()
+        number.map(|number| state.others_of(number)).unwrap_or_default()
     }
 
     /// What this relay sees of a unit itself.
@@ -157,7 +159,7 @@ impl Observers {
         if !std::mem::take(&mut state.is_news) {
             return;
         }
-        let counted = state.counted().to_vec();
+        let counted: Vec<Others> = (0..state.units.len()).map(|number| state.others_of(number)).collect();
         for (unit, others) in state.units.iter().zip(counted) {
             let own = |sighting| usize::from(unit.sighting == sighting);
             let reached = others.reach + own(Sighting::Reached);
@@ -215,20 +217,34 @@ impl State {
             sighting: Sighting::Unknown,
             since: 0,
         });
-        self.on_heard();
+        self.others.push(None);
+        self.is_news = true;
         number
     }
 
-    fn counted(&mut self) -> &[Others] {
+    /// What others say of the unit of this number.
+    fn others_of(&mut self, number: usize) -> Others {
         let (units, reports) = (self.units.len(), &self.reports);
-        self.others.get_or_insert_with(|| {
+        let Some(others) = self.others.get_mut(number) else {
+            return Others::default();
+        };
+        *others.get_or_insert_with(|| {
             let counting = reports.values().filter(|report| report.counts);
-            tally::count(units, counting.map(|report| (report.speaker, &report.said)))
+            tally::count(number, units, counting.map(|report| (report.speaker, &report.said)))
         })
     }
 
+    /// Something else is said of one unit.
+    fn on_said(&mut self, number: usize) {
+        if let Some(others) = self.others.get_mut(number) {
+            *others = None;
+        }
+        self.is_news = true;
+    }
+
+    /// Something else may be said of each unit.
     fn on_heard(&mut self) {
-        self.others = None;
+        self.others.fill(None);
         self.is_news = true;
     }
 }
@@ -263,12 +279,16 @@ impl Witness {
         let Some(report) = state.reports.get_mut(self.report) else {
             return;
         };
+        let mut heard = Vec::with_capacity(sightings.len());
         for (unit, sighting) in sightings {
-            if let Some(number) = state.numbers.get(unit) {
-                report.said.say(*number, *sighting);
+            if let Some(number) = state.numbers.get(unit).copied() {
+                report.said.say(number, *sighting);
+                heard.push(number);
             }
         }
-        state.on_heard();
+        for number in heard {
+            state.on_said(number);
+        }
     }
 
     /// Whether the peer answers probes.
@@ -289,145 +309,5 @@ impl Drop for Witness {
         let mut state = self.observers.state();
         state.reports.remove(self.report);
         state.on_heard();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::Name;
-
-    fn name(text: &str) -> UnitId {
-        Name::new(text).unwrap()
-    }
-
-    /// This relay knows these units.
-    fn knowing(units: &[&str]) -> Arc<Observers> {
-        let observers = Arc::new(Observers::default());
-        observers.know(&units.iter().map(|unit| name(unit)).collect::<Vec<_>>());
-        observers
-    }
-
-    fn others(reach: usize, away: usize) -> Others {
-        Others { reach, away }
-    }
-
-    const AWAY: Sighting = Sighting::Away;
-    const REACHED: Sighting = Sighting::Reached;
-
-    // B1
-    #[test]
-    fn what_a_peer_says_counts_while_its_link_is_up_and_it_answers() {
-        let observers = knowing(&["b", "c", "d"]);
-        let b = name("b");
-        assert_eq!(observers.others(&b), others(0, 0), "nobody has said anything");
-        let (first, second, of_d) = (
-            observers.enter(&name("c")),
-            observers.enter(&name("c")),
-            observers.enter(&name("d")),
-        );
-        assert_eq!(observers.others(&b), others(0, 0), "links alone say nothing");
-        first.hear(&[(b.clone(), REACHED), (name("d"), AWAY)]);
-        second.hear(&[(b.clone(), AWAY)]);
-        of_d.hear(&[(b.clone(), AWAY)]);
-        assert_eq!(observers.others(&b), others(1, 1));
-        assert_eq!(observers.others(&name("d")), others(0, 1));
-        first.set_counts(false);
-        assert_eq!(observers.others(&b), others(0, 2), "it does not answer");
-        first.set_counts(true);
-        assert_eq!(observers.others(&b), others(1, 1), "it does again");
-        drop(first);
-        assert_eq!(observers.others(&b), others(0, 2), "the link has ended");
-        drop(second);
-        assert_eq!(observers.others(&b), others(0, 1));
-        of_d.hear(&[(b.clone(), Sighting::Unknown)]);
-        assert_eq!(observers.others(&b), others(0, 0), "it is no observer any more");
-    }
-
-    // B2, B3
-    #[test]
-    fn nobody_speaks_of_himself_or_of_units_that_are_not_in_the_settings() {
-        let observers = knowing(&["b", "c"]);
-        let of_b = observers.enter(&name("b"));
-        of_b.hear(&[(name("b"), AWAY), (name("elsewhere"), REACHED), (name("c"), REACHED)]);
-        assert_eq!(observers.others(&name("b")), others(0, 0));
-        assert_eq!(observers.others(&name("c")), others(1, 0));
-        assert_eq!(observers.others(&name("elsewhere")), others(0, 0));
-        assert_eq!(observers.state().units.len(), 2);
-    }
-
-    // B4
-    #[test]
-    fn a_peer_is_told_all_at_first_and_then_what_has_changed() {
-        let observers = knowing(&["b", "c"]);
-        let witness = observers.enter(&name("c"));
-        let told = |witness: &Witness, expected: &[(&str, Sighting)]| {
-            let expected: Vec<_> = expected
-                .iter()
-                .map(|(unit, sighting)| (name(unit), *sighting))
-                .collect();
-            assert_eq!(witness.news(), expected);
-            assert_eq!(witness.news(), [], "once");
-        };
-        told(&witness, &[("b", AWAY), ("c", AWAY)]);
-        observers.on_reached(0, &name("b"), true);
-        told(&witness, &[("b", REACHED)]);
-        // Calls of one shard go by the links of another one, too.
-        observers.on_reached(3, &name("b"), true);
-        observers.on_reached(0, &name("b"), false);
-        told(&witness, &[]);
-        assert_eq!(observers.own(&name("b")), REACHED);
-        observers.on_reached(3, &name("b"), false);
-        told(&witness, &[("b", AWAY)]);
-        // There and back between two looks.
-        observers.on_reached(0, &name("b"), true);
-        observers.on_reached(0, &name("b"), false);
-        told(&witness, &[("b", AWAY)]);
-        told(&observers.enter(&name("b")), &[("b", AWAY), ("c", AWAY)]);
-    }
-
-    // C-L2
-    #[test]
-    fn a_unit_that_leaves_the_settings_is_not_known_any_more() {
-        let observers = knowing(&["b", "c"]);
-        let witness = observers.enter(&name("c"));
-        observers.on_reached(0, &name("b"), true);
-        witness.news();
-        observers.know([&name("c"), &name("d")]);
-        assert_eq!(witness.news(), [(name("b"), Sighting::Unknown), (name("d"), AWAY)]);
-        // Its links end, each in its time.
-        observers.on_reached(1, &name("b"), true);
-        assert_eq!(observers.own(&name("b")), Sighting::Unknown);
-        // It comes back, and its links are there still.
-        observers.know([&name("b"), &name("c"), &name("d")]);
-        assert_eq!(witness.news(), [(name("b"), REACHED)]);
-    }
-
-    #[test]
-    fn the_series_show_what_all_observers_say() {
-        let observers = knowing(&["b", "c", "d"]);
-        let registry = prometheus::Registry::new();
-        let metrics = Metrics::register(&registry, &name("a")).unwrap();
-        let shown = |sighting: &str| {
-            observers.show(&metrics);
-            let families = registry.gather();
-            let family = families.iter().find(|family| family.name() == "strait_peer_observers");
-            let rows = family.unwrap().get_metric().iter();
-            let has = |row: &prometheus::proto::Metric, name: &str, value: &str| {
-                row.get_label()
-                    .iter()
-                    .any(|label| label.name() == name && label.value() == value)
-            };
-            let row = rows.filter(|row| has(row, "dst_unit", "b") && has(row, "sighting", sighting));
-            row.map(|row| row.get_gauge().get_value()).collect::<Vec<_>>()
-        };
-        assert_eq!((shown("reached"), shown("away")), (vec![0.0], vec![1.0]));
-        observers.on_reached(0, &name("b"), true);
-        let (of_c, of_d) = (observers.enter(&name("c")), observers.enter(&name("d")));
-        of_c.hear(&[(name("b"), AWAY)]);
-        of_d.hear(&[(name("b"), REACHED)]);
-        assert_eq!((shown("reached"), shown("away")), (vec![2.0], vec![1.0]));
-        drop(of_d);
-        assert_eq!((shown("reached"), shown("away")), (vec![1.0], vec![1.0]));
     }
 }

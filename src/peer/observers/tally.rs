@@ -1,7 +1,5 @@
 //! How many units say of a unit that it is away, and whether that is enough. Pure.
 
-use std::collections::BTreeMap;
-
 use crate::model::Sighting;
 
 /// What other units say of one unit. One's own unit is an observer too, and is not counted here.
@@ -42,6 +40,14 @@ impl Said {
     }
 }
 
+#[cfg(test)]
+impl Said {
+    /// Memory for it.
+    pub(super) fn bytes(&self) -> usize {
+        (self.reached.0.len() + self.away.0.len()) * size_of::<u64>()
+    }
+}
+
 impl Set {
     fn set(&mut self, number: usize, is_in: bool) {
         let (word, bit) = (number / WORD, 1 << (number % WORD));
@@ -57,38 +63,27 @@ impl Set {
         let word = self.0.get(number / WORD).copied().unwrap_or_default();
         word & (1 << (number % WORD)) != 0
     }
-
-    fn add(&mut self, other: &Self) {
-        if self.0.len() < other.0.len() {
-            self.0.resize(other.0.len(), 0);
-        }
-        for (word, more) in self.0.iter_mut().zip(&other.0) {
-            *word |= more;
-        }
-    }
 }
 
-/// What others say of each of so many units. `reports`: by the number of the unit whose relay has said it; what a unit says of
-/// itself counts for nothing (B2).
-pub(super) fn count<'a>(units: usize, reports: impl IntoIterator<Item = (usize, &'a Said)>) -> Vec<Others> {
-    let mut by_unit: BTreeMap<usize, Said> = BTreeMap::new();
-    for (speaker, said) in reports {
-        let all = by_unit.entry(speaker).or_default();
-        all.reached.add(&said.reached);
-        all.away.add(&said.away);
-    }
-    let mut counted = vec![Others::default(); units];
-    for (speaker, said) in &by_unit {
-        for (number, others) in counted.iter_mut().enumerate().filter(|(number, _)| number != speaker) {
-            // One relay that reaches it is enough: calls of its unit go that way.
-            if said.reached.has(number) {
-                others.reach += 1;
-            } else if said.away.has(number) {
-                others.away += 1;
-            }
+/// What others say of one of so many units. `reports`: by the number of the unit whose relay has said it; what a unit says of itself counts
+/// for nothing (B2).
+pub(super) fn count<'a>(of: usize, units: usize, reports: impl IntoIterator<Item = (usize, &'a Said)>) -> Others {
+    // What each unit says of it.
+    let mut says = vec![Sighting::Unknown; units];
+    for (speaker, said) in reports.into_iter().filter(|(speaker, _)| *speaker != of) {
+        let Some(says) = says.get_mut(speaker) else { continue };
+        // One relay that reaches it is enough: calls of its unit go that way.
+        if said.reached.has(of) {
+            *says = Sighting::Reached;
+        } else if said.away.has(of) && *says == Sighting::Unknown {
+            *says = Sighting::Away;
         }
     }
-    counted
+    let count = |sighting| says.iter().filter(|says| **says == sighting).count();
+    Others {
+        reach: count(Sighting::Reached),
+        away: count(Sighting::Away),
+    }
 }
 
 /// Bits of a word.
@@ -149,7 +144,7 @@ mod tests {
                 said(&[(0, Sighting::Away), (0, Sighting::Reached), (0, Sighting::Unknown)]),
             ),
         ];
-        let counted = count(3, reports.iter().map(|(speaker, said)| (*speaker, said)));
+        let counted = [0, 1, 2].map(|of| count(of, 5, reports.iter().map(|(speaker, said)| (*speaker, said))));
         let others = |reach, away| Others { reach, away };
         assert_eq!(counted, [others(1, 1), others(1, 0), others(0, 0)]);
     }
@@ -168,8 +163,8 @@ mod tests {
                 .map(|(speaker, words)| (speaker, words.into_iter().map(|(of, which)| (of, sightings[which])).collect()))
                 .collect();
             let kept: Vec<(usize, Said)> = spoken.iter().map(|(speaker, words)| (*speaker, said(words))).collect();
-            let counted = count(UNITS, kept.iter().map(|(speaker, said)| (*speaker, said)));
-            for (of, others) in counted.iter().enumerate() {
+            for of in 0..UNITS {
+                let others = count(of, UNITS, kept.iter().map(|(speaker, said)| (*speaker, said)));
                 let mut expected = Others::default();
                 for speaker in (0..UNITS).filter(|speaker| *speaker != of) {
                     let last = spoken.iter().filter(|(by, _)| *by == speaker).filter_map(|(_, words)| {
@@ -182,7 +177,7 @@ mod tests {
                         expected.away += 1;
                     }
                 }
-                prop_assert_eq!(*others, expected, "unit {}", of);
+                prop_assert_eq!(others, expected, "unit {}", of);
                 // The majority of all observers, of which the one who asks is one.
                 let observers = others.reach + others.away + 1;
                 prop_assert_eq!(others.agree(), 2 * (others.away + 1) > observers);
