@@ -18,6 +18,8 @@ pub struct RoutePolicy {
     pub away: WhileAway,
     /// Topic of this unit where it is told if the owner refuses a call that was kept.
     pub rejected_to: Option<Name>,
+    /// Topic of this unit where it is told of calls that are kept.
+    pub kept_to: Option<Name>,
 }
 
 /// By any key; without one not at all.
@@ -31,6 +33,7 @@ pub static ANY_KEY: RoutePolicy = RoutePolicy {
         away_by: AwayBy::Quorum,
     },
     rejected_to: None,
+    kept_to: None,
 };
 
 impl RoutePolicy {

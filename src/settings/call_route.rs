@@ -38,6 +38,11 @@ pub struct CallRoute {
     /// method (`subject`), `ticket`, idempotency-key (`callid`) and the answer's `code`, and what the owner said as a text. The topic is one
     /// of `[topics]`, here and at the owner, whose rule is not `owner`; with the rule `local` its `from` names the owners. Default none: the dead letter at the owner alone says so.
     pub rejected_to: Option<Name>,
+    /// Topic of this unit where its services are told of each call that is kept, as soon as it is on disk: a message with the call's key and
+    /// body, its method (`subject`), the unit it is kept for (`owner`), `ticket`, idempotency-key (`callid`), `onfailure` and `provisional`.
+    /// Subscribers get it, and a local service by a group of the topic with `push`; whether they do changes nothing for the call. The topic is one of
+    /// `[topics]` with the rule `local`. Default none: nobody is told.
+    pub kept_to: Option<Name>,
     /// `[calls.route."<service>".methods."<method>"]`: what is different for one method.
     pub methods: BTreeMap<String, MethodRoute>,
 }
@@ -50,6 +55,8 @@ pub struct MethodRoute {
     pub dimensions: Vec<Name>,
     /// What becomes of its calls while their unit is away. Default none: what is said of the service.
     pub on_failure: Option<OnFailure>,
+    /// Topic where services of this unit are told of its calls that are kept. Default none: what is said of the service.
+    pub kept_to: Option<Name>,
 }
 
 impl CallRoute {
@@ -59,6 +66,7 @@ impl CallRoute {
             dimensions: self.dimensions.clone(),
             away: self.away(self.on_failure),
             rejected_to: self.rejected_to.clone(),
+            kept_to: self.kept_to.clone(),
             ..of.clone()
         }
     }
@@ -79,6 +87,10 @@ impl CallRoute {
                 // Nothing of a read is worth keeping.
                 away: self.away(if reads { OnFailure::Fail } else { on_failure }),
                 rejected_to: self.rejected_to.clone(),
+                kept_to: own
+                    .and_then(|own| own.kept_to.as_ref())
+                    .or(self.kept_to.as_ref())
+                    .cloned(),
                 ..of.clone()
             }
         };
@@ -120,8 +132,8 @@ impl Settings {
                 if !is_method(method) {
                     problems.add(None, at.clone(), METHOD);
                 }
-                if own.dimensions.is_empty() && own.on_failure.is_none() {
-                    let text = "required: the dimensions that route this method, or on_failure; without either, remove the table";
+                if own.dimensions.is_empty() && own.on_failure.is_none() && own.kept_to.is_none() {
+                    let text = "required: the dimensions that route this method, on_failure, or kept_to; without any, remove the table";
                     problems.add(None, path::join(&at, "dimensions"), text);
                 }
                 self.check_precedence(&at, &own.dimensions, problems);
@@ -170,18 +182,57 @@ impl Settings {
             } else if route.rejected_to.is_some() && route.kept().next().is_none() {
                 warnings.add(None, at, NOTHING_KEPT);
             }
+            self.check_news(service.as_str(), route, problems, warnings);
         }
         if let Some(topic) = self.topics.get(queue::CALLS_TOPIC) {
             check_journal(topic, problems);
         }
     }
 
+    /// Where services of this unit are told of kept calls (R-3.11).
+    fn check_news(&self, service: &str, route: &CallRoute, problems: &mut Problems, warnings: &mut Problems) {
+        let at = path::join("calls.route", service);
+        if let Some(topic) = &route.kept_to {
+            let at = path::join(&at, "kept_to");
+            if let Some(wrong) = self.no_news(topic) {
+                problems.add(None, at, wrong);
+            } else if route.kept().next().is_none() {
+                warnings.add(None, at, NOTHING_KEPT);
+            }
+        }
+        for (method, own) in &route.methods {
+            let Some(topic) = &own.kept_to else { continue };
+            let at = path::join(&path::join(&path::join(&at, "methods"), method), "kept_to");
+            let is_kept =
+                own.on_failure.unwrap_or(route.on_failure) != OnFailure::Fail && !route.reads.contains(method);
+            if let Some(wrong) = self.no_news(topic) {
+                problems.add(None, at, wrong);
+            } else if !is_kept {
+                warnings.add(None, at, NOTHING_KEPT);
+            }
+        }
+    }
+
+    /// Why a topic cannot tell of kept calls.
+    fn no_news(&self, topic: &Name) -> Option<String> {
+        if topic.as_str() == queue::CALLS_TOPIC {
+            return Some(own_topic(topic));
+        }
+        match TopicSettings::of(&self.topics, topic) {
+            None => Some(format!(
+                "topic {topic} is not known; add [topics.\"{topic}\"] with rule = \"local\""
+            )),
+            Some(settings) if settings.rule != TopicRule::Local => Some(format!(
+                "topic {topic} goes to other units, and what is kept here is told here only; give it rule = \"local\", or use another topic"
+            )),
+            Some(_) => None,
+        }
+    }
+
     /// Why a topic cannot tell of refused calls.
     fn no_notice(&self, topic: &Name) -> Option<String> {
         if topic.as_str() == queue::CALLS_TOPIC {
-            return Some(format!(
-                "topic {topic} is for calls that relays keep; use one of your own"
-            ));
+            return Some(own_topic(topic));
         }
         let Some(settings) = TopicSettings::of(&self.topics, topic) else {
             let text =
@@ -261,6 +312,10 @@ fn check_journal(topic: &TopicSettings, problems: &mut Problems) {
     }
 }
 
+fn own_topic(topic: &Name) -> String {
+    format!("topic {topic} is for calls that relays keep; use one of your own")
+}
+
 /// The last part of a gRPC path.
 fn is_method(text: &str) -> bool {
     !text.is_empty() && !text.contains('/')
@@ -297,7 +352,8 @@ mod tests {
     #[test]
     fn a_method_says_what_becomes_of_its_calls_while_their_unit_is_away() {
         let text = "[topics.told]\nrule = \"all\"\n[calls.route.\"im.Room\"]\non_failure = \"park\"\nparked_as = \"ok\"\nreads = [\"History\"]\n\
-                    away_by = \"own-links\"\nrejected_to = \"told\"\n[calls.route.\"im.Room\".methods.Post]\non_failure = \"local\"\n\
+                    away_by = \"own-links\"\nrejected_to = \"told\"\nkept_to = \"here\"\n[topics.here]\nrule = \"local\"\n[topics.posts]\nrule = \"local\"\n\
+                    [calls.route.\"im.Room\".methods.Post]\non_failure = \"local\"\nkept_to = \"posts\"\n\
                     [calls.route.\"im.Room\".methods.Invite]\ndimensions = [\"uid\"]\non_failure = \"fail\"\n";
         let checked = checked(&format!("{BASICS}{DIMENSIONS}{text}")).unwrap();
         assert!(checked.warnings.0.is_empty(), "{:?}", checked.warnings);
@@ -312,6 +368,8 @@ mod tests {
             assert_eq!(policy.away.parked_as, ParkedAs::Ok, "{method}");
             assert_eq!(policy.away.away_by, AwayBy::OwnLinks, "{method}");
             assert_eq!(policy.rejected_to, Some(Name::new("told").unwrap()), "{method}");
+            let topic = if method == "Post" { "posts" } else { "here" };
+            assert_eq!(policy.kept_to, Some(Name::new(topic).unwrap()), "{method}");
         }
         let other = checked.route_policy(Some("im.Chat"), Some("Post"));
         assert_eq!(other.away, WhileAway::default());
@@ -365,10 +423,21 @@ mod tests {
         );
         let local = told("[topics.told]\nrule = \"local\"\n");
         check(&local, "rejected_to: topic told takes no messages of other units");
+        let here = |topic: &str| format!("{DIMENSIONS}{route}kept_to = \"here\"\n{topic}");
+        check(&here(""), "kept_to: topic here is not known");
+        for rule in ["all", "owner"] {
+            let text = here(&format!("[topics.here]\nrule = \"{rule}\"\n"));
+            check(&text, "kept_to: topic here goes to other units");
+        }
+        let method = format!("{DIMENSIONS}{route}methods.Post.kept_to = \"strait.calls\"\n");
+        check(
+            &method,
+            "methods.Post.kept_to: topic strait.calls is for calls that relays keep",
+        );
         let empty = format!("{DIMENSIONS}[calls.route.\"im.Room\"]\nmethods.Get = {{}}\n");
         check(
             &empty,
-            "methods.Get.dimensions: required: the dimensions that route this method, or on_failure",
+            "methods.Get.dimensions: required: the dimensions that route this method, on_failure, or kept_to",
         );
         check(
             &format!("{DIMENSIONS}[calls.route.\"im.Room\"]\non_failure = \"later\"\n"),
@@ -408,5 +477,14 @@ mod tests {
             warnings.contains("away_by: takes effect only with on_failure"),
             "{warnings}"
         );
+        let text = format!(
+            "{BASICS}{DIMENSIONS}[topics.here]\nrule = \"local\"\n[calls.route.\"im.Room\"]\nreads = [\"Get\"]\non_failure = \"park\"\n\
+             methods.Plain = {{ on_failure = \"fail\", kept_to = \"here\" }}\nmethods.Get.kept_to = \"here\"\nmethods.Post.kept_to = \"here\"\n"
+        );
+        let warnings = checked(&text).unwrap().warnings.to_string();
+        for (method, expected) in [("Plain", true), ("Get", true), ("Post", false)] {
+            let warned = warnings.contains(&format!("methods.{method}.kept_to: takes effect only with on_failure"));
+            assert_eq!(warned, expected, "{method}: {warnings}");
+        }
     }
 }

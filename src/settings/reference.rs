@@ -57,7 +57,7 @@ const OPEN: [(&str, &str); 9] = [
     ),
     (
         "calls.route",
-        "# [calls.route.\"im.Chat\"]\n# dimensions = [\"im.conversation\", \"im.user\"]\n# reads = [\"History\"]\n# methods.Invite.dimensions = [\"im.user\"]\n# on_failure = \"park\"          # while the owner is away\n# parked_as = \"unavailable\"\n# away_by = \"quorum\"         # or: \"own-links\", whatever other units say\n# rejected_to = \"im.rejected\"   # topic where services here hear what owners refuse\n# methods.Post.on_failure = \"local\"\n",
+        "# [calls.route.\"im.Chat\"]\n# dimensions = [\"im.conversation\", \"im.user\"]\n# reads = [\"History\"]\n# methods.Invite.dimensions = [\"im.user\"]\n# on_failure = \"park\"          # while the owner is away\n# parked_as = \"unavailable\"\n# away_by = \"quorum\"         # or: \"own-links\", whatever other units say\n# rejected_to = \"im.rejected\"   # topic where services here hear what owners refuse\n# kept_to = \"im.kept\"          # topic where services here hear what is kept\n# methods.Post.on_failure = \"local\"\n",
     ),
     ("replay.units", REPLAY),
     ("topics", TOPICS),

@@ -39,6 +39,7 @@ pub enum ReplayOutcome {
 pub struct KeptSeries {
     kept: IntCounterVec,
     replayed: IntCounterVec,
+    told: IntCounterVec,
 }
 
 impl KeptOutcome {
@@ -103,6 +104,14 @@ impl KeptSeries {
             ),
             &["outcome"],
         )?;
+        let told = IntCounterVec::new(
+            Opts::new(
+                "strait_kept_calls_told_total",
+                "Kept calls of methods with kept_to, by whether services of this unit are told: the message is on disk, or is not.",
+            ),
+            &["outcome"],
+        )?;
+        registry.register(Box::new(told.clone()))?;
         registry.register(Box::new(kept.clone()))?;
         registry.register(Box::new(replayed.clone()))?;
         for outcome in KeptOutcome::ALL {
@@ -111,7 +120,10 @@ impl KeptSeries {
         for outcome in ReplayOutcome::ALL {
             replayed.with_label_values(&[outcome.as_str()]);
         }
-        Ok(Self { kept, replayed })
+        for outcome in [TOLD, NOT_TOLD] {
+            told.with_label_values(&[outcome]);
+        }
+        Ok(Self { kept, replayed, told })
     }
 
     /// A call whose unit is away ended.
@@ -126,9 +138,25 @@ impl KeptSeries {
         self.kept.with_label_values(&[outcome.as_str()]).get()
     }
 
+    /// Services of this unit are told of a call that is kept, or could not be.
+    pub fn on_told(&self, is_told: bool) {
+        let outcome = if is_told { TOLD } else { NOT_TOLD };
+        self.told.with_label_values(&[outcome]).inc();
+    }
+
+    /// Kept calls of which services were told, and of which they were not.
+    #[cfg(test)]
+    pub(crate) fn told(&self) -> (u64, u64) {
+        let count = |outcome| self.told.with_label_values(&[outcome]).get();
+        (count(TOLD), count(NOT_TOLD))
+    }
+
     /// The replay of a call ended.
     pub fn on_replayed(&self, outcome: ReplayOutcome) {
         self.replayed.with_label_values(&[outcome.as_str()]).inc();
         tracing::debug!(outcome = outcome.as_str(), "replay of a call");
     }
 }
+
+const TOLD: &str = "told";
+const NOT_TOLD: &str = "not_told";

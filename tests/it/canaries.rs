@@ -78,6 +78,8 @@ async fn start(echo: &Echo, http1: &str) -> Cluster {
         .service("b", "im.canary-service", &[])
         .set("a", "calls.route.\"im.Echo\".methods.Unary.on_failure", "park")
         .set("a", "calls.route.\"im.Echo\".rejected_to", "told")
+        .set("a", "calls.route.\"im.Echo\".kept_to", "here")
+        .set("a", "topics.here.rule", "local")
         .set("a", "log.format", "json")
         .set("b", "log.format", "human");
     for unit in ["a", "b"] {

@@ -15,10 +15,12 @@
 //! - J3. Of a call that the local service did not execute, nothing is stored.
 //!
 //! # Not here
-//! Whether a call is kept (`plan`), whether its unit counts as away (`quorum`), units that others are about to take over from
+//! Whether a call is kept (`plan`), how the local service executes it (`local`), whom else this unit tells (`news`), whether its unit counts as away (`quorum`), units that others are about to take over from
 //! (`fence`), how it comes to the disk (`stored`), how the unit gets it (`queue`, `inbound::push`).
 
 mod fence;
+mod local;
+mod news;
 mod plan;
 mod quorum;
 mod reply;
@@ -30,6 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::fence::Fence;
+use self::news::News;
 use self::plan::{Not, Plan};
 use self::reply::Reply;
 use super::message::Publishers;
@@ -37,14 +40,10 @@ use super::retries::LookAlarm;
 use super::rpc::{Open, Rpc};
 use crate::calls::CallRecord;
 use crate::mailbox::Mailbox;
-use crate::model::{
-    CallId, Caller, CallerRef, CancelReason, Code, Mode, Part, Reason, Refused, RelayError, ReplyEvent, Request,
-    RequestEvent, Retry, RoutePolicy, UnitId,
-};
+use crate::model::{CallId, Part, Reason, Refused, RelayError, ReplyEvent, Request, Retry, RoutePolicy, UnitId};
 use crate::peer::Observers;
 use crate::queue::AwayUnits;
 use crate::telemetry::kept::{KeptOutcome, KeptSeries};
-use crate::wire::kept;
 
 /// What is needed to keep calls.
 pub struct KeptParts {
@@ -78,8 +77,8 @@ enum Stage {
     Request(RelayError, LookAlarm),
     /// The local service has it.
     Executing(Reply),
-    /// It is on its way to the disk, with what the local service answered.
-    Storing(Option<Box<Part>>),
+    /// It is on its way to the disk, with what the local service answered, and what services of this unit are told then.
+    Storing(Option<Box<Part>>, Option<Box<News>>),
 }
 
 impl KeptCalls {
@@ -231,102 +230,6 @@ impl Rpc {
         }
     }
 
-    /// Lets the service of this unit execute the call.
-    fn execute(&self, id: CallId) -> Result<(), RelayError> {
-        let Some(calls) = &self.kept else { return Ok(()) };
-        let Some(Some(mut request)) = self.calls.with(id, |open| open.again.clone()) else {
-            return Ok(());
-        };
-        let own = &self.parts.place.unit;
-        request.metadata = kept::mark_local(&request.metadata);
-        request.facts.mode = Mode::Local;
-        request.facts.visited.clear();
-        request.facts.destination = None;
-        self.set_stage(id, Stage::Executing(Reply::default()));
-        self.calls.with(id, |open| {
-            open.record.on_routed(own, request.facts.epoch);
-            open.record.on_sent(clock(), &self.parts.metrics);
-        });
-        let port: Rc<dyn Caller> = calls.clone();
-        match self.parts.local.open(request, CallerRef { port, id }) {
-            Ok(callee_id) => {
-                let callee = (self.parts.local.clone(), callee_id);
-                self.calls.with(id, |open| open.callee = Some(callee));
-                Ok(())
-            }
-            Err(refused) => {
-                calls.count(KeptOutcome::LocalFailed);
-                Err(self.in_place(id, *refused.error))
-            }
-        }
-    }
-
-    /// Hands on what the local service answers; runs as long as the shard.
-    pub(super) async fn watch_kept(&self) {
-        let Some(calls) = &self.kept else {
-            return std::future::pending().await;
-        };
-        loop {
-            calls.replies.some().await;
-            while let Some((id, event)) = calls.replies.pop() {
-                match event {
-                    ReplyEvent::Part(part) => self.on_local_part(calls, id, part),
-                    ReplyEvent::Failed(error) => {
-                        calls.count(KeptOutcome::LocalFailed);
-                        let error = self.in_place(id, *error);
-                        if let Some(open) = self.calls.take(id) {
-                            self.fail(open, error);
-                        }
-                    }
-                    // The whole request went with it.
-                    ReplyEvent::Credit(_) => {}
-                }
-            }
-        }
-    }
-
-    fn on_local_part(&self, calls: &Rc<KeptCalls>, id: CallId, part: Part) {
-        let added = self.calls.with(id, |open| {
-            let Some(Stage::Executing(reply)) = open.kept.as_mut().map(|kept| &mut kept.stage) else {
-                return None;
-            };
-            Some((reply.add(part), open.callee.clone()))
-        });
-        let Some((added, callee)) = added.flatten() else { return };
-        let tell = |event| {
-            if let Some((callee, callee_id)) = callee {
-                callee.on_request(callee_id, event);
-            }
-        };
-        match added {
-            reply::Added::More(0) => {}
-            reply::Added::More(credit) => tell(RequestEvent::Credit(credit)),
-            reply::Added::TooLarge => {
-                calls.count(KeptOutcome::LocalFailed);
-                tell(RequestEvent::Cancel(CancelReason::Caller));
-                let detail = format!("the answer is larger than {} bytes", reply::BYTES_MAX);
-                let error = self.in_place(id, RelayError::new(Reason::TooLarge, Retry::Ambiguous, detail));
-                if let Some(open) = self.calls.take(id) {
-                    self.fail(open, error);
-                }
-            }
-            reply::Added::Whole(part) if is_executed(&part) => {
-                self.calls.with(id, |open| open.callee = None);
-                if let Err(error) = self.store(id, Some(part))
-                    && let Some(open) = self.calls.take(id)
-                {
-                    self.fail(open, error);
-                }
-            }
-            reply::Added::Whole(part) => {
-                calls.count(KeptOutcome::LocalFailed);
-                if let Some(open) = self.calls.take(id) {
-                    self.answer(open, *part, clock());
-                }
-            }
-        }
-    }
-
     fn set_stage(&self, id: CallId, stage: Stage) {
         self.calls.with(id, |open| {
             // What it had to go on by itself is of no use any more.
@@ -349,16 +252,6 @@ impl Rpc {
             .with(id, |open| open.kept.as_ref().map(|kept| kept.unit.clone()));
         unit.flatten().map_or_else(|| "?".to_owned(), |unit| unit.to_string())
     }
-
-    /// This unit could not execute the call.
-    fn in_place(&self, id: CallId, mut error: RelayError) -> RelayError {
-        let unit = self.kept_for(id);
-        error.detail = format!(
-            "unit {unit} is away, and this unit did not execute the call in its place: {}",
-            error.detail
-        );
-        error
-    }
 }
 
 impl Open {
@@ -380,21 +273,9 @@ impl Open {
     }
 }
 
-impl Caller for KeptCalls {
-    fn on_reply(&self, id: CallId, event: ReplyEvent) {
-        self.replies.push((id, event));
-    }
-}
-
 fn not_kept(mut error: RelayError, why: &str) -> RelayError {
     error.detail = format!("{}; the call was not kept for its unit: {why}", error.detail);
     error
-}
-
-/// Whether the local service has executed the call, now or before: then this relay may have failed to store it.
-fn is_executed(part: &Part) -> bool {
-    let status = part.end.as_ref().map(|end| end.status);
-    matches!(status, Some(Code::Ok | Code::AlreadyExists))
 }
 
 fn clock() -> std::time::Instant {

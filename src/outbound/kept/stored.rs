@@ -1,12 +1,13 @@
 //! Kept calls on the way to the disk, and their answers then (J1 of the module above).
 //!
 //! # Not here
-//! What the disk does with them (`outbound::message`, `queue`).
+//! What services of this unit are told of them (`news`), what the disk does with them (`outbound::message`, `queue`).
 
 use std::rc::Rc;
 
+use super::news::News;
 use super::{Kept, KeptCalls, Stage, clock, plan, reply};
-use crate::model::{CallId, Code, ParkedAs, Part, Reason, RelayError, ReplyEvent, Retry, Timing};
+use crate::model::{CallId, Code, MessageId, ParkedAs, Part, Reason, RelayError, ReplyEvent, Retry, Timing};
 use crate::outbound::message::{Keep, Published, Publisher, PublisherRef};
 use crate::outbound::rpc::{Open, Rpc};
 use crate::routing::RouteError;
@@ -18,14 +19,18 @@ impl Rpc {
     pub(super) fn store(&self, id: CallId, reply: Option<Box<Part>>) -> Result<(), RelayError> {
         let Some(calls) = &self.kept else { return Ok(()) };
         let is_executed = reply.is_some();
-        self.set_stage(id, Stage::Storing(reply));
         let entry = self.calls.with(id, |open| self.entry(open, is_executed));
-        let Some(entry) = entry else { return Ok(()) };
+        let (entry, news) = match entry {
+            None => return Ok(()),
+            Some(Ok((entry, news))) => (Ok(entry), news),
+            Some(Err(error)) => (Err(error), None),
+        };
+        self.set_stage(id, Stage::Storing(reply, news.map(Box::new)));
         let port: Rc<dyn Publisher> = calls.clone();
         let back = PublisherRef {
             port,
             id: id.0,
-            index: u64::from(is_executed),
+            index: if is_executed { EXECUTED } else { PARKED },
         };
         let stored = entry.and_then(|entry| calls.parts.publishers.keep(entry, back).map_err(|error| *error));
         stored.map(drop).map_err(|error| {
@@ -34,8 +39,8 @@ impl Rpc {
         })
     }
 
-    /// What is stored of a call.
-    fn entry(&self, open: &Open, executed: bool) -> Result<Keep, RelayError> {
+    /// What is stored of a call, and what services of this unit are told of it then.
+    fn entry(&self, open: &Open, executed: bool) -> Result<(Keep, Option<News>), RelayError> {
         let gone = || RelayError::new(Reason::Internal, Retry::Safe, "the call cannot be stored");
         let request = open.again.as_deref().ok_or_else(gone)?;
         let policies = self.parts.policies.current();
@@ -54,11 +59,16 @@ impl Rpc {
         };
         let id = plan::id_of(request).unwrap_or_default();
         let attributes = call.attributes(key, id).map_err(|_| gone())?;
-        Ok(Keep {
+        let topic = policy.kept_to.as_ref();
+        // The record of one that was executed here names this unit.
+        let owner = open.kept.as_ref().map_or(open.record.unit(), |kept| &kept.unit);
+        let news = topic.map(|topic| News::of(&call, owner, (key, id), topic));
+        let keep = Keep {
             key: key.clone(),
             attributes,
             body: call.to_bytes(),
-        })
+        };
+        Ok((keep, news))
     }
 
     /// The call is on disk, or will not be: now it is answered (J1).
@@ -86,7 +96,12 @@ impl Rpc {
         let Some(Kept { unit, stage }) = open.kept.take().map(|kept| *kept) else {
             return;
         };
-        if let Stage::Storing(Some(part)) = stage {
+        let Stage::Storing(reply, news) = stage else { return };
+        // Before the answer: the caller's next call comes behind this one (N2).
+        if let Some(news) = news {
+            self.tell_news(calls, *news, &ticket);
+        }
+        if let Some(part) = reply {
             return self.answer(open, reply::provisional(*part, &ticket), clock());
         }
         let parked_as = open.again.as_deref().map(|request| {
@@ -104,6 +119,22 @@ impl Rpc {
         let mut error = RelayError::new(Reason::Parked, Retry::Never, detail);
         error.ticket = Some(Box::new(ticket));
         self.fail(open, error);
+    }
+
+    /// Tells services of this unit of a call that is on disk (N1). How that ends is counted, and nothing else (N3).
+    fn tell_news(&self, calls: &Rc<KeptCalls>, news: News, ticket: &MessageId) {
+        let Ok(tell) = news.tell(&self.parts.place.unit, ticket) else {
+            return calls.parts.series.on_told(false);
+        };
+        let port: Rc<dyn Publisher> = calls.clone();
+        let back = PublisherRef {
+            port,
+            id: 0,
+            index: NEWS,
+        };
+        if let Err(error) = calls.parts.publishers.tell(tell, back) {
+            on_told(calls, Some(&error));
+        }
     }
 
     fn not_stored(&self, id: CallId, mut error: RelayError, is_executed: bool) -> RelayError {
@@ -127,8 +158,24 @@ impl Rpc {
 
 impl Publisher for KeptCalls {
     fn on_published(&self, id: u64, index: u64, end: Published) {
-        if let Some(rpc) = self.rpc.upgrade() {
-            rpc.on_stored(CallId(id), index > 0, end);
+        if index == NEWS {
+            on_told(self, end.error.as_deref());
+        } else if let Some(rpc) = self.rpc.upgrade() {
+            rpc.on_stored(CallId(id), index == EXECUTED, end);
         }
     }
 }
+
+fn on_told(calls: &KeptCalls, error: Option<&RelayError>) {
+    if let Some(error) = error {
+        tracing::debug!(%error, "services of this unit were not told of a kept call");
+    }
+    calls.parts.series.on_told(error.is_none());
+}
+
+/// What a publication is: a call that is parked.
+const PARKED: u64 = 0;
+/// One that was executed here.
+const EXECUTED: u64 = 1;
+/// What services of this unit are told of either.
+const NEWS: u64 = 2;

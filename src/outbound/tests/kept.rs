@@ -6,7 +6,7 @@ use super::super::kept::KeptParts;
 use super::super::message::{Catalog, PublisherParts, Publishers};
 use super::*;
 use crate::calls::CallPolicy;
-use crate::model::{AckLevel, AwayBy, Key, MessageId, Mode, OnFailure, RoutePolicy, Sighting, WhileAway};
+use crate::model::{AckLevel, AwayBy, Key, MessageId, Mode, Name, OnFailure, RoutePolicy, Sighting, WhileAway};
 use crate::peer::Observers;
 use crate::queue::api::{Input, Progress, Publish};
 use crate::queue::record::Pause;
@@ -89,6 +89,11 @@ fn keyed() -> Request {
 
 impl Keeping {
     fn new(away: WhileAway, table: RouteTable) -> Self {
+        Self::telling(away, table, None)
+    }
+
+    /// Services of this unit are told of kept calls by this topic.
+    fn telling(away: WhileAway, table: RouteTable, kept_to: Option<Name>) -> Self {
         let series = Registry::new().unwrap();
         let kept_series = KeptSeries::register(series.series()).unwrap();
         let observers = std::sync::Arc::new(Observers::default());
@@ -112,6 +117,7 @@ impl Keeping {
         let policy = CallPolicy {
             route: RoutePolicy {
                 away,
+                kept_to,
                 ..RoutePolicy::default()
             },
             ..CallPolicy::default()
@@ -255,6 +261,52 @@ fn a_call_is_executed_here_then_stored_and_only_then_answered() {
         assert_eq!(keeping.told(), "Some(Ok) Some(\"true\")");
         keeping.fixture.is_as_new().await;
     });
+}
+
+// N1, N3: services of this unit are told when the call is on disk, and not before, nor if it is not. The call does not wait for that.
+#[test]
+fn services_of_this_unit_are_told_of_calls_on_disk_and_the_call_does_not_wait_for_it() {
+    for (on_failure, end) in [(OnFailure::Park, "parked"), (OnFailure::Local, "Some(Ok)")] {
+        let away = WhileAway {
+            on_failure,
+            ..WhileAway::default()
+        };
+        let keeping = Keeping::telling(away, rules(), Some(unit("im.kept")));
+        Keeping::test_of(&keeping, async |keeping| {
+            keeping.fixture.b.away.set(true);
+            for (number, is_stored) in [(1, true), (2, false), (3, true)] {
+                keeping.call(number, |_| {});
+                if on_failure == OnFailure::Local {
+                    let id = keeping.local.opened.borrow().last().unwrap().0;
+                    keeping.local.reply(id, answer(Code::Ok));
+                }
+                let call = keeping.until_asked().await;
+                assert_eq!(call.topic.as_str(), CALLS_TOPIC);
+                assert!(keeping.asked().is_empty(), "it is not on disk yet");
+                if !is_stored {
+                    let error = RelayError::new(Reason::Internal, Retry::Ambiguous, "the disk is broken");
+                    keeping.publishers.on_published(call.ticket, Err(Box::new(error)));
+                    assert!(keeping.asked().is_empty(), "it is on no disk");
+                    continue;
+                }
+                keeping.store(&call);
+                assert!(keeping.told().starts_with(end), "{}", keeping.told());
+                let told = keeping.asked();
+                assert_eq!(told.len(), 1);
+                assert_eq!((told[0].topic.as_str(), &told[0].units), ("im.kept", &vec![unit("a")]));
+                assert_eq!(told[0].attributes.text("owner"), Some("b"));
+                if number == 1 {
+                    keeping.store(&told[0]);
+                } else {
+                    let error = RelayError::new(Reason::Limited, Retry::Safe, "the topic is full");
+                    keeping.publishers.on_published(told[0].ticket, Err(Box::new(error)));
+                }
+            }
+            assert_eq!(keeping.fixture.caller.endings().len(), 3);
+            assert_eq!(keeping.series.told(), (1, 1));
+            keeping.fixture.is_as_new().await;
+        });
+    }
 }
 
 // J3
