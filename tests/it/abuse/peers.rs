@@ -4,10 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use strait::model::Name;
+use strait::wire::frame::put_hello;
+use strait::wire::hello::{Hello, Purpose, encode};
 use tokio::net::UdpSocket;
 
 use super::{LIMIT, MIB, Target};
@@ -123,6 +127,60 @@ async fn peers_without_the_right_certificate_or_protocol_are_refused() {
     assert!(good.is_ok(), "{:?}", good.err());
 }
 
+/// The kinds of the frames that a relay sends on the control stream of a link with a peer of these features, up to its third probe.
+async fn kinds_told(target: &Target, features: &[&str]) -> Vec<u8> {
+    let of_b = config(target, Some((target.cluster.authority("b"), &of_b())), b"strait/1");
+    let (endpoint, lanes) = connect(target, of_b.clone()).await.unwrap();
+    // From the same port, so that both come to one shard.
+    let bodies = endpoint.connect_with(of_b, address(target), "localhost").unwrap();
+    let bodies = within("the second connection", LIMIT, bodies).await.unwrap();
+    let hello = |purpose| {
+        let name = |text| Name::new(text).unwrap();
+        let hello = Hello::new(purpose, 16).of_relay(&name("geo-b"), &name("b"), &name("b-1"));
+        let mut first = BytesMut::from(&[STREAM_CONTROL][..]);
+        let hello = Hello {
+            link_id: vec![7; 16],
+            features: features.iter().map(ToString::to_string).collect(),
+            ..hello
+        };
+        put_hello(&mut first, &encode(&hello));
+        first
+    };
+    let (mut control, mut told) = lanes.open_bi().await.unwrap();
+    control.write_all(&hello(Purpose::Lanes)).await.unwrap();
+    let mut kinds = vec![next_kind(&mut told).await];
+    let (mut lane, _lane_back) = lanes.open_bi().await.unwrap();
+    lane.write_all(&[STREAM_LANE, 1]).await.unwrap();
+    let (mut second, _second_back) = bodies.open_bi().await.unwrap();
+    second.write_all(&hello(Purpose::Bodies)).await.unwrap();
+    while kinds.iter().filter(|kind| **kind == PING).count() < 3 {
+        kinds.push(next_kind(&mut told).await);
+    }
+    kinds
+}
+
+/// Reads a frame.
+async fn next_kind(stream: &mut quinn::RecvStream) -> u8 {
+    let mut header = [0; 16];
+    within("a frame", LIMIT, stream.read_exact(&mut header)).await.unwrap();
+    let length = |at: usize| u32::from_be_bytes([0, header[at], header[at + 1], header[at + 2]]) as usize;
+    let mut rest = vec![0; length(2) + length(5)];
+    within("the rest of a frame", LIMIT, stream.read_exact(&mut rest))
+        .await
+        .unwrap();
+    header[0]
+}
+
+// B4: what a relay sees of units is for peers that say that they listen; one of a version before gets nothing that it does not know.
+#[tokio::test]
+async fn a_peer_hears_which_units_are_reached_only_if_it_says_that_it_listens() {
+    let target = Target::start().await;
+    let told = kinds_told(&target, &[]).await;
+    assert!(!told.contains(&SIGHTINGS), "{told:?}");
+    let told = kinds_told(&target, &["sightings"]).await;
+    assert!(told.contains(&SIGHTINGS), "{told:?}");
+}
+
 // O-S4: a peer with a good certificate that does not speak the protocol.
 #[tokio::test]
 async fn a_trusted_peer_that_sends_noise_is_let_go() {
@@ -190,3 +248,9 @@ async fn noise_over_udp_is_not_amplified() {
     }
     assert!(answered <= sent, "{sent} bytes got {answered} back");
 }
+
+// Kinds of frames, and what streams between relays begin with.
+const PING: u8 = 9;
+const SIGHTINGS: u8 = 26;
+const STREAM_CONTROL: u8 = 1;
+const STREAM_LANE: u8 = 2;
