@@ -53,9 +53,10 @@ impl Audience {
             let mut heard: Heard = ATTRIBUTES.map(of).into();
             heard.insert("key".to_owned(), text(&received.keys()[0].key));
             heard.insert("body".to_owned(), text(received.body()));
-            let answer = match audience.hear(heard) {
-                true => Ok(Reply::new("")),
-                false => Err(Status::new(Code::Unavailable, "not now")),
+            let answer = if audience.hear(heard) {
+                Ok(Reply::new(""))
+            } else {
+                Err(Status::new(Code::Unavailable, "not now"))
             };
             async move { answer }
         });
