@@ -46,8 +46,6 @@ pub(super) struct World {
     pub(super) snapshot: (OutboxSnapshot, usize),
     pub(super) relayed: BTreeSet<Seq>,
     pub(super) wake: Option<Duration>,
-    /// Records of what was relayed were lost with the disk: a restart would send again.
-    pub(super) lost_records: bool,
     /// Each message that is stored is checked against M-C2; that is slow.
     pub(super) checks_live: bool,
     /// Messages with a key name the epoch of its owner.
@@ -104,7 +102,6 @@ impl World {
             snapshot,
             relayed: BTreeSet::new(),
             wake: None,
-            lost_records: false,
             checks_live: false,
             routes: false,
             came: BTreeMap::new(),
@@ -325,7 +322,6 @@ impl World {
         }
         self.outbox = self.recovered(1);
         self.relayed.clear();
-        self.lost_records = false;
     }
 
     /// What a restart makes of the log, each record applied so many times.
@@ -342,15 +338,14 @@ impl World {
         outbox
     }
 
-    /// What is not on disk yet will never be.
+    /// What is not on disk yet will never be, but for records of what was relayed: these are written again, before all that comes
+    /// later (J3 of `engine::journal`).
     pub(super) fn fail_disk(&mut self) {
-        self.lost_records |= self.pending.iter().any(|write| matches!(write, Pending::Relayed(..)));
-        self.pending.clear();
+        self.pending.retain(|write| matches!(write, Pending::Relayed(..)));
         self.outbox.rollback();
     }
 
     pub(super) fn checkpoint(&mut self) {
-        self.lost_records = false;
         self.snapshot = (self.outbox.snapshot(), self.log.len());
     }
 
