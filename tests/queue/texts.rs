@@ -128,6 +128,13 @@ fn status_shows_what_waits_and_why() {
         "queue status --unit b",
         Answer::Status(Box::new(status())),
     );
+    for (file, command) in [
+        ("queue_status_topic", "queue status --topic chat.edits"),
+        ("queue_status_topic_none", "queue status --topic nobodys"),
+        ("queue_status_unit_none", "queue status --unit nobody"),
+    ] {
+        check(file, command, Answer::Status(Box::new(status())));
+    }
     check("replay_status", "replay status", Answer::Status(Box::new(status())));
     check(
         "unit_local_mode",

@@ -58,7 +58,7 @@ enum Verb {
     /// Show what waits, for whom, and why
     Status {
         /// Only messages to this unit
-        #[arg(long, value_name = "UNIT", value_parser = super::name)]
+        #[arg(long, value_name = "UNIT", value_parser = super::name, conflicts_with = "topic")]
         unit: Option<UnitId>,
         /// Only groups of this topic
         #[arg(long, value_name = "TOPIC", value_parser = super::name)]
@@ -211,7 +211,11 @@ pub(super) fn run(args: &Queue, output: Output, out: &mut impl Write) -> Result<
             status
                 .groups
                 .retain(|row| topic.as_ref().is_none_or(|topic| topic.as_str() == row.topic) && unit.is_none());
-            session.write(&Answer::Status(status), out)
+            match (output, unit, topic) {
+                (Output::Human, Some(unit), None) => Ok(show::of_unit(&status, unit, out)?),
+                (Output::Human, None, Some(topic)) => Ok(show::of_topic(&status, topic, out)?),
+                _ => session.write(&Answer::Status(status), out),
+            }
         }
         Verb::Peek { place, limit, bodies } => {
             let (line, filter) = place.line()?;

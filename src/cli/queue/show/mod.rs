@@ -9,6 +9,7 @@ pub(super) use self::looked::in_full;
 use self::looked::list;
 use crate::cli::Output;
 use crate::cli::table::{Table, moment, number, rate, size, time};
+use crate::model::{Topic, UnitId};
 use crate::queue::operator::{Answer, AuditRow, GroupStatus, LimitValues, RedriveStatus, Status, UnitStatus};
 use crate::queue::record::Pause;
 
@@ -43,6 +44,40 @@ pub(super) fn messages(count: u64) -> String {
 }
 
 fn whole(status: &Status, out: &mut impl Write) -> io::Result<()> {
+    head(status, out)?;
+    units(&status.units, out)?;
+    if !status.groups.is_empty() {
+        writeln!(out)?;
+        groups(&status.groups, out)?;
+    }
+    Ok(())
+}
+
+/// What there is of one unit.
+pub(super) fn of_unit(status: &Status, unit: &UnitId, out: &mut impl Write) -> io::Result<()> {
+    head(status, out)?;
+    if status.units.is_empty() {
+        return writeln!(out, "no messages go to unit {unit}");
+    }
+    units(&status.units, out)
+}
+
+/// What there is of one topic here.
+pub(super) fn of_topic(status: &Status, topic: &Topic, out: &mut impl Write) -> io::Result<()> {
+    head(status, out)?;
+    if status.groups.is_empty() {
+        writeln!(out, "no group of this relay takes messages of {topic}")?;
+    } else {
+        groups(&status.groups, out)?;
+    }
+    writeln!(
+        out,
+        "what waits for another unit: strait queue peek --unit UNIT --topic {topic}"
+    )
+}
+
+/// The relay's disk and what is of no unit and no group.
+fn head(status: &Status, out: &mut impl Write) -> io::Result<()> {
     let durability = match status.durability.as_str() {
         "buffered" => "buffered: a power cut can lose messages that were acknowledged (queue.sync)",
         "group" => "group: what was acknowledged is on disk",
@@ -86,13 +121,7 @@ fn whole(status: &Status, out: &mut impl Write) -> io::Result<()> {
     for damaged in &status.damaged {
         writeln!(out, "damaged       {damaged}")?;
     }
-    writeln!(out)?;
-    units(&status.units, out)?;
-    if !status.groups.is_empty() {
-        writeln!(out)?;
-        groups(&status.groups, out)?;
-    }
-    Ok(())
+    writeln!(out)
 }
 
 /// Messages to units, with what there is to know about each below.
