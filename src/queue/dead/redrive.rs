@@ -198,8 +198,9 @@ impl Task {
         if self.pace.room < 1.0 {
             return Err(Duration::from_secs_f64(((1.0 - self.pace.room) / rate).min(1.0)));
         }
-        let room = Duration::from_secs_f64(self.pace.room).as_secs();
-        Ok(max.min(u32::try_from(room).unwrap_or(u32::MAX)))
+        // At most `max`, before it becomes a time: a rate may be larger than the longest one.
+        let room = Duration::from_secs_f64(self.pace.room.min(f64::from(max))).as_secs();
+        Ok(u32::try_from(room).unwrap_or(max))
     }
 
     /// A letter was moved.

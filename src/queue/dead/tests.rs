@@ -137,6 +137,23 @@ fn a_redrive_keeps_its_rate_and_rises_to_it() {
     );
 }
 
+// M-F1. Symptom: the relay ended with a panic at each start. Cause: what a rate of 1e23 has room for was made a time, of which there is
+// none so long; the task is a record. Fix: it is bounded before.
+#[test]
+fn no_rate_is_too_high_or_too_low_for_a_redrive() {
+    for (rate, moves) in [(1e-300, false), (1e20, true), (1e23, true), (f64::MAX, true)] {
+        let request = RedriveRequest {
+            rate,
+            ..RedriveRequest::default()
+        };
+        let mut tasks = Tasks::default();
+        let task = tasks.start(request, "me".to_owned(), UnixMillis(0), 10_000);
+        let _ = task.room(Duration::from_secs(1), 64);
+        let room = task.room(Duration::from_secs(2), 64);
+        assert_eq!(room.is_ok_and(|room| room == 64), moves, "{rate}: {room:?}");
+    }
+}
+
 #[test]
 fn a_task_counts_then_moves_then_is_done() {
     let mut tasks = Tasks::default();
